@@ -1,0 +1,241 @@
+"""Index expressions: which element of an operand an element of a result reads.
+
+Knows affine arithmetic over loop variables with floor division and remainder, and simplifies by ranges.
+Must not know ops, buffers or code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import gcd
+from typing import Union
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A loop variable: 0 <= value < extent."""
+
+    name: str
+    extent: int
+
+    def range(self) -> tuple[int, int]:
+        return 0, max(0, self.extent - 1)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
+class Divided:
+    """floor(of / by)."""
+
+    of: Index
+    by: int
+
+    def range(self) -> tuple[int, int]:
+        low, high = self.of.range
+        return low // self.by, high // self.by
+
+    def __str__(self) -> str:
+        return f"({self.of})/{self.by}"
+
+
+@dataclass(frozen=True)
+class Remainder:
+    """of modulo by, never negative."""
+
+    of: Index
+    by: int
+
+    def range(self) -> tuple[int, int]:
+        return 0, self.by - 1
+
+    def __str__(self) -> str:
+        return f"({self.of})%{self.by}"
+
+
+Term = Union[Variable, Divided, Remainder]
+
+
+@dataclass(frozen=True)
+class Index:
+    """constant + sum of factor * term."""
+
+    terms: tuple[tuple[Term, int], ...]
+    constant: int
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.terms, self.constant))
+
+    @staticmethod
+    def of(value: Index | Term | int) -> Index:
+        if isinstance(value, Index):
+            return value
+        if isinstance(value, int):
+            return Index((), value)
+        return Index(((value, 1),), 0)
+
+    @staticmethod
+    def variable(name: str, extent: int) -> Index:
+        """A loop variable; one that takes a single value is the constant 0."""
+        return Index((), 0) if extent == 1 else Index(((Variable(name, extent), 1),), 0)
+
+    @cached_property
+    def range(self) -> tuple[int, int]:
+        """The least and greatest value it can take (bounds, not always reached)."""
+        low = high = self.constant
+        for term, factor in self.terms:
+            a, b = term.range()
+            low, high = low + min(a * factor, b * factor), high + max(a * factor, b * factor)
+        return low, high
+
+    @property
+    def number(self) -> int | None:
+        """Its value where it is a constant."""
+        return None if self.terms else self.constant
+
+    def __add__(self, other: Index | int) -> Index:
+        other = Index.of(other)
+        if not other.terms:
+            return Index(self.terms, self.constant + other.constant) if other.constant else self
+        total = dict(self.terms)
+        for term, factor in other.terms:
+            total[term] = total.get(term, 0) + factor
+        return _join(total, self.constant + other.constant)
+
+    __radd__ = __add__
+
+    def __mul__(self, factor: int) -> Index:
+        if factor == 1:
+            return self
+        if factor == 0:
+            return Index((), 0)
+        return Index(tuple((t, f * factor) for t, f in self.terms), self.constant * factor)
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> Index:
+        return self * -1
+
+    def __sub__(self, other: Index | int) -> Index:
+        return self + Index.of(other) * -1
+
+    def __rsub__(self, other: int) -> Index:
+        return Index.of(other) - self
+
+    def _split(self, by: int) -> tuple[Index, Index]:
+        """(q, r) with self == by*q + r, q as large a part as divides term by term, r's constant in [0, by)."""
+        whole = tuple((t, f // by) for t, f in self.terms if f % by == 0)
+        rest = tuple((t, f) for t, f in self.terms if f % by)
+        return Index(whole, self.constant // by), Index(rest, self.constant % by)
+
+    def __floordiv__(self, by: int) -> Index:
+        if by == 1:
+            return self
+        whole, rest = self._split(by)
+        low, high = rest.range
+        if low // by == high // by:
+            return whole + low // by
+        shared = gcd(by, *(f for _, f in rest.terms))
+        if shared > 1:  # floor((g*x + c) / (g*d)) == floor((x + floor(c/g)) / d)
+            rest = Index(tuple((t, f // shared) for t, f in rest.terms), rest.constant // shared)
+            return whole + rest // (by // shared)
+        if len(rest.terms) == 1 and rest.terms[0][1] == 1 and not rest.constant:
+            term = rest.terms[0][0]
+            if isinstance(term, Divided):
+                return whole + Index.of(Divided(term.of, term.by * by))
+        return whole + Index.of(Divided(rest, by))
+
+    def __mod__(self, by: int) -> Index:
+        if by == 1:
+            return Index((), 0)
+        _, rest = self._split(by)
+        low, high = rest.range
+        if low // by == high // by:
+            return rest - (low // by) * by
+        return Index.of(Remainder(rest, by))
+
+    def variables(self) -> set[Variable]:
+        found: set[Variable] = set()
+        for term, _ in self.terms:
+            found |= {term} if isinstance(term, Variable) else term.of.variables()
+        return found
+
+    def factor(self, variable: Variable) -> int | None:
+        """The factor of a variable where the expression is affine in it, else None."""
+        result = 0
+        for term, factor in self.terms:
+            if term == variable:
+                result = factor
+            elif not isinstance(term, Variable) and variable in term.of.variables():
+                return None
+        return result
+
+    def substitute(self, values: Mapping[Variable, Index]) -> Index:
+        total = Index((), self.constant)
+        for term, factor in self.terms:
+            if isinstance(term, Variable):
+                part = values.get(term, Index.of(term))
+            else:
+                inner = term.of.substitute(values)
+                part = inner // term.by if isinstance(term, Divided) else inner % term.by
+            total = total + part * factor
+        return total
+
+    def __str__(self) -> str:
+        parts = [f"{f}*{t}" if f != 1 else str(t) for t, f in self.terms]
+        if self.constant or not parts:
+            parts.append(str(self.constant))
+        return "+".join(parts).replace("+-", "-")
+
+
+def _join(total: dict[Term, int], constant: int) -> Index:
+    """Drops zeros and puts (x//d)*d*f + (x%d)*f back together as x*f."""
+    for term in [t for t in total if isinstance(t, Remainder)]:
+        factor = total.get(term, 0)
+        whole = Divided(term.of, term.by)
+        if factor and total.get(whole) == factor * term.by:
+            del total[term], total[whole]
+            return _join(total, constant) + term.of * factor
+    return Index(tuple(sorted(((t, f) for t, f in total.items() if f), key=_order)), constant)
+
+
+def _order(item: tuple[Term, int]) -> tuple[str, str]:
+    return type(item[0]).__name__, str(item[0])
+
+
+Guard = list[tuple[Index, int, int]]
+
+
+def linear(indices: Sequence[Index], shape: Sequence[int]) -> Index:
+    """The row-major position of an element."""
+    total, step = Index((), 0), 1
+    for index, size in zip(reversed(indices), reversed(shape), strict=True):
+        total = total + index * step
+        step *= size
+    return total
+
+
+def unravel(position: Index, shape: Sequence[int]) -> tuple[Index, ...]:
+    """The indices of the element at a row-major position."""
+    result: list[Index] = []
+    for size in reversed(shape):
+        if size == 1:
+            result.append(Index((), 0))
+            continue
+        low, high = position.range
+        inside = 0 <= low and high < size
+        result.append(position if inside else position % size)
+        position = Index((), 0) if inside else position // size
+    return tuple(reversed(result))
+
+
+def variables_for(shape: Iterable[int], prefix: str = "i") -> tuple[Index, ...]:
+    """One loop variable per axis."""
+    return tuple(Index.variable(f"{prefix}{axis}", size) for axis, size in enumerate(shape))

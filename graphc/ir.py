@@ -1,0 +1,323 @@
+"""The Graph: typed, immutable, interned nodes; outputs and updates.
+
+Knows nodes, cells (named memory that outlives a step), where a node came from, and how to walk and rebuild graphs.
+Must not know any op's name, gradients, loops or memory.
+"""
+
+from __future__ import annotations
+
+import linecache
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import count as counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .errors import GraphError
+from .op import Op
+from .types import Dim, DType, Quotient, TensorType
+
+# -- where a node comes from -----------------------------------------------------------------------------------------
+
+_HERE = Path(__file__).resolve().parent
+_OWN = tuple(str(folder) + ("/" if "/" in str(folder) else "\\")
+             for folder in (_HERE, _HERE.parent / "passes", _HERE.parent / "runtime"))
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """A line of the user's own code."""
+
+    file: str
+    line: int
+
+    def __str__(self) -> str:
+        text = linecache.getline(self.file, self.line).strip()
+        return f"{self.file}:{self.line}" + (f"   {text}" if text else "")
+
+
+def user_origin() -> Origin | None:
+    """The innermost frame outside graphc; None where there is none."""
+    frame = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.startswith(_OWN):
+        frame = frame.f_back  # type: ignore[assignment]
+    return Origin(frame.f_code.co_filename, frame.f_lineno) if frame is not None else None
+
+
+def at(origin: Origin | None) -> str:
+    """The line that an error message ends with."""
+    return f"\n  at {origin}" if origin else ""
+
+
+phase: ContextVar[str] = ContextVar("phase", default="forward")  # forward, gradient or update: for pictures only
+scope: ContextVar[str] = ContextVar("scope", default="")  # path of the module being called
+
+
+@contextmanager
+def building(variable: ContextVar[str], value: str) -> Iterator[None]:
+    """Nodes made inside carry this phase or scope."""
+    token = variable.set(value)
+    try:
+        yield
+    finally:
+        variable.reset(token)
+
+
+# -- cells -----------------------------------------------------------------------------------------------------------
+
+
+class Cell:
+    """Memory that outlives a step: a parameter (trainable) or a state.  Its identity is the object, not the name.
+
+    The array stays at one address for the cell's life, so that programs may bind to it.
+    """
+
+    __slots__ = ("__weakref__", "array", "name", "trainable", "type", "version")
+
+    def __init__(self, name: str, array: np.ndarray, trainable: bool) -> None:
+        self.name, self.trainable = name, trainable
+        self.array = np.array(array, order="C", copy=True)
+        self.type = TensorType(_dtype_of(self.array), self.array.shape)
+        self.version = 0  # grows with every assignment from Python
+
+    def __repr__(self) -> str:
+        return f"<{'parameter' if self.trainable else 'state'} {self.name}: {self.type}>"
+
+
+def _dtype_of(array: np.ndarray) -> DType:
+    from .types import as_dtype
+
+    return as_dtype(array.dtype)
+
+
+# -- attributes ------------------------------------------------------------------------------------------------------
+
+SMALL = 64  # constants up to this many elements are compared by value, larger ones by identity
+
+
+def key_of(value: Any) -> Any:
+    """A hashable stand-in that tells apart what Python's == confuses: 0.0 and -0.0, 1 and True, and joins NaNs."""
+    if value is None or isinstance(value, (str, DType, Dim, Quotient, TensorType)):
+        return value
+    if isinstance(value, (bool, int)):
+        return type(value).__name__, value
+    if isinstance(value, float):
+        return "float", value.hex()
+    if isinstance(value, tuple):
+        return tuple(key_of(v) for v in value)
+    if isinstance(value, np.ndarray):
+        if value.size <= SMALL:
+            return "array", value.dtype.str, value.shape, value.tobytes()
+        return "array", id(value)
+    return type(value).__name__, id(value)  # cells, input symbols, callables: by identity; the node keeps them alive
+
+
+def freeze(value: Any) -> Any:
+    """Lists become tuples, numpy scalars Python's, arrays read-only."""
+    if isinstance(value, (list, tuple)):
+        return tuple(freeze(v) for v in value)
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        value.setflags(write=False)
+    return value
+
+
+# -- nodes -----------------------------------------------------------------------------------------------------------
+
+_numbers = counter()
+_table: weakref.WeakValueDictionary[Any, Node] = weakref.WeakValueDictionary()
+_lock = threading.RLock()
+
+
+class Node:
+    """One operation: op, inputs, attributes, nested graphs, the types of its results, and all of its origins.
+
+    Nodes are interned: equal nodes are one object, so common subexpressions never exist twice.
+    """
+
+    __slots__ = ("__weakref__", "attributes", "graphs", "inputs", "key", "number", "op", "origins", "phase", "scope",
+                 "types")
+
+    op: Op
+    inputs: tuple[Node, ...]
+    attributes: dict[str, Any]
+    graphs: tuple[Graph, ...]
+    types: tuple[TensorType, ...]
+    origins: tuple[Origin, ...]
+
+    @property
+    def type(self) -> TensorType:
+        """The type of its only result."""
+        if len(self.types) != 1:
+            raise GraphError(f"{self.op.name} has {len(self.types)} results; pick one")
+        return self.types[0]
+
+    @property
+    def shape(self) -> tuple:
+        return self.type.shape
+
+    @property
+    def dtype(self) -> DType:
+        return self.type.dtype
+
+    def __repr__(self) -> str:
+        return f"<{self.op.name} #{self.number}: {', '.join(map(str, self.types))}>"
+
+
+def make(op: Op, inputs: Sequence[Node] = (), attributes: Mapping[str, Any] | None = None,
+         graphs: Sequence[Graph] = ()) -> Node:
+    """The node of this op on these inputs, typed and interned.
+
+    Raises ShapeError or DTypeError naming the op, the types and the user's line where the types do not fit.
+    """
+    frozen = {name: freeze(value) for name, value in sorted(attributes.items())} if attributes else {}
+    key = (op.name, tuple(map(id, inputs)), tuple((n, key_of(v)) for n, v in frozen.items()), tuple(map(id, graphs)))
+    origin = user_origin()
+    with _lock:
+        node = _table.get(key)
+        if node is not None:
+            if origin is not None and origin not in node.origins and len(node.origins) < 8:
+                node.origins = (*node.origins, origin)
+            return node
+    types = _infer(op, inputs, frozen, graphs, origin)
+    node = Node.__new__(Node)
+    node.op, node.inputs, node.attributes, node.graphs = op, tuple(inputs), frozen, tuple(graphs)
+    node.types, node.number, node.key = types, next(_numbers), key
+    node.origins = (origin,) if origin else ()
+    node.phase, node.scope = phase.get(), scope.get()
+    with _lock:
+        return _table.setdefault(key, node)
+
+
+def _infer(op: Op, inputs: Sequence[Node], attributes: dict[str, Any], graphs: Sequence[Graph],
+           origin: Origin | None) -> tuple[TensorType, ...]:
+    try:
+        extra = {"graphs": tuple(graphs)} if graphs else {}
+        types = op.infer(*(i.type for i in inputs), **attributes, **extra)
+    except GraphError as error:
+        given = ", ".join(str(i.types[0]) for i in inputs)
+        raise type(error)(f"{op.name}({given}): {error}{at(origin)}") from None
+    return types if isinstance(types, tuple) else (types,)
+
+
+# -- graphs ----------------------------------------------------------------------------------------------------------
+
+
+def topological(roots: Iterable[Node]) -> list[Node]:
+    """All nodes that the roots depend on, inputs before users; iterative, since graphs get deep."""
+    order: list[Node] = []
+    seen: set[Node] = set()
+    for root in roots:
+        if root in seen:
+            continue
+        stack: list[tuple[Node, Iterator[Node]]] = [(root, iter(root.inputs))]
+        seen.add(root)
+        while stack:
+            node, rest = stack[-1]
+            for child in rest:
+                if child not in seen:
+                    seen.add(child)
+                    stack.append((child, iter(child.inputs)))
+                    break
+            else:
+                order.append(node)
+                stack.pop()
+    return order
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """Pure dataflow: what comes in, what goes out, which cells get new values.
+
+    Updates are simultaneous: every right-hand side reads the old values.
+    """
+
+    inputs: tuple[Node, ...]
+    outputs: tuple[Node, ...]
+    updates: tuple[tuple[Cell, Node], ...] = ()
+    output_names: tuple[str, ...] = ()
+
+    @property
+    def roots(self) -> tuple[Node, ...]:
+        return self.outputs + tuple(value for _, value in self.updates)
+
+    @cached_property
+    def nodes(self) -> tuple[Node, ...]:
+        """Every node in topological order, the inputs among them even where unused."""
+        return tuple(topological((*self.inputs, *self.roots)))
+
+    @cached_property
+    def users(self) -> dict[Node, list[Node]]:
+        """For each node the nodes that read it, one entry per read."""
+        result: dict[Node, list[Node]] = {node: [] for node in self.nodes}
+        for node in self.nodes:
+            for source in node.inputs:
+                result[source].append(node)
+        return result
+
+    def cells(self) -> list[Cell]:
+        """The cells that it reads or updates, in order of first appearance."""
+        found = {n.attributes["cell"]: None for n in self.nodes if "cell" in n.attributes}
+        found.update({cell: None for cell, _ in self.updates})
+        return list(found)
+
+    def with_roots(self, roots: Sequence[Node], inputs: Sequence[Node] | None = None) -> Graph:
+        """The same graph with other outputs and update values, in the order of `roots`."""
+        k = len(self.outputs)
+        updates = tuple((cell, value) for (cell, _), value in zip(self.updates, roots[k:], strict=True))
+        return Graph(self.inputs if inputs is None else tuple(inputs), tuple(roots[:k]), updates, self.output_names)
+
+
+Rule = Callable[[Node, tuple[Node, ...]], Node | None]
+
+
+def rebuild(node: Node, inputs: tuple[Node, ...], graphs: tuple[Graph, ...] | None = None) -> Node:
+    """The node on other inputs; itself where nothing changed.  Phase, scope and origins stay."""
+    if inputs == node.inputs and (graphs is None or graphs == node.graphs):
+        return node
+    new = make(node.op, inputs, node.attributes, node.graphs if graphs is None else graphs)
+    inherit(new, node)
+    return new
+
+
+def inherit(new: Node, old: Node) -> Node:
+    """`new` stands where `old` stood: it takes over origins, phase and scope."""
+    if new is not old and new.number > old.number:  # a node that was there before keeps its own story
+        new.origins = tuple(dict.fromkeys((*old.origins, *new.origins)))[:8]
+        new.phase, new.scope = old.phase, old.scope
+    return new
+
+
+def rewrite(roots: Sequence[Node], rule: Rule, known: Mapping[Node, Node] | None = None) -> dict[Node, Node]:
+    """Rebuilds everything below the roots bottom-up and returns old node -> new node.
+
+    `rule(node, new_inputs)` gives the replacement, or None to keep the node on its new inputs.
+    """
+    new: dict[Node, Node] = dict(known or {})
+    for node in topological(roots):
+        if node not in new:
+            inputs = tuple(new[i] for i in node.inputs)
+            replacement = rule(node, inputs)
+            new[node] = rebuild(node, inputs) if replacement is None else replacement
+    return new
+
+
+def transform(graph: Graph, rule: Rule) -> Graph:
+    """The graph with `rule` applied to every node, nested graphs first."""
+    new = rewrite(graph.nodes, lambda node, inputs: rule(node, inputs))
+    return graph.with_roots([new[r] for r in graph.roots], [new[i] for i in graph.inputs])
+
+
+def substitute(roots: Sequence[Node], replacements: Mapping[Node, Node]) -> list[Node]:
+    """The roots with some nodes replaced."""
+    new = rewrite(roots, lambda node, inputs: None, replacements)
+    return [new[r] for r in roots]

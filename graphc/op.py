@@ -1,0 +1,138 @@
+"""What an op is: one record, one place.
+
+Knows the fields that describe an op and the registry that holds them.  Must not know any op's name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Protocol
+
+from .types import DType, TensorType
+
+
+class Kind(Enum):
+    """How an op computes; everything after the language switches on this, never on a name."""
+
+    SOURCE = "source"  # no inputs
+    MAP = "map"  # one scalar body per element; inputs and result have one shape
+    REDUCE = "reduce"  # a fold over axes
+    PREFIX = "prefix"  # the same fold, cumulative along one axis
+    CONTRACT = "contract"  # products summed over shared axes
+    VIEW = "view"  # an index map with a guard
+    GATHER = "gather"  # reads at a data-dependent index along one axis
+    SCATTER = "scatter"  # adds at a data-dependent index along one axis
+    ROUTINE = "routine"  # a row algorithm; a fusion barrier
+    LOOP = "loop"  # a nested graph, repeated
+    COND = "cond"  # nested graphs, one of which runs
+    ITEM = "item"  # one result of a node that has several
+    COMPOSITE = "composite"  # expands to the above
+
+
+class ScalarBuilder(Protocol):
+    """What `Op.scalar` speaks to: the per-element instructions.  Values are opaque; every method returns one.
+
+    The native backend hands in a builder that emits vector code, the cost model one that counts, and the unrolled
+    lowering one that folds constants.
+    """
+
+    def const(self, value: float | int | bool, like: Any) -> Any: ...
+    def constant(self, value: float | int | bool, dtype: str, like: Any) -> Any: ...
+    def cast(self, x: Any, dtype: str) -> Any: ...
+    def select(self, condition: Any, a: Any, b: Any) -> Any: ...
+    def __getattr__(self, name: str) -> Callable[..., Any]: ...
+
+
+@dataclass(frozen=True)
+class Fold:
+    """A reduction's body: an associative `combine` on a state of one or more scalars.
+
+    `identity(dtype)` gives the state's neutral values, `lift(s, x, position)` an element's state (position is its
+    int64 index along the reduced axes), `combine(s, p, q)` joins two states, p's elements before q's, and
+    `result` picks the state's component that is the answer.
+    """
+
+    identity: Callable[[DType], tuple[float | int | bool, ...]]
+    combine: Callable[[Any, tuple, tuple], tuple]
+    lift: Callable[[Any, Any, Any], tuple] = lambda s, x, position: (x,)
+    result: int = 0
+    state_dtypes: Callable[[DType], tuple[str, ...]] = lambda dtype: (dtype.name,)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One way to exercise an op in the registry's tests: operand shapes (or arrays) and attributes."""
+
+    operands: tuple[Any, ...]
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Op:
+    """Everything about one op.
+
+    infer       ``infer(*types, **attributes) -> TensorType`` (a tuple of them where there are several results);
+                raises ShapeError or DTypeError with the bare reason, the caller adds op, types and source line
+    numpy       its meaning: ``numpy(*arrays, **attributes) -> array``
+    vjp         per input ``f(g, out, *inputs, **attributes) -> Tensor``; None where no gradient flows.
+                Or one callable that returns a sequence, one entry per input
+    scalar      MAP: ``scalar(s, *values, **attributes)`` over a ScalarBuilder
+    fold        REDUCE, PREFIX: the body
+    index       VIEW: ``index(indices, input_type, **attributes) -> (indices, guard)``; maps an element of the
+                result to an element of the operand.  guard is a list of (index, low, high) that must hold low <= index
+                < high, else the element is the attribute ``fill``
+    routine     ROUTINE: ``routine(r, inputs, outputs, types, **attributes)`` over the routine builder
+    expand      COMPOSITE: ``expand(*inputs, **attributes) -> Tensor``
+    commutes    the two inputs may be exchanged
+    domain      MAP: per input the open interval in which tests draw values
+    smooth      False where finite differences do not tell the gradient (steps, roundings)
+    dtypes      element types that the op takes: any of "f" (floats), "i" (integers), "b" (bool)
+    samples     how tests exercise an op that is not a MAP
+    """
+
+    name: str
+    kind: Kind
+    infer: Callable[..., Any]
+    numpy: Callable[..., Any] | None = None
+    vjp: Sequence[Callable[..., Any] | None] | Callable[..., Any] = ()
+    scalar: Callable[..., Any] | None = None
+    fold: Fold | None = None
+    index: Callable[..., Any] | None = None
+    routine: Callable[..., Any] | None = None
+    expand: Callable[..., Any] | None = None
+    commutes: bool = False
+    domain: tuple[tuple[float, float], ...] = ()
+    smooth: bool = True
+    dtypes: str = "f"
+    samples: tuple[Sample, ...] = ()
+    results: int = 1
+    doc: str = ""
+
+    def __repr__(self) -> str:
+        return f"<op {self.name}>"
+
+    def has_gradient(self, position: int) -> bool:
+        """Whether a gradient rule exists for the input at this position."""
+        return True if callable(self.vjp) else position < len(self.vjp) and self.vjp[position] is not None
+
+
+REGISTRY: dict[str, Op] = {}
+
+
+def define(op: Op) -> Op:
+    """Registers an op; every part of graphc finds it by its record alone."""
+    if op.name in REGISTRY:
+        raise ValueError(f"op {op.name!r} is defined twice")
+    needed = {Kind.MAP: "scalar", Kind.REDUCE: "fold", Kind.PREFIX: "fold", Kind.VIEW: "index",
+              Kind.COMPOSITE: "expand", Kind.ROUTINE: "routine"}.get(op.kind)
+    if needed and getattr(op, needed) is None:
+        raise ValueError(f"op {op.name!r} of kind {op.kind.value} needs the field {needed!r}")
+    REGISTRY[op.name] = op
+    return op
+
+
+def same_type(*types: TensorType, **_: Any) -> TensorType:
+    """The common type of all inputs, which is the result's type as well."""
+    return types[0]

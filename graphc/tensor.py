@@ -1,0 +1,430 @@
+"""Tensor: the symbol that users hold, with numpy's operators and PyTorch's methods.
+
+Knows how Python values become constants and which public function each operator and method stands for.
+Must not know what any op computes: the functions live in `ops`, and are found by name in FUNCTIONS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, Union
+
+import numpy as np
+
+from .errors import DTypeError, GraphError, ShapeError
+from .ir import Cell, Graph, Node, at, make, user_origin
+from .op import REGISTRY, Op
+from .types import DType, DTypeLike, Shape, Size, TensorType, as_dtype, as_shape, float32, float64, int64
+
+Axis = Union[int, Sequence[int], None]
+TensorLike = Union["Tensor", np.ndarray, float, int, bool, Sequence[Any]]
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {}  # name -> public function, for the methods below
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def public(function: F) -> F:
+    """Registers a function that becomes `graphc.<name>` and may back a Tensor method."""
+    FUNCTIONS[function.__name__.rstrip("_")] = function
+    return function
+
+
+def _no_value(tensor: Tensor, what: str) -> GraphError:
+    return GraphError(f"{what} of a symbol: '{tensor.node.op.name}' {tensor.type} has no value while the graph is built. "
+                      "Use graphc.where or graphc.cond to choose, .eval(name=array) for a quick look, or "
+                      f"graphc.function to compute{at(user_origin())}")
+
+
+class Tensor:
+    """A symbol: a typed node of a graph.  Immutable; equality is identity, `==` builds a comparison."""
+
+    __slots__ = ("__weakref__", "node")
+    __array_ufunc__ = None  # numpy arrays on the left hand the operation to us
+    __array_priority__ = 1000
+
+    node: Node
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+
+    # -- what it is --------------------------------------------------------------------------------------------
+
+    @property
+    def type(self) -> TensorType:
+        return self.node.type
+
+    @property
+    def shape(self) -> Shape:
+        return self.node.type.shape
+
+    @property
+    def dtype(self) -> DType:
+        return self.node.type.dtype
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def size(self) -> Size:
+        return self.node.type.size
+
+    @property
+    def name(self) -> str | None:
+        """The name of a placeholder or parameter, None of anything computed."""
+        cell = self.node.attributes.get("cell")
+        return cell.name if cell is not None else self.node.attributes.get("name")
+
+    def __repr__(self) -> str:
+        name = f" '{self.name}'" if self.name else ""
+        return f"<{self.node.op.name}{name}: {self.type}>"
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise GraphError("len() of a 0-d symbol")
+        return self.shape[0].__index__()
+
+    def __hash__(self) -> int:
+        return id(self.node)
+
+    def __bool__(self) -> bool:
+        raise _no_value(self, "truth value")
+
+    def __float__(self) -> float:
+        raise _no_value(self, "float()")
+
+    def __int__(self) -> int:
+        raise _no_value(self, "int()")
+
+    def __index__(self) -> int:
+        raise _no_value(self, "index")
+
+    def __iter__(self) -> Any:
+        if not self.shape:
+            raise GraphError("a 0-d symbol cannot be iterated")
+        return (self[i] for i in range(self.shape[0].__index__()))
+
+    def __array__(self, *_: Any, **__: Any) -> np.ndarray:
+        raise _no_value(self, "np.asarray()")
+
+    def eval(self, **feeds: Any) -> np.ndarray:
+        """The value for these feeds, by name, computed by the interpreter: for a quick look."""
+        return FUNCTIONS["evaluate"](self, feeds)
+
+    # -- operators ---------------------------------------------------------------------------------------------
+
+    def __add__(self, other: TensorLike) -> Tensor: return FUNCTIONS["add"](self, other)
+    def __radd__(self, other: TensorLike) -> Tensor: return FUNCTIONS["add"](other, self)
+    def __sub__(self, other: TensorLike) -> Tensor: return FUNCTIONS["sub"](self, other)
+    def __rsub__(self, other: TensorLike) -> Tensor: return FUNCTIONS["sub"](other, self)
+    def __mul__(self, other: TensorLike) -> Tensor: return FUNCTIONS["mul"](self, other)
+    def __rmul__(self, other: TensorLike) -> Tensor: return FUNCTIONS["mul"](other, self)
+    def __truediv__(self, other: TensorLike) -> Tensor: return FUNCTIONS["div"](self, other)
+    def __rtruediv__(self, other: TensorLike) -> Tensor: return FUNCTIONS["div"](other, self)
+    def __floordiv__(self, other: TensorLike) -> Tensor: return FUNCTIONS["floor_divide"](self, other)
+    def __rfloordiv__(self, other: TensorLike) -> Tensor: return FUNCTIONS["floor_divide"](other, self)
+    def __mod__(self, other: TensorLike) -> Tensor: return FUNCTIONS["remainder"](self, other)
+    def __rmod__(self, other: TensorLike) -> Tensor: return FUNCTIONS["remainder"](other, self)
+    def __pow__(self, other: TensorLike) -> Tensor: return FUNCTIONS["pow"](self, other)
+    def __rpow__(self, other: TensorLike) -> Tensor: return FUNCTIONS["pow"](other, self)
+    def __matmul__(self, other: TensorLike) -> Tensor: return FUNCTIONS["matmul"](self, other)
+    def __rmatmul__(self, other: TensorLike) -> Tensor: return FUNCTIONS["matmul"](other, self)
+    def __neg__(self) -> Tensor: return FUNCTIONS["neg"](self)
+    def __pos__(self) -> Tensor: return self
+    def __abs__(self) -> Tensor: return FUNCTIONS["abs"](self)
+    def __invert__(self) -> Tensor: return FUNCTIONS["logical_not"](self)
+    def __and__(self, other: TensorLike) -> Tensor: return FUNCTIONS["logical_and"](self, other)
+    def __rand__(self, other: TensorLike) -> Tensor: return FUNCTIONS["logical_and"](other, self)
+    def __or__(self, other: TensorLike) -> Tensor: return FUNCTIONS["logical_or"](self, other)
+    def __ror__(self, other: TensorLike) -> Tensor: return FUNCTIONS["logical_or"](other, self)
+    def __xor__(self, other: TensorLike) -> Tensor: return FUNCTIONS["logical_xor"](self, other)
+    def __rxor__(self, other: TensorLike) -> Tensor: return FUNCTIONS["logical_xor"](other, self)
+    def __eq__(self, other: object) -> Tensor: return FUNCTIONS["equal"](self, other)  # type: ignore[override]
+    def __ne__(self, other: object) -> Tensor: return FUNCTIONS["not_equal"](self, other)  # type: ignore[override]
+    def __lt__(self, other: TensorLike) -> Tensor: return FUNCTIONS["less"](self, other)
+    def __le__(self, other: TensorLike) -> Tensor: return FUNCTIONS["less_equal"](self, other)
+    def __gt__(self, other: TensorLike) -> Tensor: return FUNCTIONS["greater"](self, other)
+    def __ge__(self, other: TensorLike) -> Tensor: return FUNCTIONS["greater_equal"](self, other)
+    def __getitem__(self, index: Any) -> Tensor: return FUNCTIONS["getitem"](self, index)
+
+    # -- methods: each is the function of the same name --------------------------------------------------------
+
+    def sum(self, axis: Axis = None, keepdims: bool = False, **kw: Any) -> Tensor:
+        """Sum over axes (all by default); `dim` and `keepdim` are synonyms."""
+        return FUNCTIONS["sum"](self, axis, keepdims, **kw)
+
+    def mean(self, axis: Axis = None, keepdims: bool = False, **kw: Any) -> Tensor:
+        """Mean over axes."""
+        return FUNCTIONS["mean"](self, axis, keepdims, **kw)
+
+    def prod(self, axis: Axis = None, keepdims: bool = False, **kw: Any) -> Tensor:
+        """Product over axes."""
+        return FUNCTIONS["prod"](self, axis, keepdims, **kw)
+
+    def max(self, axis: Axis = None, keepdims: bool = False, **kw: Any) -> Tensor:
+        """Maximum over axes: the values alone."""
+        return FUNCTIONS["max"](self, axis, keepdims, **kw)
+
+    def min(self, axis: Axis = None, keepdims: bool = False, **kw: Any) -> Tensor:
+        """Minimum over axes: the values alone."""
+        return FUNCTIONS["min"](self, axis, keepdims, **kw)
+
+    def argmax(self, axis: int | None = None, keepdims: bool = False, **kw: Any) -> Tensor:
+        """int64 position of the first maximum along an axis, or of the flattened tensor."""
+        return FUNCTIONS["argmax"](self, axis, keepdims, **kw)
+
+    def argmin(self, axis: int | None = None, keepdims: bool = False, **kw: Any) -> Tensor:
+        """int64 position of the first minimum along an axis, or of the flattened tensor."""
+        return FUNCTIONS["argmin"](self, axis, keepdims, **kw)
+
+    def any(self, axis: Axis = None, keepdims: bool = False, **kw: Any) -> Tensor:
+        """Whether any element is true."""
+        return FUNCTIONS["any"](self, axis, keepdims, **kw)
+
+    def all(self, axis: Axis = None, keepdims: bool = False, **kw: Any) -> Tensor:
+        """Whether all elements are true."""
+        return FUNCTIONS["all"](self, axis, keepdims, **kw)
+
+    def var(self, axis: Axis = None, correction: float = 1, keepdims: bool = False, **kw: Any) -> Tensor:
+        """Variance, divided by n - correction (PyTorch's default of 1)."""
+        return FUNCTIONS["var"](self, axis, correction, keepdims, **kw)
+
+    def std(self, axis: Axis = None, correction: float = 1, keepdims: bool = False, **kw: Any) -> Tensor:
+        """Standard deviation, divided by n - correction (PyTorch's default of 1)."""
+        return FUNCTIONS["std"](self, axis, correction, keepdims, **kw)
+
+    def logsumexp(self, axis: Axis = None, keepdims: bool = False, **kw: Any) -> Tensor:
+        """log of the sum of exponentials, without overflow."""
+        return FUNCTIONS["logsumexp"](self, axis, keepdims, **kw)
+
+    def norm(self, p: float = 2, axis: Axis = None, keepdims: bool = False, **kw: Any) -> Tensor:
+        """p-norm over axes."""
+        return FUNCTIONS["norm"](self, p, axis, keepdims, **kw)
+
+    def cumsum(self, axis: int | None = None, **kw: Any) -> Tensor:
+        """Running sum along an axis."""
+        return FUNCTIONS["cumsum"](self, axis, **kw)
+
+    def cumprod(self, axis: int | None = None, **kw: Any) -> Tensor:
+        """Running product along an axis."""
+        return FUNCTIONS["cumprod"](self, axis, **kw)
+
+    def reshape(self, *shape: Any) -> Tensor:
+        """The same elements in row-major order under another shape; one size may be -1."""
+        return FUNCTIONS["reshape"](self, *shape)
+
+    view = reshape
+
+    def transpose(self, a: int, b: int) -> Tensor:
+        """Swaps two axes, as in PyTorch; see `permute` for a full order."""
+        return FUNCTIONS["transpose"](self, a, b)
+
+    def permute(self, *axes: Any) -> Tensor:
+        """The axes in a new order; takes all of them."""
+        return FUNCTIONS["permute"](self, *axes)
+
+    @property
+    def T(self) -> Tensor:
+        """All axes reversed."""
+        return FUNCTIONS["permute"](self, tuple(reversed(range(self.ndim))))
+
+    def expand(self, *shape: Any) -> Tensor:
+        """Stretches axes of size 1 (and new leading ones); -1 keeps a size."""
+        return FUNCTIONS["expand"](self, *shape)
+
+    def squeeze(self, axis: Axis = None, **kw: Any) -> Tensor:
+        """Drops axes of size 1."""
+        return FUNCTIONS["squeeze"](self, axis, **kw)
+
+    def unsqueeze(self, axis: int | None = None, **kw: Any) -> Tensor:
+        """Puts in an axis of size 1."""
+        return FUNCTIONS["unsqueeze"](self, axis, **kw)
+
+    def flatten(self, start_dim: int = 0, end_dim: int = -1) -> Tensor:
+        """Joins the axes from start to end into one."""
+        return FUNCTIONS["flatten"](self, start_dim, end_dim)
+
+    def flip(self, axis: Axis = None, **kw: Any) -> Tensor:
+        """Reverses the order along axes."""
+        return FUNCTIONS["flip"](self, axis, **kw)
+
+    def gather(self, axis: int, index: TensorLike) -> Tensor:
+        """Elements picked along one axis by an index of the same rank, as torch.gather."""
+        return FUNCTIONS["gather"](self, axis, index)
+
+    def astype(self, dtype: DTypeLike) -> Tensor:
+        """The same values as another element type."""
+        return FUNCTIONS["cast"](self, dtype)
+
+    to = astype
+
+    def float(self) -> Tensor: return FUNCTIONS["cast"](self, float32)
+    def double(self) -> Tensor: return FUNCTIONS["cast"](self, float64)
+    def long(self) -> Tensor: return FUNCTIONS["cast"](self, int64)
+
+    def masked_fill(self, mask: TensorLike, value: TensorLike) -> Tensor:
+        """`value` where the mask is true."""
+        return FUNCTIONS["masked_fill"](self, mask, value)
+
+    def clip(self, min: TensorLike | None = None, max: TensorLike | None = None) -> Tensor:
+        """Limits values to [min, max]."""
+        return FUNCTIONS["clip"](self, min, max)
+
+    clamp = clip
+
+    def softmax(self, axis: int = -1, **kw: Any) -> Tensor:
+        """exp(x) / sum(exp(x)) along an axis, without overflow."""
+        return FUNCTIONS["softmax"](self, axis, **kw)
+
+    def log_softmax(self, axis: int = -1, **kw: Any) -> Tensor:
+        """log of softmax along an axis."""
+        return FUNCTIONS["log_softmax"](self, axis, **kw)
+
+    def exp(self) -> Tensor: return FUNCTIONS["exp"](self)
+    def expm1(self) -> Tensor: return FUNCTIONS["expm1"](self)
+    def log(self) -> Tensor: return FUNCTIONS["log"](self)
+    def log1p(self) -> Tensor: return FUNCTIONS["log1p"](self)
+    def sqrt(self) -> Tensor: return FUNCTIONS["sqrt"](self)
+    def rsqrt(self) -> Tensor: return FUNCTIONS["rsqrt"](self)
+    def reciprocal(self) -> Tensor: return FUNCTIONS["reciprocal"](self)
+    def square(self) -> Tensor: return FUNCTIONS["square"](self)
+    def abs(self) -> Tensor: return FUNCTIONS["abs"](self)
+    def sign(self) -> Tensor: return FUNCTIONS["sign"](self)
+    def sin(self) -> Tensor: return FUNCTIONS["sin"](self)
+    def cos(self) -> Tensor: return FUNCTIONS["cos"](self)
+    def tanh(self) -> Tensor: return FUNCTIONS["tanh"](self)
+    def sigmoid(self) -> Tensor: return FUNCTIONS["sigmoid"](self)
+    def relu(self) -> Tensor: return FUNCTIONS["relu"](self)
+    def erf(self) -> Tensor: return FUNCTIONS["erf"](self)
+    def floor(self) -> Tensor: return FUNCTIONS["floor"](self)
+    def ceil(self) -> Tensor: return FUNCTIONS["ceil"](self)
+    def round(self) -> Tensor: return FUNCTIONS["round"](self)
+
+    def pow(self, exponent: TensorLike) -> Tensor: return FUNCTIONS["pow"](self, exponent)
+    def matmul(self, other: TensorLike) -> Tensor: return FUNCTIONS["matmul"](self, other)
+    def tril(self, diagonal: int = 0) -> Tensor: return FUNCTIONS["tril"](self, diagonal)
+    def triu(self, diagonal: int = 0) -> Tensor: return FUNCTIONS["triu"](self, diagonal)
+    def detach(self) -> Tensor: return FUNCTIONS["stop_gradient"](self)
+
+    def backward(self) -> None:
+        """Inside `nn.Graph.build`: marks this scalar as the loss that the graph's optimizers minimise."""
+        FUNCTIONS["mark_backward"](self)
+
+
+class Parameter(Tensor):
+    """A symbol with a value of its own that programs may update: a trainable parameter, or a state.
+
+    Several programs share one parameter; each sees the others' updates.
+    """
+
+    __slots__ = ("requires_grad",)
+
+    def __init__(self, node: Node, requires_grad: bool = True) -> None:
+        super().__init__(node)
+        self.requires_grad = requires_grad
+
+    @property
+    def cell(self) -> Cell:
+        return self.node.attributes["cell"]
+
+    def numpy(self) -> np.ndarray:
+        """A copy of the current value."""
+        return self.cell.array.copy()
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        value = self.numpy()
+        return value if dtype is None else value.astype(dtype)
+
+    def assign(self, value: Any) -> None:
+        """Replaces the value; the shape must be the same, the dtype is converted."""
+        given = np.asarray(value)
+        if given.shape != self.cell.array.shape:
+            raise ShapeError(f"assign to '{self.cell.name}': expected shape {list(self.cell.array.shape)}, "
+                             f"got {list(given.shape)}{at(user_origin())}")
+        if self.cell.type.dtype.is_integer and given.dtype.kind == "f":
+            raise DTypeError(f"assign to '{self.cell.name}': floats do not become {self.cell.type.dtype.name}; "
+                             f"convert them yourself{at(user_origin())}")
+        self.cell.array[...] = given
+        self.cell.version += 1
+
+    def item(self) -> Any:
+        """The value of a parameter with one element, as a Python number."""
+        return self.cell.array.item()
+
+    def __repr__(self) -> str:
+        return f"<{'parameter' if self.cell.trainable else 'state'} '{self.cell.name}': {self.type}>"
+
+    def __str__(self) -> str:
+        return str(self.cell.array)
+
+
+# -- from Python values ----------------------------------------------------------------------------------------------
+
+
+def constant(value: Any, dtype: DTypeLike | None = None) -> Tensor:
+    """A constant from a number, a list or an array.  Python floats and lists of them are float32, ints int64."""
+    if isinstance(value, Tensor):
+        return value if dtype is None else FUNCTIONS["cast"](value, dtype)
+    if dtype is not None:
+        array = np.array(value, dtype=as_dtype(dtype).numpy)
+    else:
+        array = np.array(value)
+        if array.dtype == np.float64 and not isinstance(value, (np.ndarray, np.generic)):
+            array = array.astype(np.float32)
+        if array.dtype.kind in "OUSVcmM":
+            raise DTypeError(f"no constant can be made of {value!r}; give numbers{at(user_origin())}")
+        array = array.astype(as_dtype(array.dtype).numpy)
+    return Tensor(make(REGISTRY["constant"], (), {"value": array}))
+
+
+def as_tensor(value: TensorLike, like: Tensor | None = None) -> Tensor:
+    """A Tensor; a Python or numpy scalar takes the dtype of `like` as far as that loses no kind (float into int)."""
+    if isinstance(value, Tensor):
+        return value
+    if like is not None and (isinstance(value, (bool, int, float)) or (isinstance(value, np.generic))):
+        dtype = like.dtype
+        if isinstance(value, (float, np.floating)) and not dtype.is_float:
+            dtype = float32
+        elif isinstance(value, (int, np.integer)) and not isinstance(value, bool) and dtype.is_bool:
+            dtype = int64
+        return constant(value, dtype)
+    return constant(value)
+
+
+def apply(op: Op | str, *inputs: Tensor, graphs: Sequence[Graph] = (), **attributes: Any) -> Tensor:
+    """The op on these tensors: types are checked here, with the user's line in the error."""
+    record = REGISTRY[op] if isinstance(op, str) else op
+    return Tensor(make(record, tuple(i.node for i in inputs), attributes, graphs))
+
+
+class Symbol:
+    """The identity of one placeholder: two placeholders of one name are two inputs."""
+
+    __slots__ = ("__weakref__",)
+
+
+def placeholder(name: str, shape: Any = (), dtype: DTypeLike = "float32") -> Tensor:
+    """An input that is fed at each call; a string in `shape` names an open dimension."""
+    if not isinstance(name, str) or not name:
+        raise GraphError(f"a placeholder needs a name, got {name!r}")
+    type_ = TensorType(as_dtype(dtype), as_shape(shape))
+    return Tensor(make(REGISTRY["input"], (), {"name": name, "type": type_, "symbol": Symbol()}))
+
+
+def parameter(name: str, value: Any, dtype: DTypeLike | None = None, *, trainable: bool = True) -> Parameter:
+    """A parameter that holds its value: float32 unless `dtype` says otherwise (a numpy float64 array is converted too)."""
+    if not isinstance(name, str) or not name:
+        raise GraphError(f"a parameter needs a name, got {name!r}")
+    array = np.array(value)
+    if array.dtype.kind not in "fiub":
+        raise DTypeError(f"parameter '{name}': no numbers in {value!r}{at(user_origin())}")
+    cell = Cell(name, array.astype(as_dtype(dtype or float32).numpy), trainable)
+    return Parameter(make(REGISTRY["parameter"], (), {"cell": cell}), requires_grad=trainable)
+
+
+def state(name: str, value: Any, dtype: DTypeLike | None = None) -> Parameter:
+    """A non-trainable parameter: running statistics, counters, the random key.  Keeps numpy's dtype unless given."""
+    array = np.array(value)
+    if dtype is None and array.dtype == np.float64 and not isinstance(value, (np.ndarray, np.generic)):
+        dtype = float32
+    return parameter(name, array, dtype or as_dtype(array.dtype), trainable=False)

@@ -1,0 +1,338 @@
+"""Element types, sizes and tensor types.
+
+Knows dtypes, their promotion, and sizes that stay open until a program is specialised.  Must not know ops or graphs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from math import prod
+from typing import Union
+
+import numpy as np
+
+from .errors import DTypeError, GraphError, ShapeError
+
+
+@dataclass(frozen=True)
+class DType:
+    """An element type.  `short` is its spelling in text (``f32``), `rank` its place in promotion."""
+
+    name: str
+    short: str
+    itemsize: int
+    rank: int
+
+    @property
+    def numpy(self) -> np.dtype:
+        return np.dtype(self.name)
+
+    @property
+    def is_float(self) -> bool:
+        return self.rank >= 3
+
+    @property
+    def is_integer(self) -> bool:
+        return self.rank in (1, 2)
+
+    @property
+    def is_bool(self) -> bool:
+        return self.rank == 0
+
+    def __str__(self) -> str:
+        return self.short
+
+    def __repr__(self) -> str:
+        return f"graphc.{self.name}"
+
+
+bool_ = DType("bool", "bool", 1, 0)
+int32 = DType("int32", "i32", 4, 1)
+int64 = DType("int64", "i64", 8, 2)
+float32 = DType("float32", "f32", 4, 3)
+float64 = DType("float64", "f64", 8, 4)
+DTYPES = (bool_, int32, int64, float32, float64)
+_BY_NAME = {d.name: d for d in DTYPES} | {d.short: d for d in DTYPES}
+_ALIASES = {float: float32, int: int64, bool: bool_}
+
+DTypeLike = Union[DType, str, type, np.dtype]
+
+
+def as_dtype(like: DTypeLike) -> DType:
+    """The DType named by a DType, a name (``"float32"``, ``"f32"``), a numpy dtype, or Python's float, int or bool.
+
+    Python's ``float`` means float32, the default float type, as ``int`` means int64.
+    """
+    if isinstance(like, DType):
+        return like
+    if isinstance(like, str) and like in _BY_NAME:
+        return _BY_NAME[like]
+    if isinstance(like, type) and like in _ALIASES:
+        return _ALIASES[like]
+    try:
+        return _BY_NAME[np.dtype(like).name]
+    except (TypeError, KeyError):
+        known = ", ".join(d.name for d in DTYPES)
+        raise DTypeError(f"unknown dtype {like!r}; graphc has {known}") from None
+
+
+def promote(a: DType, b: DType) -> DType:
+    """The common type of two tensors, by PyTorch's rules: integers and bools never widen a float."""
+    return a if a.rank >= b.rank else b
+
+
+# -- sizes -----------------------------------------------------------------------------------------------------------
+
+Atom = Union[str, "Quotient"]
+Monomial = tuple[Atom, ...]
+
+
+class Dim:
+    """A size that is not known until a program is specialised: a polynomial in named sizes and floor quotients.
+
+    Made by ``Dim.named("batch")`` and arithmetic; equal when equal as polynomials.  ``int()`` of it raises.
+    """
+
+    __slots__ = ("_hash", "terms")
+
+    def __init__(self, terms: Mapping[Monomial, int]) -> None:
+        self.terms = tuple(sorted(terms.items(), key=lambda item: (len(item[0]), str(item[0]))))
+        self._hash = hash(self.terms)
+
+    @staticmethod
+    def named(name: str) -> Dim:
+        return Dim({(name,): 1})
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Dim) and self.terms == other.terms
+
+    def __add__(self, other: Size) -> Size:
+        total = dict(self.terms)
+        for monomial, factor in _terms(other):
+            total[monomial] = total.get(monomial, 0) + factor
+        return _simplest(total)
+
+    __radd__ = __add__
+
+    def __mul__(self, other: Size) -> Size:
+        total: dict[Monomial, int] = {}
+        for m1, f1 in self.terms:
+            for m2, f2 in _terms(other):
+                monomial = tuple(sorted(m1 + m2, key=str))
+                total[monomial] = total.get(monomial, 0) + f1 * f2
+        return _simplest(total)
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> Size:
+        return self * -1
+
+    def __sub__(self, other: Size) -> Size:
+        return self + other * -1
+
+    def __rsub__(self, other: Size) -> Size:
+        return other + self * -1
+
+    def __floordiv__(self, other: Size) -> Size:
+        exact = _exact_quotient(self, other)
+        return exact if exact is not None else Dim({(Quotient(self, other),): 1})
+
+    def __rfloordiv__(self, other: int) -> Size:
+        return Dim({(Quotient(other, self),): 1})
+
+    def __int__(self) -> int:
+        raise GraphError(f"the size '{self}' is open: it is known only when the program runs. "
+                         "Use it in shapes (+ - * // work), or give the placeholder a fixed size")
+
+    __index__ = __int__
+    __float__ = __int__
+
+    def __bool__(self) -> bool:
+        return True  # an open size is never zero at build time; empty feeds are checked at the call
+
+    def _ordered(self, other: object) -> bool:
+        raise GraphError(f"the open size '{self}' cannot be compared with {other!r} while the graph is built")
+
+    __lt__ = __le__ = __gt__ = __ge__ = _ordered
+
+    def __str__(self) -> str:
+        parts = []
+        for monomial, factor in self.terms:
+            name = "*".join(map(str, monomial))
+            parts.append(str(factor) if not monomial else name if factor == 1 else f"{factor}*{name}")
+        return "+".join(parts).replace("+-", "-")
+
+    __repr__ = __str__
+
+    def names(self) -> set[str]:
+        """The named sizes it depends on."""
+        found: set[str] = set()
+        for monomial, _ in self.terms:
+            for atom in monomial:
+                found |= {atom} if isinstance(atom, str) else atom.names()
+        return found
+
+    def substitute(self, sizes: Mapping[str, int]) -> Size:
+        """The size with names replaced by numbers; names that are not in `sizes` stay open."""
+        total: Size = 0
+        for monomial, factor in self.terms:
+            product: Size = factor
+            for atom in monomial:
+                value = sizes.get(atom, Dim.named(atom)) if isinstance(atom, str) else atom.substitute(sizes)
+                product = product * value
+            total = total + product
+        return total
+
+
+Size = Union[int, Dim]
+Shape = tuple[Size, ...]
+
+
+@dataclass(frozen=True)
+class Quotient:
+    """``numerator // denominator`` where it does not divide exactly: an atom of a Dim."""
+
+    numerator: Size
+    denominator: Size
+
+    def names(self) -> set[str]:
+        return set().union(*(d.names() for d in (self.numerator, self.denominator) if isinstance(d, Dim)))
+
+    def substitute(self, sizes: Mapping[str, int]) -> Size:
+        return substitute(self.numerator, sizes) // substitute(self.denominator, sizes)
+
+    def __str__(self) -> str:
+        return f"(({self.numerator})//({self.denominator}))"
+
+
+def _terms(size: Size) -> Iterable[tuple[Monomial, int]]:
+    return size.terms if isinstance(size, Dim) else (((), int(size)),)
+
+
+def _simplest(terms: Mapping[Monomial, int]) -> Size:
+    left = {monomial: factor for monomial, factor in terms.items() if factor}
+    if not left:
+        return 0
+    if set(left) == {()}:
+        return left[()]
+    return Dim(left)
+
+
+def _exact_quotient(numerator: Dim, denominator: Size) -> Size | None:
+    """numerator / denominator where every term divides exactly by a single-term denominator, else None."""
+    terms = tuple(_terms(denominator))
+    if len(terms) != 1:
+        return 1 if numerator == denominator else None
+    (monomial, factor), = terms
+    result: dict[Monomial, int] = {}
+    for m, f in numerator.terms:
+        rest = list(m)
+        for atom in monomial:
+            if atom not in rest:
+                return None
+            rest.remove(atom)
+        if factor == 0 or f % factor:
+            return None
+        result[tuple(rest)] = f // factor
+    return _simplest(result)
+
+
+def substitute(size: Size, sizes: Mapping[str, int]) -> Size:
+    return size.substitute(sizes) if isinstance(size, Dim) else size
+
+
+def as_size(like: Size | str) -> Size:
+    """An int, a Dim, or a string that names an open dimension."""
+    if isinstance(like, str):
+        if not like.isidentifier():
+            raise ShapeError(f"an open dimension needs a name like 'batch', got {like!r}")
+        return Dim.named(like)
+    if isinstance(like, Dim):
+        return like
+    if isinstance(like, (bool, float)) or not hasattr(like, "__index__"):
+        raise ShapeError(f"a size is an integer or the name of an open dimension, got {like!r}")
+    size = int(like)
+    if size < 0:
+        raise ShapeError(f"a size cannot be negative, got {size}")
+    return size
+
+
+def as_shape(like: Iterable[Size | str] | Size | str) -> Shape:
+    """A shape from sizes and names; a single size or name gives one dimension."""
+    if isinstance(like, (str, int, Dim, np.integer)):
+        return (as_size(like),)  # type: ignore[arg-type]
+    return tuple(as_size(s) for s in like)
+
+
+def count(shape: Iterable[Size]) -> Size:
+    """The number of elements."""
+    return prod(shape, start=1)  # type: ignore[arg-type]
+
+
+def broadcast_shapes(*shapes: Shape) -> Shape:
+    """numpy's broadcasting; an open size equals only itself and stretches a 1."""
+    rank = max((len(s) for s in shapes), default=0)
+    result: list[Size] = [1] * rank
+    for shape in shapes:
+        for position, size in enumerate(shape, start=rank - len(shape)):
+            if result[position] == 1:
+                result[position] = size
+            elif size not in (1, result[position]):
+                raise ShapeError(f"shapes {format_shapes(shapes)} do not broadcast ({result[position]} != {size})")
+    return tuple(result)
+
+
+def format_shapes(shapes: Iterable[Shape]) -> str:
+    return " and ".join("[" + ",".join(map(str, s)) + "]" for s in shapes)
+
+
+@dataclass(frozen=True, slots=True)
+class TensorType:
+    """What a tensor is: element type and shape."""
+
+    dtype: DType
+    shape: Shape
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def size(self) -> Size:
+        return count(self.shape)
+
+    @property
+    def is_open(self) -> bool:
+        return any(isinstance(s, Dim) for s in self.shape)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of a tensor of this type; its sizes must be known."""
+        return int(self.size) * self.dtype.itemsize
+
+    def with_dtype(self, dtype: DType) -> TensorType:
+        return TensorType(dtype, self.shape)
+
+    def with_shape(self, shape: Shape) -> TensorType:
+        return TensorType(self.dtype, shape)
+
+    def substitute(self, sizes: Mapping[str, int]) -> TensorType:
+        return TensorType(self.dtype, tuple(substitute(s, sizes) for s in self.shape)) if self.is_open else self
+
+    def __str__(self) -> str:
+        return f"{self.dtype}[{','.join(map(str, self.shape))}]"
+
+
+@lru_cache(maxsize=256)
+def strides_of(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Row-major strides in elements."""
+    strides, step = [0] * len(shape), 1
+    for axis in reversed(range(len(shape))):
+        strides[axis] = step
+        step *= max(1, shape[axis])
+    return tuple(strides)

@@ -1,0 +1,237 @@
+"""How a contraction is cut into tiles, panels and blocks: decisions only.
+
+Knows sizes, strides, registers and caches.  Must not know LLVM or how the code is written.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+
+from graphc.runtime.native.microkernel import most_rows
+from graphc.runtime.native.target import Target
+
+ITEMSIZE = {"float": 4, "double": 8, "i32": 4, "i64": 8, "i16": 2, "i8": 1}
+Axes = tuple[tuple[int, int], ...]  # (size, stride in elements), outermost first
+
+DEPTH = 256  # k of a packed block: an A panel and a B panel of this depth share the first-level cache
+DEPTH_LIMIT = 384  # up to here one block; a longer sum is cut into equal blocks
+TABLE_LIMIT = 4096  # offsets in one table of k offsets
+
+
+@dataclass(frozen=True)
+class Contraction:
+    """``C[batch, m, n] = sum over k of A[batch, m, k] * B[batch, k, n]``: a group is several axes, outermost first.
+
+    The first four fields are the axes' sizes; the others are strides in elements, one per axis of that group, of A, B
+    and C: zero broadcasts, negative ones run backwards.  Strides of C serve only where the result is stored plainly.
+    """
+
+    dtype: str
+    batch: tuple[int, ...]
+    m: tuple[int, ...]
+    n: tuple[int, ...]
+    k: tuple[int, ...]
+    a_batch: tuple[int, ...]
+    a_m: tuple[int, ...]
+    a_k: tuple[int, ...]
+    b_batch: tuple[int, ...]
+    b_k: tuple[int, ...]
+    b_n: tuple[int, ...]
+    c_batch: tuple[int, ...]
+    c_m: tuple[int, ...]
+    c_n: tuple[int, ...]
+
+
+def swapped(c: Contraction) -> Contraction:
+    """The same contraction with the roles of A and B, of m and n, exchanged."""
+    return replace(c, m=c.n, n=c.m, a_batch=c.b_batch, a_m=c.b_n, a_k=c.b_k, b_batch=c.a_batch, b_k=c.a_k, b_n=c.a_m,
+                   c_m=c.c_n, c_n=c.c_m)
+
+
+def merge_all(sizes: Sequence[int], *strides: Sequence[int]) -> list[tuple[int, tuple[int, ...]]]:
+    """(size, strides) of the fewest axes that enumerate the same offsets in the same order for every operand."""
+    merged: list[tuple[int, tuple[int, ...]]] = []
+    for size, steps in zip(sizes, zip(*strides, strict=True), strict=True):
+        if size == 1:
+            continue
+        if merged and all(outer == step * size for outer, step in zip(merged[-1][1], steps, strict=True)):
+            merged[-1] = (merged[-1][0] * size, steps)
+        else:
+            merged.append((size, steps))
+    return merged
+
+
+def merge(sizes: Sequence[int], strides: Sequence[int]) -> Axes:
+    """(size, stride) of the fewest axes that enumerate the same offsets in the same order."""
+    return tuple((size, steps[0]) for size, steps in merge_all(sizes, strides))
+
+
+def offsets(axes: Axes) -> tuple[int, ...]:
+    """The offset of every flattened index over the axes."""
+    result = [0]
+    for size, stride in axes:
+        result = [base + i * stride for base in result for i in range(size)]
+    return tuple(result)
+
+
+@dataclass(frozen=True)
+class Blocking:
+    """Every decision about one contraction; lengths in elements unless said otherwise."""
+
+    empty: bool
+    direct: bool  # the micro-kernel writes the result itself
+    batch: int
+    m: int
+    n: int
+    lanes: int
+    a_batch: Axes
+    b_batch: Axes
+    c_batch: Axes
+    a_m: Axes
+    b_n: Axes
+    # rows: equal segments of m, within which offsets are multiples of one stride, each cut into even row tiles
+    segment: int
+    a_segments: Axes
+    c_segments: Axes
+    a_row: int
+    c_row: int
+    segment_tiles: int
+    row_tiles: int
+    height: int
+    tall: int  # this many tiles of a segment have `height` rows, the others one less; 0: all are equal
+    # columns: panels of whole registers
+    panels: int
+    vectors: int
+    wide: int  # this many panels have `vectors` registers, the others one less; 0: all are equal
+    masked: bool
+    # sums: blocks of k; the outer axes select a block, the inner ones run inside it
+    k_inner: int
+    k_in_block: int
+    k_inner_blocks: int
+    k_blocks: int
+    a_k: int | None
+    b_k: int | None
+    a_k_outer: Axes
+    b_k_outer: Axes
+    a_table: tuple[int, ...]
+    b_table: tuple[int, ...]
+    pack_a: bool
+    pack_b: bool
+    a_line: int
+    tiles_in_block: int
+    panels_in_block: int
+    split_rows: bool
+    regions: dict[str, int] = field(hash=False, compare=False)
+    scratch_bytes: int = 0
+
+
+def split_evenly(count: int, most: int) -> tuple[int, int, int]:
+    """(parts, size, how many parts have that size where the others have one less; 0 when all are equal)."""
+    parts = max(1, math.ceil(count / most))
+    size = max(1, math.ceil(count / parts))
+    return parts, size, (count - parts * (size - 1)) % parts
+
+
+@lru_cache(maxsize=512)
+def choose_blocking(c: Contraction, target: Target, plain: bool) -> Blocking:
+    """The blocking of a contraction; `plain` asks for a result that the micro-kernel may write itself."""
+    itemsize = ITEMSIZE[c.dtype]
+    lanes = target.lanes(itemsize)
+    batch, m, n, k = (math.prod(group) for group in (c.batch, c.m, c.n, c.k))
+    b_n = merge(c.n, c.b_n)
+    c_n = merge(c.n, c.c_n)
+    ragged = n % lanes != 0
+    direct = plain and (not c_n or (len(c_n) == 1 and c_n[0][1] == 1)) and (target.has_masks or not ragged)
+
+    # rows
+    joint = merge_all(c.m, c.a_m, c.c_m if direct else c.a_m)
+    segment, (a_row, c_row) = joint[-1] if joint else (1, (0, 0))
+    aligned = len(joint) <= 1 or segment >= 8
+    if not aligned and direct and len(merge(c.m, c.c_m)) <= 1:
+        c_row = merge(c.m, c.c_m)[0][1]  # rows of A are gathered by packing, rows of C are regular
+    elif not aligned:
+        direct = False
+    a_m = merge(c.m, c.a_m)
+    if not aligned:
+        segment = m
+    outer = joint[:-1] if aligned else []
+    a_segments = tuple((size, steps[0]) for size, steps in outer)
+    c_segments = tuple((size, steps[1]) for size, steps in outer)
+    segments = m // segment if segment else 0
+
+    # sums
+    inner_axes = merge_all(c.k, c.a_k, c.b_k)
+    outer_axes: list[tuple[int, tuple[int, ...]]] = []
+    while len(inner_axes) > 1 and math.prod(size for size, _ in inner_axes) > TABLE_LIMIT:
+        outer_axes.append(inner_axes.pop(0))
+    k_inner = math.prod(size for size, _ in inner_axes)
+    a_inner = merge([s for s, _ in inner_axes], [t[0] for _, t in inner_axes])
+    b_inner = merge([s for s, _ in inner_axes], [t[1] for _, t in inner_axes])
+    a_k = None if len(a_inner) > 1 else a_inner[0][1] if a_inner else 0
+    b_k = None if len(b_inner) > 1 else b_inner[0][1] if b_inner else 0
+    k_outer = math.prod(size for size, _ in outer_axes)
+
+    # whether to pack
+    adjacent = n == 1 or (len(b_n) == 1 and b_n[0][1] == 1)
+    small = max(m * k, n * k) * itemsize <= 256 << 10
+    fits = small or m <= 2 * most_rows(target, 2)
+    pack_b = not adjacent or (ragged and not target.has_masks) or not fits
+    total_vectors = max(1, math.ceil(n / lanes))
+    most_vectors = 2 if pack_b and m > 8 else 4
+    if target.registers == 16:
+        most_vectors = 2
+    if not pack_b and segment <= 4:
+        most_vectors = max(most_vectors, min(8, (target.registers - 2) // (segment + 1)))
+    panels, vectors, wide = split_evenly(total_vectors, most_vectors)
+    segment_tiles, height, tall = split_evenly(segment, most_rows(target, vectors))
+    few_panels = panels <= 2
+    aliasing = (a_row * itemsize) % 4096 == 0 and height > 8
+    pack_a = not aligned or (not few_panels and (not small or aliasing))
+    row_tiles = segments * segment_tiles
+
+    # blocks
+    if pack_a or pack_b:
+        k_inner_blocks = 1 if k_inner <= DEPTH_LIMIT else math.ceil(k_inner / DEPTH)
+    else:
+        k_inner_blocks = 1 if k_inner <= 2 * DEPTH else math.ceil(k_inner / DEPTH)
+    k_in_block = math.ceil(k_inner / k_inner_blocks)
+    k_inner_blocks = max(1, math.ceil(k_inner / max(1, k_in_block)))
+    k_blocks = max(1, k_outer * k_inner_blocks)
+    width = vectors * lanes
+    panel_bytes = max(1, k_in_block * width * itemsize)
+    panels_in_block = panels
+    tiles_in_block = max(1, row_tiles)
+    if pack_b:
+        panels_in_block = max(1, min(panels, target.l2_bytes // 2 // panel_bytes))
+    if not direct and k_blocks > 1:  # the partial sums of a block stay in scratch
+        panels_in_block = max(1, min(panels_in_block, 512 // width))
+        tiles_in_block = max(1, min(tiles_in_block, 512 // height))
+    split_rows = row_tiles >= panels if not pack_b else row_tiles >= 4 * panels
+
+    a_line = height if height <= lanes else lanes * math.ceil(height / lanes)
+    sizes = {
+        "offsets": 8 * max(width, a_line + lanes),
+        "tile": 0 if direct else height * width * itemsize,
+        "a": (k_in_block * a_line + lanes) * itemsize if pack_a else 0,
+        "partial": tiles_in_block * panels_in_block * height * width * itemsize if k_blocks > 1 and not direct else 0,
+        "b": (panels_in_block * k_in_block * width + lanes) * itemsize if pack_b else 0,
+    }
+    regions, total = {}, 0
+    for name, size in sizes.items():
+        regions[name] = total
+        total += (size + 63) // 64 * 64
+    return Blocking(
+        empty=0 in (batch, m, n), direct=direct, batch=batch, m=m, n=n, lanes=lanes,
+        a_batch=merge(c.batch, c.a_batch), b_batch=merge(c.batch, c.b_batch), c_batch=merge(c.batch, c.c_batch),
+        a_m=a_m, b_n=b_n, segment=segment, a_segments=a_segments, c_segments=c_segments, a_row=a_row, c_row=c_row,
+        segment_tiles=segment_tiles, row_tiles=row_tiles, height=height, tall=tall,
+        panels=panels, vectors=vectors, wide=wide,
+        masked=ragged and target.has_masks and (direct or not pack_b),
+        k_inner=k_inner, k_in_block=k_in_block, k_inner_blocks=k_inner_blocks, k_blocks=k_blocks, a_k=a_k, b_k=b_k,
+        a_k_outer=tuple((s, t[0]) for s, t in outer_axes), b_k_outer=tuple((s, t[1]) for s, t in outer_axes),
+        a_table=offsets(a_inner) if a_k is None else (), b_table=offsets(b_inner) if b_k is None else (),
+        pack_a=pack_a, pack_b=pack_b, a_line=a_line, tiles_in_block=tiles_in_block, panels_in_block=panels_in_block,
+        split_rows=split_rows, regions=regions, scratch_bytes=total)

@@ -1,0 +1,275 @@
+"""Compiled objects on disk, so that a second start need not compile.
+
+Knows files, keys and permissions.  Must not know LLVM's interface or what an object computes.
+
+What is loaded from here is *executed*.  A checksum finds damage but proves no origin, so the protection is who may
+write: on POSIX the folder and the entry must belong to this user, be writable by nobody else and be no symbolic
+links, and both are checked on the open descriptor that is read.  Trouble with files is never an error: without a
+cache everything works, only slower.
+
+Environment: GRAPHC_CACHE=0 turns the cache off, GRAPHC_CACHE_DIR names the folder itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import stat
+import struct
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from graphc.runtime.native.target import Target
+
+MAGIC = b"graphc\x00\x01"  # the last byte is the version of the file format
+HEADER = struct.Struct("<8s32s32sQQ")  # magic, key, SHA-256 of the payload, bytes of metadata, bytes of data
+SUFFIX = ".object"
+LIMIT = 512 << 20
+RESCAN = 64  # stores after which sizes are counted anew, because other processes store too
+STALE = 3600.0  # seconds after which somebody's temporary file counts as abandoned
+ON_DESCRIPTORS = {os.open, os.unlink, os.stat} <= os.supports_dir_fd
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A stored object: `meta` is what was given to `store`, a JSON object; `data` the object's bytes."""
+
+    meta: dict[str, Any]
+    data: bytes
+
+
+def default_folder() -> Path:
+    """GRAPHC_CACHE_DIR, or ``graphc`` in the platform's folder for a user's cached files."""
+    if named := os.environ.get("GRAPHC_CACHE_DIR"):
+        return Path(named).expanduser()
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
+    elif sys.platform == "darwin":
+        base = "~/Library/Caches"
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "graphc"
+
+
+def default() -> Cache | None:
+    """The user's cache; None where GRAPHC_CACHE=0."""
+    if os.environ.get("GRAPHC_CACHE", "1").lower() in ("0", "off", "no", "false"):
+        return None
+    return _open(default_folder())
+
+
+@lru_cache(maxsize=8)
+def _open(folder: Path) -> Cache:
+    return Cache(folder)
+
+
+def lookup(key: bytes) -> Entry | None:
+    """The entry of the user's cache under this key, or None."""
+    cache = default()
+    return cache.lookup(key) if cache is not None else None
+
+
+def store(key: bytes, data: bytes, meta: dict[str, Any] | None = None) -> bool:
+    """Keep an object in the user's cache; whether it was kept."""
+    cache = default()
+    return cache.store(key, data, meta) if cache is not None else False
+
+
+@lru_cache(maxsize=1)
+def compiler_digest() -> bytes:
+    """SHA-256 over this package's own sources and the versions of what it generates code with.
+
+    The sources, not only a version number: whoever changes a code generator must not be served what the old one made.
+    """
+    digest = hashlib.sha256()
+    for package in ("llvmlite", "numpy"):
+        try:
+            version = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            version = "?"
+        digest.update(f"{package} {version}\n".encode())
+    root = Path(__file__).resolve().parents[2]
+    folders = [root / name for name in ("graphc", "passes", "runtime", "ops", "nn", "optim")]
+    files = [*root.glob("*.py"), *(file for folder in folders for file in folder.rglob("*.py"))]
+    for file in sorted(files):
+        with contextlib.suppress(OSError):
+            digest.update(file.name.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
+    return digest.digest()
+
+
+def key(kind: str, content: str | bytes, target: Target, level: int) -> bytes:
+    """The 32-byte key of what is compiled from `content` for this target by this version of the compiler.
+
+    kind: separates uses, ``"module"`` where the content is LLVM text, ``"plan"`` where it is a plan.
+    """
+    digest = hashlib.sha256(MAGIC + compiler_digest())
+    body = content.encode() if isinstance(content, str) else content
+    for part in (kind.encode(), repr(target).encode(), str(level).encode(), body):
+        digest.update(struct.pack("<Q", len(part)) + part)
+    return digest.digest()
+
+
+@dataclass
+class Cache:
+    """One folder of entries, at most `limit` bytes in all; the least recently used go first."""
+
+    folder: Path
+    limit: int = LIMIT
+    _total: int | None = field(default=None, repr=False)
+    _stores: int = field(default=0, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def lookup(self, key: bytes) -> Entry | None:
+        """The entry under this key; None where there is none, or none that can be trusted.  Damaged ones go."""
+        try:
+            with self._directory() as directory:
+                name = key.hex() + SUFFIX
+                descriptor = os.open(self._path(directory, name), os.O_RDONLY | _flags("O_NOFOLLOW", "O_BINARY"),
+                                     dir_fd=directory)
+                with os.fdopen(descriptor, "rb") as file:
+                    status = os.fstat(descriptor)
+                    if not _trusted(status, stat.S_ISREG) or status.st_size > self.limit:
+                        return None
+                    entry = _decode(file.read(), key)
+                    if entry is not None:  # used now
+                        os.utime(descriptor if os.utime in os.supports_fd else self.folder / name)
+                if entry is None:
+                    os.unlink(self._path(directory, name), dir_fd=directory)
+                return entry
+        except (OSError, ValueError):
+            return None
+
+    def store(self, key: bytes, data: bytes, meta: dict[str, Any] | None = None) -> bool:
+        """Keep an object and its metadata (JSON values); whether it was kept.  Readers never see half an entry."""
+        payload = json.dumps(meta or {}, separators=(",", ":")).encode()
+        content = HEADER.pack(MAGIC, key, hashlib.sha256(payload + data).digest(), len(payload), len(data))
+        content += payload + data
+        if len(content) > self.limit:
+            return False
+        try:
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileExistsError):
+                self.folder.mkdir(mode=0o700)
+            with self._directory() as directory:
+                temporary = f"{secrets.token_hex(8)}.tmp"
+                self._write(directory, temporary, content)
+                try:
+                    os.replace(self._path(directory, temporary), self._path(directory, key.hex() + SUFFIX),
+                               src_dir_fd=directory, dst_dir_fd=directory)
+                except OSError:
+                    os.unlink(self._path(directory, temporary), dir_fd=directory)
+                    raise
+                with self._lock:
+                    self._stores += 1
+                    if self._total is None or self._stores % RESCAN == 0 or self._total + len(content) > self.limit:
+                        self._total = self._trim(directory)
+                    else:
+                        self._total += len(content)
+            return True
+        except (OSError, ValueError):
+            return False
+
+    def entries(self) -> tuple[int, int]:
+        """(number of entries, bytes in all)."""
+        try:
+            with self._directory() as directory:
+                sizes = [status.st_size for name, status in self._scan(directory) if name.endswith(SUFFIX)]
+                return len(sizes), sum(sizes)
+        except OSError:
+            return 0, 0
+
+    # -- files -------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _directory(self) -> Iterator[int | None]:
+        """A descriptor of the folder, checked; None where the system has no such descriptors (Windows)."""
+        if not ON_DESCRIPTORS:
+            yield None
+            return
+        descriptor = os.open(self.folder, os.O_RDONLY | _flags("O_DIRECTORY", "O_NOFOLLOW"))
+        try:
+            if not _trusted(os.fstat(descriptor), stat.S_ISDIR):
+                raise PermissionError("others may write to the cache folder")
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def _path(self, directory: int | None, name: str) -> str:
+        return name if directory is not None else str(self.folder / name)
+
+    def _write(self, directory: int | None, name: str, content: bytes) -> None:
+        descriptor = os.open(self._path(directory, name),
+                             os.O_WRONLY | os.O_CREAT | os.O_EXCL | _flags("O_NOFOLLOW", "O_BINARY"), 0o600,
+                             dir_fd=directory)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+        except OSError:  # a full disk
+            os.unlink(self._path(directory, name), dir_fd=directory)
+            raise
+
+    def _scan(self, directory: int | None) -> list[tuple[str, os.stat_result]]:
+        found = []
+        for name in os.listdir(directory if directory is not None else self.folder):
+            with contextlib.suppress(OSError):
+                found.append((name, os.stat(self._path(directory, name), dir_fd=directory, follow_symlinks=False)))
+        return found
+
+    def _trim(self, directory: int | None) -> int:
+        """Remove what is too much, the longest unused first, and abandoned temporary files; the bytes that stay."""
+        entries = []
+        for name, status in self._scan(directory):
+            if name.endswith(".tmp") and time.time() - status.st_mtime > STALE:
+                with contextlib.suppress(OSError):
+                    os.unlink(self._path(directory, name), dir_fd=directory)
+            elif name.endswith(SUFFIX):
+                entries.append((status.st_mtime, status.st_size, name))
+        total = sum(size for _, size, _ in entries)
+        if total > self.limit:
+            for _, size, name in sorted(entries):
+                with contextlib.suppress(OSError):
+                    os.unlink(self._path(directory, name), dir_fd=directory)
+                    total -= size
+                if total <= self.limit * 9 // 10:  # room, so that not every store has to trim
+                    break
+        return total
+
+
+def _flags(*names: str) -> int:
+    """The or of these open flags, where the system has them."""
+    value = 0
+    for name in names:
+        value |= getattr(os, name, 0)
+    return value
+
+
+def _trusted(status: os.stat_result, kind: Any) -> bool:
+    """Whether nobody but this user can have written it."""
+    if not kind(status.st_mode):
+        return False
+    if not hasattr(os, "geteuid"):
+        return True  # Windows: the profile's access lists keep others out
+    return bool(status.st_uid == os.geteuid() and not status.st_mode & 0o022)
+
+
+def _decode(content: bytes, key: bytes) -> Entry | None:
+    if len(content) < HEADER.size:
+        return None
+    magic, stored, digest, meta_bytes, data_bytes = HEADER.unpack_from(content)
+    body = content[HEADER.size :]
+    if magic != MAGIC or stored != key or len(body) != meta_bytes + data_bytes:
+        return None
+    if hashlib.sha256(body).digest() != digest:
+        return None
+    meta = json.loads(body[:meta_bytes])
+    return Entry(meta, body[meta_bytes:]) if isinstance(meta, dict) else None

@@ -1,0 +1,375 @@
+"""LLVM IR as text: a small writer.
+
+Knows LLVM's syntax: modules, functions, blocks, values with a type.  Must not know graphs, ops, plans or
+numerics.  Text is written directly because building and printing an object tree costs more than LLVM's own parser.
+
+Types are LLVM's own spelling (``"float"``, ``"i64"``, ``"<16 x float>"``), so that a `Value` can be read in a dump.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+
+Number = int | float | bool
+
+SIZES = {"float": 4, "double": 8, "i1": 1, "i8": 1, "i16": 2, "i32": 4, "i64": 8, "ptr": 8}
+SUFFIXES = {"float": "f32", "double": "f64", "ptr": "p0"}
+
+
+@lru_cache(maxsize=1024)
+def lanes(type_: str) -> int:
+    """Number of lanes of a vector type; 0 for a scalar type."""
+    return int(type_[1 : type_.index(" ")]) if type_.startswith("<") else 0
+
+
+@lru_cache(maxsize=1024)
+def element(type_: str) -> str:
+    """The scalar type of a vector type, or the type itself."""
+    return type_[type_.rindex(" ") + 1 : -1] if type_.startswith("<") else type_
+
+
+@lru_cache(maxsize=1024)
+def vector(count: int, scalar: str) -> str:
+    """``<count x scalar>``, or the scalar type itself where count is 0."""
+    return f"<{count} x {scalar}>" if count else scalar
+
+
+@lru_cache(maxsize=1024)
+def mangled(type_: str) -> str:
+    """The suffix that an overloaded intrinsic carries for this type, for example ``v16f32``."""
+    scalar = SUFFIXES.get(element(type_), element(type_))
+    return f"v{lanes(type_)}{scalar}" if lanes(type_) else scalar
+
+
+def literal(value: Number, scalar: str) -> str:
+    """A constant in LLVM's spelling; floats as the hexadecimal bits of the double that holds them exactly."""
+    if scalar in ("float", "double"):
+        number = float(value)
+        if scalar == "float":  # LLVM wants a double whose value a float can hold
+            try:
+                number = struct.unpack("<f", struct.pack("<f", number))[0]
+            except OverflowError:
+                number = float("inf") if number > 0 else float("-inf")
+        return "0x" + struct.pack(">d", number).hex().upper()
+    if scalar == "i1":
+        return "true" if value else "false"
+    bits = 8 * SIZES[scalar]
+    number = int(value) & ((1 << bits) - 1)
+    return str(number - (1 << bits) if number >> (bits - 1) else number)
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """An SSA value or a constant: its spelling (``%12``, ``7``) and its LLVM type."""
+
+    name: str
+    type: str
+
+    @property
+    def lanes(self) -> int:
+        return lanes(self.type)
+
+    @property
+    def element(self) -> str:
+        return element(self.type)
+
+    @property
+    def number(self) -> int | None:
+        """The value of an integer constant, None of anything else."""
+        return int(self.name) if self.name.lstrip("-").isdigit() else None
+
+    def __str__(self) -> str:
+        return f"{self.type} {self.name}"
+
+
+def constant(value: Number, type_: str) -> Value:
+    """A constant; for a vector type every lane holds it."""
+    spelled = literal(value, element(type_))
+    if lanes(type_):
+        spelled = f"splat ({element(type_)} {spelled})"
+    return Value(spelled, type_)
+
+
+def i64(value: int) -> Value:
+    return Value(str(value), "i64")
+
+
+def lane_numbers(count: int, scalar: str = "i64") -> Value:
+    """The vector constant 0, 1, 2, ... count-1."""
+    return Value("<" + ", ".join(f"{scalar} {i}" for i in range(count)) + ">", vector(count, scalar))
+
+
+class Module:
+    """A translation unit: functions, declarations, global constants."""
+
+    def __init__(self) -> None:
+        self.functions: dict[str, Function] = {}
+        self.declarations: dict[str, str] = {}
+        self.globals: dict[str, str] = {}
+
+    def declare(self, name: str, returns: str, parameters: Sequence[str]) -> None:
+        self.declarations.setdefault(name, f"declare {returns} @{name}({', '.join(parameters)})")
+
+    def table(self, values: Sequence[Number], scalar: str) -> Value:
+        """A pointer to a constant array; equal arrays are shared."""
+        body = ", ".join(f"{scalar} {literal(v, scalar)}" for v in values)
+        text = f"private unnamed_addr constant [{len(values)} x {scalar}] [{body}], align 64"
+        name = self.globals.setdefault(text, f"@table.{len(self.globals)}")
+        return Value(name, "ptr")
+
+    def function(self, name: str, parameters: Sequence[tuple[str, str]], *, returns: str = "void",
+                 internal: bool = True, attributes: str = "nounwind") -> Function:
+        """A new function; parameters are (name, type) where type may carry attributes: ``"ptr noalias"``."""
+        function = Function(self, name, parameters, returns, internal, attributes)
+        self.functions[name] = function
+        return function
+
+    def text(self, triple: str = "", layout: str = "") -> str:
+        parts = [f'target datalayout = "{layout}"'] if layout else []
+        parts += [f'target triple = "{triple}"'] if triple else []
+        parts += [f"{name} = {text}" for text, name in self.globals.items()]
+        parts += [text for name, text in self.declarations.items() if name not in self.functions]
+        parts += [function.text() for function in self.functions.values()]
+        return "\n".join(parts) + "\n"
+
+
+class Carried:
+    """Loop-carried values: read them inside the loop, set `next` before it ends, use `results` after it."""
+
+    def __init__(self, values: Sequence[Value]) -> None:
+        self.values = list(values)  # the phis, inside the loop
+        self.next = list(values)  # what the next iteration sees
+        self.results: list[Value] = []  # after the loop
+
+
+class Function:
+    """Writes one function, instruction by instruction, at the end of the current block."""
+
+    def __init__(self, module: Module, name: str, parameters: Sequence[tuple[str, str]], returns: str,
+                 internal: bool, attributes: str) -> None:
+        self.module, self.name, self.returns = module, name, returns
+        self.parameters = [Value(f"%{n}", t[: t.index(">") + 1] if t.startswith("<") else t.split(" ")[0])
+                           for n, t in parameters]
+        self.head = (f"define {'internal ' if internal else ''}{returns} @{name}("
+                     + ", ".join(f"{t} %{n}" for n, t in parameters) + f") {attributes} {{")
+        self.lines: list[str] = ["entry:"]
+        self.stack_lines: list[str] = []  # allocas belong to the entry block, wherever they are asked for
+        self.current = "entry"
+        self.count = 0
+        self.finished = False
+
+    def text(self) -> str:
+        end = [] if self.finished else ["  ret void"]
+        return "\n".join([self.head, self.lines[0], *self.stack_lines, *self.lines[1:], *end, "}"])
+
+    # -- instructions ------------------------------------------------------------------------------------------
+
+    def fresh(self) -> str:
+        self.count += 1
+        return f"%v{self.count}"
+
+    def emit(self, text: str, type_: str) -> Value:
+        """One instruction with a result."""
+        name = self.fresh()
+        self.lines.append(f"  {name} = {text}")
+        return Value(name, type_)
+
+    def do(self, text: str) -> None:
+        """One instruction without a result."""
+        self.lines.append("  " + text)
+
+    def binary(self, opcode: str, a: Value, b: Value) -> Value:
+        """``add``, ``fmul``, ``and`` ...; integer arithmetic with small constants is folded on the spot."""
+        x, y = a.number, b.number
+        if x is not None and y is not None and opcode in ("add", "sub", "mul"):
+            return Value(str({"add": x + y, "sub": x - y, "mul": x * y}[opcode]), a.type)
+        if (opcode in ("add", "sub") and y == 0) or (opcode in ("mul", "sdiv", "udiv") and y == 1):
+            return a
+        if (opcode == "add" and x == 0) or (opcode == "mul" and x == 1):
+            return b
+        if opcode == "mul" and (x == 0 or y == 0):
+            return Value("0", a.type)
+        return self.emit(f"{opcode} {a.type} {a.name}, {b.name}", a.type)
+
+    def add(self, a: Value, b: Value) -> Value:
+        return self.binary("add", a, b)
+
+    def sub(self, a: Value, b: Value) -> Value:
+        return self.binary("sub", a, b)
+
+    def mul(self, a: Value, b: Value) -> Value:
+        return self.binary("mul", a, b)
+
+    def fma(self, a: Value, b: Value, c: Value) -> Value:
+        return self.intrinsic("llvm.fma", [a, b, c])
+
+    def minimum(self, a: Value, b: Value) -> Value:
+        """Signed integer minimum."""
+        if a.number is not None and b.number is not None:
+            return a if a.number <= b.number else b
+        return self.select(self.compare("icmp slt", a, b), a, b)
+
+    def compare(self, predicate: str, a: Value, b: Value) -> Value:
+        """predicate with its opcode: ``"icmp slt"``, ``"fcmp olt"``."""
+        return self.emit(f"{predicate} {a.type} {a.name}, {b.name}", vector(a.lanes, "i1"))
+
+    def select(self, condition: Value, a: Value, b: Value) -> Value:
+        return self.emit(f"select {condition}, {a}, {b}", a.type)
+
+    def convert(self, opcode: str, a: Value, scalar: str) -> Value:
+        """``fpext``, ``sitofp``, ``zext`` ... to the given scalar type, lane by lane."""
+        to = vector(a.lanes, scalar)
+        return self.emit(f"{opcode} {a} to {to}", to)
+
+    def call(self, name: str, arguments: Sequence[Value], returns: str = "void") -> Value:
+        text = f"call {returns} @{name}({', '.join(map(str, arguments))})"
+        if returns != "void":
+            return self.emit(text, returns)
+        self.do(text)
+        return Value("void", "void")
+
+    def intrinsic(self, name: str, arguments: Sequence[Value], extra: Sequence[Value] = ()) -> Value:
+        """An intrinsic overloaded on, and returning, the type of its first argument."""
+        type_ = arguments[0].type
+        full = f"{name}.{mangled(type_)}"
+        everything = [*arguments, *extra]
+        self.module.declare(full, type_, [v.type for v in everything])
+        return self.call(full, everything, type_)
+
+    def broadcast(self, scalar: Value, count: int) -> Value:
+        """The scalar in every lane; the scalar itself where count is 0."""
+        if not count:
+            return scalar
+        type_ = vector(count, scalar.type)
+        if not scalar.name.startswith(("%", "@")):
+            return Value(f"splat ({scalar})", type_)
+        one = self.emit(f"insertelement {type_} poison, {scalar}, i64 0", type_)
+        return self.emit(f"shufflevector {one}, {type_} poison, <{count} x i32> zeroinitializer", type_)
+
+    def extract(self, value: Value, lane: int) -> Value:
+        return self.emit(f"extractelement {value}, i64 {lane}", value.element)
+
+    def insert(self, value: Value, scalar: Value, lane: int) -> Value:
+        return self.emit(f"insertelement {value}, {scalar}, i64 {lane}", value.type)
+
+    # -- memory ------------------------------------------------------------------------------------------------
+
+    def offset(self, pointer: Value, index: Value, scalar: str) -> Value:
+        """The address of element `index` (i64) of an array of `scalar`."""
+        if index.number == 0:
+            return pointer
+        return self.emit(f"getelementptr inbounds {scalar}, {pointer}, {index}", "ptr")
+
+    def load(self, pointer: Value, type_: str, *, align: int | None = None) -> Value:
+        return self.emit(f"load {type_}, {pointer}, align {align or SIZES[element(type_)]}", type_)
+
+    def store(self, value: Value, pointer: Value, *, align: int | None = None) -> None:
+        self.do(f"store {value}, {pointer}, align {align or SIZES[value.element]}")
+
+    def masked_load(self, pointer: Value, type_: str, mask: Value, other: Value | None = None) -> Value:
+        """Lanes whose mask is false read nothing and yield `other` (zero by default)."""
+        other = other or Value("zeroinitializer", type_)
+        name = f"llvm.masked.load.{mangled(type_)}.p0"
+        align = SIZES[element(type_)]
+        self.module.declare(name, type_, ["ptr", "i32", mask.type, type_])
+        return self.call(name, [pointer, Value(str(align), "i32"), mask, other], type_)
+
+    def masked_store(self, value: Value, pointer: Value, mask: Value) -> None:
+        name = f"llvm.masked.store.{mangled(value.type)}.p0"
+        self.module.declare(name, "void", [value.type, "ptr", "i32", mask.type])
+        self.call(name, [value, pointer, Value(str(SIZES[value.element]), "i32"), mask])
+
+    def gather(self, pointer: Value, index: Value, scalar: str, mask: Value | None = None) -> Value:
+        """Lane i reads element index[i] of an array of `scalar`; masked-off lanes yield zero and read nothing."""
+        count = index.lanes
+        type_, pointers = vector(count, scalar), vector(count, "ptr")
+        addresses = self.emit(f"getelementptr inbounds {scalar}, {pointer}, {index}", pointers)
+        mask = mask or constant(True, vector(count, "i1"))
+        name = f"llvm.masked.gather.{mangled(type_)}.v{count}p0"
+        self.module.declare(name, type_, [pointers, "i32", mask.type, type_])
+        return self.call(name, [addresses, Value(str(SIZES[scalar]), "i32"), mask, Value("zeroinitializer", type_)],
+                         type_)
+
+    def prefetch(self, pointer: Value, *, write: bool = False, locality: int = 3) -> None:
+        self.module.declare("llvm.prefetch.p0", "void", ["ptr", "i32", "i32", "i32"])
+        self.do(f"call void @llvm.prefetch.p0({pointer}, i32 {int(write)}, i32 {locality}, i32 1)")
+
+    def stack(self, scalar: str, count: int, align: int = 64) -> Value:
+        """Memory for `count` scalars that lives until the function returns."""
+        name = self.fresh()
+        self.stack_lines.append(f"  {name} = alloca [{count} x {scalar}], align {align}")
+        return Value(name, "ptr")
+
+    def lane_mask(self, remaining: Value, count: int) -> Value:
+        """Mask whose lane i is true where i < remaining (i64)."""
+        return self.compare("icmp sgt", self.broadcast(remaining, count), lane_numbers(count))
+
+    # -- control -----------------------------------------------------------------------------------------------
+
+    def label(self, name: str) -> str:
+        self.count += 1
+        return f"{name}.{self.count}"
+
+    def block(self, label: str) -> None:
+        self.lines.append(f"{label}:")
+        self.current = label
+
+    def branch(self, label: str) -> None:
+        self.do(f"br label %{label}")
+
+    def branch_if(self, condition: Value, then: str, otherwise: str) -> None:
+        self.do(f"br {condition}, label %{then}, label %{otherwise}")
+
+    def ret(self, value: Value | None = None) -> None:
+        self.do(f"ret {value}" if value else "ret void")
+        self.finished = True
+
+    @contextmanager
+    def when(self, condition: Value) -> Iterator[None]:
+        """The body runs where the condition (i1) holds."""
+        then, done = self.label("then"), self.label("done")
+        self.branch_if(condition, then, done)
+        self.block(then)
+        yield
+        self.branch(done)
+        self.block(done)
+
+    @contextmanager
+    def loop(self, start: Value | int, stop: Value | int, step: int = 1,
+             carried: Carried | None = None) -> Iterator[Value]:
+        """``for index in range(start, stop, step)``; yields the index (i64).
+
+        A loop whose bounds are constants and which runs once is not a loop: its body is written straight on.
+        """
+        first = start if isinstance(start, Value) else i64(start)
+        last = stop if isinstance(stop, Value) else i64(stop)
+        carried = carried if carried is not None else Carried([])
+        if first.number is not None and last.number is not None and first.number < last.number <= first.number + step:
+            yield first
+            carried.results = list(carried.next)
+            return
+        header, body, done = self.label("loop"), self.label("body"), self.label("end")
+        initial, before = list(carried.values), self.current
+        self.branch(header)
+        self.block(header)
+        index = Value(self.fresh(), "i64")
+        phis = [Value(self.fresh(), v.type) for v in initial]
+        place = len(self.lines)
+        self.lines.append("")  # the phis, written when the latch is known
+        self.branch_if(self.compare("icmp slt", index, last), body, done)
+        self.block(body)
+        carried.values, carried.next = list(phis), list(phis)
+        yield index
+        after = self.add(index, i64(step))
+        latch = self.current
+        self.branch(header)
+        rows = [f"  {index.name} = phi i64 [ {first.name}, %{before} ], [ {after.name}, %{latch} ]"]
+        rows += [f"  {p.name} = phi {p.type} [ {v.name}, %{before} ], [ {n.name}, %{latch} ]"
+                 for p, v, n in zip(phis, initial, carried.next, strict=True)]
+        self.lines[place] = "\n".join(rows)
+        self.block(done)
+        carried.results = list(phis)

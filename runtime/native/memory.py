@@ -1,0 +1,83 @@
+"""Memory for native code: aligned, in large pages where they help, with addresses.
+
+Knows numpy and the operating system's pages.  Must not know what lies in the memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import mmap
+import sys
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+LINE = 64  # bytes; also the widest vector register
+HUGE_PAGE = 2 << 20  # bytes; the size on x86-64 and, with 4-KiB pages, on AArch64
+
+_byte = ctypes.c_char
+
+
+class Block:
+    """Zeroed memory that lives as long as this object, or as an array over `data`.
+
+    data: uint8 array over it.  address: of its first byte, a multiple of 64, and of 2 MiB from 2 MiB on.
+    """
+
+    __slots__ = ("address", "data", "size")
+
+    def __init__(self, data: NDArray[np.uint8]) -> None:
+        self.data = data
+        self.size = data.size
+        self.address = address_of(data)
+
+    def array(self, shape: tuple[int, ...], dtype: Any, offset: int = 0) -> NDArray[Any]:
+        """A C-contiguous array over the bytes from `offset` on."""
+        return np.ndarray(shape, dtype, self.data, offset)
+
+
+def allocate(size: int, huge: bool = True) -> Block:
+    """`size` bytes of zeros.
+
+    huge: ask for large pages for blocks that fill one (matrix kernels with row-major weights lose a fifth without);
+    where the system has none to give, nothing else changes.
+    Raises: MemoryError where there is not so much memory.
+    """
+    if size < 0:
+        raise ValueError(f"negative size {size}")
+    if huge and size >= HUGE_PAGE:
+        return Block(_mapped(size))
+    room: NDArray[np.uint8] = np.zeros(size + LINE, np.uint8)
+    start = -address_of(room) % LINE
+    return Block(room[start : start + size])
+
+
+def _mapped(size: int) -> NDArray[np.uint8]:
+    """Pages of its own, aligned to a large page, whose unused first part is never touched."""
+    whole = -(-size // HUGE_PAGE) * HUGE_PAGE
+    try:
+        if sys.platform == "win32":
+            pages = mmap.mmap(-1, whole + HUGE_PAGE)
+        else:  # private: mmap's default would share the memory with forked processes
+            pages = mmap.mmap(-1, whole + HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except (OSError, ValueError, OverflowError) as error:
+        raise MemoryError(f"cannot map {size} bytes: {error}") from error
+    room = np.frombuffer(pages, np.uint8)
+    start = -address_of(room) % HUGE_PAGE
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):  # a kernel without large pages
+            pages.madvise(mmap.MADV_HUGEPAGE, start, whole)
+    return room[start : start + size]
+
+
+def address_of(array: NDArray[Any]) -> int:
+    """The address of an array's first element, of any layout; the array must stay alive while it is used.
+
+    About 0.3 us for writable contiguous arrays, where ``array.ctypes.data`` takes over 1.
+    """
+    try:
+        return ctypes.addressof(_byte.from_buffer(array))
+    except (TypeError, ValueError, BufferError):  # read-only, empty or strided
+        return int(array.__array_interface__["data"][0])

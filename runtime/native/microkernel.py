@@ -1,0 +1,151 @@
+"""Micro-kernels: one register tile of a contraction, summed over a block of k.
+
+Knows registers, vectors and fused multiply-add.  Must not know axes, blocking, threads or what becomes of a tile.
+A micro-kernel is an internal function shared by every contraction of a module whose tile and strides agree.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from graphc.runtime.native.emit import Carried, Function, Module, Value, i64, vector
+from graphc.runtime.native.target import Target
+
+
+@dataclass(frozen=True)
+class TileShape:
+    """A register tile: `rows` by `vectors` registers of `lanes` elements."""
+
+    dtype: str
+    rows: int
+    vectors: int
+    lanes: int
+
+    @property
+    def columns(self) -> int:
+        return self.vectors * self.lanes
+
+
+@dataclass(frozen=True)
+class MicroKernel:
+    """What a micro-kernel's code depends on.  Strides are in elements; None stands for "read a table of offsets"."""
+
+    tile: TileShape
+    a_row: int  # between rows of A
+    a_k: int | None  # between successive k of A
+    b_k: int | None  # between successive k of B, whose columns are adjacent
+    masked: bool  # the last vector of a row may be partly outside of B and of the result
+    accumulates: bool = False  # may be asked to add to earlier sums
+
+    @property
+    def name(self) -> str:
+        t = self.tile
+        parts = [t.dtype, f"{t.rows}x{t.vectors}x{t.lanes}", self.a_row, self.a_k, self.b_k,
+                 ("m" if self.masked else "f") + ("a" if self.accumulates else "")]
+        return "tile." + ".".join(str(p).replace("-", "n").replace("None", "t") for p in parts)
+
+
+PARAMETERS = (
+    ("a", "ptr"), ("b", "ptr"), ("start", "ptr"), ("start_stride", "i64"), ("out", "ptr"), ("out_stride", "i64"),
+    ("count", "i64"), ("accumulate", "i1"), ("tail", "i64"), ("a_table", "ptr"), ("b_table", "ptr"),
+)
+
+
+def has_fma(target: Target) -> bool:
+    """Whether a fused multiply-add is an instruction; elsewhere LLVM would call a library function per lane."""
+    return "+fma," in target.features + "," or target.triple.startswith(("aarch64", "arm64"))
+
+
+def multiply_add(function: Function, target: Target, a: Value, b: Value, c: Value) -> Value:
+    """a * b + c, in one rounding where the target has the instruction; wraps for integers."""
+    if a.element not in ("float", "double"):
+        return function.add(function.binary("mul", a, b), c)
+    if has_fma(target):
+        return function.fma(a, b, c)
+    return function.binary("fadd", function.binary("fmul", a, b), c)
+
+
+def plus(function: Function, a: Value, b: Value) -> Value:
+    return function.binary("fadd" if a.element in ("float", "double") else "add", a, b)
+
+
+def most_rows(target: Target, vectors: int) -> int:
+    """The tallest tile of this many vectors a row whose accumulators, B vectors and one A broadcast stay in registers."""
+    spare = 1 if has_fma(target) else 2
+    return max(1, min(16, (target.registers - vectors - spare) // vectors))
+
+
+def tile_function(module: Module, target: Target, kernel: MicroKernel) -> str:
+    """The name of the function that computes one tile; written into the module when it is not there yet.
+
+    ``out[r, j] = (start[r, j] if accumulate) + sum over k < count of a[r, k] * b[k, j]``.  `tail` is the number of
+    valid columns of the last vector (any number >= lanes where all are).  Sums over k are sequential, from zero.
+    """
+    name = kernel.name
+    if name in module.functions:
+        return name
+    tile = kernel.tile
+    f = module.function(name, PARAMETERS, attributes="noinline nounwind")
+    a, b, start, start_stride, out, out_stride, count, accumulate, tail, a_table, b_table = f.parameters
+    width, type_ = tile.lanes, vector(tile.lanes, tile.dtype)
+    mask = f.lane_mask(tail, width) if kernel.masked else None
+    zero = Value("zeroinitializer", type_)
+    carried = Carried([zero] * (tile.rows * tile.vectors) + [a, b])
+    with f.loop(i64(0), count, carried=carried) as k:
+        *sums, a_now, b_now = carried.values
+        if kernel.a_k is None:
+            a_now = f.offset(a, f.load(f.offset(a_table, k, "i64"), "i64"), tile.dtype)
+        if kernel.b_k is None:
+            b_now = f.offset(b, f.load(f.offset(b_table, k, "i64"), "i64"), tile.dtype)
+        columns = [read(f, f.offset(b_now, i64(v * width), tile.dtype), type_, mask if v == tile.vectors - 1 else None)
+                   for v in range(tile.vectors)]
+        for r in range(tile.rows):
+            scalar = f.load(f.offset(a_now, i64(r * kernel.a_row), tile.dtype), tile.dtype)
+            one = f.broadcast(scalar, width)
+            for v, column in enumerate(columns):
+                place = r * tile.vectors + v
+                sums[place] = multiply_add(f, target, one, column, sums[place])
+        a_next = a_now if kernel.a_k is None else f.offset(a_now, i64(kernel.a_k), tile.dtype)
+        b_next = b_now if kernel.b_k is None else f.offset(b_now, i64(kernel.b_k), tile.dtype)
+        carried.next = [*sums, a_next, b_next]
+    results = carried.results[: tile.rows * tile.vectors]
+    if not kernel.accumulates:
+        write_tile(f, tile, results, None, None, out, out_stride, mask)
+        return name
+    add, plain, done = f.label("add"), f.label("plain"), f.label("done")
+    f.branch_if(accumulate, add, plain)
+    f.block(add)
+    write_tile(f, tile, results, start, start_stride, out, out_stride, mask)
+    f.branch(done)
+    f.block(plain)
+    write_tile(f, tile, results, None, None, out, out_stride, mask)
+    f.branch(done)
+    f.block(done)
+    return name
+
+
+def write_tile(f: Function, tile: TileShape, results: list[Value], start: Value | None, start_stride: Value | None,
+               out: Value, out_stride: Value, mask: Value | None) -> None:
+    """Store the sums at `out`, added to what is at `start` where that is given."""
+    places = iter(results)
+    for r in range(tile.rows):
+        for v in range(tile.vectors):
+            result, lane_mask = next(places), mask if v == tile.vectors - 1 else None
+            if start:
+                old = f.offset(start, i64(v * tile.lanes), tile.dtype)
+                result = plus(f, read(f, old, result.type, lane_mask), result)
+            write(f, result, f.offset(out, i64(v * tile.lanes), tile.dtype), lane_mask)
+        if r < tile.rows - 1:
+            out = f.offset(out, out_stride, tile.dtype)
+            start = f.offset(start, start_stride, tile.dtype) if start and start_stride else None
+
+
+def read(f: Function, pointer: Value, type_: str, mask: Value | None) -> Value:
+    return f.masked_load(pointer, type_, mask) if mask else f.load(pointer, type_)
+
+
+def write(f: Function, value: Value, pointer: Value, mask: Value | None) -> None:
+    if mask:
+        f.masked_store(value, pointer, mask)
+    else:
+        f.store(value, pointer)

@@ -1,0 +1,79 @@
+"""The machine that code is generated for: vector width, registers, caches.
+
+Knows what LLVM and the operating system tell about a processor.  Must not know what is generated for it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Target:
+    """Everything that generated code depends on; part of the key of the disk cache."""
+
+    triple: str
+    cpu: str
+    features: str
+    vector_bytes: int  # width of one vector register
+    registers: int  # number of vector registers
+    has_masks: bool  # masked loads and stores are single instructions
+    l1_bytes: int
+    l2_bytes: int  # per core
+    l3_bytes: int
+
+    def lanes(self, itemsize: int) -> int:
+        """Elements of this many bytes in one vector register."""
+        return max(1, self.vector_bytes // itemsize)
+
+
+def cache_sizes() -> tuple[int, int, int]:
+    """(L1 data, L2, L3) bytes of core 0 where the system tells (Linux), else sizes that no current core is below."""
+    sizes = {1: 32 << 10, 2: 512 << 10, 3: 4 << 20}
+    try:
+        for folder in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
+            if (folder / "type").read_text().strip() != "Instruction":
+                text = (folder / "size").read_text().strip()
+                unit = {"K": 1 << 10, "M": 1 << 20}.get(text[-1], 1)
+                sizes[int((folder / "level").read_text())] = int(text.rstrip("KM")) * unit
+    except (OSError, ValueError):
+        pass  # not Linux, or a container that hides the tree: the defaults stand
+    return sizes[1], sizes[2], sizes[3]
+
+
+def describe(triple: str, cpu: str, features: str) -> Target:
+    """The Target for a CPU given by LLVM's names, for example of another machine."""
+    has = set(f[1:] for f in features.split(",") if f.startswith("+"))
+    arch = triple.split("-")[0]
+    if arch in ("x86_64", "amd64", "i686"):
+        if {"avx512f", "avx512vl", "avx512bw", "avx512dq"} <= has:
+            width, registers, masks = 64, 32, True
+        elif {"avx2", "fma"} <= has:
+            width, registers, masks = 32, 16, False
+        else:
+            width, registers, masks = 16, 16, False
+    elif arch.startswith(("aarch64", "arm64")):
+        width, registers, masks = 16, 32, False
+    else:
+        width, registers, masks = 16, 16, False
+    return Target(triple, cpu, features, width, registers, masks, *cache_sizes())
+
+
+@lru_cache(maxsize=1)
+def host() -> Target:
+    """The machine that runs this process."""
+    import llvmlite.binding as llvm
+
+    features = llvm.get_host_cpu_features().flatten()
+    return describe(llvm.get_process_triple(), llvm.get_host_cpu_name(), features)
+
+
+def core_count() -> int:
+    """The cores that this process may use."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,298 @@
+"""Native contractions against numpy in float64: sizes, strides, windows, element types, threads and targets."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import math
+import random
+from dataclasses import dataclass, replace
+
+import llvmlite.binding as llvm
+import numpy as np
+import pytest
+
+from graphc.runtime.native.contract import (
+    Contraction,
+    Function,
+    Target,
+    Tile,
+    emit_contraction,
+    scratch_bytes,
+    store_to,
+)
+from graphc.runtime.native.emit import Module, Value, constant, i64
+from graphc.runtime.native.target import describe, host
+
+DTYPES = {"float": np.float32, "double": np.float64, "i32": np.int32, "i64": np.int64}
+PARAMETERS = [("a", "ptr"), ("b", "ptr"), ("c", "ptr"), ("scratch", "ptr"), ("thread", "i64"), ("threads", "i64")]
+SIGNATURE = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 4, *[ctypes.c_int64] * 2)
+MARGIN = 64  # elements around every operand
+
+
+def machine_features() -> set[str]:
+    return {name for name, there in llvm.get_host_cpu_features().items() if there}
+
+
+def targets() -> dict[str, Target]:
+    """The host, and on x86-64 the lesser machines that it can act as."""
+    found = {"host": host()}
+    if host().triple.startswith("x86_64"):
+        found["sse"] = describe(host().triple, "x86-64", "")
+        if {"avx2", "fma"} <= machine_features():
+            found["avx2"] = describe(host().triple, "haswell", "+avx2,+fma")
+    return found
+
+
+TARGETS = targets()
+
+
+def matrix_strides(rows: int, columns: int, transposed: bool) -> tuple[int, int]:
+    return (1, rows) if transposed else (columns, 1)
+
+
+def matmul(m: int, n: int, k: int, *, batch: int = 1, dtype: str = "float", a: bool = False, b: bool = False,
+           c: bool = False) -> Contraction:
+    """A matrix product; each flag says that the operand is stored transposed."""
+    (a_m, a_k), (b_k, b_n), (c_m, c_n) = matrix_strides(m, k, a), matrix_strides(k, n, b), matrix_strides(m, n, c)
+    return Contraction(dtype, (batch,), (m,), (n,), (k,), (m * k,), (a_m,), (a_k,), (k * n,), (b_k,), (b_n,),
+                       (m * n,), (c_m,), (c_n,))
+
+
+def extent(groups: list[tuple[tuple[int, ...], tuple[int, ...]]]) -> tuple[int, int]:
+    """(lowest, highest) element offset that the axes reach."""
+    pairs = [(size, stride) for sizes, strides in groups for size, stride in zip(sizes, strides, strict=True)]
+    if any(size == 0 for size, _ in pairs):
+        return 0, 0
+    return (sum(min(0, (size - 1) * stride) for size, stride in pairs),
+            sum(max(0, (size - 1) * stride) for size, stride in pairs))
+
+
+class Operand:
+    """Memory for one operand: `view` has the groups' axes, `pointer` the address of its element (0, 0, ...)."""
+
+    def __init__(self, dtype: str, groups: list[tuple[tuple[int, ...], tuple[int, ...]]], rng: np.random.Generator | None,
+                 misalign: int) -> None:
+        low, high = extent(groups)
+        kind = DTYPES[dtype]
+        self.memory = np.full(high - low + 1 + 2 * MARGIN + misalign, 113, kind)
+        if rng is not None:
+            if dtype in ("float", "double"):
+                self.memory[:] = rng.standard_normal(self.memory.size)
+            else:
+                self.memory[:] = rng.integers(-9, 10, self.memory.size)
+        first = MARGIN + misalign - low
+        sizes = [s for group, _ in groups for s in group]
+        steps = [s * self.memory.itemsize for _, group in groups for s in group]
+        if 0 in sizes:
+            self.view = np.zeros(sizes, kind)
+        else:
+            self.view = np.lib.stride_tricks.as_strided(self.memory[first:], sizes, steps)
+        self.pointer = self.memory.ctypes.data + first * self.memory.itemsize
+
+
+@dataclass
+class Case:
+    """A contraction, and what to do with its tiles: "plain" direct store, "finish" store_to, "twice" 2 x + 1."""
+
+    contraction: Contraction
+    way: str = "plain"
+    misalign: int = 0
+
+
+def doubled(c_pointer: Value, c: Contraction, target: Target):
+    """A finish that rewrites the tile before it stores it: 2 x + 1."""
+    store = store_to(c_pointer, c, target)
+
+    def finish(f: Function, tile: Tile) -> None:
+        is_float = c.dtype in ("float", "double")
+        with f.loop(i64(0), tile.rows) as row, f.loop(i64(0), tile.columns) as column:
+            place = f.offset(tile.pointer, f.add(f.mul(row, i64(tile.stride)), column), c.dtype)
+            value = f.load(place, c.dtype)
+            twice = f.binary("fadd" if is_float else "add", value, value)
+            f.store(f.binary("fadd" if is_float else "add", twice, constant(1, c.dtype)), place)
+        store(f, tile)
+
+    return finish
+
+
+def compile_cases(cases: list[Case], target: Target) -> llvm.ExecutionEngine:
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    module = Module()
+    for number, case in enumerate(cases):
+        f = module.function(f"case{number}", PARAMETERS, internal=False)
+        a, b, c, scratch, thread, threads = f.parameters
+        finish = {"plain": None, "finish": store_to(c, case.contraction, target),
+                  "twice": doubled(c, case.contraction, target)}[case.way]
+        emit_contraction(f, target, case.contraction, a, b, scratch=scratch, thread=thread, threads=threads,
+                         finish=finish, c_pointer=c)
+    machine = llvm.Target.from_triple(target.triple).create_target_machine(
+        cpu=target.cpu, features=target.features, opt=1, jit=True)
+    parsed = llvm.parse_assembly(module.text(target.triple, str(machine.target_data)))
+    parsed.verify()
+    engine = llvm.create_mcjit_compiler(parsed, machine)
+    engine.finalize_object()
+    return engine
+
+
+def reference(c: Contraction, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    wide = np.float64 if c.dtype in ("float", "double") else np.int64
+    batch, m, n, k = (math.prod(group) for group in (c.batch, c.m, c.n, c.k))
+    return (a.astype(wide).reshape(batch, m, k) @ b.astype(wide).reshape(batch, k, n)).reshape(*c.batch, *c.m, *c.n)
+
+
+def check(cases: list[Case], target: Target, thread_counts: tuple[int, ...] = (1, 2, 3)) -> None:
+    engine = compile_cases(cases, target)
+    rng = np.random.default_rng(5)
+    for number, case in enumerate(cases):
+        c = case.contraction
+        run = SIGNATURE(engine.get_function_address(f"case{number}"))
+        a = Operand(c.dtype, [(c.batch, c.a_batch), (c.m, c.a_m), (c.k, c.a_k)], rng, case.misalign)
+        b = Operand(c.dtype, [(c.batch, c.b_batch), (c.k, c.b_k), (c.n, c.b_n)], rng, case.misalign)
+        wanted = reference(c, a.view, b.view)
+        magnitude = reference(c, np.abs(a.view), np.abs(b.view))
+        if case.way == "twice":
+            wanted, magnitude = 2 * wanted + 1, 2 * magnitude + 1
+        size = scratch_bytes(c, target)
+        scratch = np.full(size + 192, 0xA5, np.uint8)
+        base = (scratch.ctypes.data + 63) // 64 * 64
+        guard = base - scratch.ctypes.data + size
+        bits = None
+        for threads in thread_counts:
+            out = Operand(c.dtype, [(c.batch, c.c_batch), (c.m, c.c_m), (c.n, c.c_n)], None, case.misalign)
+            for thread in range(threads):
+                run(a.pointer, b.pointer, out.pointer, base, thread, threads)
+            k = math.prod(c.k)
+            unit = {"float": 2.0**-23, "double": 2.0**-52}.get(c.dtype, 0)
+            error = np.abs(out.view - wanted)
+            assert np.all(error <= (k + 2) * unit * magnitude), (c, case.way, threads, error.max(initial=0))
+            assert np.all(scratch[guard:] == 0xA5), f"scratch overrun: {c}"
+            out.view[...] = 113
+            assert np.all(out.memory == 113), f"wrote beside the result: {c}"
+            for thread in range(threads):
+                run(a.pointer, b.pointer, out.pointer, base, thread, threads)
+            bits = out.view.tobytes() if bits is None else bits
+            assert out.view.tobytes() == bits, f"{threads} threads change the result: {c}"
+
+
+SIZES = (1, 2, 3, 5, 7, 13, 14, 15, 16, 17, 31, 32, 33, 64, 65, 127)
+
+
+def random_matmuls(count: int, seed: int, dtypes: tuple[str, ...]) -> list[Case]:
+    pick = random.Random(seed)
+    cases = []
+    for number in range(count):
+        m, n, k = (pick.choice(SIZES) for _ in range(3))
+        c = matmul(m, n, k, batch=pick.choice((1, 1, 2, 3)), dtype=dtypes[number % len(dtypes)],
+                   a=pick.random() < 0.5, b=pick.random() < 0.5, c=pick.random() < 0.3)
+        cases.append(Case(c, pick.choice(("plain", "plain", "finish", "twice")), pick.choice((0, 0, 1, 3))))
+    return cases
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_random_matrix_products(name: str) -> None:
+    check(random_matmuls(90 if name == "host" else 45, 11, ("float", "float", "double", "i32", "i64")), TARGETS[name])
+
+
+@pytest.mark.parametrize("size", [1, 2, 16, 17])
+def test_every_transposition(size: int) -> None:
+    flags = itertools.product((False, True), repeat=3)
+    check([Case(matmul(size + 3, size, 19, a=a, b=b, c=c, batch=2), "plain") for a, b, c in flags], host())
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_blocked_sums(name: str) -> None:
+    """Sums over k longer than one block, with and without partial sums in scratch."""
+    cases = [Case(matmul(m, n, k, a=a, b=b, dtype=dtype), way)
+             for m, n, k in ((30, 150, 901), (261, 70, 515)) for way in ("plain", "twice")
+             for a, b, dtype in ((False, False, "float"), (True, True, "double"))]
+    check(cases, TARGETS[name], (1, 2))
+
+
+def test_large_blocks() -> None:
+    """More than one block of panels and of tiles."""
+    check([Case(matmul(600, 1100, 420), "finish"), Case(matmul(90, 3100, 300, b=True), "plain")], host(), (1, 3))
+
+
+def strided(dtype: str = "float") -> list[Contraction]:
+    base = matmul(20, 37, 29, batch=2, dtype=dtype)
+    heads = Contraction(dtype, (2, 3), (9,), (17,), (8,), (9 * 24, 8), (24,), (1,), (17 * 24, 8), (1,), (24,),
+                        (3 * 9 * 17, 9 * 17), (17,), (1,))
+    back = Contraction(dtype, (2, 3), (9,), (8,), (17,), (3 * 9 * 17, 9 * 17), (17,), (1,), (17 * 24, 8), (24,), (1,),
+                       (9 * 24, 8), (24,), (1,))
+    return [
+        replace(base, a_batch=(0,)),  # one A for the whole batch
+        replace(base, b_batch=(0,)),
+        replace(base, a_m=(0,)),  # every row of A is the same
+        replace(base, b_n=(0,)),
+        replace(base, b_k=(0,), a_k=(0,)),
+        replace(base, a_m=(-29,), a_k=(-1,)),  # backwards
+        replace(base, b_k=(-37,), b_n=(-1,)),
+        replace(base, c_m=(-37,)),
+        replace(base, c_n=(-1,)),
+        replace(base, a_k=(3,), a_m=(100,), a_batch=(5000,)),
+        replace(base, b_n=(2,), b_k=(80,), b_batch=(3000,)),
+        replace(base, c_n=(2,), c_m=(90,), c_batch=(2000,)),
+        heads,
+        back,
+        # groups of several axes, some mergeable, none in the same order in all operands
+        Contraction(dtype, (2, 2), (3, 1, 5), (4, 6), (7, 2, 3), (1000, 500), (21, 3, 100), (3, 1, 30),
+                    (900, 300), (2, 1, 17), (31, 5), (360 * 2, 360), (24, 7, 72), (6, 1)),
+        Contraction(dtype, (), (3, 5), (40,), (2, 3), (), (6, 18), (3, 1), (), (120, 40), (1,), (), (200, 40), (1,)),
+        Contraction(dtype, (), (4, 12), (3, 16), (6,), (), (100, 6), (1,), (), (48,), (16, 1), (), (1000, 48), (16, 1)),
+        Contraction(dtype, (), (12, 4), (16, 3), (6,), (), (6, 100), (1,), (), (48,), (1, 16), (), (48, 1000), (1, 16)),
+    ]
+
+
+def convolutions(dtype: str = "float") -> list[Contraction]:
+    """Forward, gradient of the weight and gradient of the (unpadded, unit step) input of a convolution, NCHW."""
+    batch, channels, height, width, features, size = 2, 3, 12, 11, 5, 3
+    out_h, out_w = height - size + 1, width - size + 1
+    image, plane = channels * height * width, height * width
+    out_plane = out_h * out_w
+    forward = Contraction(dtype, (), (batch, out_h, out_w), (features,), (channels, size, size),
+                          (), (image, width, 1), (plane, width, 1), (), (9, 3, 1), (27,),
+                          (), (features * out_plane, out_w, 1), (out_plane,))
+    features_first = Contraction(dtype, (batch,), (features,), (out_h, out_w), (channels, size, size),
+                                 (0,), (27,), (9, 3, 1), (image,), (plane, width, 1), (width, 1),
+                                 (features * out_plane,), (out_plane,), (out_w, 1))
+    weight = Contraction(dtype, (), (features,), (channels, size, size), (batch, out_h, out_w),
+                         (), (out_plane,), (features * out_plane, out_w, 1), (), (image, width, 1), (plane, width, 1),
+                         (), (27,), (9, 3, 1))
+    strided_forward = Contraction(dtype, (), (batch, 5, 5), (features,), (channels, size, size),
+                                  (), (image, 2 * width, 2), (plane, width, 1), (), (9, 3, 1), (27,),
+                                  (), (features * 25, 5, 1), (25,))
+    many = Contraction(dtype, (), (4, 40), (24,), (50, 40, 3), (), (9000, 3), (170, 4, 1), (), (2880, 72, 24), (1,),
+                       (), (960, 24), (1,))
+    return [forward, features_first, weight, strided_forward, many]
+
+
+@pytest.mark.parametrize("way", ["plain", "twice"])
+def test_strides_and_windows(way: str) -> None:
+    cases = [Case(c, way, number % 2) for number, c in enumerate([*strided(), *convolutions()])]
+    check(cases, host())
+
+
+@pytest.mark.parametrize("name", [name for name in TARGETS if name != "host"])
+def test_strides_and_windows_on_lesser_machines(name: str) -> None:
+    check([Case(c, "plain") for c in [*strided("double"), *convolutions()]], TARGETS[name], (1, 2))
+
+
+def test_thin_products() -> None:
+    """Vectors and narrow matrices in every layout."""
+    shapes = [(1, 300, 200), (300, 1, 200), (1, 1, 777), (2, 3, 700), (500, 2, 9), (3, 500, 1), (64, 64, 1), (4, 2, 1),
+              (257, 4, 130), (5, 129, 400), (1, 40, 3), (7, 1, 2), (1, 2, 1500), (900, 3, 64)]
+    cases = [Case(matmul(m, n, k, a=a, b=b, batch=batch, dtype=dtype), way)
+             for (m, n, k), (a, b, batch), (dtype, way) in zip(
+                 shapes * 4, itertools.cycle(itertools.product((False, True), (False, True), (1, 2))),
+                 itertools.cycle((("float", "plain"), ("float", "twice"), ("double", "plain"), ("i32", "plain"))),
+                 strict=False)]
+    check(cases, host())
+
+
+def test_empty_axes() -> None:
+    """k = 0 gives zeros; an empty result writes nothing."""
+    empty = [matmul(5, 20, 0), matmul(0, 4, 3), matmul(4, 0, 3), matmul(2, 2, 2, batch=0), matmul(1, 30, 0),
+             matmul(30, 1, 0), matmul(40, 40, 0, a=True, b=True), matmul(1, 1, 0)]
+    check([Case(c, way) for c in empty for way in ("plain", "twice")], host())
