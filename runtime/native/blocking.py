@@ -138,6 +138,9 @@ def split_evenly(count: int, most: int) -> tuple[int, int, int]:
 @lru_cache(maxsize=512)
 def choose_blocking(c: Contraction, target: Target, plain: bool) -> Blocking:
     """The blocking of a contraction; `plain` asks for a result that the micro-kernel may write itself."""
+    if 0 in c.k:  # an empty sum: one product of zeros, both operands being one number
+        still = {name: tuple(0 for _ in getattr(c, name)) for name in ("a_batch", "a_m", "b_batch", "b_n")}
+        c = replace(c, k=(), a_k=(), b_k=(), **still)
     itemsize = ITEMSIZE[c.dtype]
     lanes = target.lanes(itemsize)
     batch, m, n, k = (math.prod(group) for group in (c.batch, c.m, c.n, c.k))

@@ -3,8 +3,9 @@
 Knows CPython's way to make a built-in function of an address.  Must not know what is called.
 
 A call through ctypes costs 0.15 to 0.4 us, as much as a small training step.  CPython itself calls a C function of
-two pointers in a tenth of that (20 ns, 55 with its lock released), so a bound call is such a built-in function: its C function is generated here, and
-its `self` is a bytes object that holds what to call.  Other Pythons get the ctypes call.
+two pointers in a tenth of that (20 ns, 55 with its lock released), so a bound call is such a built-in function: its C
+function is generated here, and its `self` is a bytes object that holds what to call.  Other Pythons get the ctypes
+call.
 """
 
 from __future__ import annotations

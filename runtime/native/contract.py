@@ -100,6 +100,8 @@ def emit_contraction(f: Function, target: Target, c: Contraction, a: Value, b: V
         blocking = choose_blocking(c, target, False)
     if blocking.empty:
         return
+    if 0 in c.k:  # an empty sum: one product of zeros
+        a = b = f.module.table([0], c.dtype)
     Emitter(f, target, c, blocking, a, b, scratch, finish, c_pointer).emit(thread, threads)
 
 

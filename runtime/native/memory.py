@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 LINE = 64  # bytes; also the widest vector register
 HUGE_PAGE = 2 << 20  # bytes; the size on x86-64 and, with 4-KiB pages, on AArch64
 
-_byte = ctypes.c_char
+_view: Any = ctypes.c_char.from_buffer
 
 
 class Block:
@@ -78,6 +78,6 @@ def address_of(array: NDArray[Any]) -> int:
     About 0.3 us for writable contiguous arrays, where ``array.ctypes.data`` takes over 1.
     """
     try:
-        return ctypes.addressof(_byte.from_buffer(array))
+        return ctypes.addressof(_view(array))
     except (TypeError, ValueError, BufferError):  # read-only, empty or strided
         return int(array.__array_interface__["data"][0])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from graphc.runtime.native.emit import Carried, Function, Module, Value, i64, vector
+from graphc.runtime.native.emit import Function, Module, Value, i64, vector
 from graphc.runtime.native.target import Target
 
 
@@ -78,7 +78,7 @@ def most_rows(target: Target, vectors: int) -> int:
 def tile_function(module: Module, target: Target, kernel: MicroKernel) -> str:
     """The name of the function that computes one tile; written into the module when it is not there yet.
 
-    ``out[r, j] = (start[r, j] if accumulate) + sum over k < count of a[r, k] * b[k, j]``.  `tail` is the number of
+    ``out[r, j] = (start[r, j] if accumulate) + sum over k < count (at least 1) of a[r, k] * b[k, j]``.  `tail` is the number of
     valid columns of the last vector (any number >= lanes where all are).  Sums over k are sequential, from zero.
     """
     name = kernel.name
@@ -90,35 +90,51 @@ def tile_function(module: Module, target: Target, kernel: MicroKernel) -> str:
     width, type_ = tile.lanes, vector(tile.lanes, tile.dtype)
     mask = f.lane_mask(tail, width) if kernel.masked else None
     zero = Value("zeroinitializer", type_)
-    carried = Carried([zero] * (tile.rows * tile.vectors) + [a, b])
-    with f.loop(i64(0), count, carried=carried) as k:
-        *sums, a_now, b_now = carried.values
-        if kernel.a_k is None:
-            a_now = f.offset(a, f.load(f.offset(a_table, k, "i64"), "i64"), tile.dtype)
-        if kernel.b_k is None:
-            b_now = f.offset(b, f.load(f.offset(b_table, k, "i64"), "i64"), tile.dtype)
-        columns = [read(f, f.offset(b_now, i64(v * width), tile.dtype), type_, mask if v == tile.vectors - 1 else None)
-                   for v in range(tile.vectors)]
-        for r in range(tile.rows):
-            scalar = f.load(f.offset(a_now, i64(r * kernel.a_row), tile.dtype), tile.dtype)
-            one = f.broadcast(scalar, width)
-            for v, column in enumerate(columns):
-                place = r * tile.vectors + v
-                sums[place] = multiply_add(f, target, one, column, sums[place])
-        a_next = a_now if kernel.a_k is None else f.offset(a_now, i64(kernel.a_k), tile.dtype)
-        b_next = b_now if kernel.b_k is None else f.offset(b_now, i64(kernel.b_k), tile.dtype)
-        carried.next = [*sums, a_next, b_next]
-    results = carried.results[: tile.rows * tile.vectors]
+    # tested at its end, and count >= 1: a loop tested at its top needs rotation, or copies of all its sums
+    initial = [i64(0), *[zero] * (tile.rows * tile.vectors), a, b]
+    loop, done = f.label("loop"), f.label("end")
+    before = f.current
+    f.branch(loop)
+    f.block(loop)
+    k, *sums, a_now, b_now = phis = [Value(f.fresh(), v.type) for v in initial]
+    place = len(f.lines)
+    f.lines.append("")
+    if kernel.a_k is None:
+        a_now = f.offset(a, f.load(f.offset(a_table, k, "i64"), "i64"), tile.dtype)
+    if kernel.b_k is None:
+        b_now = f.offset(b, f.load(f.offset(b_table, k, "i64"), "i64"), tile.dtype)
+    columns = [read(f, f.offset(b_now, i64(v * width), tile.dtype), type_, mask if v == tile.vectors - 1 else None)
+               for v in range(tile.vectors)]
+    import os
+    if kernel.b_k == tile.columns and os.environ.get("PFB","1")=="1":
+        for v in range(tile.vectors):
+            f.prefetch(f.offset(b_now, i64(v * width + int(os.environ.get("PFD","16")) * kernel.b_k), tile.dtype))
+    if kernel.b_k == tile.columns and os.environ.get("PFC","1")=="1":
+        row = f.select(f.compare("icmp slt", k, i64(tile.rows)), k, i64(tile.rows-1))
+        pc = f.offset(out, f.mul(row, out_stride), tile.dtype)
+        f.prefetch(pc, write=True)
+        f.prefetch(f.offset(pc, i64(16), tile.dtype), write=True)
+    for r in range(tile.rows):
+        one = f.broadcast(f.load(f.offset(a_now, i64(r * kernel.a_row), tile.dtype), tile.dtype), width)
+        for v, column in enumerate(columns):
+            sums[r * tile.vectors + v] = multiply_add(f, target, one, column, sums[r * tile.vectors + v])
+    a_next = a_now if kernel.a_k is None else f.offset(a_now, i64(kernel.a_k), tile.dtype)
+    b_next = b_now if kernel.b_k is None else f.offset(b_now, i64(kernel.b_k), tile.dtype)
+    after = f.add(k, i64(1))
+    f.lines[place] = "\n".join(f"  {phi.name} = phi {phi.type} [ {first.name}, %{before} ], [ {next_.name}, %{loop} ]"
+                               for phi, first, next_ in zip(phis, initial, [after, *sums, a_next, b_next], strict=True))
+    f.branch_if(f.compare("icmp slt", after, count), loop, done)
+    f.block(done)
     if not kernel.accumulates:
-        write_tile(f, tile, results, None, None, out, out_stride, mask)
+        write_tile(f, tile, sums, None, None, out, out_stride, mask)
         return name
     add, plain, done = f.label("add"), f.label("plain"), f.label("done")
     f.branch_if(accumulate, add, plain)
     f.block(add)
-    write_tile(f, tile, results, start, start_stride, out, out_stride, mask)
+    write_tile(f, tile, sums, start, start_stride, out, out_stride, mask)
     f.branch(done)
     f.block(plain)
-    write_tile(f, tile, results, None, None, out, out_stride, mask)
+    write_tile(f, tile, sums, None, None, out, out_stride, mask)
     f.branch(done)
     f.block(done)
     return name

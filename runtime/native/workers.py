@@ -9,26 +9,29 @@ Layout, in bytes.  A *barrier* is 4 lines of 64: words that different threads wr
 
     0 ARRIVED i64       64 PHASE i64       72 CANCELLED i32      128 CANCEL i32      192 YIELD ptr      200 SPINS i64
 
-A *control block* is 4 lines, then the barrier, then two lines for each worker:
+A *control block* is 4 lines, then the barrier, then two lines for each worker, the first of which is all that passes
+between caller and worker when a job starts:
 
-    0 BUSY i32          64 PENDING i64     128 STATUS i32        192 FUNCTION ptr    200 ARGUMENT ptr   208 THREADS i64
-    216 LIMIT i64       224 WORKERS i64    232 STOP i32          240 POST ptr        248 CORE ptr
+    0 BUSY i32        64 PENDING i64   72 STATUS i32     192 LIMIT i64   200 WORKERS i64   208 POST ptr   216 CORE ptr
     256 the barrier
-    512 + 128 k:  +0 STATE i32   +64 RANK i64   +72 HANDLE ptr   +80 PINNED i32   +88 WAIT ptr   +96 PARK i64
+    512 + 128 k:  +0 STATE i32   +4 STOP i32   +8 RANK i64   +16 FUNCTION ptr   +24 ARGUMENT ptr   +32 THREADS i64
+                  +64 HANDLE ptr   +72 PINNED i32   +80 WAIT ptr   +88 PARK i64
 
 Worker states: IDLE (spinning, or about to), POSTED (there is a job for it), PARKED (it sleeps on its semaphore).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from graphc.runtime.native.denormals import architecture
 from graphc.runtime.native.emit import Function, Module, Value, constant, i64
 from graphc.runtime.native.target import Target
 
 ARRIVED, PHASE, CANCELLED, CANCEL, YIELD, SPINS, BARRIER_BYTES = 0, 64, 72, 128, 192, 200, 256
-BUSY, PENDING, STATUS, FUNCTION, ARGUMENT, THREADS = 0, 64, 128, 192, 200, 208
-LIMIT, WORKERS, STOP, POST, CORE, BARRIER, FIRST_WORKER, WORKER_BYTES = 216, 224, 232, 240, 248, 256, 512, 128
-STATE, RANK, HANDLE, PINNED, WAIT, PARK = 0, 64, 72, 80, 88, 96
+BUSY, PENDING, STATUS, LIMIT, WORKERS, POST, CORE = 0, 64, 72, 192, 200, 208, 216
+BARRIER, FIRST_WORKER, WORKER_BYTES = 256, 512, 128
+STATE, STOP, RANK, FUNCTION, ARGUMENT, THREADS, HANDLE, PINNED, WAIT, PARK = 0, 4, 8, 16, 24, 32, 64, 72, 80, 88
 CALL_CONTROL, CALL_FUNCTION, CALL_ARGUMENT, CALL_THREADS, CALL_PATIENT = 0, 8, 16, 24, 32
 IDLE, POSTED, PARKED = 0, 1, 2
 BARRIER_NAME = "graphc.barrier"
@@ -106,21 +109,22 @@ def _emit_worker(module: Module, target: Target) -> None:
     f.branch(idle)
 
     f.block(idle)
-    spins = _counter(f, idle, again)
+    spins = _Rounds(f, again)
     f.branch_if(_is(f, _load(f, me, STATE, "i32", "acquire"), POSTED), work, look)
     f.block(look)
-    f.branch_if(_is(f, _load(f, control, STOP, "i32", "acquire"), 0), again, end)
+    f.branch_if(_is(f, _load(f, me, STOP, "i32", "acquire"), 0), again, end)
     f.block(again)
     pause(f, target)
     spins.advance()
     f.branch_if(f.compare("icmp slt", spins.value, limit), spins.header, sleep)
 
     f.block(work)
-    function, argument = _load(f, control, FUNCTION, "ptr"), _load(f, control, ARGUMENT, "ptr")
-    threads, rank = _load(f, control, THREADS, "i64"), _load(f, me, RANK, "i64")
+    function, argument = _load(f, me, FUNCTION, "ptr"), _load(f, me, ARGUMENT, "ptr")
+    threads, rank = _load(f, me, THREADS, "i64"), _load(f, me, RANK, "i64")
     barrier = f.offset(control, i64(BARRIER), "i8")
     status = f.emit(f"call i32 {function.name}({argument}, {rank}, {threads}, {barrier})", "i32")
-    _update(f, "umax", control, STATUS, status, "monotonic")
+    with f.when(f.compare("icmp ne", status, constant(0, "i32"))):
+        _update(f, "umax", control, STATUS, status, "monotonic")
     _store(f, me, STATE, constant(IDLE, "i32"), "monotonic")  # before the count: after it a new job may come
     _update(f, "sub", control, PENDING, i64(1), "release")
     f.branch(idle)
@@ -131,7 +135,7 @@ def _emit_worker(module: Module, target: Target) -> None:
     f.block(took)
     check = f.label("check")
     leave = f.label("leave")
-    f.branch_if(_is(f, _load(f, control, STOP, "i32", "seq_cst"), 0), wake, leave)
+    f.branch_if(_is(f, _load(f, me, STOP, "i32", "seq_cst"), 0), wake, leave)
     f.block(leave)
     f.branch_if(_exchange(f, me, PARKED, IDLE), end, wake)
     f.block(wake)
@@ -180,14 +184,12 @@ def _emit_launch(module: Module, target: Target) -> None:
     f.branch_if(_is(f, f.load(sleeping, "i64"), 0), publish, solo)
 
     f.block(publish)
-    _store(f, control, FUNCTION, function)
-    _store(f, control, ARGUMENT, argument)
-    _store(f, control, THREADS, threads)
     _store(f, control, STATUS, constant(0, "i32"))
     _store(f, control, PENDING, others, "monotonic")
 
     def assign(worker: Value, rank: Value) -> None:
-        _store(f, worker, RANK, rank)
+        for offset, value in ((RANK, rank), (FUNCTION, function), (ARGUMENT, argument), (THREADS, threads)):
+            _store(f, worker, offset, value)
         before = _update(f, "xchg", worker, STATE, constant(POSTED, "i32"), "seq_cst")
         with f.when(_is(f, before, PARKED)):
             _post(f, control, worker)
@@ -226,9 +228,9 @@ def _emit_shut_down(module: Module) -> None:
     workers = _load(f, control, WORKERS, "i64")
     _store(f, control, LIMIT, i64(1))
     _store(f, control, WORKERS, i64(0))
-    _store(f, control, STOP, constant(1, "i32"), "seq_cst")
     with f.loop(0, workers) as index:
         worker = f.offset(control, f.add(f.mul(index, i64(WORKER_BYTES)), i64(FIRST_WORKER)), "i8")
+        _store(f, worker, STOP, constant(1, "i32"), "seq_cst")
         with f.when(_exchange(f, worker, PARKED, IDLE)):
             _post(f, control, worker)
     _store(f, control, BUSY, constant(0, "i32"), "release")
@@ -238,7 +240,8 @@ def _emit_shut_down(module: Module) -> None:
 # -- pieces ----------------------------------------------------------------------------------------------------
 
 
-def _for_chosen(f: Function, control: Value, workers: Value, others: Value, here: Value, act) -> None:
+def _for_chosen(f: Function, control: Value, workers: Value, others: Value, here: Value,
+                act: Callable[[Value, Value], None]) -> None:
     """Call act(worker, rank) for `others` workers, passing over the one pinned to this thread's core if it can."""
     rank = f.stack("i64", 1, 8)
     f.store(i64(1), rank)
@@ -270,10 +273,10 @@ def _post(f: Function, control: Value, worker: Value) -> None:
     f.do(f"call i32 {_load(f, control, POST, 'ptr').name}({_load(f, worker, HANDLE, 'ptr')}, i64 1, ptr null)")
 
 
-class _counter:
+class _Rounds:
     """A loop counter from zero; `advance` at the end of a round, then branch to `header` for the next."""
 
-    def __init__(self, f: Function, name: str, latch: str) -> None:
+    def __init__(self, f: Function, latch: str) -> None:
         self.f, self.latch = f, latch
         before, self.header = f.current, f.label("round")
         f.branch(self.header)
@@ -289,12 +292,12 @@ class _counter:
                                     f"[ {self.value.name}, %{self.latch} ]")
 
 
-def _spin_while(f: Function, target: Target, barrier: Value, waiting) -> None:
+def _spin_while(f: Function, target: Target, barrier: Value, waiting: Callable[[], Value]) -> None:
     """Wait until waiting() (i1) is false: first spin, then give up time slices."""
     again, more, rest, done = f.label("again"), f.label("more"), f.label("rest"), f.label("waited")
     join = f.label("join")
     limit, service = _load(f, barrier, SPINS, "i64"), _load(f, barrier, YIELD, "ptr")
-    spins = _counter(f, "", join)
+    spins = _Rounds(f, join)
     f.branch_if(waiting(), again, done)
     f.block(again)
     f.branch_if(f.compare("icmp slt", spins.phi, limit), more, rest)

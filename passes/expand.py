@@ -1,0 +1,59 @@
+"""Replaces composites by what they stand for, and open sizes by numbers.
+
+Knows the record's `expand` field and how sizes sit in attributes.  Must not know any op's name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from graphc.ir import Graph, Node, inherit, make, rewrite, transform
+from graphc.op import Kind
+from graphc.tensor import Tensor
+from graphc.types import Dim, TensorType, substitute
+
+
+def expand_composites(graph: Graph) -> Graph:
+    """No COMPOSITE node is left; what an expansion contains is expanded too."""
+
+    def rule(node: Node, inputs: tuple[Node, ...]) -> Node | None:
+        if node.op.kind is not Kind.COMPOSITE:
+            return None
+        body = node.op.expand(*map(Tensor, inputs), **node.attributes).node  # type: ignore[misc]
+        new = rewrite([body], rule, {i: i for i in inputs})[body]
+        for made in (body, new):
+            inherit(made, node)
+        return new
+
+    return transform(graph, rule)
+
+
+def sized(value: Any, sizes: Mapping[str, int]) -> Any:
+    """An attribute with the named sizes filled in."""
+    if isinstance(value, Dim):
+        return substitute(value, sizes)
+    if isinstance(value, tuple):
+        return tuple(sized(v, sizes) for v in value)
+    if isinstance(value, TensorType):
+        return value.substitute(sizes)
+    return value
+
+
+def specialize(graph: Graph, sizes: Mapping[str, int]) -> Graph:
+    """The graph for given sizes of its open dimensions; every type is then concrete.
+
+    Raises ShapeError, naming op and source line, where these sizes do not fit (a slice longer than its axis, say).
+    """
+    if not sizes:
+        return graph
+    new: dict[Node, Node] = {}
+    for node in graph.nodes:
+        attributes = {name: sized(value, sizes) for name, value in node.attributes.items()}
+        graphs = tuple(specialize(g, sizes) for g in node.graphs)
+        inputs = tuple(new[i] for i in node.inputs)
+        if inputs == node.inputs and attributes == node.attributes and graphs == node.graphs:
+            new[node] = node
+        else:
+            new[node] = inherit(make(node.op, inputs, attributes, graphs), node)
+    return graph.with_roots([new[r] for r in graph.roots], [new[i] for i in graph.inputs])

@@ -1,0 +1,227 @@
+"""Simplification: the rule table, constant folding, and views pushed to where they cost nothing.
+
+Knows kinds and a few structural identities of views, folds and contractions.  Must not know how anything is computed.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from math import prod
+
+import numpy as np
+
+from graphc.ir import SMALL, Graph, Node, inherit, make, transform
+from graphc.op import REGISTRY, Kind
+from graphc.ops.elementwise import cast
+from graphc.ops.views import expand_to, permute, reshape, slice_
+from graphc.tensor import Tensor, constant
+
+from .rules import SIMPLIFYING, STABILIZING, Rule, apply_rule, by_op, splat
+
+
+@lru_cache(maxsize=4)
+def _table(stage: str) -> dict[str, list[Rule]]:
+    return by_op(STABILIZING if stage == "stabilize" else SIMPLIFYING)
+
+
+def stabilize(graph: Graph) -> Graph:
+    """Rewrites that keep numbers in range: log(sigmoid), log(1 + exp), log(sum(exp)), ..."""
+
+    def rule(node: Node, inputs: tuple[Node, ...]) -> Node | None:
+        new = make(node.op, inputs, node.attributes, node.graphs)
+        found = log_of_softmax(new) or log_of_sum_of_exp(new) or try_rules(new, "stabilize")
+        return inherit(found or new, node)
+
+    return transform(graph, rule)
+
+
+def log_of_softmax(node: Node) -> Node | None:
+    if node.op.name == "log" and node.inputs[0].op.name == "softmax":
+        inner = node.inputs[0]
+        return make(REGISTRY["log_softmax"], inner.inputs, inner.attributes)
+    return None
+
+
+def log_of_sum_of_exp(node: Node) -> Node | None:
+    if node.op.name == "log" and node.inputs[0].op.name == "sum" and node.inputs[0].inputs[0].op.name == "exp":
+        total = node.inputs[0]
+        return make(REGISTRY["logsumexp"], total.inputs[0].inputs, total.attributes)
+    return None
+
+
+def try_rules(node: Node, stage: str) -> Node | None:
+    for rule in _table(stage).get(node.op.name, ()):
+        found = apply_rule(rule, node)
+        if found is not None:
+            return found
+    return None
+
+
+def simplify(graph: Graph, rounds: int = 4) -> Graph:
+    """Applies folding and rules until nothing changes, `rounds` times at most."""
+    for _ in range(rounds):
+        new = transform(graph, simplify_node)
+        if new.roots == graph.roots:
+            return new
+        graph = new
+    return graph
+
+
+def simplify_node(node: Node, inputs: tuple[Node, ...]) -> Node | None:
+    if not inputs and node.op.kind is Kind.SOURCE:
+        return fold_source(node)
+    new = make(node.op, inputs, node.attributes, node.graphs) if inputs != node.inputs else node
+    for attempt in (fold_constant, simplify_view, sink_expands, simplify_cast, fold_chain, simplify_sum,
+                    absorb_permutes, simplify_by_rules):
+        found = attempt(new)
+        if found is not None and found is not new:
+            return inherit(found, node)
+    return inherit(new, node) if new is not node else None
+
+
+def simplify_by_rules(node: Node) -> Node | None:
+    return try_rules(node, "simplify")
+
+
+def _constant(value: np.ndarray) -> Node:
+    return make(REGISTRY["constant"], (), {"value": np.ascontiguousarray(value)})
+
+
+def fold_source(node: Node) -> Node | None:
+    """A size that is known by now becomes a constant."""
+    if "size" in node.attributes and isinstance(node.attributes["size"], int):
+        return _constant(node.op.numpy(**node.attributes))  # type: ignore[misc]
+    return None
+
+
+def fold_constant(node: Node) -> Node | None:
+    """A small node all of whose inputs are constants becomes one; filled tensors stay an expand of a scalar."""
+    if node.op.kind not in (Kind.MAP, Kind.REDUCE, Kind.VIEW, Kind.CONTRACT, Kind.GATHER) or node.op.numpy is None:
+        return None
+    if node.op.kind is Kind.MAP and node.shape and all(splat(i) is not None for i in node.inputs):
+        scalars = [constant(splat(i), i.dtype).node for i in node.inputs]
+        with np.errstate(all="ignore"):
+            value = node.op.numpy(*(s.attributes["value"] for s in scalars), **node.attributes)
+        return expand_to(Tensor(_constant(np.asarray(value, node.dtype.numpy))), node.shape).node
+    if not all(i.op.kind is Kind.SOURCE and "value" in i.attributes for i in node.inputs):
+        return None
+    if node.type.is_open or prod(node.shape) > SMALL or (node.op.kind is Kind.VIEW and node.shape):
+        return None
+    with np.errstate(all="ignore"):
+        value = node.op.numpy(*(i.attributes["value"] for i in node.inputs), **node.attributes)
+    return _constant(np.asarray(value))
+
+
+def simplify_view(node: Node) -> Node | None:
+    """Joins views of one kind, drops those that change nothing."""
+    if node.op.kind is not Kind.VIEW:
+        return None
+    source, name = node.inputs[0], node.op.name
+    if name in ("reshape", "expand") and source.shape == node.shape:
+        return source
+    if name == source.op.name:
+        under = Tensor(source.inputs[0])
+        if name == "reshape":
+            return reshape(under, node.shape).node
+        if name == "permute":
+            first = source.attributes["axes"]
+            return permute(under, tuple(first[a] for a in node.attributes["axes"])).node
+        if name == "expand":
+            return expand_to(under, node.shape).node
+        if name == "slice":
+            a, b = source.attributes, node.attributes
+            starts = tuple(s + t * p for s, t, p in zip(a["starts"], b["starts"], a["steps"], strict=True))
+            steps = tuple(p * q for p, q in zip(a["steps"], b["steps"], strict=True))
+            return slice_(under, starts, steps, b["sizes"]).node
+    if name == "permute" and source.op.name == "expand" and source.inputs[0].shape == ():
+        return expand_to(Tensor(source.inputs[0]), node.shape).node
+    if name == "reshape" and source.op.name == "expand" and source.inputs[0].type.size == 1:
+        return expand_to(reshape(Tensor(source.inputs[0]), ()), node.shape).node
+    if name == "expand" and source.shape and source.type.size == 1:
+        return expand_to(reshape(Tensor(source), ()), node.shape).node
+    return None
+
+
+def sink_expands(node: Node) -> Node | None:
+    """A map of tensors that repeat one smaller shape is computed once on that shape, then repeated."""
+    if node.op.kind is not Kind.MAP or not node.inputs or not node.shape:
+        return None
+    small: tuple | None = None
+    for i in node.inputs:
+        if i.op.name == "expand":
+            shape = i.inputs[0].shape
+            if small is None or (small == () and shape != ()):
+                small = shape
+            elif shape not in ((), small):
+                return None
+        else:
+            return None
+    assert small is not None
+    if small == node.shape or prod(small, start=1) == prod(node.shape, start=1):
+        return None
+    narrow = [expand_to(Tensor(i.inputs[0]), small).node for i in node.inputs]
+    return expand_to(Tensor(make(node.op, narrow, node.attributes)), node.shape).node
+
+
+def simplify_cast(node: Node) -> Node | None:
+    """A cast back from a wider type of the same category undoes itself."""
+    if node.op.name != "cast" or node.inputs[0].op.name != "cast":
+        return None
+    middle, start = node.inputs[0].dtype, node.inputs[0].inputs[0]
+    if start.dtype.is_float == middle.is_float and middle.rank >= start.dtype.rank and not middle.is_bool:
+        return cast(Tensor(start), node.dtype).node
+    return None
+
+
+def fold_chain(node: Node) -> Node | None:
+    """(x * c) * d is x * (c*d), and likewise for sums: constants meet (up to rounding)."""
+    if node.op.name not in ("mul", "add") or not node.dtype.is_float:
+        return None
+    for x, c in (node.inputs, node.inputs[::-1]):
+        outer = splat(c)
+        if outer is None or x.op is not node.op:
+            continue
+        for y, d in (x.inputs, x.inputs[::-1]):
+            inner = splat(d)
+            if inner is not None and np.isfinite(inner) and np.isfinite(outer):
+                both = inner * outer if node.op.name == "mul" else inner + outer
+                if np.isfinite(node.dtype.numpy.type(both)) and (both != 0 or node.op.name == "add"):
+                    return make(node.op, (y, expand_to(constant(both, node.dtype), node.shape).node))
+    return None
+
+
+def simplify_sum(node: Node) -> Node | None:
+    """A sum of sums is one sum; a sum of equal values is a product."""
+    if node.op.name != "sum":
+        return None
+    source, axes = node.inputs[0], node.attributes["axes"]
+    if source.op is node.op:
+        inner = source.attributes["axes"]
+        left = [a for a in range(source.inputs[0].type.ndim) if a not in inner]
+        both = tuple(sorted((*inner, *(left[a] for a in axes))))
+        return make(node.op, source.inputs, {"axes": both})
+    if source.op.name == "expand" and source.inputs[0].shape == () and not source.type.is_open:
+        number = prod(source.shape[a] for a in axes)
+        scalar = Tensor(source.inputs[0]) * constant(number, node.dtype)
+        return expand_to(scalar, node.shape).node
+    return None
+
+
+def absorb_permutes(node: Node) -> Node | None:
+    """A contraction of a permuted operand reads the operand itself, with its labels permuted."""
+    if node.op.kind is not Kind.CONTRACT:
+        return None
+    left, rest = node.attributes["spec"].split(",")
+    right, out = rest.split("->")
+    operands, labels, changed = list(node.inputs), [left, right], False
+    for k, operand in enumerate(operands):
+        if operand.op.name == "permute":
+            axes = operand.attributes["axes"]
+            order = {axis: labels[k][place] for place, axis in enumerate(axes)}
+            labels[k] = "".join(order[a] for a in range(len(axes)))
+            operands[k], changed = operand.inputs[0], True
+    if not changed:
+        return None
+    from graphc.ops.contractions import contract
+
+    return contract(Tensor(operands[0]), Tensor(operands[1]), labels[0], labels[1], out).node

@@ -1,0 +1,74 @@
+"""Runs a Plan with numpy on a real arena whose free bytes are poisoned: the proof that the memory plan is right.
+
+Knows buffers, offsets and the interpreter.  Must not know fusion, LLVM or optimizers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from graphc.ir import Cell
+from graphc.plan import Buffer, Kernel, Plan, Role
+
+from .interpreter import evaluate
+
+POISON = 0xFF  # every float32 and float64 of these bytes is NaN
+
+
+class Arena:
+    """Memory for one run of a plan: arrays for every buffer, temporaries inside one block of bytes."""
+
+    def __init__(self, plan: Plan, inputs: Sequence[np.ndarray], cells: dict[Cell, np.ndarray]) -> None:
+        self.plan = plan
+        self.bytes = np.full(max(1, plan.arena_bytes), POISON, np.uint8)
+        self.outputs = {b: np.empty(b.type.shape, b.type.dtype.numpy) for b in plan.outputs}
+        self.given: dict[Buffer, np.ndarray] = dict(zip(plan.inputs, inputs, strict=True))
+        self.cells = cells
+
+    def array(self, buffer: Buffer) -> np.ndarray:
+        """The memory of a buffer, as an array of its type."""
+        home = self.plan.home(buffer)
+        if home.role is Role.TEMPORARY:
+            start = self.plan.offsets[home]
+            flat = self.bytes[start:start + buffer.bytes].view(buffer.type.dtype.numpy)
+        elif home.role is Role.CELL:
+            flat = self.cells[home.cell].reshape(-1)  # type: ignore[index]
+        elif home.role is Role.CONSTANT:
+            return home.array.reshape(buffer.type.shape)  # type: ignore[union-attr]
+        else:
+            flat = (self.outputs if home in self.outputs else self.given)[home].reshape(-1)
+        return flat.reshape(buffer.type.shape)
+
+
+def run_kernel(kernel: Kernel, arena: Arena) -> None:
+    """Evaluates the body on the kernel's buffers, then writes all results."""
+    feeds = {node: arena.array(b).copy() for node, b in zip(kernel.body.inputs, kernel.reads, strict=True)}
+    for buffer, value in zip(kernel.writes, evaluate(kernel.body.outputs, feeds), strict=True):
+        arena.array(buffer)[...] = value
+
+
+def interpret_plan(plan: Plan, inputs: Sequence[np.ndarray], cells: dict[Cell, np.ndarray] | None = None
+                   ) -> list[np.ndarray]:
+    """The outputs of a plan; cells (their own arrays unless given) are updated in place.
+
+    After each step the bytes of temporaries that are not needed again are overwritten with NaN.
+    """
+    own = {b.cell: b.cell.array for b in plan.cells if b.cell is not None}
+    arena = Arena(plan, inputs, {**own, **(cells or {})})
+    last = {}
+    for step, kernel in enumerate(plan.kernels):
+        for buffer in (*kernel.reads, *kernel.writes):
+            last[plan.home(buffer)] = step
+    for source, _ in plan.copies:
+        last[plan.home(source)] = len(plan.kernels)
+    for step, kernel in enumerate(plan.kernels):
+        run_kernel(kernel, arena)
+        for home, final in last.items():
+            if final == step and home.role is Role.TEMPORARY:
+                start = plan.offsets[home]
+                arena.bytes[start:start + home.bytes] = POISON
+    for source, target in plan.copies:
+        arena.array(target)[...] = arena.array(source).reshape(target.type.shape)
+    return [arena.outputs[b] for b in plan.outputs]

@@ -1,0 +1,325 @@
+"""The worker pool: jobs, barriers, sleeping and waking, cancelling, forks, the end of the process."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from graphc.runtime.native import jit, memory, threads, workers
+from graphc.runtime.native.emit import Function, Module, Value, constant, i64
+from graphc.runtime.native.target import describe, host
+
+ROOT = Path(__file__).resolve().parent.parent
+PARAMETERS = [("argument", "ptr"), ("thread", "i64"), ("threads", "i64"), ("barrier", "ptr")]
+LINE = 8  # int64 numbers in a cache line
+
+
+def jobs() -> jit.Code:
+    """status: 10 + thread.  mark: argument[8 t] += 1, argument[8 t + 1] = threads.  meet: see `emit_meet`.
+    until_cancelled: argument[8 t] counts rounds until cancelled."""
+    module = Module()
+    barrier = threads.emit_barrier(module, host())
+
+    def job(name: str) -> tuple[Function, list[Value], Value]:
+        f = module.function(name, PARAMETERS, returns="i32", internal=False)
+        line = f.offset(f.parameters[0], f.mul(f.parameters[1], i64(LINE)), "i64")
+        return f, f.parameters, line
+
+    f, (_, thread, _, _), _ = job("status")
+    f.ret(f.convert("trunc", f.add(thread, i64(10)), "i32"))
+
+    f, (_, _, count, _), line = job("mark")
+    f.store(f.add(f.load(line, "i64"), i64(1)), line)
+    f.store(count, f.offset(line, i64(1), "i64"))
+    f.ret(constant(0, "i32"))
+
+    emit_meet(job("meet"), barrier)
+
+    f, (_, _, count, meeting), line = job("until_cancelled")
+    again, done = f.label("again"), f.label("done")
+    f.branch(again)
+    f.block(again)
+    f.call(barrier, [meeting, count])
+    f.store(f.add(f.load(line, "i64"), i64(1)), line)
+    f.branch_if(threads.emit_cancelled(f, meeting, count), done, again)
+    f.block(done)
+    f.ret(constant(0, "i32"))
+    return jit.compile_module(module.text(), target=host(), name="jobs")
+
+
+def emit_meet(job: tuple[Function, list[Value], Value], barrier: str) -> None:
+    """argument[256] rounds: each thread writes the round into its line, meets the others, adds up everybody's lines
+    into its own second word, and meets them again.  A barrier that lets one thread through early gives another sum."""
+    f, (argument, _, count, meeting), line = job
+    rounds = f.load(f.offset(argument, i64(256), "i64"), "i64")
+    with f.loop(i64(0), rounds) as index:
+        f.store(index, line)
+        f.call(barrier, [meeting, count])
+        with f.loop(i64(0), count) as other:
+            theirs = f.load(f.offset(argument, f.mul(other, i64(LINE)), "i64"), "i64")
+            total = f.offset(line, i64(1), "i64")
+            f.store(f.add(f.load(total, "i64"), theirs), total)
+        f.call(barrier, [meeting, count])
+    f.ret(constant(0, "i32"))
+
+
+@pytest.fixture(scope="module")
+def code() -> jit.Code:
+    return jobs()
+
+
+@pytest.fixture
+def area() -> memory.Block:
+    return memory.allocate(8 * 512)
+
+
+@pytest.fixture(params=[1, 2, 3, 4])
+def pool(request):
+    pool = threads.Pool(request.param)
+    yield pool
+    pool.close()
+
+
+def numbers(area: memory.Block) -> np.ndarray:
+    return area.array((512,), np.int64)
+
+
+def test_every_thread_runs_once(pool, code, area):
+    cells = numbers(area)
+    for _ in range(300):
+        assert pool.run(code.address("mark"), area.address, pool.count) == 0
+    assert cells[: pool.count * LINE : LINE].tolist() == [300] * pool.count
+    assert cells[1 : pool.count * LINE : LINE].tolist() == [pool.count] * pool.count
+    assert not cells[pool.count * LINE :].any()
+
+
+def test_status_is_the_largest(pool, code, area):
+    for count in range(1, pool.count + 1):
+        assert pool.run(code.address("status"), area.address, count) == 9 + count
+    assert pool.run(code.address("status"), area.address, 99) == 9 + pool.count
+    assert pool.run(code.address("status"), area.address, 0) == 10
+
+
+def test_barriers_hold_everybody(pool, code, area):
+    cells, rounds = numbers(area), 3000
+    cells[256] = rounds
+    call = pool.bind(code.address("meet"), area.address, pool.count, keep=code)
+    start = time.perf_counter()
+    assert call() == 0
+    seconds = time.perf_counter() - start
+    expected = pool.count * rounds * (rounds - 1) // 2
+    assert cells[1 : pool.count * LINE : LINE].tolist() == [expected] * pool.count
+    assert seconds < 6000 * 0.5e-3  # a time slice is 3 ms and more
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="affinity")
+def test_barriers_on_one_core_give_up_their_slices(code, area):
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    pool = threads.Pool(2)
+    try:
+        numbers(area)[256] = 1000
+        start = time.perf_counter()
+        pool.run(code.address("meet"), area.address, 2)
+        assert time.perf_counter() - start < 2000 * 0.5e-3
+        assert numbers(area)[1] == 1000 * 999
+    finally:
+        pool.close()
+        os.sched_setaffinity(0, before)
+
+
+def test_idle_workers_sleep_and_wake(code, area):
+    pool = threads.Pool(2, idle_seconds=50e-6)
+    assert not pool.ready() and pool.ready(1)
+    for _ in range(20):
+        assert pool.run(code.address("status"), area.address, 2) == 11
+        wait_until_asleep(pool)
+    spent = time.process_time()
+    time.sleep(0.05)
+    assert time.process_time() - spent < 0.02  # nobody spins
+    pool.close()
+
+
+def wait_until_asleep(pool: threads.Pool) -> None:
+    end = time.monotonic() + 5
+    while pool.ready() and time.monotonic() < end:
+        time.sleep(0.001)
+    assert not pool.ready()
+
+
+def test_impatient_job_does_not_wait_for_sleepers(code, area):
+    pool = threads.Pool(2, idle_seconds=2.0)
+    pool.start()
+    worker = pool.bind(code.address("status"), area.address, 2, patient=False)
+    assert worker() in (10, 11)  # the worker may not be there yet
+    end = time.monotonic() + 5
+    while worker() != 11 and time.monotonic() < end:
+        time.sleep(0.001)
+    assert worker() == 11
+    pool.close()
+
+    short = threads.Pool(2, idle_seconds=1e-6)
+    short.start()
+    wait_until_asleep(short)
+    assert short.run(code.address("status"), area.address, 2, patient=False) == 10
+    wait_until_asleep(short)
+    assert short.run(code.address("status"), area.address, 2) == 11
+    short.close()
+
+
+def test_two_callers_at_once(code):
+    pool, wrong = threads.Pool(2), []
+
+    def work() -> None:
+        mine = memory.allocate(8 * 512)
+        numbers(mine)[256] = 20
+        for _ in range(200):
+            numbers(mine)[:256] = 0
+            pool.run(code.address("meet"), mine.address, 2)
+            counts = numbers(mine)[1 : 2 * LINE : LINE].tolist()
+            if counts not in ([380, 380], [190, 0]):  # together, or alone
+                wrong.append(counts)
+
+    callers = [threading.Thread(target=work) for _ in range(3)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join(20)
+    assert not wrong and not any(caller.is_alive() for caller in callers)
+    pool.close()
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_cancelled_run_ends_in_the_same_round_everywhere(count, code, area):
+    pool = threads.Pool(2)
+    call = pool.bind(code.address("until_cancelled"), area.address, count)
+    runner = threading.Thread(target=call)
+    runner.start()
+    time.sleep(0.02)
+    assert runner.is_alive()
+    pool.cancel()
+    runner.join(5)
+    assert not runner.is_alive()
+    pool.cancel(False)
+    cells = numbers(area)
+    assert cells[0] > 1 and cells[LINE] == (cells[0] if count == 2 else 0)
+    pool.close()
+
+
+def test_closed_pool_runs_on_the_caller(code, area):
+    pool = threads.Pool(2)
+    call = pool.bind(code.address("status"), area.address, 2)
+    assert call() == 11
+    pool.close()
+    pool.close()
+    assert call() == 10 and pool.run(code.address("status"), area.address, 2) == 10
+
+
+def test_workers_end_with_their_pool(code, area):
+    before = threading.active_count()
+    pool = threads.Pool(3)
+    pool.run(code.address("status"), area.address, 3)
+    assert threading.active_count() > before
+    del pool
+    end = time.monotonic() + 5
+    while threading.active_count() > before and time.monotonic() < end:
+        time.sleep(0.001)
+    assert threading.active_count() == before
+
+
+def test_without_semaphores_the_caller_works_alone(code, area, monkeypatch):
+    monkeypatch.setattr(threads, "_services", lambda: threads.Services(0, 0, 0, 0, lambda _: 0))
+    assert threads.Pool(2).run(code.address("status"), area.address, 2) == 10
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="fork")
+def test_forked_child_gets_its_own_workers():
+    result = run_program("""
+        pool = threads.Pool(2)
+        call = pool.bind(code.address("status"), area.address, 2)
+        assert call() == 11
+        child = os.fork()
+        if child == 0:
+            alone = call()
+            again = pool.run(code.address("status"), area.address, 2)
+            os._exit(0 if (alone, again, call()) == (10, 11, 11) else 1)
+        assert os.waitpid(child, 0)[1] == 0
+        assert call() == 11
+        print("both")
+    """)
+    assert result == "both"
+
+
+@pytest.mark.parametrize("end", ["pass", "raise SystemExit(0)", "time.sleep(0.01)", "os._exit(0)"])
+def test_process_ends_while_workers_wait(end):
+    start = time.monotonic()
+    assert run_program(f"""
+        pool = threads.Pool(3, idle_seconds=60.0)
+        pool.run(code.address("status"), area.address, 3)
+        print("ran", flush=True)
+        {end}
+    """) == "ran"
+    assert time.monotonic() - start < 20
+
+
+def run_program(body: str) -> str:
+    head = "import os, sys, time\nsys.path.insert(0, 'tests')\nfrom test_native_threads import *\n"
+    program = head + "code, area = jobs(), memory.allocate(4096)\n" + textwrap.dedent(body)
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], cwd=ROOT, capture_output=True, text=True,
+                          timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_shared_pool_fits_the_machine():
+    assert threads.shared() is threads.shared()
+    assert 1 <= threads.shared().count <= (os.cpu_count() or 1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="affinity")
+def test_workers_are_pinned_to_different_cores_and_the_caller_is_not(code, area, monkeypatch):
+    monkeypatch.delenv("GRAPHC_PIN", raising=False)
+    before = os.sched_getaffinity(0)
+    count = min(2, threads.available_parallelism())
+    pool = threads.Pool(count)
+    pool.run(code.address("status"), area.address, count)
+    identifiers = [t.native_id for t in pool._threads if t.native_id]
+    cores = [tuple(os.sched_getaffinity(identifier)) for identifier in identifiers]
+    assert all(len(core) == 1 for core in cores) and len(set(cores)) == len(cores)
+    assert os.sched_getaffinity(0) == before
+    pool.close()
+
+
+@pytest.mark.parametrize("triple", ["x86_64-pc-windows-msvc", "aarch64-apple-macosx", "riscv64-unknown-linux-gnu"])
+def test_pool_assembles_for_other_machines(triple):
+    target, module = describe(triple, "", "+a" if triple.startswith("riscv") else ""), Module()
+    workers.emit_pool(module, target)
+    module_text = jit.assembly_for(module.text(), target)
+    assert all(name in module_text for name in ("launch", "worker", "shut_down"))
+
+
+def test_a_pool_needs_a_thread():
+    with pytest.raises(ValueError, match="at least one"):
+        threads.Pool(0)
+
+
+def test_launch_is_cheap_while_workers_spin(code, area):
+    pool = threads.Pool(2, idle_seconds=0.05)
+    call = pool.bind(code.address("status"), area.address, 2)
+    best = 1.0
+    for _ in range(50):
+        start = time.perf_counter()
+        for _ in range(100):
+            call()
+        best = min(best, (time.perf_counter() - start) / 100)
+    pool.close()
+    assert ctypes.sizeof(ctypes.c_void_p) == 8 and best < 50e-6
