@@ -33,6 +33,7 @@ class Pipeline:
     """Runs the passes.  `observe(stage, result)` is called after each one; `seconds` collects their times."""
 
     observe: Observer | None = None
+    memory_budget: int | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
     def _done(self, stage: str, result: Graph | Plan, start: float) -> None:
@@ -49,13 +50,16 @@ class Pipeline:
             self._done(stage, graph, start)
         return graph
 
-    def plan(self, graph: Graph, sizes: Mapping[str, int]) -> Plan:
-        """The Plan of a simplified graph for given sizes: specialize, fuse, order, place."""
+    def concrete(self, graph: Graph, sizes: Mapping[str, int]) -> Graph:
+        """A graph for given sizes; what only known sizes allow to fold is folded."""
         start = perf_counter()
-        graph = specialize(graph, sizes)
-        graph = simplify(graph)  # sizes are numbers now: more folds
+        graph = simplify(expand_composites(specialize(graph, sizes)))
         verify_graph(graph)
         self._done("specialize", graph, start)
+        return graph
+
+    def plan(self, graph: Graph) -> Plan:
+        """The Plan of a concrete graph: fuse, order, place."""
         start = perf_counter()
         kernels, buffers = fuse(graph)
         self.seconds["fuse"] = self.seconds.get("fuse", 0.0) + perf_counter() - start

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from graphc.runtime.native import cache, calls, jit, memory
 from graphc.runtime.native.cache import Cache
 from graphc.runtime.native.denormals import restore_denormal_mode, set_denormal_mode
@@ -118,7 +117,8 @@ def test_two_threads_compile_at_once():
     def work(step: int) -> None:
         for _ in range(5):
             cell = np.zeros(1, np.int32)
-            CALL(compile_counting(step).address("count"))(cell.ctypes.data)
+            code = compile_counting(step)
+            CALL(code.address("count"))(cell.ctypes.data)
             results[step] = int(cell[0])
 
     threads = [threading.Thread(target=work, args=(step,)) for step in range(1, 5)]

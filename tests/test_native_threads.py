@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from graphc.runtime.native import jit, memory, threads, workers
 from graphc.runtime.native.emit import Function, Module, Value, constant, i64
 from graphc.runtime.native.target import describe, host

@@ -120,6 +120,7 @@ class Blocking:
     b_table: tuple[int, ...]
     pack_a: bool
     pack_b: bool
+    streamed: bool  # B panels do not stay in the first-level cache
     a_line: int
     tiles_in_block: int
     panels_in_block: int
@@ -214,6 +215,7 @@ def choose_blocking(c: Contraction, target: Target, plain: bool) -> Blocking:
         tiles_in_block = max(1, min(tiles_in_block, 512 // height))
     split_rows = row_tiles >= panels if not pack_b else row_tiles >= 4 * panels
 
+    streamed = pack_b and k_in_block * panels_in_block * width * itemsize > target.l1_bytes
     a_line = height if height <= lanes else lanes * math.ceil(height / lanes)
     sizes = {
         "offsets": 8 * max(width, a_line + lanes),
@@ -236,5 +238,6 @@ def choose_blocking(c: Contraction, target: Target, plain: bool) -> Blocking:
         k_inner=k_inner, k_in_block=k_in_block, k_inner_blocks=k_inner_blocks, k_blocks=k_blocks, a_k=a_k, b_k=b_k,
         a_k_outer=tuple((s, t[0]) for s, t in outer_axes), b_k_outer=tuple((s, t[1]) for s, t in outer_axes),
         a_table=offsets(a_inner) if a_k is None else (), b_table=offsets(b_inner) if b_k is None else (),
-        pack_a=pack_a, pack_b=pack_b, a_line=a_line, tiles_in_block=tiles_in_block, panels_in_block=panels_in_block,
+        pack_a=pack_a, pack_b=pack_b, streamed=streamed,
+        a_line=a_line, tiles_in_block=tiles_in_block, panels_in_block=panels_in_block,
         split_rows=split_rows, regions=regions, scratch_bytes=total)

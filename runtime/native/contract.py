@@ -9,7 +9,7 @@ decided when the code is written, never by the number of threads, so results are
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from graphc.runtime.native.blocking import Blocking, Contraction, choose_blocking, swapped
@@ -36,6 +36,7 @@ class Tile:
 
 
 Finish = Callable[[Function, Tile], None]
+Prefetch = Callable[[Function, Tile], Sequence[tuple[Value, int]]]
 Axes = tuple[tuple[int, int], ...]  # (size, stride), outermost first
 
 
@@ -80,11 +81,14 @@ def share(f: Function, work: int, thread: Value, threads: Value) -> tuple[Value,
 
 def emit_contraction(f: Function, target: Target, c: Contraction, a: Value, b: Value, *, scratch: Value,
                      thread: Value, threads: Value, finish: Finish | None = None,
-                     c_pointer: Value | None = None) -> None:
+                     c_pointer: Value | None = None, prefetch: Prefetch | None = None) -> None:
     """Write the contraction at the end of the current block.
 
     Each finished tile goes to `finish`, whose code is written once; without it the result is stored at `c_pointer`
     by the strides of `c`.  `scratch` is this thread's own memory, 64-byte aligned, `scratch_bytes(c, target)` long.
+
+    `prefetch` names the large arrays that `finish` will touch: (address of the tile's first element, bytes between its
+    rows) of each.  Their rows are fetched while the tile is summed.  It is asked before the sums exist.
     """
     if finish is None:
         if c_pointer is None:
@@ -102,14 +106,15 @@ def emit_contraction(f: Function, target: Target, c: Contraction, a: Value, b: V
         return
     if 0 in c.k:  # an empty sum: one product of zeros
         a = b = f.module.table([0], c.dtype)
-    Emitter(f, target, c, blocking, a, b, scratch, finish, c_pointer).emit(thread, threads)
+    Emitter(f, target, c, blocking, a, b, scratch, finish, c_pointer, prefetch).emit(thread, threads)
 
 
 class Emitter:
     """The loops of one contraction, outermost first."""
 
     def __init__(self, f: Function, target: Target, c: Contraction, blocking: Blocking, a: Value, b: Value,
-                 scratch: Value, finish: Finish | None, c_pointer: Value | None) -> None:
+                 scratch: Value, finish: Finish | None, c_pointer: Value | None, prefetch: Prefetch | None) -> None:
+        self.prefetch = prefetch
         self.f, self.target, self.c, self.blocking = f, target, c, blocking
         self.a, self.b, self.scratch, self.finish, self.c_pointer = a, b, scratch, finish, c_pointer
         self.a_table = f.module.table(blocking.a_table, "i64") if blocking.a_table else Value("null", "ptr")
@@ -251,20 +256,37 @@ class Emitter:
                 place = f.add(f.mul(f.sub(row_tile, row_first), i64(g.panels_in_block)), f.sub(panel, panel_first))
                 start = self.at(self.region("partial"), f.mul(place, i64(g.height * width)))
                 result = f.select(last, result, start)
+        valid = f.minimum(columns, f.sub(i64(g.n), j0)) if g.n % g.lanes else columns
+        tile = Tile(result, width, height, valid, i0, j0, item)
+        streams: Sequence[tuple[Value, int]] = ()
+        if g.streamed and out is not None:
+            streams = [(result, g.c_row * SIZES[self.c.dtype])]
+        elif self.prefetch:
+            streams = self.prefetch(f, tile)
         tail = f.sub(f.sub(i64(g.n), j0), f.sub(columns, i64(g.lanes)))
-        arguments = [a, b, start, stride, result, stride, count, accumulate, tail, a_table, b_table]
-        function = self.choose_function(height, columns)
+        arguments = [a, b, start, stride, result, stride, count, accumulate, tail, a_table, b_table,
+                     self.stream_table(streams)]
+        function = self.choose_function(height, columns, len(streams))
         f.do(f"call void {function}({', '.join(map(str, arguments))})")
         if out is None and self.finish:
-            valid = f.minimum(columns, f.sub(i64(g.n), j0)) if g.n % g.lanes else columns
-            tile = Tile(result, width, height, valid, i0, j0, item)
             if g.k_blocks == 1:
                 self.finish(f, tile)
             else:
                 with f.when(last):
                     self.finish(f, tile)
 
-    def choose_function(self, height: Value, columns: Value) -> str:
+    def stream_table(self, streams: Sequence[tuple[Value, int]]) -> Value:
+        """(address, bytes a row) of each stream, in memory."""
+        f = self.f
+        if not streams:
+            return Value("null", "ptr")
+        table = f.stack("i64", 2 * len(streams))
+        for place, (address, stride) in enumerate(streams):
+            f.store(address, f.offset(table, i64(2 * place), "i64"))
+            f.store(i64(stride), f.offset(table, i64(2 * place + 1), "i64"))
+        return table
+
+    def choose_function(self, height: Value, columns: Value, streams: int) -> str:
         """The micro-kernel of a tile this high and wide: a name, or a pointer chosen when the code runs."""
         f, g = self.f, self.blocking
         heights = [g.height, g.height - 1] if g.tall else [g.height]
@@ -273,19 +295,20 @@ class Emitter:
         widths = [w for w in widths if columns.number in (None, w * g.lanes)]
         chosen = []
         for h in heights:
-            names = [Value("@" + self.kernel(h, w), "ptr") for w in widths]
+            names = [Value("@" + self.kernel(h, w, streams), "ptr") for w in widths]
             chosen.append(names[0] if len(names) == 1
                           else f.select(f.compare("icmp eq", columns, i64(widths[0] * g.lanes)), names[0], names[1]))
         if len(chosen) == 1:
             return chosen[0].name
         return f.select(f.compare("icmp eq", height, i64(heights[0])), chosen[0], chosen[1]).name
 
-    def kernel(self, height: int, vectors: int) -> str:
+    def kernel(self, height: int, vectors: int, streams: int) -> str:
         g = self.blocking
         tile = TileShape(self.c.dtype, height, vectors, g.lanes)
         a_row, a_k = (1, g.a_line) if g.pack_a else (g.a_row, g.a_k)
         b_k = vectors * g.lanes if g.pack_b else g.b_k
-        return tile_function(self.f.module, self.target, MicroKernel(tile, a_row, a_k, b_k, g.masked, g.k_blocks > 1))
+        return tile_function(self.f.module, self.target, MicroKernel(tile, a_row, a_k, b_k, g.masked, g.k_blocks > 1,
+                                                                       g.streamed, streams))
 
 
 def store_to(c_pointer: Value, c: Contraction, target: Target) -> Finish:

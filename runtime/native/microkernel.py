@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from graphc.runtime.native.emit import Function, Module, Value, i64, vector
+from graphc.runtime.native.emit import SIZES, Function, Module, Value, i64, vector
 from graphc.runtime.native.target import Target
 
 
@@ -36,19 +36,26 @@ class MicroKernel:
     b_k: int | None  # between successive k of B, whose columns are adjacent
     masked: bool  # the last vector of a row may be partly outside of B and of the result
     accumulates: bool = False  # may be asked to add to earlier sums
+    streamed: bool = False  # B comes from the second-level cache: prefetch its lines
+    streams: int = 0  # arrays laid out like the tile that will be touched next: prefetch their rows
 
     @property
     def name(self) -> str:
         t = self.tile
         parts = [t.dtype, f"{t.rows}x{t.vectors}x{t.lanes}", self.a_row, self.a_k, self.b_k,
-                 ("m" if self.masked else "f") + ("a" if self.accumulates else "")]
+                 ("m" if self.masked else "f") + "a" * self.accumulates + "s" * self.streamed + f"{self.streams}"]
         return "tile." + ".".join(str(p).replace("-", "n").replace("None", "t") for p in parts)
 
 
 PARAMETERS = (
     ("a", "ptr"), ("b", "ptr"), ("start", "ptr"), ("start_stride", "i64"), ("out", "ptr"), ("out_stride", "i64"),
     ("count", "i64"), ("accumulate", "i1"), ("tail", "i64"), ("a_table", "ptr"), ("b_table", "ptr"),
+    ("streams", "ptr"),
 )
+
+LINES_AHEAD = 16  # how many k before its use a line of B is prefetched
+SPACING = 4  # rows of the streams are prefetched every so many k: all at once would stall the loads
+CACHE_LINE = 64
 
 
 def has_fma(target: Target) -> bool:
@@ -86,7 +93,7 @@ def tile_function(module: Module, target: Target, kernel: MicroKernel) -> str:
         return name
     tile = kernel.tile
     f = module.function(name, PARAMETERS, attributes="noinline nounwind")
-    a, b, start, start_stride, out, out_stride, count, accumulate, tail, a_table, b_table = f.parameters
+    a, b, start, start_stride, out, out_stride, count, accumulate, tail, a_table, b_table, streams = f.parameters
     width, type_ = tile.lanes, vector(tile.lanes, tile.dtype)
     mask = f.lane_mask(tail, width) if kernel.masked else None
     zero = Value("zeroinitializer", type_)
@@ -99,21 +106,18 @@ def tile_function(module: Module, target: Target, kernel: MicroKernel) -> str:
     k, *sums, a_now, b_now = phis = [Value(f.fresh(), v.type) for v in initial]
     place = len(f.lines)
     f.lines.append("")
+    if kernel.streams:
+        prefetch_streams(f, kernel, k, streams)
     if kernel.a_k is None:
         a_now = f.offset(a, f.load(f.offset(a_table, k, "i64"), "i64"), tile.dtype)
     if kernel.b_k is None:
         b_now = f.offset(b, f.load(f.offset(b_table, k, "i64"), "i64"), tile.dtype)
     columns = [read(f, f.offset(b_now, i64(v * width), tile.dtype), type_, mask if v == tile.vectors - 1 else None)
                for v in range(tile.vectors)]
-    import os
-    if kernel.b_k == tile.columns and os.environ.get("PFB","1")=="1":
+    if kernel.streamed:
         for v in range(tile.vectors):
-            f.prefetch(f.offset(b_now, i64(v * width + int(os.environ.get("PFD","16")) * kernel.b_k), tile.dtype))
-    if kernel.b_k == tile.columns and os.environ.get("PFC","1")=="1":
-        row = f.select(f.compare("icmp slt", k, i64(tile.rows)), k, i64(tile.rows-1))
-        pc = f.offset(out, f.mul(row, out_stride), tile.dtype)
-        f.prefetch(pc, write=True)
-        f.prefetch(f.offset(pc, i64(16), tile.dtype), write=True)
+            ahead = v * width + LINES_AHEAD * tile.columns
+            f.prefetch(f.offset(b_now, i64(ahead), tile.dtype))
     for r in range(tile.rows):
         one = f.broadcast(f.load(f.offset(a_now, i64(r * kernel.a_row), tile.dtype), tile.dtype), width)
         for v, column in enumerate(columns):
@@ -121,7 +125,8 @@ def tile_function(module: Module, target: Target, kernel: MicroKernel) -> str:
     a_next = a_now if kernel.a_k is None else f.offset(a_now, i64(kernel.a_k), tile.dtype)
     b_next = b_now if kernel.b_k is None else f.offset(b_now, i64(kernel.b_k), tile.dtype)
     after = f.add(k, i64(1))
-    f.lines[place] = "\n".join(f"  {phi.name} = phi {phi.type} [ {first.name}, %{before} ], [ {next_.name}, %{loop} ]"
+    latch = f.current
+    f.lines[place] = "\n".join(f"  {phi.name} = phi {phi.type} [ {first.name}, %{before} ], [ {next_.name}, %{latch} ]"
                                for phi, first, next_ in zip(phis, initial, [after, *sums, a_next, b_next], strict=True))
     f.branch_if(f.compare("icmp slt", after, count), loop, done)
     f.block(done)
@@ -138,6 +143,21 @@ def tile_function(module: Module, target: Target, kernel: MicroKernel) -> str:
     f.branch(done)
     f.block(done)
     return name
+
+
+def prefetch_streams(f: Function, kernel: MicroKernel, k: Value, streams: Value) -> None:
+    """Row k / SPACING of every stream, where k is a multiple of SPACING; `streams` holds (address, bytes a row) pairs."""
+    tile = kernel.tile
+    due = f.compare("icmp eq", f.binary("and", k, i64(SPACING - 1)), i64(0))
+    inside = f.compare("icmp slt", k, i64(SPACING * tile.rows))
+    with f.when(f.binary("and", due, inside)):
+        row = f.binary("lshr", k, i64(SPACING.bit_length() - 1))
+        for stream in range(kernel.streams):
+            address = f.load(f.offset(streams, i64(2 * stream), "i64"), "ptr")
+            stride = f.load(f.offset(streams, i64(2 * stream + 1), "i64"), "i64")
+            line = f.offset(address, f.mul(row, stride), "i8")
+            for start in range(0, tile.columns * SIZES[tile.dtype], CACHE_LINE):
+                f.prefetch(f.offset(line, i64(start), "i8"), write=True)
 
 
 def write_tile(f: Function, tile: TileShape, results: list[Value], start: Value | None, start_stride: Value | None,

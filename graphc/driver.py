@@ -1,0 +1,521 @@
+"""The driver: from symbols to a Program that runs.
+
+Knows the pipeline, the backends, and how a call's arrays meet a program's inputs.  Must not know ops or code generation.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .errors import CheckpointError, FeedError, GraphError, NumericsError
+from .feeds import assign, convert, names_in_order, solve_sizes
+from .ir import Cell, Graph, Node, at, make, rewrite, substitute, topological, user_origin
+from .op import REGISTRY
+from .passes.pipeline import Pipeline
+from .plan import Plan
+from .runtime.interpreter import compute, evaluate
+from .runtime.program import Executable, Interpreted
+from .tensor import FUNCTIONS, Parameter, Tensor, TensorLike, as_tensor, public
+
+inspecting: ContextVar[bool] = ContextVar("inspecting", default=False)  # a file is only being looked at: run nothing
+
+CHUNK_SECONDS = 0.1  # a long run is cut into calls of about this length, so that Ctrl-C is heard
+LARGE_STEP = 1 << 18  # operations per step from which more than one thread is worth its wake-up
+
+
+# -- what a program returns ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Structure:
+    """How the flat list of outputs goes back into what the user gave: one tensor, a list, a dict, or nested pairs."""
+
+    kind: str  # one, list, tuple, dict
+    keys: tuple[Any, ...] = ()
+    children: tuple[Structure, ...] = ()
+
+    @staticmethod
+    def of(value: Any, leaves: list[Tensor], names: list[str], path: str = "out") -> Structure:
+        if isinstance(value, Mapping):
+            return Structure("dict", tuple(value), tuple(Structure.of(v, leaves, names, str(k))
+                                                         for k, v in value.items()))
+        if isinstance(value, (list, tuple)):
+            return Structure(type(value).__name__ if type(value) in (list, tuple) else "tuple", (),
+                             tuple(Structure.of(v, leaves, names, f"{path}{i}") for i, v in enumerate(value)))
+        leaves.append(as_tensor(value))
+        names.append(path)
+        return Structure("one")
+
+    def build(self, values: Iterator[Any]) -> Any:
+        if self.kind == "one":
+            return next(values)
+        parts = [c.build(values) for c in self.children]
+        if self.kind == "dict":
+            return dict(zip(self.keys, parts, strict=True))
+        return parts if self.kind == "list" else tuple(parts)
+
+
+# -- building --------------------------------------------------------------------------------------------------------
+
+
+@public
+def function(inputs: Sequence[Tensor], outputs: Any, updates: Mapping[Parameter, TensorLike] | None = None, *,
+             backend: str = "native", threads: int | None = None, memory_budget: int | None = None,
+             check_numerics: bool = False, name: str = "program") -> Program:
+    """A Program that computes `outputs` from `inputs` and then gives the cells in `updates` their new values.
+
+    inputs          placeholders, in the order of positional arguments
+    outputs         a tensor, or lists and dicts of tensors; a call returns arrays in the same structure
+    updates         {parameter or state: new value}; all right-hand sides read the old values
+    backend         "native" (machine code) or "numpy" (the interpreter)
+    threads         at most this many; None for all cores that this process may use
+    memory_budget   bytes that temporaries may take; more is recomputed to stay below
+    check_numerics  NaN or infinity in an output or a new value raises NumericsError and leaves the cells as they were
+    """
+    leaves: list[Tensor] = []
+    names: list[str] = []
+    structure = Structure.of(outputs, leaves, names)
+    chosen: dict[Cell, Node] = {}
+    for target, value in (updates or {}).items():
+        if not isinstance(target, Parameter):
+            raise GraphError(f"updates: {target!r} is no parameter or state{at(user_origin())}")
+        new = as_tensor(value, target)
+        if new.type != target.type:
+            raise GraphError(f"updates: '{target.cell.name}' is {target.type}, its new value {new.type}; "
+                             f"reshape or .astype it{at(user_origin())}")
+        chosen[target.cell] = new.node
+    graph = _collect([t.node for t in inputs], [t.node for t in leaves], chosen, tuple(names))
+    _check_inputs(graph, inputs)
+    return Program(graph, structure, backend=backend, threads=threads, memory_budget=memory_budget,
+                   check_numerics=check_numerics, name=name)
+
+
+def _collect(inputs: Sequence[Node], outputs: Sequence[Node], updates: dict[Cell, Node],
+             names: tuple[str, ...] = ()) -> Graph:
+    """The graph with every update that layers attached to what is reachable; in order of construction.
+
+    Two updates of one state compose: the later one reads what the earlier one wrote.
+    """
+    carriers = [n for n in topological([*outputs, *updates.values()]) if "cells" in n.attributes]
+    from_layers: dict[Cell, Node] = {}
+    for node in sorted(carriers, key=lambda n: n.number):
+        for cell, value in zip(node.attributes["cells"], node.inputs[1:], strict=True):
+            if cell in from_layers:
+                reading = next((n for n in topological([value]) if n.attributes.get("cell") is cell), None)
+                if reading is not None:
+                    value = substitute([value], {reading: from_layers[cell]})[0]
+            from_layers[cell] = value
+    for cell, value in from_layers.items():
+        if cell in updates:
+            raise GraphError(f"'{cell.name}' is updated by a layer and by the program{at(user_origin())}")
+        updates[cell] = value
+    roots = [*outputs, *updates.values()]
+    plain = _without_carriers(roots)
+    k = len(outputs)
+    return Graph(tuple(inputs), tuple(plain[:k]), tuple(zip(updates, plain[k:], strict=True)), names)
+
+
+def _without_carriers(roots: Sequence[Node]) -> list[Node]:
+    new = rewrite(roots, lambda node, inputs: inputs[0] if "cells" in node.attributes else None)
+    return [new[r] for r in roots]
+
+
+def _check_inputs(graph: Graph, inputs: Sequence[Any]) -> None:
+    seen: dict[str, Node] = {}
+    for tensor in inputs:
+        if not isinstance(tensor, Tensor) or "symbol" not in tensor.node.attributes:
+            raise GraphError(f"inputs must be placeholders, got {tensor!r}{at(user_origin())}")
+        name = tensor.node.attributes["name"]
+        if name in seen:
+            raise GraphError(f"two inputs are called '{name}'; names of one program's inputs must differ"
+                             f"{at(user_origin())}")
+        seen[name] = tensor.node
+    missing = [n for n in graph.nodes if "symbol" in n.attributes and n not in graph.inputs]
+    if missing:
+        names = ", ".join(f"'{n.attributes['name']}'" for n in missing)
+        raise GraphError(f"the outputs depend on {names}, which is not among the inputs{at(user_origin())}")
+
+
+def inputs_of(roots: Sequence[Tensor]) -> list[Tensor]:
+    """The placeholders that the roots depend on, in order of creation."""
+    found = [n for n in topological([r.node for r in roots]) if "symbol" in n.attributes]
+    return [Tensor(n) for n in sorted(found, key=lambda n: n.number)]
+
+
+@public
+def train_step(loss: Tensor, optimizer: Any, outputs: Any = None, *, lr_scheduler: Any = None,
+               grad_clip_norm: float | None = None, grad_clip_value: float | None = None, accumulate: int = 1,
+               **options: Any) -> Program:
+    """A Program that computes the loss and gives every parameter of the optimizer its new value, in one step.
+
+    loss            scalar; the value returned is the one before the update
+    optimizer       one, or a list of them
+    outputs         more to return: a call then gives (loss, outputs)
+    lr_scheduler    advances once per optimizer step, inside the step where it is a formula of the step count
+    grad_clip_norm  limits the norm of all gradients together, as torch.nn.utils.clip_grad_norm_
+    accumulate      every k-th call applies the mean of k gradients
+    options         those of `function`
+    """
+    from .passes.update import attach_updates
+
+    attached = attach_updates(loss, optimizer, grad_clip_norm=grad_clip_norm, grad_clip_value=grad_clip_value,
+                              accumulate=accumulate, lr_scheduler=lr_scheduler)
+    updates, after = attached if isinstance(attached, tuple) else (attached, [])
+    leaves: list[Tensor] = []
+    Structure.of(outputs if outputs is not None else [], leaves, [])
+    program = function(inputs_of([loss, *leaves, *updates.values()]), loss if outputs is None else (loss, outputs),
+                       updates, **options)
+    program.after_call.extend(after)
+    return program
+
+
+def evaluate_tensor(tensor: Tensor, feeds: Mapping[str, Any]) -> np.ndarray:
+    """The value of a symbol for these feeds, by the interpreter."""
+    inputs = [t.node for t in inputs_of([tensor])]
+    arrays = [convert(n, v) for n, v in zip(inputs, assign(inputs, (), feeds), strict=True)]
+    sizes = solve_sizes(inputs, arrays)
+    graph = Pipeline().concrete(_collect(inputs, [tensor.node], {}), sizes)
+    (value,) = evaluate(graph.outputs, dict(zip(graph.inputs, arrays, strict=True)))
+    return np.array(value)
+
+
+FUNCTIONS["evaluate"] = evaluate_tensor
+
+# -- programs --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Specialized:
+    """A program for fixed sizes of its open dimensions."""
+
+    sizes: dict[str, int]
+    graph: Graph
+    plan: Plan
+    executable: Executable
+    seconds: dict[str, float]
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of temporaries: the arena of one step."""
+        return self.plan.arena_bytes
+
+    @property
+    def flops(self) -> int:
+        """Operations of one step, multiply and add counted as two."""
+        return self.plan.flops
+
+
+class Program:
+    """A compiled step: call it with arrays.  Made by `function` and `train_step`.
+
+    graph       as the user built it
+    inputs      placeholders, in the order of positional arguments
+    parameters  every parameter and state that it reads or updates
+    backend     "native" or "numpy"
+    """
+
+    def __init__(self, graph: Graph, structure: Structure, *, backend: str = "native", threads: int | None = None,
+                 memory_budget: int | None = None, check_numerics: bool = False, name: str = "program") -> None:
+        if backend not in ("native", "numpy"):
+            raise GraphError(f"backend must be 'native' or 'numpy', got {backend!r}{at(user_origin())}")
+        if threads is not None and threads < 1:
+            raise GraphError(f"threads must be at least 1, got {threads}{at(user_origin())}")
+        self.graph, self.structure, self.name = graph, structure, name
+        self.backend = _usable(backend)
+        self.threads, self.memory_budget, self.check_numerics = threads, memory_budget, check_numerics
+        self.after_call: list[Any] = []  # schedulers that are no formula: stepped after each call
+        self.inputs = [Tensor(n) for n in graph.inputs]
+        self._lock = threading.RLock()
+        self._cache: dict[tuple[tuple[str, int], ...], Specialized] = {}
+        self._simplified: Graph | None = None
+        self._by_shapes: dict[tuple, Specialized] = {}
+        self.seconds: dict[str, float] = {}
+
+    def __repr__(self) -> str:
+        inputs = ", ".join(f"{n}: {t.type}" for n, t in zip(names_in_order(self.graph.inputs), self.inputs, strict=True))
+        return f"<Program {self.name}({inputs}) on {self.backend}, {len(self.graph.updates)} updates>"
+
+    @property
+    def parameters(self) -> list[Parameter]:
+        """Every parameter and state that the program reads or updates."""
+        return [Parameter(make(REGISTRY["parameter"], (), {"cell": cell}), cell.trainable)
+                for cell in self.graph.cells()]
+
+    # -- compiling ---------------------------------------------------------------------------------------------
+
+    @property
+    def simplified(self) -> Graph:
+        """The graph after expansion and simplification, sizes still open."""
+        if self._simplified is None:
+            pipeline = Pipeline(seconds=self.seconds)
+            self._simplified = pipeline.simplified(self.graph)
+        return self._simplified
+
+    def specialize(self, **sizes: int) -> Specialized:
+        """The program for these sizes of its open dimensions; compiled once, then kept."""
+        names = set().union(*(s.names() for n in self.graph.inputs for s in n.shape if hasattr(s, "names")))
+        unknown, missing = set(sizes) - names, names - set(sizes)
+        if unknown or missing:
+            raise FeedError(f"specialize: open sizes are {', '.join(sorted(names)) or 'none'}, "
+                            f"got {', '.join(sorted(sizes)) or 'none'}{at(user_origin())}")
+        with self._lock:
+            return self._specialized(sizes)
+
+    def _specialized(self, sizes: Mapping[str, int]) -> Specialized:
+        key = tuple(sorted(sizes.items()))
+        known = self._cache.get(key)
+        if known is None:
+            pipeline = Pipeline(memory_budget=self.memory_budget)
+            graph = pipeline.concrete(self.simplified, sizes)
+            plan = pipeline.plan(graph)
+            executable: Executable
+            if self.backend == "native":
+                from .runtime.native.executable import Native
+                from .runtime.native.threads import available_parallelism
+
+                wanted = self.threads or available_parallelism()
+                executable = Native(plan, wanted if plan.flops >= LARGE_STEP else 1)
+                pipeline.seconds.update(executable.seconds)
+            else:
+                executable = Interpreted(graph, plan)
+            known = self._cache[key] = Specialized(dict(sizes), graph, plan, executable, pipeline.seconds)
+        return known
+
+    # -- running -----------------------------------------------------------------------------------------------
+
+    def _feed(self, positional: Sequence[Any], named: Mapping[str, Any]) -> tuple[Specialized, list[np.ndarray]]:
+        values = assign(self.graph.inputs, positional, named)
+        arrays = [convert(n, v) for n, v in zip(self.graph.inputs, values, strict=True)]
+        return self._for(arrays), arrays
+
+    def _for(self, arrays: Sequence[np.ndarray]) -> Specialized:
+        shapes = tuple(a.shape for a in arrays)
+        found = self._by_shapes.get(shapes)
+        if found is None:
+            found = self._by_shapes[shapes] = self._specialized(solve_sizes(self.graph.inputs, arrays))
+        return found
+
+    def __call__(self, *positional: Any, **named: Any) -> Any:
+        """Runs one step: arrays in, by position or name; arrays out, in the structure of `outputs`."""
+        with self._lock:
+            special, arrays = self._feed(positional, named)
+            if inspecting.get():
+                return self._zeros(special)
+            outputs = self._run(special, arrays, 1, [False] * len(arrays))
+            self._stepped(1)
+            return self.structure.build(iter([o[0] if o.ndim > 1 else o.reshape(()) for o in outputs]))
+
+    def _zeros(self, special: Specialized, count: int | None = None) -> Any:
+        lead = () if count is None else (count,)
+        return self.structure.build(iter([np.zeros((*lead, *o.shape), o.dtype.numpy) for o in special.graph.outputs]))
+
+    def _run(self, special: Specialized, arrays: Sequence[np.ndarray], count: int, advance: Sequence[bool]
+             ) -> list[np.ndarray]:
+        if not self.check_numerics:
+            return special.executable.run(arrays, count, advance)
+        stacks: list[list[np.ndarray]] = []
+        for step in range(count):
+            now = [a[step] if moves else a for a, moves in zip(arrays, advance, strict=True)]
+            before = {cell: cell.array.copy() for cell in self.graph.cells()}
+            outputs = special.executable.run(now, 1, [False] * len(now))
+            self._check(special, now, outputs, before)
+            stacks.append([o[0] for o in outputs])
+        return [np.stack(s) for s in zip(*stacks, strict=True)] if stacks else []
+
+    def _check(self, special: Specialized, arrays: Sequence[np.ndarray], outputs: Sequence[np.ndarray],
+               before: dict[Cell, np.ndarray]) -> None:
+        """Raises NumericsError, with the cells as they were, where a result is not finite."""
+        results = [*outputs, *(cell.array for cell, _ in self.graph.updates)]
+        if all(np.isfinite(r).all() for r in results if r.dtype.kind == "f"):
+            return
+        for cell, value in before.items():
+            cell.array[...] = value
+        raise NumericsError(self._first_bad(special, arrays, before))
+
+    def _first_bad(self, special: Specialized, arrays: Sequence[np.ndarray], before: dict[Cell, np.ndarray]) -> str:
+        """Says which input or op first gave a NaN or an infinity, by interpreting the step again."""
+        values: dict[Node, Any] = dict(zip(special.graph.inputs, arrays, strict=True))
+        with np.errstate(all="ignore"):
+            for node in special.graph.nodes:
+                if node not in values:
+                    values[node] = compute(node, [values[i] for i in node.inputs], before)
+                value = values[node]
+                if isinstance(value, np.ndarray) and value.dtype.kind == "f" and not np.isfinite(value).all() \
+                        and "value" not in node.attributes:
+                    place = np.argwhere(~np.isfinite(value))[0].tolist()
+                    what = value[tuple(place)]
+                    name = node.attributes.get("name") or getattr(node.attributes.get("cell"), "name", "")
+                    of = f"input '{name}'" if "symbol" in node.attributes else f"'{name}'" if name else node.op.name
+                    line = f"\n  at {node.origins[0]}" if node.origins else ""
+                    return (f"{what} in the result of {of} ({node.type}) at {place}; "
+                            f"parameters are as they were before the step{line}")
+        return "a result is not finite; parameters are as they were before the step"
+
+    def _stepped(self, count: int) -> None:
+        for hook in self.after_call:
+            for _ in range(count):
+                hook.step()
+
+    def run(self, count: int, *positional: Any, **named: Any) -> Any:
+        """`count` steps on the same arrays in native code; each output stacked, bit for bit those of `count` calls."""
+        if not isinstance(count, (int, np.integer)) or count < 1:
+            raise FeedError(f"run needs a positive number of steps, got {count!r}{at(user_origin())}")
+        with self._lock:
+            special, arrays = self._feed(positional, named)
+            if inspecting.get():
+                return self._zeros(special, count)
+            outputs = self._run_in_chunks(special, arrays, int(count), [False] * len(arrays))
+            return self.structure.build(iter(outputs))
+
+    def _run_in_chunks(self, special: Specialized, arrays: Sequence[np.ndarray], count: int, advance: Sequence[bool],
+                       report: Callable[[int, list[np.ndarray]], None] | None = None) -> list[np.ndarray]:
+        """A long run in calls of about CHUNK_SECONDS, between which Python hears Ctrl-C and schedulers step."""
+        done, chunk = 0, 1
+        parts: list[list[np.ndarray]] = []
+        while done < count:
+            now = min(chunk, count - done)
+            part = [a[done:done + now] if moves else a for a, moves in zip(arrays, advance, strict=True)]
+            start = time.perf_counter()
+            outputs = self._run(special, part, now, advance)
+            taken = time.perf_counter() - start
+            parts.append(outputs)
+            done += now
+            self._stepped(now)
+            if not self.after_call:
+                chunk = max(1, min(now * 16, int(now * CHUNK_SECONDS / max(taken, 1e-7))))
+            if report is not None:
+                report(done, outputs)
+        return [p[0] if len(p) == 1 else np.concatenate(p) for p in zip(*parts, strict=True)]
+
+    def bind(self, *positional: Any, **named: Any) -> Callable[[], Any]:
+        """A function of no arguments that runs one step on these very arrays, whatever they hold at that time.
+
+        The arrays must have the inputs' exact dtypes and be C-contiguous, since they are read in place.  The arrays it
+        returns are overwritten by its next call.
+        """
+        with self._lock:
+            values = assign(self.graph.inputs, positional, named)
+            arrays = []
+            for node, value in zip(self.graph.inputs, values, strict=True):
+                array = convert(node, value)
+                if array is not value:
+                    raise FeedError(f"bind reads '{node.attributes['name']}' in place: it must be a C-contiguous array "
+                                    f"of {node.type.dtype.name}, got {_describe(value)}{at(user_origin())}")
+                arrays.append(array)
+            special = self._for(arrays)
+            if self.check_numerics or self.after_call or inspecting.get():
+                return lambda: self(*arrays)
+            call, outputs = special.executable.bind(arrays)
+            result = self.structure.build(iter(outputs))
+            if hasattr(special.executable, "bind_result"):
+                return special.executable.bind_result(call, result)
+
+            def bound() -> Any:
+                call()
+                return result
+
+            return bound
+
+    def fit(self, data: Mapping[str, Any], *, batch_size: int, epochs: int = 1, shuffle: bool = True, seed: int = 0,
+            progress: bool = True, drop_last: bool = False) -> dict[str, np.ndarray]:
+        """Trains on mini-batches: each epoch visits every row once; the last, smaller batch of an epoch too.
+
+        data     arrays by input name, with equal first axes
+        shuffle  a new order for each epoch, from `seed`
+        progress a progress bar on standard error, where that is a terminal
+        Returns {"loss": mean loss of each epoch}, with one entry more per named output.
+        """
+        from .fit import fit
+
+        return fit(self, data, batch_size=batch_size, epochs=epochs, shuffle=shuffle, seed=seed, progress=progress,
+                   drop_last=drop_last)
+
+    # -- state -------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Copies of all parameters and states, by unique name."""
+        from .text import cell_names
+
+        return {name: cell.array.copy() for cell, name in cell_names(self.graph).items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Gives all parameters and states the values that `state_dict` saved; nothing changes where anything is off."""
+        from .text import cell_names
+
+        names = {name: cell for cell, name in cell_names(self.graph).items()}
+        missing, unknown = sorted(set(names) - set(state)), sorted(set(state) - set(names))
+        if missing or unknown:
+            raise CheckpointError(f"missing: {', '.join(missing) or 'none'}; unknown: {', '.join(unknown) or 'none'}")
+        new = {}
+        for name, cell in names.items():
+            array = np.asarray(state[name])
+            if array.shape != cell.array.shape:
+                raise CheckpointError(f"'{name}': expected shape {list(cell.array.shape)}, got {list(array.shape)}")
+            new[cell] = array
+        for cell, array in new.items():
+            cell.array[...] = array
+
+    # -- looking -----------------------------------------------------------------------------------------------
+
+    def dump(self, stage: str = "simplified", format: str = "text", sizes: Mapping[str, int] | None = None) -> Any:
+        """The program at a stage: forward, gradient, update, simplified, plan, llvm or asm; see `graphc dump`."""
+        from .inspection import dump
+
+        return dump(self, stage, format, sizes)
+
+    def report(self, **sizes: int) -> str:
+        """What the compiler did, kernel by kernel, and why."""
+        from .inspection import report
+
+        return report(self, sizes)
+
+    def profile(self, *positional: Any, repeat: int = 20, **named: Any) -> str:
+        """Time per kernel for these feeds."""
+        from .inspection import profile
+
+        with self._lock:
+            special, arrays = self._feed(positional, named)
+            return profile(self, special, arrays, repeat)
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        layout = "" if value.flags.c_contiguous else ", not contiguous"
+        return f"{value.dtype}{list(value.shape)}{layout}"
+    return type(value).__name__
+
+
+_warned = False
+
+
+def _usable(backend: str) -> str:
+    """The backend that runs here: numpy, with one warning, where llvmlite cannot be used."""
+    global _warned
+    if backend == "native":
+        from importlib.util import find_spec
+
+        if find_spec("llvmlite") is None:
+            if not _warned:
+                warnings.warn("llvmlite cannot be imported: programs run on numpy, much slower. "
+                              "Install it with: pip install llvmlite", RuntimeWarning, stacklevel=4)
+                _warned = True
+            return "numpy"
+    return backend
+
+
+def sizes_for(program: Program, sizes: Mapping[str, int] | None) -> dict[str, int]:
+    """Given sizes, 32 for every open dimension that is not given."""
+    names = set().union(*(s.names() for n in program.graph.inputs for s in n.shape if hasattr(s, "names")))
+    return {name: (sizes or {}).get(name, 32) for name in sorted(names)}
+
+
+__all__ = ["Program", "Specialized", "function", "inputs_of", "inspecting", "sizes_for",
+           "train_step"]

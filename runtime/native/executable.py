@@ -1,0 +1,104 @@
+"""A compiled plan with its memory: the native backend's Executable.
+
+Knows the table that compiled code reads, the arena, and the pool.  Must not know kernels or LLVM.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from graphc.plan import Plan, Role
+
+from . import cache, jit, memory, threads
+from .calls import bind_call
+from .lower import ARENA, COUNT, PRIVATE, PRIVATE_STRIDE, SHARED, Layout, lower
+from .target import Target, host
+
+_ALONE = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p)
+
+
+class Native:
+    """A plan as machine code.
+
+    threads   at most this many; the code asks how many there are, and gives the same bits for any number
+    """
+
+    def __init__(self, plan: Plan, threads_: int, *, target: Target | None = None, flush_denormals: bool = True) -> None:
+        self.plan = plan
+        self.target = target or host()
+        self.threads = threads_
+        self.seconds: dict[str, float] = {}
+        start = perf_counter()
+        module, self.layout = lower(plan, self.target, flush_denormals)
+        self.text = module.text()
+        self.seconds["lower"] = perf_counter() - start
+        start = perf_counter()
+        self.code = jit.compile_module(self.text, target=self.target, name="step", cache=cache.default())
+        self.seconds["llvm"] = perf_counter() - start
+        self.address, self.alone = self.code.address("run"), self.code.address("alone")
+        self.arena = memory.allocate(max(64, plan.arena_bytes))
+        self.shared = memory.allocate(max(64, self.layout.shared_bytes))
+        self.private = memory.allocate(max(64, self.layout.private_bytes * threads_))
+        self.table = np.zeros(self.layout.size, np.int64)
+        self.keep: list[Any] = []
+        self._fill(self.table, self.layout)
+        self.table_address = memory.address_of(self.table)
+
+    def _fill(self, table: np.ndarray, layout: Layout) -> None:
+        """The words that never change: arena, scratch, cells and constants."""
+        table[COUNT] = 1
+        table[ARENA], table[SHARED], table[PRIVATE] = self.arena.address, self.shared.address, self.private.address
+        table[PRIVATE_STRIDE] = layout.private_bytes
+        for buffer, place in layout.words.items():
+            if buffer.role is Role.CELL:
+                table[place] = memory.address_of(buffer.cell.array)  # type: ignore[union-attr]
+                self.keep.append(buffer.cell)
+            elif buffer.role is Role.CONSTANT:
+                array = np.ascontiguousarray(buffer.array)
+                self.keep.append(array)
+                table[place] = memory.address_of(array)
+
+    def _call(self) -> None:
+        if self.threads == 1:
+            _ALONE(self.alone)(self.table_address)
+        else:
+            threads.shared().run(self.address, self.table_address, self.threads)
+
+    def run(self, inputs: Sequence[np.ndarray], count: int, advance: Sequence[bool]) -> list[np.ndarray]:
+        table, layout = self.table, self.layout
+        table[COUNT] = count
+        for buffer, array, moves in zip(self.plan.inputs, inputs, advance, strict=True):
+            place = layout.words[buffer]
+            table[place] = memory.address_of(array)
+            table[place + 1] = buffer.bytes if moves else 0
+        outputs = []
+        for buffer in self.plan.outputs:
+            array = np.empty((count, *buffer.type.shape), buffer.type.dtype.numpy)
+            place = layout.words[buffer]
+            table[place] = memory.address_of(array) if array.size else 0
+            table[place + 1] = buffer.bytes
+            outputs.append(array)
+        self._call()
+        return outputs
+
+    def bind(self, inputs: Sequence[np.ndarray]) -> tuple[Callable[[], int], list[np.ndarray]]:
+        """A table of its own, so that bound and unbound calls do not disturb each other."""
+        table = self.table.copy()
+        table[COUNT] = 1
+        for buffer, array in zip(self.plan.inputs, inputs, strict=True):
+            table[self.layout.words[buffer]] = memory.address_of(array)
+            table[self.layout.words[buffer] + 1] = 0
+        outputs = [np.empty(b.type.shape, b.type.dtype.numpy) for b in self.plan.outputs]
+        for buffer, array in zip(self.plan.outputs, outputs, strict=True):
+            table[self.layout.words[buffer]] = memory.address_of(array)
+            table[self.layout.words[buffer] + 1] = 0
+        keep = (self, table, list(inputs), outputs)
+        address = memory.address_of(table)
+        if self.threads == 1:
+            return bind_call(self.alone, address, keep=keep), outputs
+        return threads.shared().bind(self.address, address, self.threads, keep=keep), outputs
