@@ -19,6 +19,7 @@ from .errors import CheckpointError, FeedError, GraphError, NumericsError
 from .feeds import assign, convert, names_in_order, solve_sizes
 from .ir import Cell, Graph, Node, at, make, rewrite, substitute, topological, user_origin
 from .op import REGISTRY
+from .passes.cost import flops
 from .passes.pipeline import Pipeline
 from .plan import Plan
 from .runtime.interpreter import compute, evaluate
@@ -280,9 +281,11 @@ class Program:
             if self.backend == "native":
                 from .runtime.native.executable import Native
                 from .runtime.native.threads import available_parallelism
+                from .runtime.native.unroll import scalar_operations
 
                 wanted = self.threads or available_parallelism()
-                executable = Native(plan, wanted if plan.flops >= LARGE_STEP else 1)
+                tiny = scalar_operations(graph, flops) is not None
+                executable = Native(graph, plan, wanted if plan.flops >= LARGE_STEP else 1, unrolled=tiny)
                 pipeline.seconds.update(executable.seconds)
             else:
                 executable = Interpreted(graph, plan)

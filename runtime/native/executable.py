@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from graphc.ir import Graph
 from graphc.plan import Plan, Role
 
 from . import cache, jit, memory, threads
 from .calls import bind_call
-from .lower import ARENA, COUNT, PRIVATE, PRIVATE_STRIDE, SHARED, Layout, lower
+from .lower import ARENA, COUNT, PRIVATE, PRIVATE_STRIDE, SHARED, Layout, lower, lower_unrolled
 from .target import Target, host
 
 _ALONE = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p)
@@ -28,13 +29,17 @@ class Native:
     threads   at most this many; the code asks how many there are, and gives the same bits for any number
     """
 
-    def __init__(self, plan: Plan, threads_: int, *, target: Target | None = None, flush_denormals: bool = True) -> None:
+    def __init__(self, graph: Graph, plan: Plan, threads_: int, *, unrolled: bool = False,
+                 target: Target | None = None, flush_denormals: bool = True) -> None:
         self.plan = plan
         self.target = target or host()
         self.threads = threads_
         self.seconds: dict[str, float] = {}
         start = perf_counter()
-        module, self.layout = lower(plan, self.target, flush_denormals)
+        if unrolled:
+            module, self.layout = lower_unrolled(graph, plan, self.target, flush_denormals)
+        else:
+            module, self.layout = lower(plan, self.target, flush_denormals)
         self.text = module.text()
         self.seconds["lower"] = perf_counter() - start
         start = perf_counter()

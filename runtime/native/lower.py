@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from graphc.ir import Graph
 from graphc.plan import Buffer, Kernel, Plan, Role, align, body_key
 
 from .denormals import restore_denormal_mode, set_denormal_mode
@@ -17,6 +18,7 @@ from .emit import Function, Module, Value, i64
 from .kernels import emit_kernel, is_serial, scratch_sizes
 from .target import Target
 from .threads import emit_barrier
+from .unroll import emit_unrolled_run
 
 COUNT, ARENA, SHARED, PRIVATE, PRIVATE_STRIDE, FIRST = range(6)  # words of the table
 
@@ -32,7 +34,7 @@ class Layout:
     shared_bytes: int
 
 
-def table_layout(plan: Plan, target: Target) -> Layout:
+def table_layout(plan: Plan, target: Target, unrolled: bool = False) -> Layout:
     """The table of a plan: five words, then per input and output an address and a stride, then cells and constants."""
     words: dict[Buffer, int] = {}
     strides: dict[Buffer, int] = {}
@@ -43,9 +45,39 @@ def table_layout(plan: Plan, target: Target) -> Layout:
     for buffer in (*plan.cells, *plan.constants):
         words[buffer] = place
         place += 1
-    sizes = [scratch_sizes(k, target) for k in plan.kernels]
+    sizes = [] if unrolled else [scratch_sizes(k, target) for k in plan.kernels]
     return Layout(words, strides, place, align(max((p for p, _ in sizes), default=0)),
                   align(max((s for _, s in sizes), default=0)))
+
+
+def lower_unrolled(graph: Graph, plan: Plan, target: Target, flush_denormals: bool = True) -> tuple[Module, Layout]:
+    """The module of a step so small that it needs no kernels: see `unroll`."""
+    layout = table_layout(plan, target, unrolled=True)
+    module = Module()
+    run = module.function("run", [("table", "ptr"), ("thread", "i64"), ("threads", "i64"), ("barrier", "ptr")],
+                          returns="i32", internal=False)
+    table, thread, _, _ = run.parameters
+    with run.when(run.compare("icmp eq", thread, i64(0))):
+        saved = set_denormal_mode(run, target) if flush_denormals else None
+
+        def word(place: int, type_: str = "ptr") -> Value:
+            return run.load(run.offset(table, i64(place), "i64"), type_, align=8)
+
+        addresses = {b: word(p) for b, p in layout.words.items()}
+        strides = {b: word(p, "i64") for b, p in layout.strides.items()}
+        by_cell = {b.cell: addresses[b] for b in plan.cells}
+
+        def moving(buffer: Buffer, step: Value) -> Value:
+            return run.offset(addresses[buffer], run.mul(step, strides[buffer]), "i8")
+
+        by_node = dict(zip(graph.inputs, plan.inputs, strict=True))
+        emit_unrolled_run(run, graph, word(COUNT, "i64"), lambda node, step: moving(by_node[node], step),
+                          lambda position, step: moving(plan.outputs[position], step), lambda cell: by_cell[cell])
+        if flush_denormals:
+            restore_denormal_mode(run, target, saved)
+    run.ret(Value("0", "i32"))
+    emit_alone(module)
+    return module, layout
 
 
 def lower(plan: Plan, target: Target, flush_denormals: bool = True) -> tuple[Module, Layout]:
@@ -143,5 +175,10 @@ def emit_run(module: Module, target: Target, flush_denormals: bool) -> None:
     if flush_denormals:
         restore_denormal_mode(run, target, saved)
     run.ret(Value("0", "i32"))
+    emit_alone(module)
+
+
+def emit_alone(module: Module) -> None:
+    """``i32 alone(ptr table)``: the whole run on the calling thread."""
     alone = module.function("alone", [("table", "ptr")], returns="i32", internal=False)
     alone.ret(alone.call("run", [alone.parameters[0], i64(0), i64(1), Value("null", "ptr")], "i32"))

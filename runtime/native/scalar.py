@@ -1,0 +1,3 @@
+"""The native scalar builder."""
+from .math_arithmetic import Arithmetic as NativeScalar
+__all__ = ["NativeScalar"]
