@@ -12,17 +12,9 @@ import llvmlite.binding as llvm
 import numpy as np
 import pytest
 
-from graphc.runtime.native.contract import (
-    Contraction,
-    Function,
-    Target,
-    Tile,
-    emit_contraction,
-    scratch_bytes,
-    store_to,
-)
-from graphc.runtime.native.emit import Module, Value, constant, i64
-from graphc.runtime.native.target import describe, host
+from graphc.runtime.native.contract import Contraction, Finish, Tile, emit_contraction, scratch_bytes, store_to
+from graphc.runtime.native.emit import Function, Module, Value, constant, i64
+from graphc.runtime.native.target import Target, describe, host
 
 DTYPES = {"float": np.float32, "double": np.float64, "i32": np.int32, "i64": np.int64}
 PARAMETERS = [("a", "ptr"), ("b", "ptr"), ("c", "ptr"), ("scratch", "ptr"), ("thread", "i64"), ("threads", "i64")]
@@ -100,7 +92,7 @@ class Case:
     misalign: int = 0
 
 
-def doubled(c_pointer: Value, c: Contraction, target: Target):
+def doubled(c_pointer: Value, c: Contraction, target: Target) -> Finish:
     """A finish that rewrites the tile before it stores it: 2 x + 1."""
     store = store_to(c_pointer, c, target)
 

@@ -1,5 +1,5 @@
 """All ops: importing this package fills the registry."""
 
-from . import contractions, elementwise, reductions, sources, views
+from . import composites, contractions, control, elementwise, indexing, reductions, sources, views
 
-__all__ = ["contractions", "elementwise", "reductions", "sources", "views"]
+__all__ = ["composites", "contractions", "control", "elementwise", "indexing", "reductions", "sources", "views"]

@@ -18,6 +18,7 @@ Axes = tuple[tuple[int, int], ...]  # (size, stride in elements), outermost firs
 
 DEPTH = 256  # k of a packed block: an A panel and a B panel of this depth share the first-level cache
 DEPTH_LIMIT = 384  # up to here one block; a longer sum is cut into equal blocks
+UNPACKED_BYTES = 256 << 10  # a block of an operand that spans no more than this is used where it is
 TABLE_LIMIT = 4096  # offsets in one table of k offsets
 
 
@@ -180,9 +181,12 @@ def choose_blocking(c: Contraction, target: Target, plain: bool) -> Blocking:
 
     # whether to pack
     adjacent = n == 1 or (len(b_n) == 1 and b_n[0][1] == 1)
-    small = max(m * k, n * k) * itemsize <= 256 << 10
-    fits = small or m <= 2 * most_rows(target, 2)
-    pack_b = not adjacent or (ragged and not target.has_masks) or not fits
+    depth = k_inner if k_inner <= DEPTH_LIMIT else DEPTH
+    b_span = depth * max(n, abs(b_k or 0)) * itemsize  # bytes that a block of B spans where it is
+    few_rows = m <= 2 * most_rows(target, 2)
+    pack_b = not adjacent or (ragged and not target.has_masks) or (b_span > UNPACKED_BYTES and not few_rows)
+    import os
+    if "PB" in os.environ: pack_b = os.environ["PB"] == "1"
     total_vectors = max(1, math.ceil(n / lanes))
     most_vectors = 2 if pack_b and m > 8 else 4
     if target.registers == 16:
@@ -191,16 +195,16 @@ def choose_blocking(c: Contraction, target: Target, plain: bool) -> Blocking:
         most_vectors = max(most_vectors, min(8, (target.registers - 2) // (segment + 1)))
     panels, vectors, wide = split_evenly(total_vectors, most_vectors)
     segment_tiles, height, tall = split_evenly(segment, most_rows(target, vectors))
-    few_panels = panels <= 2
-    aliasing = (a_row * itemsize) % 4096 == 0 and height > 8
-    pack_a = not aligned or (not few_panels and (not small or aliasing))
+    if a_row == 1:  # a tile touches a line of memory for every k
+        scattered = abs(a_k or 0) * itemsize >= 2048 and m * depth * itemsize > UNPACKED_BYTES // 2
+    else:  # rows whose starts fall into one set of the cache, or too many memory pages
+        scattered = height > 8 and m * k * itemsize > UNPACKED_BYTES
+    pack_a = not aligned or (panels > 2 and scattered)
+    if "PA" in os.environ: pack_a = os.environ["PA"] == "1"
     row_tiles = segments * segment_tiles
 
     # blocks
-    if pack_a or pack_b:
-        k_inner_blocks = 1 if k_inner <= DEPTH_LIMIT else math.ceil(k_inner / DEPTH)
-    else:
-        k_inner_blocks = 1 if k_inner <= 2 * DEPTH else math.ceil(k_inner / DEPTH)
+    k_inner_blocks = 1 if k_inner <= DEPTH_LIMIT or segment <= 4 else math.ceil(k_inner / DEPTH)
     k_in_block = math.ceil(k_inner / k_inner_blocks)
     k_inner_blocks = max(1, math.ceil(k_inner / max(1, k_in_block)))
     k_blocks = max(1, k_outer * k_inner_blocks)
@@ -210,6 +214,8 @@ def choose_blocking(c: Contraction, target: Target, plain: bool) -> Blocking:
     tiles_in_block = max(1, row_tiles)
     if pack_b:
         panels_in_block = max(1, min(panels, target.l2_bytes // 2 // panel_bytes))
+    elif b_span > UNPACKED_BYTES:  # one panel stays in cache while every row tile uses it
+        panels_in_block = 1
     if not direct and k_blocks > 1:  # the partial sums of a block stay in scratch
         panels_in_block = max(1, min(panels_in_block, 512 // width))
         tiles_in_block = max(1, min(tiles_in_block, 512 // height))

@@ -1,7 +1,7 @@
 """Dense contractions: ``C[batch, m, n] = sum over k of A[batch, m, k] * B[batch, k, n]`` as blocked native loops.
 
-Knows groups of axes with strides, blocking, packing and the static partition over threads.  Must not know graphs, op
-names or what a finished tile is used for: that is the caller's `Finish`.
+Knows the roads a contraction can take (register tiles, dot products, either with A and B exchanged) and what each
+costs.  Must not know graphs, op names or what a finished tile is used for: that is the caller's `Finish`.
 
 Every thread runs the emitted code; no barrier is needed.  The order in which an element's products are summed is
 decided when the code is written, never by the number of threads, so results are the same bits for any number.
@@ -9,74 +9,104 @@ decided when the code is written, never by the number of threads, so results are
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
 from dataclasses import dataclass
+from functools import lru_cache
 
-from graphc.runtime.native.blocking import Blocking, Contraction, choose_blocking, swapped
-from graphc.runtime.native.emit import SIZES, Function, Value, constant, i64
-from graphc.runtime.native.microkernel import MicroKernel, TileShape, tile_function
-from graphc.runtime.native.packing import pack_general, pack_lines, pack_transposed
+from graphc.runtime.native.blocking import ITEMSIZE, Blocking, Contraction, choose_blocking, merge, swapped
+from graphc.runtime.native.dots import DotTile, dot_function, dot_rows
+from graphc.runtime.native.emit import SIZES, Function, Value, i64
 from graphc.runtime.native.target import Target
+from graphc.runtime.native.tiles import Finish, Prefetch, Tile, TileLoops, flat_offset, spread
+
+__all__ = ["Contraction", "Finish", "Prefetch", "Tile", "emit_contraction", "scratch_bytes", "store_to", "swapped"]
+
+DOT_COLUMNS = 8  # up to so many columns dot products pay
 
 
 @dataclass(frozen=True)
-class Tile:
-    """A finished tile: `rows` by `columns` sums, row-major from `pointer` with `stride` elements between rows.
+class Road:
+    """How a contraction is computed, and the scratch memory that this takes."""
 
-    Element (r, j) belongs to the flattened indices (i0 + r, j0 + j) of m and n and to the flattened `batch` index.
-    """
-
-    pointer: Value
-    stride: int
-    rows: Value
-    columns: Value
-    i0: Value
-    j0: Value
-    batch: Value
+    turned: bool  # A and B, m and n exchange their roles
+    dots: bool  # vectors run along k
+    blocking: Blocking  # of the contraction after any exchange
+    turned_offset: int  # where in scratch the transposed tile is
+    turned_stride: int  # elements between its rows: the rows of a tile
+    scratch_bytes: int
 
 
-Finish = Callable[[Function, Tile], None]
-Prefetch = Callable[[Function, Tile], Sequence[tuple[Value, int]]]
-Axes = tuple[tuple[int, int], ...]  # (size, stride), outermost first
+def up(size: int) -> int:
+    return (size + 63) // 64 * 64
+
+
+def dots_fit(c: Contraction, target: Target) -> bool:
+    """Whether vectors along k suit: few columns, k adjacent in A, rows of A evenly spaced."""
+    a_k = merge(c.k, c.a_k)
+    return (math.prod(c.n) <= min(DOT_COLUMNS, target.registers // 4) and len(a_k) == 1 and a_k[0][1] == 1
+            and a_k[0][0] >= target.lanes(ITEMSIZE[c.dtype]) and len(merge(c.m, c.a_m)) <= 1 and math.prod(c.m) > 0)
+
+
+def dot_columns_in_place(c: Contraction) -> bool:
+    """Whether the columns of B can be read where they are: k adjacent, columns evenly spaced."""
+    b_k = merge(c.k, c.b_k)
+    return len(b_k) == 1 and b_k[0][1] == 1 and len(merge(c.n, c.b_n)) <= 1
+
+
+def pack_cost(axes: int, stride: int | None, line_stride: int, lanes: int) -> float:
+    """Cycles to pack one element of an operand."""
+    if axes <= 1 and line_stride == 1:
+        return 2 / lanes
+    return 4 / lanes if stride == 1 else 1.3
+
+
+def cost(c: Contraction, target: Target, plain: bool, turned: bool, dots: bool) -> float:
+    """Estimated cycles for one member of the batch."""
+    g = choose_blocking(c, target, plain)
+    m, n, k = g.m, g.n, math.prod(c.k)
+    if dots:
+        total = m * k * (n + 1) / (2 * g.lanes) + 3 * m * n + (0 if dot_columns_in_place(c) else 1.3 * n * k)
+    else:
+        total = m * k * math.ceil(n / g.lanes) / 2 * max(1, 8 / (g.height * g.vectors))
+        if g.pack_b:
+            total += n * k * pack_cost(len(g.b_n), g.b_k, g.b_n[-1][1] if g.b_n else 0, g.lanes)
+        if g.pack_a:
+            total += m * k * pack_cost(len(g.a_m), g.a_k, g.a_m[-1][1] if g.a_m else 0, g.lanes)
+    if plain and not g.direct:
+        total += m * n * (2 / g.lanes if merge(c.n, c.c_n)[-1:] in ((), ((n, 1),)) else 1.5)
+    if turned and not plain and min(m, n) > 1:
+        total += 1.5 * m * n
+    return total
+
+
+@lru_cache(maxsize=512)
+def choose_road(c: Contraction, target: Target, plain: bool) -> Road:
+    """The cheapest road; `plain` says that the result is only stored, at the strides of `c`."""
+    choices = []
+    for turned in (False, True):
+        d = swapped(c) if turned else c
+        if not choose_blocking(d, target, plain).empty and 0 not in c.k and dots_fit(d, target):
+            choices.append((cost(d, target, plain, turned, True), turned, True))
+        choices.append((cost(d, target, plain, turned, False) * (1.1 if turned else 1), turned, False))
+    _, turned, dots = min(choices)
+    d = swapped(c) if turned else c
+    blocking = choose_blocking(d, target, plain)
+    itemsize = ITEMSIZE[c.dtype]
+    if dots:
+        n, k = blocking.n, math.prod(d.k)
+        rows = dot_rows(blocking.m, n, target)
+        tile_bytes = up(rows * n * itemsize)
+        used = tile_bytes + (0 if dot_columns_in_place(d) else up(n * k * itemsize))
+    else:
+        used = blocking.scratch_bytes
+        rows = blocking.height
+        tile_bytes = up(blocking.height * blocking.vectors * blocking.lanes * itemsize)
+    return Road(turned, dots, blocking, used, rows, used + (tile_bytes if turned and not plain else 0))
 
 
 def scratch_bytes(c: Contraction, target: Target) -> int:
     """Bytes of scratch memory that each thread needs, whichever way the result is consumed."""
-    return max(choose_blocking(c, target, False).scratch_bytes, choose_blocking(c, target, True).scratch_bytes,
-               choose_blocking(swapped(c), target, True).scratch_bytes)
-
-
-def flat_offset(f: Function, index: Value, axes: Axes) -> Value:
-    """The offset of a row-major flattened index over the axes."""
-    total, rest = i64(0), index
-    for place, (size, stride) in reversed(list(enumerate(axes))):
-        coordinate = rest if place == 0 else f.binary("urem", rest, i64(size))
-        total = f.add(total, f.mul(coordinate, i64(stride)))
-        if place:
-            rest = f.binary("udiv", rest, i64(size))
-    return total
-
-
-def quotient(f: Function, a: Value, b: int) -> tuple[Value, Value]:
-    """(a // b, a % b) of a non-negative i64."""
-    if b == 1:
-        return a, i64(0)
-    if a.number is not None:
-        return i64(a.number // b), i64(a.number % b)
-    high = f.binary("udiv", a, i64(b))
-    return high, f.sub(a, f.mul(high, i64(b)))
-
-
-def maximum(f: Function, a: Value, b: Value) -> Value:
-    return b if a.name == f.minimum(a, b).name else f.select(f.compare("icmp sgt", a, b), a, b)
-
-
-def share(f: Function, work: int, thread: Value, threads: Value) -> tuple[Value, Value]:
-    """The contiguous range of `work` items that belongs to this thread."""
-    if threads.number == 1:
-        return i64(0), i64(work)
-    low = f.binary("udiv", f.mul(thread, i64(work)), threads)
-    return low, f.binary("udiv", f.mul(f.add(thread, i64(1)), i64(work)), threads)
+    return max(choose_road(c, target, plain).scratch_bytes for plain in (False, True))
 
 
 def emit_contraction(f: Function, target: Target, c: Contraction, a: Value, b: Value, *, scratch: Value,
@@ -89,232 +119,83 @@ def emit_contraction(f: Function, target: Target, c: Contraction, a: Value, b: V
 
     `prefetch` names the large arrays that `finish` will touch: (address of the tile's first element, bytes between its
     rows) of each.  Their rows are fetched while the tile is summed.  It is asked before the sums exist.
+
+    Raises: ValueError where there is neither `finish` nor `c_pointer`.
     """
-    if finish is None:
-        if c_pointer is None:
-            raise ValueError("a contraction needs finish or c_pointer")
-        blocking = choose_blocking(c, target, True)
-        if not blocking.direct:
-            turned = choose_blocking(swapped(c), target, True)
-            if turned.direct:
-                c, a, b, blocking = swapped(c), b, a, turned
-            else:
-                finish, blocking = store_to(c_pointer, c, target), choose_blocking(c, target, False)
-    else:
-        blocking = choose_blocking(c, target, False)
-    if blocking.empty:
+    road = choose_road(c, target, finish is None)
+    if road.blocking.empty:
         return
     if 0 in c.k:  # an empty sum: one product of zeros
         a = b = f.module.table([0], c.dtype)
-    Emitter(f, target, c, blocking, a, b, scratch, finish, c_pointer, prefetch).emit(thread, threads)
+    if road.turned:
+        c, a, b, prefetch = swapped(c), b, a, None
+        if finish is not None:
+            finish = turned_back(finish, c.dtype, road, f.offset(scratch, i64(road.turned_offset), "i8"))
+    if finish is None:
+        if c_pointer is None:
+            raise ValueError("a contraction needs finish or c_pointer")
+        if road.dots and road.blocking.n == 1:  # a column of results is stored as a row
+            finish = turned_back(store_to(c_pointer, swapped(c), target), c.dtype, road, scratch)
+        elif road.dots or not road.blocking.direct:
+            finish = store_to(c_pointer, c, target)
+    if road.dots and finish is not None:
+        emit_dots(f, target, c, road.blocking, a, b, scratch, thread, threads, finish)
+    else:
+        TileLoops(f, target, c, road.blocking, a, b, scratch, finish, c_pointer, prefetch).emit(thread, threads)
 
 
-class Emitter:
-    """The loops of one contraction, outermost first."""
+def turned_back(finish: Finish, dtype: str, road: Road, memory: Value) -> Finish:
+    """A finish that shows `finish` the transpose of its tile."""
+    g = road.blocking
 
-    def __init__(self, f: Function, target: Target, c: Contraction, blocking: Blocking, a: Value, b: Value,
-                 scratch: Value, finish: Finish | None, c_pointer: Value | None, prefetch: Prefetch | None) -> None:
-        self.prefetch = prefetch
-        self.f, self.target, self.c, self.blocking = f, target, c, blocking
-        self.a, self.b, self.scratch, self.finish, self.c_pointer = a, b, scratch, finish, c_pointer
-        self.a_table = f.module.table(blocking.a_table, "i64") if blocking.a_table else Value("null", "ptr")
-        self.b_table = f.module.table(blocking.b_table, "i64") if blocking.b_table else Value("null", "ptr")
-
-    def region(self, name: str) -> Value:
-        return self.f.offset(self.scratch, i64(self.blocking.regions[name]), "i8")
-
-    def at(self, pointer: Value, offset: Value) -> Value:
-        return self.f.offset(pointer, offset, self.c.dtype)
-
-    def emit(self, thread: Value, threads: Value) -> None:
-        f, g = self.f, self.blocking
-        units = g.row_tiles if g.split_rows else g.panels
-        low, high = share(f, g.batch * units, thread, threads)
-        if g.batch == 1:
-            self.emit_item(i64(0), low, high)
+    def turn(f: Function, tile: Tile) -> None:
+        if tile.stride == 1 or g.m == 1:  # one column or one row: the same memory
+            finish(f, Tile(tile.pointer, 1, tile.columns, tile.rows, tile.j0, tile.i0, tile.batch))
             return
-        first = quotient(f, low, units)[0]
-        last = quotient(f, f.add(high, i64(units - 1)), units)[0]
-        with f.loop(first, last) as item:
-            if units == 1:
-                self.emit_item(item, i64(0), i64(1))
-            else:
-                begin = f.mul(item, i64(units))
-                whole = threads.number == 1
-                self.emit_item(item, i64(0) if whole else maximum(f, f.sub(low, begin), i64(0)),
-                               i64(units) if whole else f.minimum(f.sub(high, begin), i64(units)))
+        stride = road.turned_stride
+        with f.loop(i64(0), tile.rows) as row, f.loop(i64(0), tile.columns) as column:
+            value = f.load(f.offset(tile.pointer, f.add(f.mul(row, i64(tile.stride)), column), dtype), dtype)
+            f.store(value, f.offset(memory, f.add(f.mul(column, i64(stride)), row), dtype))
+        finish(f, Tile(memory, stride, tile.columns, tile.rows, tile.j0, tile.i0, tile.batch))
 
-    def emit_item(self, item: Value, low: Value, high: Value) -> None:
-        """One member of the batch: the row tiles or the panels from low to high."""
-        f, g = self.f, self.blocking
-        a, b = self.at(self.a, flat_offset(f, item, g.a_batch)), self.at(self.b, flat_offset(f, item, g.b_batch))
-        out = self.at(self.c_pointer, flat_offset(f, item, g.c_batch)) if g.direct and self.c_pointer else None
-        rows = (low, high) if g.split_rows else (i64(0), i64(g.row_tiles))
-        panels = (i64(0), i64(g.panels)) if g.split_rows else (low, high)
-        with f.loop(*rows, g.tiles_in_block) as row_block:
-            row_stop = f.minimum(f.add(row_block, i64(g.tiles_in_block)), rows[1])
-            with f.loop(*panels, g.panels_in_block) as panel_block:
-                panel_stop = f.minimum(f.add(panel_block, i64(g.panels_in_block)), panels[1])
-                with f.loop(0, g.k_blocks) as k_block:
-                    self.emit_block(item, a, b, out, (row_block, row_stop), (panel_block, panel_stop), k_block)
+    return turn
 
-    def emit_block(self, item: Value, a: Value, b: Value, out: Value | None, rows: tuple[Value, Value],
-                   panels: tuple[Value, Value], k_block: Value) -> None:
-        f, g = self.f, self.blocking
-        outer, inner = quotient(f, k_block, g.k_inner_blocks)
-        k0 = f.mul(inner, i64(g.k_in_block))
-        count = f.minimum(f.sub(i64(g.k_inner), k0), i64(g.k_in_block))
-        a = self.at(a, f.add(flat_offset(f, outer, g.a_k_outer), f.mul(k0, i64(g.a_k or 0))))
-        b = self.at(b, f.add(flat_offset(f, outer, g.b_k_outer), f.mul(k0, i64(g.b_k or 0))))
-        a_table = f.offset(self.a_table, k0, "i64") if g.a_k is None else self.a_table
-        b_table = f.offset(self.b_table, k0, "i64") if g.b_k is None else self.b_table
-        block_panel = g.k_in_block * g.vectors * g.lanes
-        if g.pack_b:
-            with f.loop(*panels) as panel:
-                j0, columns = self.panel_extent(panel)
-                to = self.at(self.region("b"), f.mul(f.sub(panel, panels[0]), i64(block_panel)))
-                self.pack(b, b_table, g.b_k, g.b_n, j0, columns, columns, g.n, to, columns, count)
-        with f.loop(*rows) as row_tile:
-            i0, height, a_rows = self.tile_extent(row_tile)
-            a_here = self.at(a, a_rows)
-            if g.pack_a:
-                step = i64(g.a_line)
-                a_here = self.region("a")
-                self.pack(a, a_table, g.a_k, g.a_m, i0, height, step, g.m, a_here, step, count)
-            with f.loop(*panels) as panel:
-                j0, columns = self.panel_extent(panel)
-                b_here = self.at(b, f.mul(j0, i64(1)))
-                if g.pack_b:
-                    b_here = self.at(self.region("b"), f.mul(f.sub(panel, panels[0]), i64(block_panel)))
-                self.emit_tile(item, row_tile, rows[0], panel, panels[0], i0, height, j0, columns, a_here, b_here, out,
-                               k_block, count, a_table, b_table)
 
-    def tile_extent(self, row_tile: Value) -> tuple[Value, Value, Value]:
-        """(first flattened row, rows, offset of the first row in A) of a row tile."""
-        f, g = self.f, self.blocking
-        segment, place = quotient(f, row_tile, g.segment_tiles)
-        inside, height = self.even_split(place, g.height, g.tall)
-        i0 = f.add(f.mul(segment, i64(g.segment)), inside)
-        if g.pack_a:
-            return i0, height, i64(0)
-        return i0, height, f.add(flat_offset(f, segment, g.a_segments), f.mul(inside, i64(g.a_row)))
+def emit_dots(f: Function, target: Target, c: Contraction, g: Blocking, a: Value, b: Value, scratch: Value,
+              thread: Value, threads: Value, finish: Finish) -> None:
+    """The loops of a contraction as dot products: tiles of rows, all the columns at once."""
+    k = math.prod(c.k)
+    rows = dot_rows(g.m, g.n, target)
+    a_row = g.a_m[0][1] if g.a_m else 0
+    in_place = dot_columns_in_place(c)
+    b_column = (g.b_n[0][1] if g.b_n else 0) if in_place else k
+    packed = f.offset(scratch, i64(up(rows * g.n * SIZES[c.dtype])), "i8")
 
-    def panel_extent(self, panel: Value) -> tuple[Value, Value]:
-        """(first flattened column, columns padded to whole registers) of a panel."""
-        f, g = self.f, self.blocking
-        first, vectors = self.even_split(panel, g.vectors, g.wide)
-        return f.mul(first, i64(g.lanes)), f.mul(vectors, i64(g.lanes))
+    def item(batch: Value, low: Value, high: Value) -> None:
+        first = f.offset(a, flat_offset(f, batch, g.a_batch), c.dtype)
+        columns = f.offset(b, flat_offset(f, batch, g.b_batch), c.dtype)
+        if not in_place:
+            with f.loop(0, g.n) as j:
+                source = f.offset(columns, flat_offset(f, j, g.b_n), c.dtype)
+                to = f.offset(packed, f.mul(j, i64(k)), c.dtype)
+                with f.loop(0, k) as place:
+                    offset = flat_offset(f, place, merge(c.k, c.b_k))
+                    f.store(f.load(f.offset(source, offset, c.dtype), c.dtype), f.offset(to, place, c.dtype))
+            columns = packed
+        name = dot_function(f, target, DotTile(c.dtype, rows, g.n, k, g.lanes, a_row, b_column))
+        with f.loop(low, high) as tile:
+            start = f.mul(tile, i64(rows))
+            begin = start if g.m % rows == 0 else f.minimum(start, i64(g.m - rows))  # the last tile may overlap
+            skipped = f.sub(start, begin)
+            f.call(name, [f.offset(first, f.mul(begin, i64(a_row)), c.dtype), columns, scratch])
+            finish(f, Tile(f.offset(scratch, f.mul(skipped, i64(g.n)), c.dtype), g.n, f.sub(i64(rows), skipped),
+                           i64(g.n), start, i64(0), batch))
 
-    def even_split(self, place: Value, size: int, larger: int) -> tuple[Value, Value]:
-        """(start, size) of part `place` where the first `larger` parts have `size` items and the others one less."""
-        f = self.f
-        if not larger:
-            return f.mul(place, i64(size)), i64(size)
-        start = f.add(f.mul(place, i64(size - 1)), f.minimum(place, i64(larger)))
-        if place.number is not None:
-            return start, i64(size if place.number < larger else size - 1)
-        return start, f.select(f.compare("icmp slt", place, i64(larger)), i64(size), i64(size - 1))
-
-    def pack(self, source: Value, table: Value, k_stride: int | None, axes: Axes, first: Value, width: Value,
-             padded: Value, limit: int, to: Value, to_stride: Value, count: Value) -> None:
-        """Copy `width` lines of an operand from flattened index `first` on, `count` deep."""
-        f, g, dtype = self.f, self.blocking, self.c.dtype
-        by_table = k_stride is None
-        if len(axes) <= 1 and (not axes or axes[0][1] == 1) and limit > 1:
-            name = pack_lines(f.module, dtype, g.lanes, by_table, self.target.has_masks)
-            valid = f.minimum(width, f.sub(i64(limit), first))
-            f.call(name, [to, to_stride, self.at(source, first), Value("null", "ptr"), valid, padded, count,
-                          i64(k_stride or 0), table])
-            return
-        offsets = self.region("offsets")
-        with f.loop(i64(0), f.mul(f.binary("udiv", f.add(padded, i64(g.lanes - 1)), i64(g.lanes)), i64(g.lanes))) as j:
-            index = f.minimum(f.add(first, f.minimum(j, f.sub(width, i64(1)))), i64(limit - 1))
-            f.store(flat_offset(f, index, axes), f.offset(offsets, j, "i64"))
-        if k_stride == 1:
-            name = pack_transposed(f.module, dtype, g.lanes)
-        else:
-            name = pack_general(f.module, dtype, by_table)
-        f.call(name, [to, to_stride, source, offsets, width, padded, count, i64(k_stride or 0), table])
-
-    def emit_tile(self, item: Value, row_tile: Value, row_first: Value, panel: Value, panel_first: Value, i0: Value,
-                  height: Value, j0: Value, columns: Value, a: Value, b: Value, out: Value | None, k_block: Value,
-                  count: Value, a_table: Value, b_table: Value) -> None:
-        f, g = self.f, self.blocking
-        last = constant(True, "i1") if g.k_blocks == 1 else f.compare("icmp eq", k_block, i64(g.k_blocks - 1))
-        accumulate = constant(False, "i1") if g.k_blocks == 1 else f.compare("icmp ne", k_block, i64(0))
-        width = g.vectors * g.lanes
-        if out is not None:
-            segment, _ = quotient(f, row_tile, g.segment_tiles)
-            inside = f.sub(i0, f.mul(segment, i64(g.segment)))
-            line = f.add(flat_offset(f, segment, g.c_segments), f.mul(inside, i64(g.c_row)))
-            start = result = self.at(out, f.add(line, j0))
-            stride = i64(g.c_row)
-        else:
-            stride = i64(width)
-            start = result = self.region("tile")
-            if g.k_blocks > 1:
-                place = f.add(f.mul(f.sub(row_tile, row_first), i64(g.panels_in_block)), f.sub(panel, panel_first))
-                start = self.at(self.region("partial"), f.mul(place, i64(g.height * width)))
-                result = f.select(last, result, start)
-        valid = f.minimum(columns, f.sub(i64(g.n), j0)) if g.n % g.lanes else columns
-        tile = Tile(result, width, height, valid, i0, j0, item)
-        streams: Sequence[tuple[Value, int]] = ()
-        if g.streamed and out is not None:
-            streams = [(result, g.c_row * SIZES[self.c.dtype])]
-        elif self.prefetch:
-            streams = self.prefetch(f, tile)
-        tail = f.sub(f.sub(i64(g.n), j0), f.sub(columns, i64(g.lanes)))
-        arguments = [a, b, start, stride, result, stride, count, accumulate, tail, a_table, b_table,
-                     self.stream_table(streams)]
-        function = self.choose_function(height, columns, len(streams))
-        f.do(f"call void {function}({', '.join(map(str, arguments))})")
-        if out is None and self.finish:
-            if g.k_blocks == 1:
-                self.finish(f, tile)
-            else:
-                with f.when(last):
-                    self.finish(f, tile)
-
-    def stream_table(self, streams: Sequence[tuple[Value, int]]) -> Value:
-        """(address, bytes a row) of each stream, in memory."""
-        f = self.f
-        if not streams:
-            return Value("null", "ptr")
-        table = f.stack("i64", 2 * len(streams))
-        for place, (address, stride) in enumerate(streams):
-            f.store(address, f.offset(table, i64(2 * place), "i64"))
-            f.store(i64(stride), f.offset(table, i64(2 * place + 1), "i64"))
-        return table
-
-    def choose_function(self, height: Value, columns: Value, streams: int) -> str:
-        """The micro-kernel of a tile this high and wide: a name, or a pointer chosen when the code runs."""
-        f, g = self.f, self.blocking
-        heights = [g.height, g.height - 1] if g.tall else [g.height]
-        widths = [g.vectors, g.vectors - 1] if g.wide else [g.vectors]
-        heights = [h for h in heights if height.number in (None, h)]
-        widths = [w for w in widths if columns.number in (None, w * g.lanes)]
-        chosen = []
-        for h in heights:
-            names = [Value("@" + self.kernel(h, w, streams), "ptr") for w in widths]
-            chosen.append(names[0] if len(names) == 1
-                          else f.select(f.compare("icmp eq", columns, i64(widths[0] * g.lanes)), names[0], names[1]))
-        if len(chosen) == 1:
-            return chosen[0].name
-        return f.select(f.compare("icmp eq", height, i64(heights[0])), chosen[0], chosen[1]).name
-
-    def kernel(self, height: int, vectors: int, streams: int) -> str:
-        g = self.blocking
-        tile = TileShape(self.c.dtype, height, vectors, g.lanes)
-        a_row, a_k = (1, g.a_line) if g.pack_a else (g.a_row, g.a_k)
-        b_k = vectors * g.lanes if g.pack_b else g.b_k
-        return tile_function(self.f.module, self.target, MicroKernel(tile, a_row, a_k, b_k, g.masked, g.k_blocks > 1,
-                                                                       g.streamed, streams))
+    spread(f, g.batch, -(-g.m // rows), thread, threads, item)
 
 
 def store_to(c_pointer: Value, c: Contraction, target: Target) -> Finish:
     """The finish that stores each tile at the strides of `c`, whatever they are."""
-    from graphc.runtime.native.blocking import merge
-
     m_axes, n_axes = merge(c.m, c.c_m), merge(c.n, c.c_n)
     batch_axes = merge(c.batch, c.c_batch)
     lanes = target.lanes(SIZES[c.dtype])

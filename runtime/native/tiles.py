@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from graphc.runtime.native.blocking import Axes, Blocking, Contraction
+from graphc.runtime.native.blocking import Axes, Blocking, Contraction, merge
 from graphc.runtime.native.emit import SIZES, Function, Value, constant, i64
 from graphc.runtime.native.microkernel import MicroKernel, TileShape, tile_function
 from graphc.runtime.native.packing import pack_general, pack_lines, pack_transposed
@@ -68,7 +68,24 @@ def share(f: Function, work: int, thread: Value, threads: Value) -> tuple[Value,
     return low, f.binary("udiv", f.mul(f.add(thread, i64(1)), i64(work)), threads)
 
 
-class Emitter:
+def spread(f: Function, batch: int, units: int, thread: Value, threads: Value,
+           body: Callable[[Value, Value, Value], None]) -> None:
+    """Give each thread its even share of batch * units; `body(item, low, high)` does a range of one item's units."""
+    low, high = share(f, batch * units, thread, threads)
+    if batch == 1:
+        body(i64(0), low, high)
+        return
+    first = quotient(f, low, units)[0]
+    last = quotient(f, f.add(high, i64(units - 1)), units)[0]
+    with f.loop(first, last) as item:
+        if units == 1 or threads.number == 1:
+            body(item, i64(0), i64(units))
+        else:
+            begin = f.mul(item, i64(units))
+            body(item, maximum(f, f.sub(low, begin), i64(0)), f.minimum(f.sub(high, begin), i64(units)))
+
+
+class TileLoops:
     """The loops of one contraction, outermost first."""
 
     def __init__(self, f: Function, target: Target, c: Contraction, blocking: Blocking, a: Value, b: Value,
@@ -86,22 +103,8 @@ class Emitter:
         return self.f.offset(pointer, offset, self.c.dtype)
 
     def emit(self, thread: Value, threads: Value) -> None:
-        f, g = self.f, self.blocking
-        units = g.row_tiles if g.split_rows else g.panels
-        low, high = share(f, g.batch * units, thread, threads)
-        if g.batch == 1:
-            self.emit_item(i64(0), low, high)
-            return
-        first = quotient(f, low, units)[0]
-        last = quotient(f, f.add(high, i64(units - 1)), units)[0]
-        with f.loop(first, last) as item:
-            if units == 1:
-                self.emit_item(item, i64(0), i64(1))
-            else:
-                begin = f.mul(item, i64(units))
-                whole = threads.number == 1
-                self.emit_item(item, i64(0) if whole else maximum(f, f.sub(low, begin), i64(0)),
-                               i64(units) if whole else f.minimum(f.sub(high, begin), i64(units)))
+        g = self.blocking
+        spread(self.f, g.batch, g.row_tiles if g.split_rows else g.panels, thread, threads, self.emit_item)
 
     def emit_item(self, item: Value, low: Value, high: Value) -> None:
         """One member of the batch: the row tiles or the panels from low to high."""

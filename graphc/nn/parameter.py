@@ -1,0 +1,84 @@
+"""nn.Parameter: a trainable tensor that a module owns, and how parameters and states are copied.
+
+Knows cells and their values.  Must not know modules, gradients or optimizers.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from .. import tensor as symbols
+from ..errors import DTypeError
+from ..ir import at, user_origin
+from ..tensor import Tensor
+from ..types import DTypeLike, as_dtype, float32, float64
+
+
+class Parameter(symbols.Parameter):
+    """A trainable parameter made from a value: float32 unless `dtype` says otherwise.
+
+    value          an array, a number or a (nested) list; a parameter's value is copied
+    requires_grad  False keeps it out of `Module.parameters()`' gradients: optimizers leave it alone
+    dtype          float32 or float64
+    name           what prints and graphs call it until a module gives it the path of the attribute
+    """
+
+    __slots__ = ()
+
+    def __init__(self, value: Any, requires_grad: bool = True, *, dtype: DTypeLike | None = None,
+                 name: str = "parameter") -> None:
+        wanted = as_dtype(dtype or float32)
+        if wanted not in (float32, float64):
+            raise DTypeError(f"a parameter is float32 or float64, got {wanted.name}{at(user_origin())}")
+        held = symbols.parameter(name, value_of(value), wanted, trainable=True)
+        super().__init__(held.node, requires_grad)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> symbols.Parameter:
+        return copy_of(self, memo)
+
+    def __repr__(self) -> str:
+        return f"Parameter containing:\n{self.cell.array!r}"
+
+
+def value_of(value: Any) -> np.ndarray:
+    """The numbers of an array, a list, a parameter or a foreign tensor, as a numpy array.
+
+    A tensor of another library that still tracks gradients is detached first: that is what its own message asks for.
+    """
+    if isinstance(value, symbols.Parameter):
+        return value.numpy()
+    if isinstance(value, Tensor):
+        raise DTypeError(f"a symbol has no value to copy: {value!r}{at(user_origin())}")
+    if hasattr(value, "detach"):
+        value = value.detach()
+        value = value.cpu() if hasattr(value, "cpu") else value
+    return np.asarray(value)
+
+
+def copy_of(parameter: symbols.Parameter, memo: dict[int, Any] | None = None, dtype: DTypeLike | None = None
+            ) -> symbols.Parameter:
+    """An independent parameter (or state) of the same name, value and kind; `memo` keeps shared ones shared."""
+    known = {} if memo is None else memo
+    if id(parameter) in known:
+        return known[id(parameter)]
+    cell = parameter.cell
+    wanted = as_dtype(dtype) if dtype is not None and cell.type.dtype.is_float else cell.type.dtype
+    if isinstance(parameter, Parameter):
+        result: symbols.Parameter = Parameter(cell.array, parameter.requires_grad, dtype=wanted, name=cell.name)
+    else:
+        result = symbols.parameter(cell.name, cell.array, wanted, trainable=cell.trainable)
+        result.requires_grad = parameter.requires_grad
+    known[id(parameter)] = result
+    return result
+
+
+def deep_copy_with(holder: Mapping[str, Any], parameters: list[symbols.Parameter], memo: dict[int, Any]
+                   ) -> dict[str, Any]:
+    """A deep copy of an attribute dictionary in which these parameters get cells of their own."""
+    for parameter in parameters:
+        copy_of(parameter, memo)
+    return {name: copy.deepcopy(value, memo) for name, value in holder.items()}

@@ -1,0 +1,181 @@
+"""COMPOSITE ops: one readable node with a stable gradient, which a pass takes apart into primitives.
+
+Knows formulas that keep numbers in range.  Must not know how anything is computed.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ..ir import at, user_origin
+from ..op import Kind, Op, Sample, define
+from ..tensor import Tensor, TensorLike, apply, as_tensor, public
+from ..types import TensorType, float32
+from . import elementwise as e
+from .control import stop_gradient
+from .reductions import axis_and_keepdims, max_, spread, sum_
+from .views import normal_axes, normal_axis, reshape, synonym
+
+ROWS = (Sample(((3, 4),), {"axis": 1}), Sample(((3, 4),), {"axis": 0}), Sample(((2, 3, 4),), {"axis": 1}))
+
+
+def _shifted(x: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """x minus its maximum over the axes (0 where that is infinite), and that maximum."""
+    top = stop_gradient(max_(x, axes, True))
+    safe = e.where(e.isfinite(top), top, 0.0)
+    return x - safe, safe
+
+
+def _float_input(x: TensorLike) -> Tensor:
+    tensor = as_tensor(x)
+    return tensor if tensor.dtype.is_float else e.cast(tensor, float32)
+
+
+# -- softmax and friends ---------------------------------------------------------------------------------------------
+
+
+def _softmax_numpy(x: np.ndarray, *, axis: int) -> np.ndarray:
+    shifted = np.exp(x - x.max(axis, keepdims=True))
+    return (shifted / shifted.sum(axis, keepdims=True)).astype(x.dtype)
+
+
+def _softmax_expand(x: Tensor, *, axis: int) -> Tensor:
+    exps = e.exp(x - stop_gradient(max_(x, axis, True)))
+    return exps / sum_(exps, axis, True)
+
+
+def _log_softmax_numpy(x: np.ndarray, *, axis: int) -> np.ndarray:
+    shifted = x - x.max(axis, keepdims=True)
+    return (shifted - np.log(np.exp(shifted).sum(axis, keepdims=True))).astype(x.dtype)
+
+
+def _log_softmax_expand(x: Tensor, *, axis: int) -> Tensor:
+    shifted = x - stop_gradient(max_(x, axis, True))
+    return shifted - e.log(sum_(e.exp(shifted), axis, True))
+
+
+_softmax = define(Op(
+    "softmax", Kind.COMPOSITE, lambda x, *, axis: x, _softmax_numpy,
+    (lambda g, out, x, *, axis: out * (g - sum_(g * out, axis, True)),), expand=_softmax_expand, samples=ROWS,
+    doc="exp(x) / sum(exp(x)) along an axis."))
+_log_softmax = define(Op(
+    "log_softmax", Kind.COMPOSITE, lambda x, *, axis: x, _log_softmax_numpy,
+    (lambda g, out, x, *, axis: g - e.exp(out) * sum_(g, axis, True),), expand=_log_softmax_expand, samples=ROWS,
+    doc="log(softmax(x)) along an axis, without underflow."))
+
+
+def _logsumexp_type(x: TensorType, *, axes: tuple[int, ...]) -> TensorType:
+    return x.with_shape(tuple(s for a, s in enumerate(x.shape) if a not in axes))
+
+
+def _logsumexp_numpy(x: np.ndarray, *, axes: tuple[int, ...]) -> np.ndarray:
+    return np.logaddexp.reduce(x, axis=axes) if len(axes) == 1 else _logsumexp_over(x, axes)
+
+
+def _logsumexp_over(x: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    top = x.max(axes, keepdims=True)
+    safe = np.where(np.isfinite(top), top, 0).astype(x.dtype)
+    return (np.log(np.exp(x - safe).sum(axes, keepdims=True)) + safe).squeeze(axes).astype(x.dtype)
+
+
+def _logsumexp_expand(x: Tensor, *, axes: tuple[int, ...]) -> Tensor:
+    shifted, top = _shifted(x, axes)
+    kept = e.log(sum_(e.exp(shifted), axes, True)) + top
+    return reshape(kept, tuple(s for a, s in enumerate(x.shape) if a not in axes))
+
+
+def _logsumexp_gradient(g: Tensor, out: Tensor, x: Tensor, *, axes: tuple[int, ...]) -> Tensor:
+    """The weights exp(x - out); a row of -inf alone has no mass, and zero gradient."""
+    level = spread(out, axes, x.shape)
+    weight = e.where(level == -math.inf, 0.0, e.exp(x - level))
+    return spread(g, axes, x.shape) * weight
+
+
+_logsumexp = define(Op(
+    "logsumexp", Kind.COMPOSITE, _logsumexp_type, _logsumexp_numpy, (_logsumexp_gradient,), expand=_logsumexp_expand,
+    samples=(Sample(((3, 4),), {"axes": (1,)}), Sample(((2, 3, 4),), {"axes": (0, 2)})),
+    doc="log(sum(exp(x))) over axes, without overflow."))
+
+
+def _axis(axis: Any, kw: dict[str, Any], x: Tensor) -> int:
+    axis = synonym(axis, kw, -1)
+    if kw:
+        raise TypeError(f"unexpected argument {next(iter(kw))!r}{at(user_origin())}")
+    return normal_axis(axis, x.ndim)
+
+
+@public
+def softmax(x: TensorLike, axis: int = -1, **kw: Any) -> Tensor:
+    """exp(x) / sum(exp(x)) along an axis, without overflow."""
+    tensor = _float_input(x)
+    return apply(_softmax, tensor, axis=_axis(axis, kw, tensor)) if tensor.ndim else e.ones_like(tensor)
+
+
+@public
+def log_softmax(x: TensorLike, axis: int = -1, **kw: Any) -> Tensor:
+    """log(softmax(x)) along an axis, without underflow."""
+    tensor = _float_input(x)
+    return apply(_log_softmax, tensor, axis=_axis(axis, kw, tensor)) if tensor.ndim else tensor - tensor
+
+
+@public
+def logsumexp(x: TensorLike, axis: Any = None, keepdims: bool = False, **kw: Any) -> Tensor:
+    """log(sum(exp(x))) over axes (all by default), without overflow."""
+    tensor = _float_input(x)
+    axis, keepdims = axis_and_keepdims(axis, keepdims, kw)
+    axes = normal_axes(axis, tensor.ndim)
+    if not axes:
+        return tensor
+    out = apply(_logsumexp, tensor, axes=axes)
+    return reshape(out, tuple(1 if a in axes else s for a, s in enumerate(tensor.shape))) if keepdims else out
+
+
+# -- smooth gates ----------------------------------------------------------------------------------------------------
+
+SHAPE = (Sample(((3, 4),), {}),)
+ROOT_2_OVER_PI = math.sqrt(2 / math.pi)
+CUBIC = 0.044715  # Hendrycks and Gimpel, "Gaussian Error Linear Units" (2016)
+
+
+def _gelu_numpy(x: np.ndarray, *, approximate: str) -> np.ndarray:
+    if approximate == "tanh":
+        return (0.5 * x * (1 + np.tanh(ROOT_2_OVER_PI * (x + CUBIC * x ** 3)))).astype(x.dtype)
+    return (x * 0.5 * (1 + e._erf(x / math.sqrt(2)))).astype(x.dtype)
+
+
+def _gelu_expand(x: Tensor, *, approximate: str) -> Tensor:
+    if approximate == "tanh":
+        return 0.5 * x * (1.0 + e.tanh(x * (ROOT_2_OVER_PI + ROOT_2_OVER_PI * CUBIC * x * x)))
+    return 0.5 * x * (1.0 + e.erf(x * math.sqrt(0.5)))
+
+
+_gelu = define(Op("gelu", Kind.COMPOSITE, lambda x, *, approximate: x, _gelu_numpy, (), expand=_gelu_expand,
+                  samples=(Sample(((3, 4),), {"approximate": "none"}), Sample(((3, 4),), {"approximate": "tanh"})),
+                  doc="x times the normal distribution function of x."))
+_silu = define(Op("silu", Kind.COMPOSITE, lambda x: x, lambda x: (x * e._sigmoid(x)).astype(x.dtype), (),
+                  expand=lambda x: x * e.sigmoid(x), samples=SHAPE, doc="x * sigmoid(x)."))
+_log_sigmoid = define(Op("log_sigmoid", Kind.COMPOSITE, lambda x: x, lambda x: (-e._softplus(-x)).astype(x.dtype), (),
+                         expand=lambda x: -e.softplus(-x), samples=SHAPE, doc="log(sigmoid(x)), without underflow."))
+
+
+@public
+def gelu(x: TensorLike, approximate: str = "none") -> Tensor:
+    """x * Phi(x), Phi the normal distribution function; approximate="tanh" is the usual closed form."""
+    if approximate not in ("none", "tanh"):
+        raise ValueError(f"gelu: approximate is 'none' or 'tanh', got {approximate!r}{at(user_origin())}")
+    return apply(_gelu, _float_input(x), approximate=approximate)
+
+
+@public
+def silu(x: TensorLike) -> Tensor:
+    """x * sigmoid(x)."""
+    return apply(_silu, _float_input(x))
+
+
+@public
+def log_sigmoid(x: TensorLike) -> Tensor:
+    """log(sigmoid(x)), without underflow."""
+    return apply(_log_sigmoid, _float_input(x))

@@ -1,0 +1,52 @@
+"""Ops that say something about the graph rather than compute: where gradients stop, which state a layer updates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ..errors import GraphError, ShapeError
+from ..ir import Cell, at, user_origin
+from ..op import Kind, Op, define, same_type
+from ..tensor import Parameter, Tensor, TensorLike, apply, as_tensor, public
+from ..types import TensorType
+
+_stop = define(Op("stop_gradient", Kind.MAP, same_type, lambda x: x, (None,), lambda s, x: x, dtypes="fib",
+                  doc="x itself; no gradient flows through."))
+
+
+@public
+def stop_gradient(x: TensorLike) -> Tensor:
+    """x itself; no gradient flows through (PyTorch's detach)."""
+    return apply(_stop, as_tensor(x))
+
+
+def _updating_type(out: TensorType, *new: TensorType, cells: tuple[Cell, ...]) -> TensorType:
+    for cell, type_ in zip(cells, new, strict=True):
+        if cell.type != type_:
+            raise ShapeError(f"state '{cell.name}' is {cell.type}, its new value {type_}")
+    return out
+
+
+def _pass_on(g: Tensor, out: Tensor, first: Tensor, *new: Tensor, cells: tuple[Cell, ...]) -> list[Any]:
+    return [g, *(None for _ in new)]
+
+
+_updating = define(Op("updating", Kind.COMPOSITE, _updating_type, lambda out, *new, cells: np.asarray(out), _pass_on,
+                      expand=lambda out, *new, cells: out, dtypes="fib",
+                      doc="The first input, carrying new values of states that the program updates."))
+
+
+@public
+def updating(out: TensorLike, states: Mapping[Parameter, TensorLike]) -> Tensor:
+    """`out` itself, carrying new values of states: a program that reaches it updates them after each step.
+
+    Two updates of one state compose in order of construction: the later reads what the earlier wrote.
+    """
+    for target in states:
+        if not isinstance(target, Parameter):
+            raise GraphError(f"updating: {target!r} is no state{at(user_origin())}")
+    new = [as_tensor(value, target) for target, value in states.items()]
+    return apply(_updating, as_tensor(out), *new, cells=tuple(t.cell for t in states))

@@ -1,0 +1,343 @@
+"""GATHER and SCATTER: reading and adding at positions that are data; indexing with brackets.
+
+An index outside the axis reads NaN (0 for integers, False for bools), and what is scattered there is dropped: native code
+cannot raise in the middle of a step, and neither can memory be harmed.  Brackets wrap negative indices; the functions
+named as PyTorch's do not, as in PyTorch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..errors import DTypeError, GraphError, ShapeError
+from ..ir import at, user_origin
+from ..op import Kind, Op, Sample, define
+from ..tensor import Tensor, TensorLike, apply, as_tensor, constant, public
+from ..types import Dim, DTypeLike, Shape, Size, TensorType, broadcast_shapes, count, int64
+from . import elementwise as e
+from .sources import iota, size_of, zeros
+from .views import expand_to, flip, moveaxis, normal_axis, reshape, slice_, synonym, unsqueeze
+
+
+def _gather_type(data: TensorType, index: TensorType, *, axis: int) -> TensorType:
+    if index.dtype != int64:
+        raise DTypeError(f"the index must be int64, got {index.dtype.name}")
+    if data.ndim != index.ndim or any(a != b for k, (a, b) in enumerate(zip(data.shape, index.shape, strict=True))
+                                      if k != axis):
+        raise ShapeError(f"data and index must agree on every axis but {axis}")
+    return data.with_shape(index.shape)
+
+
+def _missing(dtype: np.dtype) -> Any:
+    return dtype.type(np.nan) if dtype.kind == "f" else dtype.type(0)
+
+
+def _gather_numpy(data: np.ndarray, index: np.ndarray, *, axis: int) -> np.ndarray:
+    size = data.shape[axis]
+    inside = (index >= 0) & (index < size)
+    if size == 0:
+        return np.full(index.shape, _missing(data.dtype), data.dtype)
+    return np.where(inside, np.take_along_axis(data, np.where(inside, index, 0), axis), _missing(data.dtype))
+
+
+def _scatter_type(index: TensorType, updates: TensorType, *, axis: int, size: Size) -> TensorType:
+    if index.dtype != int64:
+        raise DTypeError(f"the index must be int64, got {index.dtype.name}")
+    if index.shape != updates.shape:
+        raise ShapeError("index and updates must have one shape")
+    return updates.with_shape((*updates.shape[:axis], size, *updates.shape[axis + 1:]))
+
+
+def _scatter_numpy(index: np.ndarray, updates: np.ndarray, *, axis: int, size: int) -> np.ndarray:
+    shape = (*updates.shape[:axis], size + 1, *updates.shape[axis + 1:])
+    out = np.zeros(shape, updates.dtype)
+    places = list(np.indices(index.shape, sparse=True))
+    places[axis] = np.where((index >= 0) & (index < size), index, size)  # the last place takes what is dropped
+    np.add.at(out, tuple(places), updates)
+    return out[(slice(None),) * axis + (slice(0, size),)]
+
+
+_gather = define(Op(
+    "gather", Kind.GATHER, _gather_type, _gather_numpy,
+    (lambda g, out, data, index, *, axis: apply(_scatter_add, index, g, axis=axis, size=data.shape[axis]), None),
+    samples=(Sample(((5, 3), np.array([[0, 2, 1], [4, 4, 0]])), {"axis": 0}),
+             Sample(((2, 4), np.array([[3, 0], [1, 1]])), {"axis": 1})),
+    dtypes="fib", doc="Elements picked along one axis; an index outside it reads NaN (integers 0)."))
+_scatter_add = define(Op(
+    "scatter_add", Kind.SCATTER, _scatter_type, _scatter_numpy,
+    (None, lambda g, out, index, updates, *, axis, size: apply(_gather_zero, g, index, axis=axis)),
+    samples=(Sample((np.array([[0, 2, 1], [4, 2, 0]]), (2, 3)), {"axis": 0, "size": 5}),
+             Sample((np.array([[3, 0], [1, 1]]), (2, 2)), {"axis": 1, "size": 4})),
+    dtypes="fi", doc="Zeros to which values are added at given places of one axis; places outside it are dropped."))
+
+
+def _gather_zero_numpy(data: np.ndarray, index: np.ndarray, *, axis: int) -> np.ndarray:
+    inside = (index >= 0) & (index < data.shape[axis])
+    return np.where(inside, _gather_numpy(data, index, axis=axis), data.dtype.type(0))
+
+
+def _gather_zero_expand(data: Tensor, index: Tensor, *, axis: int) -> Tensor:
+    inside = (index >= 0) & (index < size_of(data.shape[axis], int64))
+    return e.where(inside, apply(_gather, data, index, axis=axis), 0)
+
+
+_gather_zero = define(Op(
+    "gather_or_zero", Kind.COMPOSITE, _gather_type, _gather_zero_numpy,
+    (lambda g, out, data, index, *, axis: apply(_scatter_add, index, g, axis=axis, size=data.shape[axis]), None),
+    expand=_gather_zero_expand, samples=(Sample(((5, 3), np.array([[0, 2, 1], [4, 4, 0]])), {"axis": 0}),),
+    doc="As gather, but an index outside the axis reads 0: the gradient of a scatter."))
+
+
+def _as_index(index: TensorLike) -> Tensor:
+    tensor = as_tensor(np.asarray(index) if isinstance(index, (list, tuple)) else index)
+    if not tensor.dtype.is_integer:
+        remedy = "; use graphc.where to choose by a condition" if tensor.dtype.is_bool else ""
+        raise DTypeError(f"an index must be of integers, got {tensor.type}{remedy}{at(user_origin())}")
+    return e.cast(tensor, int64)
+
+
+# -- PyTorch's and numpy's functions ---------------------------------------------------------------------------------
+
+
+@public
+def gather(x: TensorLike, axis: int, index: TensorLike) -> Tensor:
+    """out[i][j] = x[index[i][j]][j] for axis 0, and so on: torch.gather; the index may be smaller on other axes."""
+    data, places = as_tensor(x), _as_index(index)
+    if data.ndim != places.ndim:
+        raise ShapeError(f"gather: data and index need one number of dimensions: {data.type}, {places.type}"
+                         f"{at(user_origin())}")
+    place = normal_axis(axis, data.ndim)
+    sizes = tuple(data.shape[a] if a == place else s for a, s in enumerate(places.shape))
+    if any(isinstance(s, int) and isinstance(d, int) and s > d for s, d in zip(sizes, data.shape, strict=True)):
+        raise ShapeError(f"gather: the index is larger than the data: {data.type}, {places.type}{at(user_origin())}")
+    return apply(_gather, slice_(data, (0,) * data.ndim, (1,) * data.ndim, sizes), places, axis=place)
+
+
+@public
+def take_along_axis(x: TensorLike, index: TensorLike, axis: int) -> Tensor:
+    """numpy's name of gather; other axes of data and index broadcast."""
+    data, places = as_tensor(x), _as_index(index)
+    place = normal_axis(axis, data.ndim)
+    rest = broadcast_shapes(*((*t.shape[:place], 1, *t.shape[place + 1:]) for t in (data, places)))
+
+    def grown(t: Tensor) -> Tensor:
+        return expand_to(t, tuple(t.shape[a] if a == place else s for a, s in enumerate(rest)))
+
+    return apply(_gather, grown(data), grown(places), axis=place)
+
+
+@public
+def take(x: TensorLike, index: TensorLike, axis: int | None = None) -> Tensor:
+    """Entries of one axis (of the flattened tensor for None) at an index of any shape, as numpy.take."""
+    data, places = as_tensor(x), _as_index(index)
+    if axis is None:
+        data, axis = reshape(data, -1), 0
+    place = normal_axis(axis, data.ndim)
+    flat = reshape(places, (count(places.shape),))
+    shape = (*data.shape[:place], flat.shape[0], *data.shape[place + 1:])
+    spread = expand_to(reshape(flat, tuple(flat.shape[0] if a == place else 1 for a in range(data.ndim))), shape)
+    picked = apply(_gather, data, spread, axis=place)
+    return reshape(picked, (*data.shape[:place], *places.shape, *data.shape[place + 1:]))
+
+
+@public
+def index_select(x: TensorLike, axis: int, index: TensorLike) -> Tensor:
+    """Entries of one axis at a 1-d index: torch.index_select."""
+    return take(x, index, axis)
+
+
+@public
+def embedding(weight: TensorLike, index: TensorLike, padding_idx: int | None = None) -> Tensor:
+    """Rows of `weight` [entries, features] at an index of any shape; the row `padding_idx` gets no gradient."""
+    table = as_tensor(weight)
+    if padding_idx is not None:
+        from .control import stop_gradient
+
+        entry = padding_idx % int(table.shape[0]) if isinstance(table.shape[0], int) else padding_idx
+        row = iota((table.shape[0], 1), 0) == entry
+        table = e.where(row, stop_gradient(table), table)
+    return take(table, index, 0)
+
+
+def _like_data(x: TensorLike, index: TensorLike, src: TensorLike, axis: int) -> tuple[Tensor, Tensor, Tensor, int]:
+    data, places = as_tensor(x), _as_index(index)
+    values = as_tensor(src, data)
+    values = expand_to(values, places.shape) if values.ndim == 0 else values
+    place = normal_axis(axis, data.ndim)
+    values = slice_(values, (0,) * values.ndim, (1,) * values.ndim, places.shape)
+    return data, places, e.cast(values, data.dtype), place
+
+
+def _grown(scattered: Tensor, data: Tensor) -> Tensor:
+    """The scattered tensor at the size of data: axes that the index did not cover are zero."""
+    from .views import pad_with
+
+    high = tuple(a - b for a, b in zip(data.shape, scattered.shape, strict=True))
+    return pad_with(scattered, (0,) * data.ndim, high, (0,) * data.ndim)
+
+
+@public
+def scatter_add(x: TensorLike, axis: int, index: TensorLike, src: TensorLike) -> Tensor:
+    """x with src added at index along an axis; duplicates add up: torch.scatter_add."""
+    data, places, values, place = _like_data(x, index, src, axis)
+    return data + _grown(apply(_scatter_add, places, values, axis=place, size=data.shape[place]), data)
+
+
+@public
+def scatter(x: TensorLike, axis: int, index: TensorLike, src: TensorLike) -> Tensor:
+    """x with src written at index along an axis: torch.scatter; of duplicates the last one stays."""
+    data, places, values, place = _like_data(x, index, src, axis)
+    size = data.shape[place]
+    n = places.shape[place]
+    order = iota(places.shape, place) + 1  # which of several writes to one place comes last
+    same = unsqueeze(places, place + 1) == unsqueeze(places, place)  # [.., i, j, ..]: writes i and j meet
+    later = e.where(same, unsqueeze(order, place), 0)
+    from .reductions import max_
+
+    last = max_(later, place + 1) == order if not isinstance(n, int) or n > 1 else order == order
+    kept = e.where(last, values, 0)
+    hits = apply(_scatter_add, places, e.cast(last, int64), axis=place, size=size)
+    written = apply(_scatter_add, places, kept, axis=place, size=size)
+    return e.where(_grown(hits, data) > 0, _grown(written, data), data)
+
+
+@public
+def index_add(x: TensorLike, axis: int, index: TensorLike, source: TensorLike, alpha: float = 1) -> Tensor:
+    """x with alpha * source added at the entries of one axis that a 1-d index names: torch.index_add."""
+    data, places, values = as_tensor(x), _as_index(index), as_tensor(source)
+    place = normal_axis(axis, data.ndim)
+    spread = expand_to(reshape(places, tuple(-1 if a == place else 1 for a in range(data.ndim))), values.shape)
+    return data + apply(_scatter_add, spread, values * alpha if alpha != 1 else values, axis=place,
+                        size=data.shape[place])
+
+
+@public
+def one_hot(index: TensorLike, num_classes: int, dtype: DTypeLike = "int64") -> Tensor:
+    """1 at each index along a new last axis of `num_classes`, 0 elsewhere (all 0 for an index outside)."""
+    places = _as_index(index)
+    shape: Shape = (*places.shape, num_classes)
+    return e.cast(expand_to(unsqueeze(places, -1), shape) == iota(shape, len(shape) - 1), dtype)
+
+
+# -- brackets --------------------------------------------------------------------------------------------------------
+
+
+def _bounds(item: slice, size: Size) -> tuple[Size, int, Size]:
+    """(start, step, length) of a slice over an axis, for a positive or negative step."""
+    step = 1 if item.step is None else item.step
+    if not isinstance(step, (int, np.integer)) or step == 0:
+        raise GraphError(f"a slice needs a non-zero integer step, got {item.step!r}{at(user_origin())}")
+    step = int(step)
+    if isinstance(size, int) and not any(isinstance(v, Dim) for v in (item.start, item.stop)):
+        start, stop, _ = slice(item.start, item.stop, step).indices(size)
+        return start, step, len(range(start, stop, step))
+
+    def place(value: Any, default: Size) -> Size:
+        if value is None:
+            return default
+        return size + int(value) if isinstance(value, (int, np.integer)) and value < 0 else value
+
+    if step < 0:
+        if item.start is None and item.stop is None:
+            return size - 1, step, (size + (-step - 1)) // -step
+        raise GraphError(f"a backward slice of the open size '{size}' needs open ends{at(user_origin())}")
+    start, stop = place(item.start, 0), place(item.stop, size)
+    if item.stop is not None and not isinstance(item.stop, Dim) and item.stop >= 0:
+        raise GraphError(f"whether the open size '{size}' reaches {item.stop} is not known while the graph is built; "
+                         f"count from the end, or give the axis a fixed size{at(user_origin())}")
+    length = stop - start
+    return start, step, length if step == 1 else (length + (step - 1)) // step
+
+
+@public
+def getitem(x: Tensor, index: Any) -> Tensor:
+    """numpy's indexing: integers, slices, None, Ellipsis, and integer arrays or symbols."""
+    items = list(index) if isinstance(index, tuple) else [index]
+    if sum(1 for i in items if i is Ellipsis) > 1:
+        raise GraphError(f"an index holds '...' at most once{at(user_origin())}")
+    used = sum(1 for i in items if i is not None and i is not Ellipsis)
+    if used > x.ndim:
+        raise ShapeError(f"{used} indices for {x.type} of {x.ndim} dimensions{at(user_origin())}")
+    fill = [slice(None)] * (x.ndim - used)
+    if any(i is Ellipsis for i in items):
+        place = next(k for k, i in enumerate(items) if i is Ellipsis)
+        items[place:place + 1] = fill
+    else:
+        items += fill
+    starts: list[Size] = []
+    steps: list[int] = []
+    sizes: list[Size] = []
+    flips: list[int] = []
+    shape: list[Size] = []
+    arrays: list[tuple[int, Tensor]] = []  # (position in shape, index)
+    axis = 0
+    for item in items:
+        if item is None:
+            shape.append(1)
+            continue
+        size = x.shape[axis]
+        if isinstance(item, (bool, np.bool_)):
+            raise GraphError(f"indexing with a bool gives a size that depends on data; use graphc.where"
+                             f"{at(user_origin())}")
+        if isinstance(item, slice):
+            start, step, length = _bounds(item, size)
+            if step < 0:
+                flips.append(axis)
+                start, step = size - 1 - start, -step
+            starts.append(start)
+            steps.append(step)
+            sizes.append(length)
+            shape.append(length)
+        elif isinstance(item, (int, np.integer, Dim)):
+            where_ = item if isinstance(item, Dim) else int(item)
+            if isinstance(where_, int) and isinstance(size, int) and not -size <= where_ < size:
+                raise ShapeError(f"index {where_} is outside axis {axis} of {x.type}{at(user_origin())}")
+            if isinstance(where_, int) and where_ < 0:
+                where_ = size + where_
+            starts.append(where_)
+            steps.append(1)
+            sizes.append(1)
+        else:
+            tensor = _bracket_index(item, size)
+            arrays.append((len(shape), tensor))
+            starts.append(0)
+            steps.append(1)
+            sizes.append(size)
+            shape.append(size)
+        axis += 1
+    out = reshape(slice_(flip(x, flips) if flips else x, starts, steps, sizes), tuple(shape))
+    return _advanced(out, arrays, items) if arrays else out
+
+
+def _bracket_index(item: Any, size: Size) -> Tensor:
+    tensor = item if isinstance(item, Tensor) else constant(np.asarray(item))
+    if tensor.dtype.is_bool:
+        raise GraphError(f"indexing with a bool array gives a size that depends on data; use graphc.where to choose, or "
+                         f"multiply by the mask{at(user_origin())}")
+    places = _as_index(tensor)
+    return e.where(places < 0, places + size_of(size, int64), places)
+
+
+def _advanced(x: Tensor, arrays: Sequence[tuple[int, Tensor]], items: Sequence[Any]) -> Tensor:
+    """Index arrays broadcast together; their axes come first unless the indexed axes are neighbours, as in numpy."""
+    shape = broadcast_shapes(*(t.shape for _, t in arrays))
+    axes = [a for a, _ in arrays]
+    kinds = [isinstance(i, (Tensor, np.ndarray, list, tuple, int, np.integer, Dim)) for i in items]
+    first, last = kinds.index(True), len(kinds) - 1 - kinds[::-1].index(True)
+    together = all(kinds[first:last + 1])
+    for target, axis in enumerate(axes):
+        x = moveaxis(x, axis, target)
+    flat: Tensor = zeros((), int64)
+    total: Size = 1
+    for axis, (_, places) in reversed(list(enumerate(arrays))):
+        flat = expand_to(places, shape) * size_of(total, int64) + flat
+        total = total * x.shape[axis]
+    rest = x.shape[len(axes):]
+    picked = take(reshape(x, (total, *rest)), flat, 0)
+    if together:
+        for _ in range(len(shape)):
+            picked = moveaxis(picked, 0, axes[0] + len(shape) - 1)
+    return picked
