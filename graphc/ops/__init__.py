@@ -1,5 +1,6 @@
 """All ops: importing this package fills the registry."""
 
-from . import composites, contractions, control, elementwise, indexing, reductions, sources, views
+from . import composites, contractions, control, elementwise, indexing, random, reductions, shaping, sources, views
 
-__all__ = ["composites", "contractions", "control", "elementwise", "indexing", "reductions", "sources", "views"]
+__all__ = ["composites", "contractions", "control", "elementwise", "indexing", "random", "reductions", "shaping",
+           "sources", "views"]
