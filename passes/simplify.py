@@ -84,7 +84,7 @@ def simplify_by_rules(node: Node) -> Node | None:
 
 
 def _constant(value: np.ndarray) -> Node:
-    return make(REGISTRY["constant"], (), {"value": np.ascontiguousarray(value)})
+    return make(REGISTRY["constant"], (), {"value": np.array(value, order="C")})
 
 
 def fold_source(node: Node) -> Node | None:

@@ -11,8 +11,7 @@ from dataclasses import dataclass, replace
 import llvmlite.binding as llvm
 import numpy as np
 import pytest
-
-from graphc.runtime.native.contract import Contraction, Finish, Tile, emit_contraction, scratch_bytes, store_to
+from graphc.runtime.native.contract import Contraction, Finish, Load, Tile, emit_contraction, scratch_bytes, store_to
 from graphc.runtime.native.emit import Function, Module, Value, constant, i64
 from graphc.runtime.native.target import Target, describe, host
 
@@ -63,8 +62,8 @@ def extent(groups: list[tuple[tuple[int, ...], tuple[int, ...]]]) -> tuple[int, 
 class Operand:
     """Memory for one operand: `view` has the groups' axes, `pointer` the address of its element (0, 0, ...)."""
 
-    def __init__(self, dtype: str, groups: list[tuple[tuple[int, ...], tuple[int, ...]]], rng: np.random.Generator | None,
-                 misalign: int) -> None:
+    def __init__(self, dtype: str, groups: list[tuple[tuple[int, ...], tuple[int, ...]]],
+                 rng: np.random.Generator | None, misalign: int) -> None:
         low, high = extent(groups)
         kind = DTYPES[dtype]
         self.memory = np.full(high - low + 1 + 2 * MARGIN + misalign, 113, kind)
@@ -90,6 +89,7 @@ class Case:
     contraction: Contraction
     way: str = "plain"
     misalign: int = 0
+    loads: tuple[bool, bool] = (False, False)  # whether A, B go through a load hook that reads 1 - x
 
 
 def doubled(c_pointer: Value, c: Contraction, target: Target) -> Finish:
@@ -108,6 +108,25 @@ def doubled(c_pointer: Value, c: Contraction, target: Target) -> Finish:
     return finish
 
 
+def complement(pointer: Value, dtype: str, batch: tuple, lines: tuple, k: tuple) -> Load:
+    """A load hook: 1 - x of an operand in memory; each group is (sizes, strides)."""
+    is_float = dtype in ("float", "double")
+
+    def offset(f: Function, index: Value, group: tuple) -> Value:
+        total = i64(0)
+        for size, stride in reversed(list(zip(*group, strict=True))):
+            total = f.add(total, f.mul(f.binary("urem", index, i64(size)), i64(stride)))
+            index = f.binary("udiv", index, i64(size))
+        return total
+
+    def load(f: Function, line: Value, place: Value, item: Value, lanes: int) -> Value:
+        total = f.add(f.add(offset(f, item, batch), offset(f, line, lines)), offset(f, place, k))
+        value = f.load(f.offset(pointer, total, dtype), f"<{lanes} x {dtype}>" if lanes else dtype)
+        return f.binary("fsub" if is_float else "sub", constant(1, value.type), value)
+
+    return load
+
+
 def compile_cases(cases: list[Case], target: Target) -> llvm.ExecutionEngine:
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
@@ -118,7 +137,7 @@ def compile_cases(cases: list[Case], target: Target) -> llvm.ExecutionEngine:
         finish = {"plain": None, "finish": store_to(c, case.contraction, target),
                   "twice": doubled(c, case.contraction, target)}[case.way]
         emit_contraction(f, target, case.contraction, a, b, scratch=scratch, thread=thread, threads=threads,
-                         finish=finish, c_pointer=c)
+                         finish=finish, c_pointer=c, **load_hooks(case, a, b))
     machine = llvm.Target.from_triple(target.triple).create_target_machine(
         cpu=target.cpu, features=target.features, opt=1, jit=True)
     parsed = llvm.parse_assembly(module.text(target.triple, str(machine.target_data)))
@@ -126,6 +145,15 @@ def compile_cases(cases: list[Case], target: Target) -> llvm.ExecutionEngine:
     engine = llvm.create_mcjit_compiler(parsed, machine)
     engine.finalize_object()
     return engine
+
+
+def load_hooks(case: Case, a: Value, b: Value) -> dict[str, Load]:
+    c, hooks = case.contraction, {}
+    if case.loads[0]:
+        hooks["load_a"] = complement(a, c.dtype, (c.batch, c.a_batch), (c.m, c.a_m), (c.k, c.a_k))
+    if case.loads[1]:
+        hooks["load_b"] = complement(b, c.dtype, (c.batch, c.b_batch), (c.n, c.b_n), (c.k, c.b_k))
+    return hooks
 
 
 def reference(c: Contraction, a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -142,11 +170,12 @@ def check(cases: list[Case], target: Target, thread_counts: tuple[int, ...] = (1
         run = SIGNATURE(engine.get_function_address(f"case{number}"))
         a = Operand(c.dtype, [(c.batch, c.a_batch), (c.m, c.a_m), (c.k, c.a_k)], rng, case.misalign)
         b = Operand(c.dtype, [(c.batch, c.b_batch), (c.k, c.b_k), (c.n, c.b_n)], rng, case.misalign)
-        wanted = reference(c, a.view, b.view)
-        magnitude = reference(c, np.abs(a.view), np.abs(b.view))
+        x = 1 - a.view if case.loads[0] else a.view
+        y = 1 - b.view if case.loads[1] else b.view
+        wanted, magnitude = reference(c, x, y), reference(c, np.abs(x), np.abs(y))
         if case.way == "twice":
             wanted, magnitude = 2 * wanted + 1, 2 * magnitude + 1
-        size = scratch_bytes(c, target)
+        size = scratch_bytes(c, target, load_a=case.loads[0], load_b=case.loads[1])
         scratch = np.full(size + 192, 0xA5, np.uint8)
         base = (scratch.ctypes.data + 63) // 64 * 64
         guard = base - scratch.ctypes.data + size
@@ -269,6 +298,18 @@ def test_strides_and_windows(way: str) -> None:
 @pytest.mark.parametrize("name", [name for name in TARGETS if name != "host"])
 def test_strides_and_windows_on_lesser_machines(name: str) -> None:
     check([Case(c, "plain") for c in [*strided("double"), *convolutions()]], TARGETS[name], (1, 2))
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_computed_operands(name: str) -> None:
+    """Operands that a hook computes while they are packed, in each layout and with sums in several blocks."""
+    shapes = [(20, 50, 30), (33, 7, 40), (1, 40, 17), (30, 1, 21), (40, 120, 400), (5, 5, 0)]
+    cases = [Case(matmul(m, n, k, a=a, b=b, batch=2), way, loads=loads)
+             for m, n, k in shapes
+             for a, b in ((False, False), (True, True), (False, True))
+             for loads, way in (((True, False), "plain"), ((False, True), "twice"), ((True, True), "finish"))]
+    cases += [Case(c, "plain", loads=loads) for c in convolutions() for loads in ((True, False), (False, True))]
+    check(cases, TARGETS[name], (1, 2))
 
 
 def test_thin_products() -> None:

@@ -6,22 +6,22 @@ that is not taken could overflow, its operand is replaced first, so that no NaN 
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 
-from ..errors import ShapeError
+from ..errors import GraphError, ShapeError
 from ..ir import at, user_origin
 from ..ops import composites
 from ..ops import elementwise as e
-from ..ops.sources import full_like
-from ..ops.views import narrow, normal_axis, reshape
+from ..ops.indexing import one_hot
+from ..ops.random import uniform
+from ..ops.views import moveaxis, narrow, normal_axis, reshape
+from ..tensor import Parameter as Cellular
 from ..tensor import Tensor, TensorLike, as_tensor
-
 from .module import Module
 from .parameter import Parameter
-from .randomness import RandomModule, draw_uniform
+from .randomness import RandomModule, advancing, fresh_key
 
 
 def relu(input: TensorLike) -> Tensor:
@@ -46,7 +46,7 @@ def tanh(input: TensorLike) -> Tensor:
 
 def logsigmoid(input: TensorLike) -> Tensor:
     """log(sigmoid(x)), without overflow."""
-    return -e.softplus(-as_tensor(input))
+    return composites.log_sigmoid(input)
 
 
 def leaky_relu(input: TensorLike, negative_slope: float = 0.01) -> Tensor:
@@ -68,12 +68,14 @@ def prelu(input: TensorLike, weight: TensorLike) -> Tensor:
     return e.where(x > 0, x, w * x)
 
 
-def rrelu(input: TensorLike, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False) -> Tensor:
+def rrelu(input: TensorLike, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False,
+          inplace: bool = False, *, key: Cellular | None = None) -> Tensor:
     """Leaky ReLU with a slope drawn anew per element from [lower, upper]; their mean in evaluation."""
     x = as_tensor(input)
     if not training:
         return leaky_relu(x, (lower + upper) / 2)
-    return e.where(x > 0, x, x * draw_uniform(x.shape, lower, upper, x.dtype))
+    own = fresh_key() if key is None else key
+    return advancing(e.where(x > 0, x, x * uniform(x.shape, lower, upper, x.dtype, own)), own)
 
 
 def elu(input: TensorLike, alpha: float = 1.0) -> Tensor:
@@ -98,12 +100,9 @@ def selu(input: TensorLike) -> Tensor:
 
 def gelu(input: TensorLike, approximate: str = "none") -> Tensor:
     """x * Phi(x) with the normal distribution function: by erf, or by tanh (Hendrycks & Gimpel 2016)."""
-    x = as_tensor(input)
-    if approximate == "none":
-        return x * 0.5 * (1.0 + e.erf(x * math.sqrt(0.5)))
-    if approximate == "tanh":
-        return 0.5 * x * (1.0 + e.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
-    raise ShapeError(f"gelu: approximate is 'none' or 'tanh', got {approximate!r}{at(user_origin())}")
+    if approximate not in ("none", "tanh"):
+        raise GraphError(f"gelu: approximate is 'none' or 'tanh', got {approximate!r}{at(user_origin())}")
+    return composites.gelu(input, approximate)
 
 
 def quick_gelu(input: TensorLike) -> Tensor:
@@ -114,8 +113,7 @@ def quick_gelu(input: TensorLike) -> Tensor:
 
 def silu(input: TensorLike) -> Tensor:
     """x * sigmoid(x)."""
-    x = as_tensor(input)
-    return x * e.sigmoid(x)
+    return composites.silu(input)
 
 
 def mish(input: TensorLike) -> Tensor:
@@ -215,19 +213,19 @@ def log_softmax(input: TensorLike, dim: int | None = None) -> Tensor:
     return composites.log_softmax(x, _default_axis(x) if dim is None else dim)
 
 
-def gumbel_softmax(logits: TensorLike, tau: float = 1.0, hard: bool = False, dim: int = -1) -> Tensor:
+def gumbel_softmax(logits: TensorLike, tau: float = 1.0, hard: bool = False, dim: int = -1, *,
+                   key: Cellular | None = None) -> Tensor:
     """A differentiable sample of a categorical distribution (Jang et al. 2017); `hard` rounds it to one-hot forward."""
     x = as_tensor(logits)
+    axis = normal_axis(dim, x.ndim)
+    own = fresh_key() if key is None else key
     tiny = float(np.finfo(x.dtype.numpy).tiny)
-    noise = -e.log(-e.log(e.clip(draw_uniform(x.shape, 0.0, 1.0, x.dtype), min=tiny)) + tiny)
-    soft = composites.softmax((x + noise) / tau, dim)
+    noise = -e.log(-e.log(e.clip(uniform(x.shape, 0.0, 1.0, x.dtype, own), min=tiny)))
+    soft = advancing(composites.softmax((x + noise) / tau, axis), own)
     if not hard:
         return soft
-    from ..ops.indexing import one_hot
-    from ..ops.views import moveaxis
-
-    picked = one_hot(soft.argmax(dim), soft.shape[dim]).astype(x.dtype)
-    return moveaxis(picked, -1, dim) + soft - soft.detach()
+    picked = moveaxis(one_hot(soft.argmax(axis), soft.shape[axis].__index__(), x.dtype), -1, axis)
+    return picked - soft.detach() + soft
 
 
 # -- modules ---------------------------------------------------------------------------------------------------------
@@ -487,8 +485,7 @@ class RReLU(RandomModule):
         self.lower, self.upper = lower, upper
 
     def forward(self, input: TensorLike) -> Tensor:
-        with self.randomness():
-            return rrelu(input, self.lower, self.upper, self.training)
+        return rrelu(input, self.lower, self.upper, self.training, key=self.key)
 
     def extra_repr(self) -> str:
         return f"lower={self.lower}, upper={self.upper}"

@@ -10,16 +10,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from statistics import NormalDist
-from typing import TypeVar, Union
+from typing import TypeVar
 
 import numpy as np
 
 from ..errors import GraphError, ShapeError
 from ..ir import at, user_origin
-from ..ops.random import initial_generator
+from ..ops.random import generator as initial_generator
 from ..tensor import Parameter
 
-Fillable = TypeVar("Fillable", bound=Union[Parameter, np.ndarray])
+Fillable = TypeVar("Fillable", bound=Parameter | np.ndarray)
 
 
 def _shape(target: Parameter | np.ndarray) -> tuple[int, ...]:

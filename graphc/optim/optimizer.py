@@ -114,7 +114,7 @@ class ParamGroup(MutableMapping[str, Any]):
 
 
 def _number(key: str, value: Any) -> float:
-    if isinstance(value, Tensor) or not np.isscalar(value) and np.ndim(value):
+    if isinstance(value, Tensor) or (not np.isscalar(value) and np.ndim(value)):
         raise GraphError(f"'{key}' must be a number, got {value!r}{at(user_origin())}")
     return float(value)
 
@@ -154,7 +154,7 @@ class Optimizer:
         if isinstance(params, (Tensor, Mapping)):
             raise GraphError(f"{type(self).__name__} takes a list of parameters or of groups, got {params!r}"
                              f"{at(user_origin())}")
-        given = list(params)
+        given: list[Any] = list(params)
         if not given:
             raise GraphError(f"{type(self).__name__} got an empty parameter list{at(user_origin())}")
         if not any(isinstance(p, Mapping) for p in given):
@@ -174,7 +174,7 @@ class Optimizer:
         if unknown:
             raise GraphError(f"{what} has no hyperparameter '{unknown[0]}'; it has {', '.join(self.defaults)}"
                              f"{at(user_origin())}")
-        params = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
+        params: list[Any] = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
         seen = {p.cell for g in self.param_groups for p in g.params}
         for p in params:
             if not isinstance(p, Parameter) or not p.cell.trainable:

@@ -12,6 +12,7 @@ from ..ir import at, user_origin
 from ..ops.elementwise import clip, maximum, sign, where
 from ..ops.reductions import norm
 from ..tensor import Parameter, Tensor
+from ..types import float64
 from .optimizer import Optimizer, ParamGroup, with_decay
 
 
@@ -36,8 +37,8 @@ class SGD(Optimizer):
         buffer = self.slot(w, "momentum_buffer")
         dampening = group["dampening"]
         if dampening:
-            g_share = where(self.step_number == 1.0, 1.0, 1.0 - dampening)
-            new = group.momentum * buffer + g_share * g
+            share = 1.0 - dampening * (self.step_number > 1.0).astype(float64)
+            new = group.momentum * buffer + share * g
         else:
             new = group.momentum * buffer + g  # the buffer starts at zero, so the first step needs no case
         direction = g + group.momentum * new if group["nesterov"] else new
@@ -47,8 +48,8 @@ class SGD(Optimizer):
 class ASGD(Optimizer):
     """Averaged stochastic gradient descent (Polyak and Juditsky, 1992), with PyTorch's schedule.
 
-    w' = w * (1 - lambd * eta) - eta * g; eta' = lr / (1 + lambd * lr * t)^alpha; the average ``ax`` starts after step t0:
-    ax' = ax + mu * (w' - ax), mu' = 1 / max(1, t - t0).
+    w' = w * (1 - lambd * eta) - eta * g;  eta' = lr / (1 + lambd * lr * t)^alpha;
+    ax' = ax + mu * (w' - ax);  mu' = 1 / max(1, t - t0): the average ``ax`` begins after step t0.
     """
 
     def __init__(self, params: Any, lr: float = 1e-2, lambd: float = 1e-4, alpha: float = 0.75, t0: float = 1e6,
@@ -85,9 +86,9 @@ class Rprop(Optimizer):
         (shrink, grow), (least, greatest) = group.etas, group.step_sizes
         previous, size = self.slot(w, "prev"), self.slot(w, "step_size", group["lr"])
         agreement = g * previous
-        factor = where(agreement > 0, grow, where(agreement < 0, shrink, 1.0)).astype(w.dtype)
-        new_size = clip(size * factor, least, greatest)
-        kept = where(agreement < 0, 0.0, g)  # after a turn the element waits one step
+        turned, stayed = agreement < 0, agreement > 0
+        new_size = clip(where(stayed, size * grow, where(turned, size * shrink, size)), least, greatest)
+        kept = where(turned, 0.0, g)  # after a turn the element waits one step
         return {w: w - sign(kept) * new_size, previous: kept, size: new_size}
 
 

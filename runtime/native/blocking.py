@@ -18,7 +18,10 @@ Axes = tuple[tuple[int, int], ...]  # (size, stride in elements), outermost firs
 
 DEPTH = 256  # k of a packed block: an A panel and a B panel of this depth share the first-level cache
 DEPTH_LIMIT = 384  # up to here one block; a longer sum is cut into equal blocks
+THIN_DEPTH = 16  # k of a block when few rows stream a large B once
+PARTIAL_SUMS = 1 << 18  # elements of partial sums in scratch
 UNPACKED_BYTES = 256 << 10  # a block of an operand that spans no more than this is used where it is
+LEAST_SUMS = 12  # registers of sums in a tile that keep multiply-add busy
 TABLE_LIMIT = 4096  # offsets in one table of k offsets
 
 
@@ -130,6 +133,11 @@ class Blocking:
     scratch_bytes: int = 0
 
 
+def still(sizes: Sequence[int]) -> tuple[int, ...]:
+    """Strides that stay at one element."""
+    return (0,) * len(sizes)
+
+
 def split_evenly(count: int, most: int) -> tuple[int, int, int]:
     """(parts, size, how many parts have that size where the others have one less; 0 when all are equal)."""
     parts = max(1, math.ceil(count / most))
@@ -138,11 +146,14 @@ def split_evenly(count: int, most: int) -> tuple[int, int, int]:
 
 
 @lru_cache(maxsize=512)
-def choose_blocking(c: Contraction, target: Target, plain: bool) -> Blocking:
-    """The blocking of a contraction; `plain` asks for a result that the micro-kernel may write itself."""
+def choose_blocking(c: Contraction, target: Target, plain: bool, loads: tuple[bool, bool] = (False, False)) -> Blocking:
+    """The blocking of a contraction; `plain` asks for a result that the micro-kernel may write itself.
+
+    loads: whether A, whether B is computed while it is packed.
+    """
     if 0 in c.k:  # an empty sum: one product of zeros, both operands being one number
-        still = {name: tuple(0 for _ in getattr(c, name)) for name in ("a_batch", "a_m", "b_batch", "b_n")}
-        c = replace(c, k=(), a_k=(), b_k=(), **still)
+        c = replace(c, k=(), a_k=(), b_k=(), a_batch=still(c.batch), a_m=still(c.m), b_batch=still(c.batch),
+                    b_n=still(c.n))
     itemsize = ITEMSIZE[c.dtype]
     lanes = target.lanes(itemsize)
     batch, m, n, k = (math.prod(group) for group in (c.batch, c.m, c.n, c.k))
@@ -184,9 +195,7 @@ def choose_blocking(c: Contraction, target: Target, plain: bool) -> Blocking:
     depth = k_inner if k_inner <= DEPTH_LIMIT else DEPTH
     b_span = depth * max(n, abs(b_k or 0)) * itemsize  # bytes that a block of B spans where it is
     few_rows = m <= 2 * most_rows(target, 2)
-    pack_b = not adjacent or (ragged and not target.has_masks) or (b_span > UNPACKED_BYTES and not few_rows)
-    import os
-    if "PB" in os.environ: pack_b = os.environ["PB"] == "1"
+    pack_b = loads[1] or not adjacent or (ragged and not target.has_masks) or (b_span > UNPACKED_BYTES and not few_rows)
     total_vectors = max(1, math.ceil(n / lanes))
     most_vectors = 2 if pack_b and m > 8 else 4
     if target.registers == 16:
@@ -195,16 +204,26 @@ def choose_blocking(c: Contraction, target: Target, plain: bool) -> Blocking:
         most_vectors = max(most_vectors, min(8, (target.registers - 2) // (segment + 1)))
     panels, vectors, wide = split_evenly(total_vectors, most_vectors)
     segment_tiles, height, tall = split_evenly(segment, most_rows(target, vectors))
+    if tall and depth * vectors * lanes * itemsize <= target.l1_bytes // 2:
+        # equal tiles need one micro-kernel instead of two: half the time to compile for 1 or 2 % of speed
+        equal = [h for h in range(LEAST_SUMS // vectors, height) if h and segment % h == 0]
+        if equal:
+            height, tall = equal[-1], 0
+            segment_tiles = segment // height
     if a_row == 1:  # a tile touches a line of memory for every k
         scattered = abs(a_k or 0) * itemsize >= 2048 and m * depth * itemsize > UNPACKED_BYTES // 2
     else:  # rows whose starts fall into one set of the cache, or too many memory pages
         scattered = height > 8 and m * k * itemsize > UNPACKED_BYTES
-    pack_a = not aligned or (panels > 2 and scattered)
-    if "PA" in os.environ: pack_a = os.environ["PA"] == "1"
+    pack_a = loads[0] or not aligned or (panels > 2 and scattered)
     row_tiles = segments * segment_tiles
 
     # blocks
-    k_inner_blocks = 1 if k_inner <= DEPTH_LIMIT or segment <= 4 else math.ceil(k_inner / DEPTH)
+    # few rows read a large B just once: by whole rows of B, in order
+    thin = m <= 4 and not pack_b and not pack_a and b_span > UNPACKED_BYTES
+    if thin:
+        k_inner_blocks = math.ceil(k_inner / THIN_DEPTH)
+    else:
+        k_inner_blocks = 1 if k_inner <= DEPTH_LIMIT else math.ceil(k_inner / DEPTH)
     k_in_block = math.ceil(k_inner / k_inner_blocks)
     k_inner_blocks = max(1, math.ceil(k_inner / max(1, k_in_block)))
     k_blocks = max(1, k_outer * k_inner_blocks)
@@ -214,19 +233,23 @@ def choose_blocking(c: Contraction, target: Target, plain: bool) -> Blocking:
     tiles_in_block = max(1, row_tiles)
     if pack_b:
         panels_in_block = max(1, min(panels, target.l2_bytes // 2 // panel_bytes))
-    elif b_span > UNPACKED_BYTES:  # one panel stays in cache while every row tile uses it
+    elif b_span > UNPACKED_BYTES and not thin:  # one panel stays in cache while every row tile uses it
         panels_in_block = 1
     if not direct and k_blocks > 1:  # the partial sums of a block stay in scratch
-        panels_in_block = max(1, min(panels_in_block, 512 // width))
         tiles_in_block = max(1, min(tiles_in_block, 512 // height))
+        panels_in_block = max(1, min(panels_in_block, PARTIAL_SUMS // (tiles_in_block * height * width)))
     split_rows = row_tiles >= panels if not pack_b else row_tiles >= 4 * panels
 
-    streamed = pack_b and k_in_block * panels_in_block * width * itemsize > target.l1_bytes
+    if pack_b:
+        streamed = k_in_block * panels_in_block * width * itemsize > target.l1_bytes
+    else:
+        streamed = b_span > UNPACKED_BYTES and not thin
     a_line = height if height <= lanes else lanes * math.ceil(height / lanes)
     sizes = {
         "offsets": 8 * max(width, a_line + lanes),
         "tile": 0 if direct else height * width * itemsize,
         "a": (k_in_block * a_line + lanes) * itemsize if pack_a else 0,
+        "loaded": k_in_block * width * itemsize if loads[1] and b_k == 1 else 0,
         "partial": tiles_in_block * panels_in_block * height * width * itemsize if k_blocks > 1 and not direct else 0,
         "b": (panels_in_block * k_in_block * width + lanes) * itemsize if pack_b else 0,
     }

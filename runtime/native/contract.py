@@ -17,9 +17,9 @@ from graphc.runtime.native.blocking import ITEMSIZE, Blocking, Contraction, choo
 from graphc.runtime.native.dots import DotTile, dot_function, dot_rows
 from graphc.runtime.native.emit import SIZES, Function, Value, i64
 from graphc.runtime.native.target import Target
-from graphc.runtime.native.tiles import Finish, Prefetch, Tile, TileLoops, flat_offset, spread
+from graphc.runtime.native.tiles import Finish, Load, Prefetch, Tile, TileLoops, flat_offset, spread
 
-__all__ = ["Contraction", "Finish", "Prefetch", "Tile", "emit_contraction", "scratch_bytes", "store_to", "swapped"]
+__all__ = ["Contraction", "Finish", "Load", "Prefetch", "Tile", "emit_contraction", "scratch_bytes", "store_to"]
 
 DOT_COLUMNS = 8  # up to so many columns dot products pay
 
@@ -57,12 +57,11 @@ def pack_cost(axes: int, stride: int | None, line_stride: int, lanes: int) -> fl
     """Cycles to pack one element of an operand."""
     if axes <= 1 and line_stride == 1:
         return 2 / lanes
-    return 4 / lanes if stride == 1 else 1.3
+    return 6 / lanes if stride == 1 else 1.3
 
 
-def cost(c: Contraction, target: Target, plain: bool, turned: bool, dots: bool) -> float:
+def cost(c: Contraction, g: Blocking, plain: bool, turned: bool, dots: bool) -> float:
     """Estimated cycles for one member of the batch."""
-    g = choose_blocking(c, target, plain)
     m, n, k = g.m, g.n, math.prod(c.k)
     if dots:
         total = m * k * (n + 1) / (2 * g.lanes) + 3 * m * n + (0 if dot_columns_in_place(c) else 1.3 * n * k)
@@ -80,17 +79,18 @@ def cost(c: Contraction, target: Target, plain: bool, turned: bool, dots: bool) 
 
 
 @lru_cache(maxsize=512)
-def choose_road(c: Contraction, target: Target, plain: bool) -> Road:
+def choose_road(c: Contraction, target: Target, plain: bool, loads: tuple[bool, bool]) -> Road:
     """The cheapest road; `plain` says that the result is only stored, at the strides of `c`."""
     choices = []
     for turned in (False, True):
         d = swapped(c) if turned else c
-        if not choose_blocking(d, target, plain).empty and 0 not in c.k and dots_fit(d, target):
-            choices.append((cost(d, target, plain, turned, True), turned, True))
-        choices.append((cost(d, target, plain, turned, False) * (1.1 if turned else 1), turned, False))
+        g = choose_blocking(d, target, plain, loads[::-1] if turned else loads)
+        if not g.empty and 0 not in c.k and not any(loads) and dots_fit(d, target):
+            choices.append((cost(d, g, plain, turned, True), turned, True))
+        choices.append((cost(d, g, plain, turned, False) * (1.1 if turned else 1), turned, False))
     _, turned, dots = min(choices)
     d = swapped(c) if turned else c
-    blocking = choose_blocking(d, target, plain)
+    blocking = choose_blocking(d, target, plain, loads[::-1] if turned else loads)
     itemsize = ITEMSIZE[c.dtype]
     if dots:
         n, k = blocking.n, math.prod(d.k)
@@ -104,14 +104,18 @@ def choose_road(c: Contraction, target: Target, plain: bool) -> Road:
     return Road(turned, dots, blocking, used, rows, used + (tile_bytes if turned and not plain else 0))
 
 
-def scratch_bytes(c: Contraction, target: Target) -> int:
-    """Bytes of scratch memory that each thread needs, whichever way the result is consumed."""
-    return max(choose_road(c, target, plain).scratch_bytes for plain in (False, True))
+def scratch_bytes(c: Contraction, target: Target, *, load_a: bool = False, load_b: bool = False) -> int:
+    """Bytes of scratch memory that each thread needs, whichever way the result is consumed.
+
+    load_a, load_b: whether that operand is computed by a `Load`.
+    """
+    return max(choose_road(c, target, plain, (load_a, load_b)).scratch_bytes for plain in (False, True))
 
 
 def emit_contraction(f: Function, target: Target, c: Contraction, a: Value, b: Value, *, scratch: Value,
                      thread: Value, threads: Value, finish: Finish | None = None,
-                     c_pointer: Value | None = None, prefetch: Prefetch | None = None) -> None:
+                     c_pointer: Value | None = None, prefetch: Prefetch | None = None,
+                     load_a: Load | None = None, load_b: Load | None = None) -> None:
     """Write the contraction at the end of the current block.
 
     Each finished tile goes to `finish`, whose code is written once; without it the result is stored at `c_pointer`
@@ -120,15 +124,20 @@ def emit_contraction(f: Function, target: Target, c: Contraction, a: Value, b: V
     `prefetch` names the large arrays that `finish` will touch: (address of the tile's first element, bytes between its
     rows) of each.  Their rows are fetched while the tile is summed.  It is asked before the sums exist.
 
+    `load_a` and `load_b` compute an operand's elements while it is packed, several times if that is what blocking
+    takes; the operand's pointer is not used then, and its strides only tell along which axis lanes run.
+
     Raises: ValueError where there is neither `finish` nor `c_pointer`.
     """
-    road = choose_road(c, target, finish is None)
+    road = choose_road(c, target, finish is None, (load_a is not None, load_b is not None))
     if road.blocking.empty:
         return
     if 0 in c.k:  # an empty sum: one product of zeros
         a = b = f.module.table([0], c.dtype)
+        load_a = load_b = None
     if road.turned:
         c, a, b, prefetch = swapped(c), b, a, None
+        load_a, load_b = load_b, load_a
         if finish is not None:
             finish = turned_back(finish, c.dtype, road, f.offset(scratch, i64(road.turned_offset), "i8"))
     if finish is None:
@@ -141,7 +150,8 @@ def emit_contraction(f: Function, target: Target, c: Contraction, a: Value, b: V
     if road.dots and finish is not None:
         emit_dots(f, target, c, road.blocking, a, b, scratch, thread, threads, finish)
     else:
-        TileLoops(f, target, c, road.blocking, a, b, scratch, finish, c_pointer, prefetch).emit(thread, threads)
+        TileLoops(f, target, c, road.blocking, a, b, scratch, finish, c_pointer, prefetch, load_a,
+                  load_b).emit(thread, threads)
 
 
 def turned_back(finish: Finish, dtype: str, road: Road, memory: Value) -> Finish:

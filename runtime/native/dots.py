@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from graphc.runtime.native.emit import SIZES, Carried, Function, Value, i64, vector
+from graphc.runtime.native.emit import Carried, Function, Value, i64, vector
 from graphc.runtime.native.microkernel import multiply_add, plus
 from graphc.runtime.native.target import Target
+
 
 @dataclass(frozen=True)
 class DotTile:
@@ -94,11 +95,13 @@ def dot_function(f: Function, target: Target, tile: DotTile) -> str:
                 g.store(g.extract(total, lane), g.offset(place, i64(lane), tile.dtype))
     if rest and not target.has_masks:
         with g.loop(0, tile.rows) as r, g.loop(0, tile.columns) as j:
-            row, column = g.offset(a, g.mul(r, i64(tile.a_row)), tile.dtype), g.offset(b, g.mul(j, i64(tile.b_column)), tile.dtype)
+            row = g.offset(a, g.mul(r, i64(tile.a_row)), tile.dtype)
+            column = g.offset(b, g.mul(j, i64(tile.b_column)), tile.dtype)
             place = g.offset(out, g.add(g.mul(r, i64(tile.columns)), j), tile.dtype)
             total_so_far = Carried([g.load(place, tile.dtype)])
             with g.loop(whole, tile.count, 1, total_so_far) as k:
-                x, y = g.load(g.offset(row, k, tile.dtype), tile.dtype), g.load(g.offset(column, k, tile.dtype), tile.dtype)
+                x = g.load(g.offset(row, k, tile.dtype), tile.dtype)
+                y = g.load(g.offset(column, k, tile.dtype), tile.dtype)
                 total_so_far.next = [multiply_add(g, target, x, y, total_so_far.values[0])]
             g.store(total_so_far.results[0], place)
     return name

@@ -294,6 +294,16 @@ class Function:
         return self.call(name, [addresses, Value(str(SIZES[scalar]), "i32"), mask, Value("zeroinitializer", type_)],
                          type_)
 
+    def scatter(self, value: Value, pointer: Value, index: Value, mask: Value | None = None) -> None:
+        """Lane i of the value goes to element index[i]; masked-off lanes write nothing."""
+        count = index.lanes
+        pointers = vector(count, "ptr")
+        addresses = self.emit(f"getelementptr inbounds {value.element}, {pointer}, {index}", pointers)
+        mask = mask or constant(True, vector(count, "i1"))
+        name = f"llvm.masked.scatter.{mangled(value.type)}.v{count}p0"
+        self.module.declare(name, "void", [value.type, pointers, "i32", mask.type])
+        self.call(name, [value, addresses, Value(str(SIZES[value.element]), "i32"), mask])
+
     def prefetch(self, pointer: Value, *, write: bool = False, locality: int = 3) -> None:
         self.module.declare("llvm.prefetch.p0", "void", ["ptr", "i32", "i32", "i32"])
         self.do(f"call void @llvm.prefetch.p0({pointer}, i32 {int(write)}, i32 {locality}, i32 1)")

@@ -119,7 +119,7 @@ def compile_module(text: str, *, target: Target, level: int = 2, name: str, cach
     key = disk.key("module", text, target, level) if cache is not None else b""
     entry = cache.lookup(key) if cache is not None else None
     if entry is not None:
-        with contextlib.suppress(CompileError):  # an entry that does not load counts as none
+        with contextlib.suppress(CompileError, KeyError):  # an entry that does not load counts as none
             return Code(name, entry.data, entry.meta["symbols"], target, level, lambda: text, {})
     data, symbols, seconds = compile_object(text, target=target, level=level, name=name)
     code = Code(name, data, symbols, target, level, lambda: text, seconds)

@@ -128,16 +128,10 @@ def exp2(s: Arithmetic, x: Value) -> Value:
     magic = s.const(form.magic, x)
     t = s.add(x, magic)
     f = s.sub(x, s.sub(t, magic))
-    low = s.mul(f, s.const(log(2) - float_ln2(x), x))
-    p = expm1_reduced(s, s.fma(f, s.const(float_ln2(x), x), low))
+    p = expm1_reduced(s, s.mul(f, s.const(log(2), x)))
     result = scale_by_power(s, s.add(p, s.const(1.0, x)), t)
-    # An argument just below the upper limit may round up to it: the limit itself is where the exponent overflows.
-    return exp_limits(s, x, result, 1.0 - form.bias, form.bias + 1 - 2.0 ** (form.bias.bit_length() - form.mantissa - 1))
-
-
-def float_ln2(x: Value) -> float:
-    """log(2) rounded to the format."""
-    return 0.6931471824645996 if x.element == "float" else 0.6931471805599453
+    highest = form.bias + 1 - 2.0 ** (form.bias.bit_length() - form.mantissa - 1)  # the last number below bias + 1
+    return exp_limits(s, x, result, 1.0 - form.bias, highest)
 
 
 def expm1(s: Arithmetic, x: Value) -> Value:
@@ -166,7 +160,7 @@ def cosh(s: Arithmetic, x: Value) -> Value:
 def quarter_expm1(s: Arithmetic, a: Value) -> Value:
     """expm1(a) / 4 for a >= 0, infinite only where twice the result would be."""
     form = FORMATS[a.element]
-    t, r = reduce_exponent(s, s.clamp_above(a, form.exp_highest + 1.3), form.bias - 2)
+    t, r = reduce_exponent(s, s.clamp_above(a, form.exp_highest + 1.0), form.bias - 2)
     power = power_of_two(s, t)
     return s.fma(expm1_reduced(s, r), power, s.sub(power, s.const(0.25, a)))
 

@@ -28,10 +28,12 @@ class Block:
 
     __slots__ = ("address", "data", "size")
 
-    def __init__(self, data: NDArray[np.uint8]) -> None:
-        self.data = data
-        self.size = data.size
-        self.address = address_of(data)
+    def __init__(self, room: NDArray[np.uint8], size: int, alignment: int) -> None:
+        base = address_of(room)
+        start = -base % alignment
+        self.data = room[start : start + size]
+        self.size = size
+        self.address = base + start
 
     def array(self, shape: tuple[int, ...], dtype: Any, offset: int = 0) -> NDArray[Any]:
         """A C-contiguous array over the bytes from `offset` on."""
@@ -48,14 +50,13 @@ def allocate(size: int, huge: bool = True) -> Block:
     if size < 0:
         raise ValueError(f"negative size {size}")
     if huge and size >= HUGE_PAGE:
-        return Block(_mapped(size))
+        return Block(_mapped(size), size, HUGE_PAGE)
     room: NDArray[np.uint8] = np.zeros(size + LINE, np.uint8)
-    start = -address_of(room) % LINE
-    return Block(room[start : start + size])
+    return Block(room, size, LINE)
 
 
 def _mapped(size: int) -> NDArray[np.uint8]:
-    """Pages of its own, aligned to a large page, whose unused first part is never touched."""
+    """Pages of its own, enough to start at a large page; what lies before that is never touched."""
     whole = -(-size // HUGE_PAGE) * HUGE_PAGE
     try:
         if sys.platform == "win32":
@@ -69,7 +70,7 @@ def _mapped(size: int) -> NDArray[np.uint8]:
     if sys.platform == "linux":
         with contextlib.suppress(OSError):  # a kernel without large pages
             pages.madvise(mmap.MADV_HUGEPAGE, start, whole)
-    return room[start : start + size]
+    return room
 
 
 def address_of(array: NDArray[Any]) -> int:

@@ -77,7 +77,7 @@ def plus(function: Function, a: Value, b: Value) -> Value:
 
 
 def most_rows(target: Target, vectors: int) -> int:
-    """The tallest tile of this many vectors a row whose accumulators, B vectors and one A broadcast stay in registers."""
+    """The most rows of this many vectors whose sums stay in registers, beside B vectors and one broadcast of A."""
     spare = 1 if has_fma(target) else 2
     return max(1, min(16, (target.registers - vectors - spare) // vectors))
 
@@ -85,8 +85,9 @@ def most_rows(target: Target, vectors: int) -> int:
 def tile_function(module: Module, target: Target, kernel: MicroKernel) -> str:
     """The name of the function that computes one tile; written into the module when it is not there yet.
 
-    ``out[r, j] = (start[r, j] if accumulate) + sum over k < count (at least 1) of a[r, k] * b[k, j]``.  `tail` is the number of
-    valid columns of the last vector (any number >= lanes where all are).  Sums over k are sequential, from zero.
+    ``out[r, j] = (start[r, j] if accumulate) + sum over k < count of a[r, k] * b[k, j]``, for count >= 1.  `tail` is
+    the number of valid columns of the last vector (any number >= lanes where all are).  Sums over k are sequential,
+    from zero.
     """
     name = kernel.name
     if name in module.functions:
@@ -115,9 +116,9 @@ def tile_function(module: Module, target: Target, kernel: MicroKernel) -> str:
     columns = [read(f, f.offset(b_now, i64(v * width), tile.dtype), type_, mask if v == tile.vectors - 1 else None)
                for v in range(tile.vectors)]
     if kernel.streamed:
-        for v in range(tile.vectors):
-            ahead = v * width + LINES_AHEAD * tile.columns
-            f.prefetch(f.offset(b_now, i64(ahead), tile.dtype))
+        ahead = f.offset(b_now, i64(LINES_AHEAD * (kernel.b_k or 0)), tile.dtype)
+        for line in range(0, tile.columns * SIZES[tile.dtype], CACHE_LINE):
+            f.prefetch(f.offset(ahead, i64(line), "i8"))
     for r in range(tile.rows):
         one = f.broadcast(f.load(f.offset(a_now, i64(r * kernel.a_row), tile.dtype), tile.dtype), width)
         for v, column in enumerate(columns):
@@ -146,7 +147,7 @@ def tile_function(module: Module, target: Target, kernel: MicroKernel) -> str:
 
 
 def prefetch_streams(f: Function, kernel: MicroKernel, k: Value, streams: Value) -> None:
-    """Row k / SPACING of every stream, where k is a multiple of SPACING; `streams` holds (address, bytes a row) pairs."""
+    """Prefetch row k / SPACING of each stream when k is a multiple of SPACING; `streams`: (address, bytes a row)."""
     tile = kernel.tile
     due = f.compare("icmp eq", f.binary("and", k, i64(SPACING - 1)), i64(0))
     inside = f.compare("icmp slt", k, i64(SPACING * tile.rows))

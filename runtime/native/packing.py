@@ -88,7 +88,8 @@ def joined(f: Function, parts: list[Value]) -> Value:
         pairs = []
         for x, y in zip(parts[::2], parts[1::2], strict=True):
             mask = ", ".join(f"i32 {i}" for i in range(2 * x.lanes))
-            pairs.append(f.emit(f"shufflevector {x}, {y}, <{2 * x.lanes} x i32> <{mask}>", vector(2 * x.lanes, x.element)))
+            type_ = vector(2 * x.lanes, x.element)
+            pairs.append(f.emit(f"shufflevector {x}, {y}, <{2 * x.lanes} x i32> <{mask}>", type_))
         parts = pairs
     return parts[0]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from graphc.runtime.native.blocking import Axes, Blocking, Contraction, merge
+from graphc.runtime.native.blocking import Axes, Blocking, Contraction
 from graphc.runtime.native.emit import SIZES, Function, Value, constant, i64
 from graphc.runtime.native.microkernel import MicroKernel, TileShape, tile_function
 from graphc.runtime.native.packing import pack_general, pack_lines, pack_transposed
@@ -35,6 +35,11 @@ Finish = Callable[[Function, Tile], None]
 Prefetch = Callable[[Function, Tile], Sequence[tuple[Value, int]]]
 
 
+# The elements of an operand that is computed: (function, flattened index in m or n, in k, in the batch, lanes).  Lanes
+# run along k where the operand's k is one axis of stride 1, else along m or n; 0 lanes ask for one scalar.
+Load = Callable[[Function, Value, Value, Value, int], Value]
+
+
 def flat_offset(f: Function, index: Value, axes: Axes) -> Value:
     """The offset of a row-major flattened index over the axes."""
     total, rest = i64(0), index
@@ -44,6 +49,11 @@ def flat_offset(f: Function, index: Value, axes: Axes) -> Value:
         if place:
             rest = f.binary("udiv", rest, i64(size))
     return total
+
+
+def adjacent(axes: Axes) -> bool:
+    """Whether successive flattened indices are neighbours in memory."""
+    return not axes or (len(axes) == 1 and axes[0][1] == 1)
 
 
 def quotient(f: Function, a: Value, b: int) -> tuple[Value, Value]:
@@ -89,8 +99,9 @@ class TileLoops:
     """The loops of one contraction, outermost first."""
 
     def __init__(self, f: Function, target: Target, c: Contraction, blocking: Blocking, a: Value, b: Value,
-                 scratch: Value, finish: Finish | None, c_pointer: Value | None, prefetch: Prefetch | None) -> None:
-        self.prefetch = prefetch
+                 scratch: Value, finish: Finish | None, c_pointer: Value | None, prefetch: Prefetch | None,
+                 load_a: Load | None = None, load_b: Load | None = None) -> None:
+        self.prefetch, self.load_a, self.load_b = prefetch, load_a, load_b
         self.f, self.target, self.c, self.blocking = f, target, c, blocking
         self.a, self.b, self.scratch, self.finish, self.c_pointer = a, b, scratch, finish, c_pointer
         self.a_table = f.module.table(blocking.a_table, "i64") if blocking.a_table else Value("null", "ptr")
@@ -130,19 +141,26 @@ class TileLoops:
         b = self.at(b, f.add(flat_offset(f, outer, g.b_k_outer), f.mul(k0, i64(g.b_k or 0))))
         a_table = f.offset(self.a_table, k0, "i64") if g.a_k is None else self.a_table
         b_table = f.offset(self.b_table, k0, "i64") if g.b_k is None else self.b_table
+        k_first = f.add(f.mul(outer, i64(g.k_inner)), k0)
         block_panel = g.k_in_block * g.vectors * g.lanes
         if g.pack_b:
             with f.loop(*panels) as panel:
                 j0, columns = self.panel_extent(panel)
                 to = self.at(self.region("b"), f.mul(f.sub(panel, panels[0]), i64(block_panel)))
-                self.pack(b, b_table, g.b_k, g.b_n, j0, columns, columns, g.n, to, columns, count)
+                if self.load_b:
+                    self.load_columns(self.load_b, item, j0, columns, k_first, count, to)
+                else:
+                    self.pack(b, b_table, g.b_k, g.b_n, j0, columns, columns, g.n, to, columns, count)
         with f.loop(*rows) as row_tile:
             i0, height, a_rows = self.tile_extent(row_tile)
             a_here = self.at(a, a_rows)
             if g.pack_a:
                 step = i64(g.a_line)
                 a_here = self.region("a")
-                self.pack(a, a_table, g.a_k, g.a_m, i0, height, step, g.m, a_here, step, count)
+                if self.load_a:
+                    self.load_rows(self.load_a, item, i0, height, k_first, count, a_here)
+                else:
+                    self.pack(a, a_table, g.a_k, g.a_m, i0, height, step, g.m, a_here, step, count)
             with f.loop(*panels) as panel:
                 j0, columns = self.panel_extent(panel)
                 b_here = self.at(b, f.mul(j0, i64(1)))
@@ -182,7 +200,7 @@ class TileLoops:
         """Copy `width` lines of an operand from flattened index `first` on, `count` deep."""
         f, g, dtype = self.f, self.blocking, self.c.dtype
         by_table = k_stride is None
-        if len(axes) <= 1 and (not axes or axes[0][1] == 1) and limit > 1:
+        if adjacent(axes) and limit > 1:
             name = pack_lines(f.module, dtype, g.lanes, by_table, self.target.has_masks)
             valid = f.minimum(width, f.sub(i64(limit), first))
             f.call(name, [to, to_stride, self.at(source, first), Value("null", "ptr"), valid, padded, count,
@@ -197,6 +215,43 @@ class TileLoops:
         else:
             name = pack_general(f.module, dtype, by_table)
         f.call(name, [to, to_stride, source, offsets, width, padded, count, i64(k_stride or 0), table])
+
+    def load_rows(self, load: Load, item: Value, i0: Value, height: Value, k_first: Value, count: Value,
+                  to: Value) -> None:
+        """Compute rows of A: row by row where lanes run along k, which the micro-kernel reads as well; else packed."""
+        f, g = self.f, self.blocking
+        if g.a_k == 1:
+            self.fill(lambda r, k, lanes: load(f, f.add(i0, r), f.add(k_first, k), item, lanes), height, count, to,
+                      i64(g.k_in_block))
+        else:
+            self.fill(lambda k, r, lanes: load(f, f.add(i0, r), f.add(k_first, k), item, lanes), count, height, to,
+                      i64(g.a_line), adjacent(g.a_m))
+
+    def load_columns(self, load: Load, item: Value, j0: Value, columns: Value, k_first: Value, count: Value,
+                     to: Value) -> None:
+        """Compute and pack columns of B."""
+        f, g = self.f, self.blocking
+        valid = f.minimum(columns, f.sub(i64(g.n), j0)) if g.n % g.lanes else columns
+        if g.b_k != 1:
+            self.fill(lambda k, j, lanes: load(f, f.add(j0, j), f.add(k_first, k), item, lanes), count, valid, to,
+                      columns, adjacent(g.b_n))
+            return
+        rows = self.region("loaded")
+        self.fill(lambda j, k, lanes: load(f, f.add(j0, j), f.add(k_first, k), item, lanes), valid, count, rows,
+                  i64(g.k_in_block))
+        self.pack(rows, Value("null", "ptr"), 1, ((g.n, g.k_in_block),), i64(0), valid, columns, g.n, to, columns,
+                  count)
+
+    def fill(self, value: Callable[[Value, Value, int], Value], outer: Value, inner: Value, to: Value, stride: Value,
+             vectors: bool = True) -> None:
+        """``to[o, i] = value(o, i)``, whole vectors along i first, then what is left one by one."""
+        f, lanes, dtype = self.f, self.blocking.lanes, self.c.dtype
+        whole = f.mul(f.binary("udiv", inner, i64(lanes)), i64(lanes)) if vectors else i64(0)
+        with f.loop(0, outer) as o:
+            line = f.offset(to, f.mul(o, stride), dtype)
+            for start, stop, count in ((i64(0), whole, lanes), (whole, inner, 0)):
+                with f.loop(start, stop, count or 1) as i:
+                    f.store(value(o, i, count), f.offset(line, i, dtype))
 
     def emit_tile(self, item: Value, row_tile: Value, row_first: Value, panel: Value, panel_first: Value, i0: Value,
                   height: Value, j0: Value, columns: Value, a: Value, b: Value, out: Value | None, k_block: Value,
@@ -268,6 +323,8 @@ class TileLoops:
         g = self.blocking
         tile = TileShape(self.c.dtype, height, vectors, g.lanes)
         a_row, a_k = (1, g.a_line) if g.pack_a else (g.a_row, g.a_k)
+        if self.load_a and g.a_k == 1:
+            a_row, a_k = g.k_in_block, 1
         b_k = vectors * g.lanes if g.pack_b else g.b_k
         return tile_function(self.f.module, self.target, MicroKernel(tile, a_row, a_k, b_k, g.masked, g.k_blocks > 1,
                                                                        g.streamed, streams))

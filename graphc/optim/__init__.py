@@ -1,0 +1,11 @@
+"""Optimizers: each is arithmetic on symbols, so that updates are differentiated, fused and compiled as all else is."""
+
+from . import lr_scheduler
+from .adam import LAMB, Adam, Adamax, AdamW, NAdam, RAdam
+from .adaptive import Adadelta, Adafactor, Adagrad, Ftrl, Muon, RMSprop
+from .averaging import EMA
+from .optimizer import Optimizer, ParamGroup
+from .sgd import ASGD, LARS, SGD, Lion, Rprop
+
+__all__ = ["ASGD", "EMA", "LAMB", "LARS", "SGD", "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "Ftrl",
+           "Lion", "Muon", "NAdam", "Optimizer", "ParamGroup", "RAdam", "RMSprop", "Rprop", "lr_scheduler"]

@@ -1,0 +1,206 @@
+"""The update of a training step: gradients, clipping, accumulation, optimizers, schedules and averages as symbols.
+
+Knows how those compose into new values of cells.  Must not know any optimizer's or schedule's formula.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from graphc.errors import GraphError
+from graphc.ir import at, building, phase, user_origin
+from graphc.ops.elementwise import abs_, clip, maximum, minimum, power, sqrt, where
+from graphc.ops.reductions import max_, sum_
+from graphc.ops.sources import zeros_like
+from graphc.optim import EMA, Optimizer
+from graphc.optim.plateau import ReduceLROnPlateau
+from graphc.optim.schedule import LRScheduler
+from graphc.tensor import Parameter, Tensor, state
+from graphc.types import float64
+
+from .autodiff import grad
+
+Gradients = dict[Parameter, Tensor]
+
+
+class BetweenCalls:
+    """A schedule that is no formula: `step` it after each call of the program; a run of n steps is then n calls."""
+
+    def __init__(self, scheduler: LRScheduler, waiting: Parameter | None) -> None:
+        self.scheduler, self._waiting = scheduler, waiting
+
+    def step(self) -> None:
+        """Advances the schedule, unless the call only accumulated gradients."""
+        if self._waiting is None or self._waiting.item() == 0:
+            self.scheduler.step()
+
+
+class Attached(NamedTuple):
+    """What a step writes, and what Python does after each call."""
+
+    updates: dict[Parameter, Tensor]
+    between_calls: list[BetweenCalls]
+
+
+def attach_updates(loss: Tensor, optimizers: Any, *, grad_clip_norm: float | None = None,
+                   grad_clip_value: float | None = None, accumulate: int = 1, lr_scheduler: Any = None) -> Attached:
+    """New values of everything that a training step changes: parameters, slots, counters, rates, averages.
+
+    loss             a scalar to minimise; its value in the same step is the one before the update
+    optimizers       one or several (no parameter in two); an `optim.EMA` may stand among them
+    grad_clip_norm   scales all gradients together so that their norm is at most that
+                     (times max_norm / (norm + 1e-6) where that is below 1, as torch.nn.utils.clip_grad_norm_)
+    grad_clip_value  limits each element to [-value, value]; happens before the norm is taken
+    accumulate       every k-th call applies the mean of k gradients; the other calls change nothing but the sums
+    lr_scheduler     one or several; each advances once per applied update
+
+    Clipping acts on the accumulated mean.  Raises GraphError for a parameter that the loss does not depend on (one
+    with ``requires_grad`` False is left alone), and for settings that make no sense.
+    """
+    every, averages = _sorted_out(optimizers)
+    schedulers = _checked_schedulers(lr_scheduler, every)
+    if not isinstance(accumulate, (int, np.integer)) or accumulate < 1:
+        raise GraphError(f"accumulate is a positive number of calls, got {accumulate!r}{at(user_origin())}")
+    params = [p for o in every for g in o.param_groups for p in g.params if p.requires_grad]
+    if not params:
+        raise GraphError(f"no parameter of the optimizer requires a gradient{at(user_origin())}")
+    gradients: Gradients = dict(zip(params, grad(loss, params), strict=True))
+    with building(phase, "update"):
+        sums: dict[Parameter, Tensor] = {}
+        full, waiting = None, None
+        metric = loss
+        if accumulate > 1:
+            gradients, sums, full, waiting, metric = _accumulated(gradients, int(accumulate), loss, schedulers)
+        if grad_clip_value is not None:
+            gradients = clip_by_value(gradients, grad_clip_value)
+        if grad_clip_norm is not None:
+            gradients = clip_by_norm(gradients, grad_clip_norm)
+        gradients = _clipped_groups(gradients, every)
+        updates: dict[Parameter, Tensor] = {}
+        for optimizer in every:
+            updates |= optimizer.updates(gradients)
+        for average in averages:
+            updates |= average.updates(updates)
+        between: list[BetweenCalls] = []
+        for scheduler in schedulers:
+            if isinstance(scheduler, ReduceLROnPlateau):
+                updates |= scheduler.updates(metric)
+            elif scheduler.closed_form:
+                updates |= scheduler.updates()
+            else:
+                between.append(BetweenCalls(scheduler, waiting))
+        if full is not None:
+            updates = {cell: where(full, new, cell) for cell, new in updates.items()} | sums
+    return Attached(updates, between)
+
+
+# -- arguments -------------------------------------------------------------------------------------------------------
+
+
+def _list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _sorted_out(given: Any) -> tuple[list[Optimizer], list[EMA]]:
+    every = [o for o in _list(given) if isinstance(o, Optimizer)]
+    averages = [o for o in _list(given) if isinstance(o, EMA)]
+    other = [o for o in _list(given) if not isinstance(o, (Optimizer, EMA))]
+    if other or not every:
+        raise GraphError(f"a training step needs an optimizer, got {(other or [given])[0]!r}{at(user_origin())}")
+    owner: dict[Any, Optimizer] = {}
+    for optimizer in every:
+        for p in (p for g in optimizer.param_groups for p in g.params):
+            if p.cell in owner:
+                raise GraphError(f"parameter '{p.name}' is in two optimizers{at(user_origin())}")
+            owner[p.cell] = optimizer
+    return every, averages
+
+
+def _checked_schedulers(given: Any, optimizers: Sequence[Optimizer]) -> list[Any]:
+    schedulers = _list(given)
+    taken: list[Optimizer] = []
+    for scheduler in schedulers:
+        if not isinstance(scheduler, (LRScheduler, ReduceLROnPlateau)):
+            raise GraphError(f"lr_scheduler: {scheduler!r} is no scheduler{at(user_origin())}")
+        if all(scheduler.optimizer is not o for o in optimizers):
+            raise GraphError(f"{type(scheduler).__name__} schedules an optimizer that this step does not have"
+                             f"{at(user_origin())}")
+        if any(scheduler.optimizer is o for o in taken):
+            raise GraphError(f"two schedulers set one optimizer's rate; combine them with ChainedScheduler or "
+                             f"SequentialLR{at(user_origin())}")
+        taken.append(scheduler.optimizer)
+    return schedulers
+
+
+# -- gradients -------------------------------------------------------------------------------------------------------
+
+
+def _accumulated(gradients: Gradients, k: int, loss: Tensor, schedulers: Sequence[Any]
+                 ) -> tuple[Gradients, dict[Parameter, Tensor], Tensor, Parameter, Tensor]:
+    """Mean gradients over k calls; the sums' updates; whether this call completes them; the counter; the mean loss."""
+    waiting = state("accumulate.calls", np.array(0, dtype=np.int64))  # calls whose gradients wait in the sums
+    full = waiting == k - 1
+    means: Gradients = {}
+    sums: dict[Parameter, Tensor] = {waiting: where(full, waiting * 0, waiting + 1)}
+    for p, gradient in gradients.items():
+        held = state(f"{p.cell.name}.accumulated", np.zeros_like(p.cell.array))
+        total = held + gradient
+        means[p] = total * (1.0 / k)
+        sums[held] = where(full, zeros_like(total), total)
+    metric = loss
+    if any(isinstance(s, ReduceLROnPlateau) for s in schedulers):
+        held = state("accumulate.loss", np.array(0.0, dtype=np.float64))
+        total = held + loss.reshape(()).astype(float64)
+        metric = total * (1.0 / k)
+        sums[held] = where(full, zeros_like(total), total)
+    return means, sums, full, waiting, metric
+
+
+def clip_by_value(gradients: Mapping[Parameter, Tensor], value: float) -> Gradients:
+    """Each element limited to [-value, value]."""
+    if not value > 0:
+        raise GraphError(f"grad_clip_value must be positive, got {value!r}{at(user_origin())}")
+    return {p: clip(g, -float(value), float(value)) for p, g in gradients.items()}
+
+
+def clip_by_norm(gradients: Mapping[Parameter, Tensor], max_norm: float, norm_type: float = 2.0) -> Gradients:
+    """All gradients times min(1, max_norm / (norm + 1e-6)), with the norm of them all together."""
+    if not max_norm > 0:
+        raise GraphError(f"a gradient norm is limited to a positive number, got {max_norm!r}{at(user_origin())}")
+    coefficient = minimum(float(max_norm) / (global_norm(gradients.values(), norm_type) + 1e-6), 1.0)
+    return {p: (g * coefficient).astype(g.dtype) for p, g in gradients.items()}
+
+
+def global_norm(tensors: Iterable[Tensor], norm_type: float = 2.0) -> Tensor:
+    """The norm of all elements of all tensors, a 0-d float64 symbol."""
+    total: Tensor | None = None
+    for tensor in tensors:
+        if norm_type == math.inf:
+            part = max_(abs_(tensor)).astype(float64)
+            total = part if total is None else maximum(total, part)
+        else:
+            raised = tensor * tensor if norm_type == 2 else power(abs_(tensor), float(norm_type))
+            part = sum_(raised).astype(float64)
+            total = part if total is None else total + part
+    if total is None:
+        raise GraphError("the norm of no tensors")
+    if norm_type == math.inf:
+        return total
+    return sqrt(total) if norm_type == 2 else power(total, 1.0 / norm_type)
+
+
+def _clipped_groups(gradients: Gradients, optimizers: Sequence[Optimizer]) -> Gradients:
+    """The gradients with each group's own `clip_grad_max_norm` applied."""
+    result = dict(gradients)
+    for group in (g for o in optimizers for g in o.param_groups):
+        limit = group.get("clip_grad_max_norm")
+        own = {p: result[p] for p in group.params if p in result}
+        if limit is not None and own:
+            result |= clip_by_norm(own, float(limit), float(group.get("clip_grad_norm_type", 2.0)))
+    return result
