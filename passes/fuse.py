@@ -177,6 +177,8 @@ class Fusion:
         at = cluster.members[read.base]
         if read.guard or (level == KEPT and at == FULL):
             return False
+        if cluster.form is Form.COLUMNS and level == FULL and at == KEPT:
+            return False  # a column's sum is known only after the last row
         if read.base.op.kind is Kind.REDUCE and at == FULL:
             at = KEPT  # a reduction over axes of size 1
         return linear(read.indices, read.base.shape) == cluster.positions[at]

@@ -116,7 +116,7 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("RMSprop", dict(lr=0.005, centered=True, momentum=0.5)),
     ("Rprop", dict()), ("Rprop", dict(lr=0.02, etas=(0.4, 1.3), step_sizes=(1e-4, 0.2))),
     ("ASGD", dict(lr=0.1)), ("ASGD", dict(lr=0.1, lambd=0.01, alpha=0.5, t0=20, weight_decay=0.02)),
-    ("Adafactor", dict()), ("Adafactor", dict(lr=0.05, beta2_decay=-0.6, eps=(1e-5, 1e-2), d=1.5, weight_decay=0.1)),
+    ("Adafactor", dict()), ("Adafactor", dict(lr=0.02, beta2_decay=-0.6, eps=(1e-5, 1e-2), d=1.5, weight_decay=0.1)),
 ]
 
 
@@ -374,7 +374,7 @@ def test_frozen_parameters_are_left_alone() -> None:
     pair.ours["w1"].requires_grad = False
     before = pair.ours["w1"].numpy()
     step = Step(pair.loss, optim.Adam(pair.params()))
-    assert pair.ours["w1"] not in list(step.attached.updates)[:1]
+    assert "w1" not in {p.name for p in step.attached.updates}
     step(3)
     np.testing.assert_array_equal(pair.ours["w1"].numpy(), before)
 

@@ -18,7 +18,7 @@ Axes = tuple[tuple[int, int], ...]  # (size, stride in elements), outermost firs
 
 DEPTH = 256  # k of a packed block: an A panel and a B panel of this depth share the first-level cache
 DEPTH_LIMIT = 384  # up to here one block; a longer sum is cut into equal blocks
-THIN_DEPTH = 16  # k of a block when few rows stream a large B once
+THIN_ROWS, THIN_DEPTH = 8, 16  # so few rows stream a large B once, in blocks of so many k
 PARTIAL_SUMS = 1 << 18  # elements of partial sums in scratch
 UNPACKED_BYTES = 256 << 10  # a block of an operand that spans no more than this is used where it is
 LEAST_SUMS = 12  # registers of sums in a tile that keep multiply-add busy
@@ -219,7 +219,7 @@ def choose_blocking(c: Contraction, target: Target, plain: bool, loads: tuple[bo
 
     # blocks
     # few rows read a large B just once: by whole rows of B, in order
-    thin = m <= 4 and not pack_b and not pack_a and b_span > UNPACKED_BYTES
+    thin = m <= THIN_ROWS and not pack_b and not pack_a and b_span > UNPACKED_BYTES
     if thin:
         k_inner_blocks = math.ceil(k_inner / THIN_DEPTH)
     else:

@@ -294,7 +294,8 @@ class Elements:
             f.store(value, f.offset(pointer, self.integer(place), scalar))
             return
         value = self._spread(value, self.lanes)
-        if self.lane is not None and place.factor(self.lane) == 1:
+        if (self.lane is not None and place.factor(self.lane) == 1
+                and not any(self.values[v].lanes for v in place.variables())):
             address = f.offset(pointer, self._first(place), scalar)
             if self.mask is None:
                 f.store(value, address)

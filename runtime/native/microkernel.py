@@ -53,7 +53,7 @@ PARAMETERS = (
     ("streams", "ptr"),
 )
 
-LINES_AHEAD = 16  # how many k before its use a line of B is prefetched
+LINES_AHEAD = 8  # k between the prefetch of a line of B and its use: below the ways of a cache set, which may hold them all
 SPACING = 4  # rows of the streams are prefetched every so many k: all at once would stall the loads
 CACHE_LINE = 64
 

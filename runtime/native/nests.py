@@ -114,8 +114,8 @@ def access_indices(elements: Elements, roots: Sequence[Node], flat: Index) -> It
         yield from (g for g, _, _ in guards)
         if node in elements.slots:
             yield linear(indices, node.shape)
-        elif node in elements.overrides:
-            yield from indices
+        elif node in elements.overrides or node.op.kind is Kind.REDUCE:
+            yield from indices  # known by the time it is read
         elif node.op.kind is Kind.SOURCE:
             if "axis" in node.attributes:
                 yield indices[node.attributes["axis"]]
