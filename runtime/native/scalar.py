@@ -6,6 +6,7 @@ Knows which function writes each operation.  Must not know graphs, ops or loops.
 from __future__ import annotations
 
 from . import math_exponential as exponential
+from . import math_special as special
 from . import math_trigonometric as trigonometric
 from .emit import Value
 from .math_arithmetic import Arithmetic
@@ -68,6 +69,15 @@ class NativeScalar(Arithmetic):
     def atan2(self, y: Value, x: Value) -> Value:
         return trigonometric.atan2(self, y, x)
 
+    def erf(self, x: Value) -> Value:
+        return special.erf(self, x)
+
+    def erfc(self, x: Value) -> Value:
+        return special.erfc(self, x)
+
+    def pow(self, a: Value, b: Value) -> Value:
+        return special.power(self, a, b)
+
     def floordiv(self, a: Value, b: Value) -> Value:
         """The quotient rounded down, as numpy.floor_divide."""
         if not self.is_float(a):
@@ -82,8 +92,11 @@ class NativeScalar(Arithmetic):
         """The remainder with the sign of b, as numpy.remainder."""
         if not self.is_float(a):
             return self.integer_mod(a, b)
-        rest = self.function.emit(f"frem {a.type} {a.name}, {b.name}", a.type)
-        zero = self.const(0.0, a)
+        quotient = self.trunc(self.div(a, b))
+        rest = self.fma(self.neg(quotient), b, a)  # exact while the quotient is; beyond 2**24 (2**53) only bounded
+        zero, size = self.const(0.0, a), self.abs(b)
+        rest = self.select(self.ge(self.abs(rest), size), self.sub(rest, self.copysign(size, rest)), rest)
+        rest = self.select(self.and_(self.is_inf(b), self.is_finite(a)), a, rest)
         wrong = self.and_(self.ne(rest, zero), self.xor(self.lt(rest, zero), self.lt(b, zero)))
         rest = self.select(wrong, self.add(rest, b), rest)
         return self.select(self.eq(rest, zero), self.copysign(zero, b), rest)
