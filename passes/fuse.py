@@ -26,6 +26,9 @@ RECOMPUTE = 4  # scalar operations that are cheaper than a trip through memory
 LEAVES = 2  # buffers that a recomputed expression may read
 FLUID = (Kind.VIEW, Kind.GATHER, Kind.SOURCE)
 FULL, KEPT = "full", "kept"
+# Which cluster a map joins first: what is left behind on its own is often cheap enough to compute again.
+PREFERENCE = {form: place for place, form in enumerate((Form.CONTRACT, Form.ROWS, Form.COLUMNS, Form.MAP, Form.PREFIX,
+                                                        Form.SCATTER, Form.ROUTINE))}
 
 
 @dataclass(eq=False)
@@ -185,23 +188,14 @@ class Fusion:
 
     def join(self, node: Node, dependencies: list[Node]) -> None:
         """A map joins the latest of its inputs' clusters that it may join, else it starts a cluster."""
-        tried: list[Cluster] = []
-        for cluster in sorted({self.home[d] for d in dependencies}, key=lambda c: -c.number):
+        for cluster in sorted({self.home[d] for d in dependencies}, key=lambda c: (PREFERENCE[c.form], -c.number)):
             if cluster.form in (Form.PREFIX, Form.SCATTER, Form.ROUTINE):
                 continue
             level = cluster.level_of(node)
-            if level is not None and self.may_join(cluster, dependencies) and self.fits(cluster, node, level):
+            if level is not None and self.may_join(cluster, dependencies) and self.meets(cluster, node, level):
                 self.add(cluster, node, level)
                 return
-            tried.append(cluster)
         self.start(node, Form.MAP, node.shape)
-
-    def fits(self, cluster: Cluster, node: Node, level: str) -> bool:
-        if self.meets(cluster, node, level):
-            return True
-        if level == FULL and cluster.full_count == cluster.kept_count and cluster.axes:
-            return False
-        return False
 
     def join_reduction(self, node: Node) -> None:
         operand, axes = node.inputs[0], node.attributes["axes"]

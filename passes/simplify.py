@@ -12,6 +12,7 @@ import numpy as np
 
 from graphc.ir import SMALL, Graph, Node, inherit, make, transform
 from graphc.op import REGISTRY, Kind
+from graphc.ops.contractions import contract
 from graphc.ops.elementwise import cast
 from graphc.ops.views import expand_to, permute, reshape, slice_
 from graphc.tensor import Tensor, constant
@@ -60,7 +61,7 @@ def try_rules(node: Node, stage: str) -> Node | None:
 def simplify(graph: Graph, rounds: int = 4) -> Graph:
     """Applies folding and rules until nothing changes, `rounds` times at most."""
     for _ in range(rounds):
-        new = transform(graph, simplify_node)
+        new = transpose_results(transform(graph, simplify_node))
         if new.roots == graph.roots:
             return new
         graph = new
@@ -207,6 +208,28 @@ def simplify_sum(node: Node) -> Node | None:
     return None
 
 
+def transpose_results(graph: Graph) -> Graph:
+    """A contraction that is only read transposed is computed transposed: a weight's gradient meets its weight."""
+
+    def only_permuted(node: Node) -> bool:
+        return (node.op.name == "permute" and node.inputs[0].op.kind is Kind.CONTRACT
+                and len(graph.users[node.inputs[0]]) == 1 and node.inputs[0] not in graph.roots)
+
+    if not any(only_permuted(n) for n in graph.nodes):
+        return graph
+
+    def rule(node: Node, inputs: tuple[Node, ...]) -> Node | None:
+        if not only_permuted(node) or inputs[0].op.kind is not Kind.CONTRACT:
+            return None
+        source = inputs[0]
+        operands, out = source.attributes["spec"].split("->")
+        left, right = operands.split(",")
+        turned = "".join(out[a] for a in node.attributes["axes"])
+        return inherit(contract(Tensor(source.inputs[0]), Tensor(source.inputs[1]), left, right, turned).node, node)
+
+    return transform(graph, rule)
+
+
 def absorb_permutes(node: Node) -> Node | None:
     """A contraction of a permuted operand reads the operand itself, with its labels permuted."""
     if node.op.kind is not Kind.CONTRACT:
@@ -222,6 +245,4 @@ def absorb_permutes(node: Node) -> Node | None:
             operands[k], changed = operand.inputs[0], True
     if not changed:
         return None
-    from graphc.ops.contractions import contract
-
     return contract(Tensor(operands[0]), Tensor(operands[1]), labels[0], labels[1], out).node

@@ -109,15 +109,15 @@ def test_status_is_the_largest(pool, code, area):
 
 
 def test_barriers_hold_everybody(pool, code, area):
-    cells, rounds = numbers(area), 3000
+    cells, rounds = numbers(area), 1000
     cells[256] = rounds
     call = pool.bind(code.address("meet"), area.address, pool.count, keep=code)
-    start = time.perf_counter()
+    start = time.process_time()  # not the wall's: other processes may take the slices that are given up
     assert call() == 0
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     expected = pool.count * rounds * (rounds - 1) // 2
     assert cells[1 : pool.count * LINE : LINE].tolist() == [expected] * pool.count
-    assert seconds < 6000 * 0.5e-3  # a time slice is 3 ms and more
+    assert seconds < 2000 * 0.5e-3  # a time slice is 3 ms and more
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="affinity")
@@ -126,11 +126,11 @@ def test_barriers_on_one_core_give_up_their_slices(code, area):
     os.sched_setaffinity(0, {min(before)})
     pool = threads.Pool(2)
     try:
-        numbers(area)[256] = 1000
-        start = time.perf_counter()
+        numbers(area)[256] = 500
+        start = time.process_time()
         pool.run(code.address("meet"), area.address, 2)
-        assert time.perf_counter() - start < 2000 * 0.5e-3
-        assert numbers(area)[1] == 1000 * 999
+        assert time.process_time() - start < 1000 * 0.5e-3
+        assert numbers(area)[1] == 500 * 499
     finally:
         pool.close()
         os.sched_setaffinity(0, before)

@@ -86,8 +86,9 @@ def _new_statistics(running_mean: Cellular, running_var: Cellular, center: Tenso
     n = size_of(number, variance.dtype)
     unbiased = reshape(variance, running_var.shape) * (n / (n - 1.0))
     batch_mean = reshape(center, running_mean.shape)
-    return {running_mean: stop_gradient((1.0 - momentum) * running_mean + momentum * batch_mean),
-            running_var: stop_gradient((1.0 - momentum) * running_var + momentum * unbiased)}
+    moved = ((running_mean, batch_mean), (running_var, unbiased))
+    return {state: stop_gradient((1.0 - momentum) * state + momentum * e.cast(of_batch, state.dtype))
+            for state, of_batch in moved}
 
 
 def batch_norm(input: TensorLike, running_mean: TensorLike | None, running_var: TensorLike | None,
