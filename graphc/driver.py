@@ -21,6 +21,7 @@ from .ir import Cell, Graph, Node, at, make, rewrite, substitute, topological, u
 from .op import REGISTRY
 from .passes.cost import flops
 from .passes.pipeline import Pipeline
+from .passes.update import attach_updates
 from .plan import Plan
 from .runtime.interpreter import compute, evaluate
 from .runtime.program import Executable, Interpreted
@@ -154,27 +155,29 @@ def inputs_of(roots: Sequence[Tensor]) -> list[Tensor]:
 @public
 def train_step(loss: Tensor, optimizer: Any, outputs: Any = None, *, lr_scheduler: Any = None,
                grad_clip_norm: float | None = None, grad_clip_value: float | None = None, accumulate: int = 1,
-               **options: Any) -> Program:
+               returns: Any = None, inputs: Sequence[Tensor] | None = None, **options: Any) -> Program:
     """A Program that computes the loss and gives every parameter of the optimizer its new value, in one step.
 
-    loss            scalar; the value returned is the one before the update
-    optimizer       one, or a list of them
-    outputs         more to return: a call then gives (loss, outputs)
-    lr_scheduler    advances once per optimizer step, inside the step where it is a formula of the step count
-    grad_clip_norm  limits the norm of all gradients together, as torch.nn.utils.clip_grad_norm_
-    accumulate      every k-th call applies the mean of k gradients
-    options         those of `function`
+    loss             scalar; the value returned is the one before the update
+    optimizer        one, or a list of them
+    outputs          more to return: a call then gives (loss, outputs)
+    lr_scheduler     one or several; each advances once per optimizer step, inside the step where it is a formula
+    grad_clip_norm   limits the norm of all gradients together, as torch.nn.utils.clip_grad_norm_
+    grad_clip_value  limits each element of the gradients
+    accumulate       every k-th call applies the mean of k gradients
+    returns          what a call gives instead of the loss or (loss, outputs)
+    inputs           placeholders in the order of positional arguments; all that are needed, in order of creation, by default
+    options          those of `function`
     """
-    from .passes.update import attach_updates
-
     attached = attach_updates(loss, optimizer, grad_clip_norm=grad_clip_norm, grad_clip_value=grad_clip_value,
                               accumulate=accumulate, lr_scheduler=lr_scheduler)
-    updates, after = attached if isinstance(attached, tuple) else (attached, [])
+    if returns is None:
+        returns = loss if outputs is None else (loss, outputs)
     leaves: list[Tensor] = []
-    Structure.of(outputs if outputs is not None else [], leaves, [])
-    program = function(inputs_of([loss, *leaves, *updates.values()]), loss if outputs is None else (loss, outputs),
-                       updates, **options)
-    program.after_call.extend(after)
+    Structure.of(returns, leaves, [])
+    needed = inputs_of([*leaves, *map(as_tensor, attached.updates.values())])
+    program = function(needed if inputs is None else inputs, returns, attached.updates, **options)
+    program.after_call.extend(attached.between_calls)
     return program
 
 
@@ -315,6 +318,11 @@ class Program:
             outputs = self._run(special, arrays, 1, [False] * len(arrays))
             self._stepped(1)
             return self.structure.build(iter([o[0] if o.ndim > 1 else o.reshape(()) for o in outputs]))
+
+    def prepare(self, arrays: Sequence[np.ndarray]) -> Specialized:
+        """Compiles for arrays like these without running."""
+        with self._lock:
+            return self._feed(arrays, {})[0]
 
     def _zeros(self, special: Specialized, count: int | None = None) -> Any:
         lead = () if count is None else (count,)

@@ -166,6 +166,8 @@ class Fusion:
     def meets(self, cluster: Cluster, node: Node, level: str) -> bool:
         """Whether the node reads the cluster's members exactly at its own position of the space."""
         indices = unravel(cluster.positions[level], node.shape)
+        if node.op.kind in FLUID:
+            return self.operand_meets(cluster, node, indices, level)
         return all(self.operand_meets(cluster, operand, indices, level) for operand in node.inputs)
 
     def operand_meets(self, cluster: Cluster, operand: Node, indices: tuple[Index, ...], level: str) -> bool:

@@ -517,7 +517,8 @@ def test_a_saved_state_continues_bit_for_bit(kind: str, early: bool) -> None:
 
 @pytest.mark.parametrize(("kind", "settings"), [
     ("SGD", dict(lr=0.05, momentum=0.9, dampening=0.2)), ("Adam", dict(lr=0.01, amsgrad=True)),
-    ("NAdam", dict(lr=0.01)), ("RMSprop", dict(lr=0.01, momentum=0.5, centered=True)), ("Adadelta", dict()), ("Adafactor", dict())], ids=_name)
+    ("NAdam", dict(lr=0.01)), ("RMSprop", dict(lr=0.01, momentum=0.5, centered=True)),
+    ("Adadelta", dict()), ("Adafactor", dict())], ids=_name)
 def test_pytorchs_state_loads(kind: str, settings: dict[str, Any]) -> None:
     pair = Pair()
     theirs = getattr(torch.optim, kind)(pair.torch_params(), **settings)

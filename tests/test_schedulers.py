@@ -1,4 +1,4 @@
-"""Schedules against PyTorch, or against an independent statement of OneFlow's formula, stepped in Python and compiled."""
+"""Schedules against PyTorch, or an independent statement of OneFlow's formula: stepped in Python, and compiled."""
 
 from __future__ import annotations
 
@@ -252,7 +252,7 @@ def test_warm_up_of_a_schedule(prefix: bool) -> None:
 
 
 def test_polynomial_with_an_end_and_cycles() -> None:
-    """(lr - end) * (1 - t / T)^p + end with T the least multiple of `steps` that holds t, as OneFlow's documentation."""
+    """(lr - end) * (1 - t / T)^p + end, as OneFlow's documentation has it; T is the least multiple of `steps` >= t."""
     expected = []
     for t in range(30):
         total = 10 * max(1, math.ceil(t / 10))

@@ -216,8 +216,8 @@ floor_divide = binary("floor_divide", _floor_divide, NONE, lambda s, a, b: s.flo
                       domain=(REAL, POSITIVE))
 remainder = binary("remainder", _remainder,
                    (lambda g, out, a, b: g, lambda g, out, a, b: -g * floor(a / b)),
-                   lambda s, a, b: s.mod(a, b), "a - b * floor(a / b): takes the sign of b.", smooth=False,
-                   domain=(REAL, POSITIVE))
+                   lambda s, a, b: s.mod(a, b), "a - b * floor(a / b): takes the sign of b.",
+                   domain=((2.2, 2.9), (1.0, 1.05)))
 public(floor_divide)
 
 maximum = binary("maximum", np.maximum,
@@ -390,7 +390,7 @@ _clip = define(Op(
     (_clip_gradient,
      lambda g, out, x, low, high: where((x < low) & (low < high), g, 0.0),
      lambda g, out, x, low, high: where((x > high) | (low >= high), g, 0.0)),
-    lambda s, x, low, high: s.minimum(s.maximum(x, low), high), domain=((-0.9, 0.9), (-2.0, -1.0), (1.0, 2.0)),
+    lambda s, x, low, high: s.minimum(s.maximum(x, low), high), domain=(REAL, (-0.9, -0.3), (0.3, 0.9)),
     dtypes="fi", doc="Limits values to [low, high]."))
 
 multiply, subtract, divide, true_divide, negative, absolute = mul, sub, div, div, neg, abs_

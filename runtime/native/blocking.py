@@ -17,6 +17,7 @@ ITEMSIZE = {"float": 4, "double": 8, "i32": 4, "i64": 8, "i16": 2, "i8": 1}
 Axes = tuple[tuple[int, int], ...]  # (size, stride in elements), outermost first
 
 DEPTH = 256  # k of a packed block: an A panel and a B panel of this depth share the first-level cache
+DEPTH_MOST = 288  # where a sum is cut into equal blocks
 DEPTH_LIMIT = 384  # up to here one block; a longer sum is cut into equal blocks
 THIN_ROWS, THIN_DEPTH = 8, 16  # so few rows stream a large B once, in blocks of so many k
 PARTIAL_SUMS = 1 << 18  # elements of partial sums in scratch
@@ -219,11 +220,11 @@ def choose_blocking(c: Contraction, target: Target, plain: bool, loads: tuple[bo
 
     # blocks
     # few rows read a large B just once: by whole rows of B, in order
-    thin = m <= THIN_ROWS and not pack_b and not pack_a and b_span > UNPACKED_BYTES
+    thin = m <= THIN_ROWS and not pack_b and not pack_a and n * k_inner * itemsize > target.l2_bytes // 2
     if thin:
         k_inner_blocks = math.ceil(k_inner / THIN_DEPTH)
     else:
-        k_inner_blocks = 1 if k_inner <= DEPTH_LIMIT else math.ceil(k_inner / DEPTH)
+        k_inner_blocks = 1 if k_inner <= DEPTH_LIMIT else math.ceil(k_inner / DEPTH_MOST)
     k_in_block = math.ceil(k_inner / k_inner_blocks)
     k_inner_blocks = max(1, math.ceil(k_inner / max(1, k_in_block)))
     k_blocks = max(1, k_outer * k_inner_blocks)
