@@ -191,13 +191,14 @@ class LBFGS:
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Restores what `state_dict` gave; CheckpointError where it is of other parameters."""
         size = sum(p.cell.array.size for p in self.params)
-        vectors = [state_dict["direction"], state_dict["gradient"], *(v for pair in state_dict["changes"] for v in pair)]
+        pairs = state_dict["changes"]
+        vectors = [state_dict["direction"], state_dict["gradient"], *(v for pair in pairs for v in pair)]
         if any(v is not None and np.shape(v) != (size,) for v in vectors):
             raise CheckpointError(f"the state is of other parameters: vectors of {size} elements are needed")
         self.iterations, self.evaluations = int(state_dict["iterations"]), int(state_dict["evaluations"])
         self._distance, self._scale = float(state_dict["distance"]), float(state_dict["scale"])
         self._direction, self._gradient = (None if v is None else np.array(v) for v in vectors[:2])
-        self._changes = [(np.array(s), np.array(y)) for s, y in state_dict["changes"]]
+        self._changes = [(np.array(s), np.array(y)) for s, y in pairs]
         self.param_groups[0].update({k: v for k, v in state_dict["param_groups"][0].items() if k != "params"})
 
 
@@ -264,7 +265,7 @@ def strong_wolfe(evaluate: Callable[[float], Trial], start: Trial, distance: flo
 
 
 def minimum_of_cubic(a: Trial, b: Trial, least: float, greatest: float) -> float:
-    """Where the cubic through both losses and slopes is least, kept within bounds (equation 3.59); else their middle."""
+    """Where the cubic through both losses and slopes is least (equation 3.59), within bounds; else their middle."""
     left, right = (a, b) if a.distance <= b.distance else (b, a)
     width = right.distance - left.distance
     if width == 0:

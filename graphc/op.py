@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cached_property
+from inspect import signature
 from typing import Any, Protocol
 
 from .types import DType, TensorType
@@ -112,6 +114,14 @@ class Op:
 
     def __repr__(self) -> str:
         return f"<op {self.name}>"
+
+    @cached_property
+    def arity(self) -> int | None:
+        """How many operands a MAP takes; None of other kinds, whose type rule takes what it needs."""
+        if self.scalar is None:
+            return None
+        positional = [p for p in signature(self.scalar).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+        return len(positional) - 1  # without the builder
 
     def has_gradient(self, position: int) -> bool:
         """Whether a gradient rule exists for the input at this position."""

@@ -83,6 +83,16 @@ def promote(a: DType, b: DType) -> DType:
     return a if a.rank >= b.rank else b
 
 
+def least(dtype: DType) -> float | int | bool:
+    """The smallest value: the neutral element of a maximum."""
+    return float("-inf") if dtype.is_float else False if dtype.is_bool else int(np.iinfo(dtype.numpy).min)
+
+
+def greatest(dtype: DType) -> float | int | bool:
+    """The largest value: the neutral element of a minimum."""
+    return float("inf") if dtype.is_float else True if dtype.is_bool else int(np.iinfo(dtype.numpy).max)
+
+
 # -- sizes -----------------------------------------------------------------------------------------------------------
 
 Atom = Union[str, "Quotient"]

@@ -112,8 +112,8 @@ def _sorted_out(given: Any) -> tuple[list[Optimizer], list[EMA]]:
     averages = [o for o in _list(given) if isinstance(o, EMA)]
     other = [o for o in _list(given) if not isinstance(o, (Optimizer, EMA))]
     if other and hasattr(other[0], "minimize"):
-        raise GraphError(f"{type(other[0]).__name__} evaluates the loss a number of times that depends on its values, so "
-                         f"it is no single step: call its minimize(loss, ...){at(user_origin())}")
+        raise GraphError(f"{type(other[0]).__name__} evaluates the loss as often as its values ask for, so it is no "
+                         f"single step: call its minimize(loss, ...){at(user_origin())}")
     if other or not every:
         raise GraphError(f"a training step needs an optimizer, got {(other or [given])[0]!r}{at(user_origin())}")
     owner: dict[Any, Optimizer] = {}

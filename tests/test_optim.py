@@ -551,3 +551,55 @@ def test_the_states_layout() -> None:
     saved["state"][0]["exp_avg"] = np.zeros(3)
     with pytest.raises(graphc.CheckpointError, match="'exp_avg' of 'w1'"):
         ours.load_state_dict(saved)
+
+
+# -- compiled --------------------------------------------------------------------------------------------------------
+
+ALL = [*SETTINGS, *((kind, settings) for kind, settings, _ in PUBLISHED)]
+
+
+@pytest.mark.parametrize(("kind", "settings"), ALL, ids=_name)
+def test_compiled_steps_agree_with_the_interpreter(kind: str, settings: dict[str, Any]) -> None:
+    """Single calls, and several steps in one native call."""
+    pairs = Pair(), Pair()
+    programs = [graphc.train_step(pair.loss, getattr(optim, kind)(pair.params(), **settings), backend=backend)
+                for pair, backend in zip(pairs, ("numpy", "native"), strict=True)]
+    for program in programs:
+        program()
+        program.run(9)
+    for a, b in zip(*(pair.params() for pair in pairs), strict=True):
+        np.testing.assert_allclose(b.numpy(), a.numpy(), rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "native"])
+def test_everything_at_once_runs_in_one_call(backend: str) -> None:
+    """Schedule, momentum cycle, clipping, accumulation and an average: a run of n steps is n calls, bit for bit."""
+    results = []
+    for at_once in (True, False):
+        pair = Pair()
+        optimizer, average = optim.AdamW(pair.params(), lr=0.05), optim.EMA(pair.params(), 0.9)
+        cycle = optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=10)
+        program = graphc.train_step(pair.loss, [optimizer, average], lr_scheduler=cycle, grad_clip_norm=0.1,
+                                    accumulate=2, backend=backend)
+        losses = program.run(16) if at_once else np.array([program() for _ in range(16)])
+        assert cycle.last_epoch == 8
+        results.append([losses, *(p.numpy() for p in pair.params()), *(s.numpy() for s in average.shadow)])
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert results[0][0][-1] < results[0][0][0]
+
+
+@pytest.mark.parametrize("backend", ["numpy", "native"])
+def test_a_python_schedule_steps_between_calls(backend: str) -> None:
+    pair = Pair()
+    ours, theirs = optim.SGD(pair.params(), lr=0.2), torch.optim.SGD(pair.torch_params(), lr=0.2)
+    mine = optim.lr_scheduler.LambdaLR(ours, lambda t: 1.0 / (1 + t))
+    other = torch.optim.lr_scheduler.LambdaLR(theirs, lambda t: 1.0 / (1 + t))
+    program = graphc.train_step(pair.loss, ours, lr_scheduler=mine, backend=backend)
+    program()
+    program.run(6)
+    for _ in range(7):
+        pair.torch_step(theirs)
+        other.step()
+    assert mine.last_epoch == 7
+    pair.agree(1e-9)

@@ -24,12 +24,12 @@ from .parameter import Parameter
 from .randomness import RandomModule, advancing, fresh_key
 
 
-def relu(input: TensorLike) -> Tensor:
+def relu(input: TensorLike, inplace: bool = False) -> Tensor:
     """max(x, 0)."""
     return e.relu(input)
 
 
-def square_relu(input: TensorLike) -> Tensor:
+def square_relu(input: TensorLike, inplace: bool = False) -> Tensor:
     """max(x, 0) squared."""
     return e.square(e.relu(input))
 
@@ -49,7 +49,7 @@ def logsigmoid(input: TensorLike) -> Tensor:
     return composites.log_sigmoid(input)
 
 
-def leaky_relu(input: TensorLike, negative_slope: float = 0.01) -> Tensor:
+def leaky_relu(input: TensorLike, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
     """x where positive, else negative_slope * x."""
     x = as_tensor(input)
     return e.where(x > 0, x, x * negative_slope)
@@ -78,13 +78,13 @@ def rrelu(input: TensorLike, lower: float = 1 / 8, upper: float = 1 / 3, trainin
     return advancing(e.where(x > 0, x, x * uniform(x.shape, lower, upper, x.dtype, own)), own)
 
 
-def elu(input: TensorLike, alpha: float = 1.0) -> Tensor:
+def elu(input: TensorLike, alpha: float = 1.0, inplace: bool = False) -> Tensor:
     """x where positive, else alpha * (exp(x) - 1)."""
     x = as_tensor(input)
     return e.where(x > 0, x, alpha * e.expm1(e.where(x > 0, 0.0, x)))
 
 
-def celu(input: TensorLike, alpha: float = 1.0) -> Tensor:
+def celu(input: TensorLike, alpha: float = 1.0, inplace: bool = False) -> Tensor:
     """x where positive, else alpha * (exp(x / alpha) - 1)."""
     x = as_tensor(input)
     return e.where(x > 0, x, alpha * e.expm1(e.where(x > 0, 0.0, x) / alpha))
@@ -93,7 +93,7 @@ def celu(input: TensorLike, alpha: float = 1.0) -> Tensor:
 SELU_ALPHA, SELU_SCALE = 1.6732632423543772848170429916717, 1.0507009873554804934193349852946
 
 
-def selu(input: TensorLike) -> Tensor:
+def selu(input: TensorLike, inplace: bool = False) -> Tensor:
     """Self-normalising ELU (Klambauer et al. 2017)."""
     return SELU_SCALE * elu(input, SELU_ALPHA)
 
@@ -111,34 +111,34 @@ def quick_gelu(input: TensorLike) -> Tensor:
     return x * e.sigmoid(1.702 * x)
 
 
-def silu(input: TensorLike) -> Tensor:
+def silu(input: TensorLike, inplace: bool = False) -> Tensor:
     """x * sigmoid(x)."""
     return composites.silu(input)
 
 
-def mish(input: TensorLike) -> Tensor:
+def mish(input: TensorLike, inplace: bool = False) -> Tensor:
     """x * tanh(softplus(x))."""
     x = as_tensor(input)
     return x * e.tanh(e.softplus(x))
 
 
-def hardtanh(input: TensorLike, min_val: float = -1.0, max_val: float = 1.0) -> Tensor:
+def hardtanh(input: TensorLike, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Tensor:
     """Limited to [min_val, max_val]; no gradient at the limits."""
     x = as_tensor(input)
     return e.where(x <= min_val, min_val, e.where(x >= max_val, max_val, x))
 
 
-def relu6(input: TensorLike) -> Tensor:
+def relu6(input: TensorLike, inplace: bool = False) -> Tensor:
     """Limited to [0, 6]."""
     return hardtanh(input, 0.0, 6.0)
 
 
-def hardsigmoid(input: TensorLike) -> Tensor:
+def hardsigmoid(input: TensorLike, inplace: bool = False) -> Tensor:
     """relu6(x + 3) / 6."""
     return relu6(as_tensor(input) + 3.0) / 6.0
 
 
-def hardswish(input: TensorLike) -> Tensor:
+def hardswish(input: TensorLike, inplace: bool = False) -> Tensor:
     """x * relu6(x + 3) / 6."""
     x = as_tensor(input)
     return e.where(x <= -3.0, 0.0, e.where(x >= 3.0, x, x * (x + 3.0) / 6.0))
@@ -175,7 +175,7 @@ def softsign(input: TensorLike) -> Tensor:
     return x / (1.0 + e.abs_(x))
 
 
-def threshold(input: TensorLike, threshold: float, value: float) -> Tensor:
+def threshold(input: TensorLike, threshold: float, value: float, inplace: bool = False) -> Tensor:
     """x above the threshold, else a value."""
     x = as_tensor(input)
     return e.where(x > threshold, x, value)

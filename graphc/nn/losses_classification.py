@@ -6,7 +6,6 @@ target is `ignore_index` count for nothing.
 
 from __future__ import annotations
 
-
 from ..errors import DTypeError, GraphError, ShapeError
 from ..ir import at, user_origin
 from ..ops import elementwise as e
@@ -17,6 +16,7 @@ from ..ops.sources import iota, size_of
 from ..ops.views import reshape, squeeze, unsqueeze
 from ..tensor import Tensor, TensorLike, as_tensor
 from ..types import int64
+from .ctc import forward_log_likelihood
 from .losses_pointwise import reduced
 
 
@@ -195,13 +195,7 @@ def ctc_loss(log_probs: TensorLike, targets: TensorLike, input_lengths: TensorLi
     reduction       the mean divides each loss by its target length first
     zero_infinity   impossible alignments (longer target than input) give 0 instead of infinity
     """
-    from .ctc import forward_log_likelihood
-
     loss, lengths = forward_log_likelihood(log_probs, targets, input_lengths, target_lengths, blank, zero_infinity)
     if reduction == "mean":
         return mean(loss / e.maximum(lengths, 1).astype(loss.dtype))
     return reduced(loss, reduction)
-
-
-__all__ = ["combined_margin_loss", "cross_entropy", "ctc_loss", "multi_margin_loss", "multilabel_margin_loss",
-           "multilabel_soft_margin_loss", "nll_loss"]

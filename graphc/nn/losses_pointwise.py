@@ -1,7 +1,7 @@
 """Losses that compare two tensors element by element.
 
-Each is a stable composition; where PyTorch's gradient is finite at an edge, so is ours, which takes a `where` around the
-operand as well as around the result.
+Each is a stable composition; where PyTorch's gradient is finite at an edge, so is ours, which takes a `where` around
+the operand as well as around the result.
 """
 
 from __future__ import annotations

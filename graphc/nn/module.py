@@ -34,8 +34,8 @@ class Module:
     """Base of all layers and models.
 
     Assigning a parameter, a state or a module to an attribute registers it.  A subclass calls ``super().__init__()``
-    first and defines ``forward``.  Calling the module on symbols gives symbols; calling it on numpy arrays computes with
-    the current weights and gives numpy arrays (in training mode its states advance, as they would in a step).
+    first and defines ``forward``.  Calling the module on symbols gives symbols; calling it on numpy arrays computes
+    with the current weights and gives numpy arrays (in training mode its states advance, as they would in a step).
     """
 
     training: bool
@@ -53,7 +53,7 @@ class Module:
 
     def forward(self, *inputs: Any, **keywords: Any) -> Any:
         """What the module computes; every subclass defines it."""
-        raise GraphError(f"{type(self).__name__} defines no forward(); write one that returns symbols{at(user_origin())}")
+        raise GraphError(f"{type(self).__name__} has no forward(); write one that returns symbols{at(user_origin())}")
 
     # -- attributes --------------------------------------------------------------------------------------------
 
@@ -321,7 +321,8 @@ class Module:
         if strict and (missing or unexpected):
             said = [f"{what} {', '.join(map(repr, keys))}" for what, keys in
                     (("missing", missing), ("unexpected", unexpected)) if keys]
-            raise CheckpointError(f"state_dict does not fit {type(self).__name__}: {'; '.join(said)}{at(user_origin())}")
+            raise CheckpointError(f"state_dict does not fit {type(self).__name__}: {'; '.join(said)}"
+                                  f"{at(user_origin())}")
         values = {key: value_of(state_dict[key]) for key in own if key in state_dict}
         wrong = [f"'{key}': expected {list(own[key].cell.array.shape)}, got {list(value.shape)}"
                  for key, value in values.items() if value.shape != own[key].cell.array.shape]

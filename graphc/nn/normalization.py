@@ -144,7 +144,8 @@ def normalize(input: TensorLike, p: float = 2.0, dim: int = 1, eps: float = 1e-1
     return x / e.clip(norm(x, p, normal_axis(dim, x.ndim), True), min=eps)
 
 
-def local_response_norm(input: TensorLike, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Tensor:
+def local_response_norm(input: TensorLike, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
+                        ) -> Tensor:
     """x / (k + alpha * mean of squares over `size` neighbouring channels) ** beta (Krizhevsky et al. 2012)."""
     x = as_tensor(input)
     low, high = [0] * x.ndim, [0] * x.ndim

@@ -17,7 +17,7 @@ from ..tensor import Tensor, TensorLike, apply, as_tensor, public
 from ..types import DType, Size, TensorType, broadcast_shapes, format_shapes, int64, promote
 from . import elementwise as e
 from .reductions import sum_
-from .views import expand_to, permute, reshape, slice_, squeeze, unsqueeze
+from .views import expand_to, permute, reshape, slice_, squeeze
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -259,5 +259,5 @@ def trace(x: TensorLike) -> Tensor:
 def linear(x: TensorLike, weight: TensorLike, bias: TensorLike | None = None) -> Tensor:
     """x @ weight.T + bias, with weight [out, in] as in PyTorch."""
     data, w = _one_dtype(x, weight)
-    out = matmul(data, permute(w, (1, 0))) if w.ndim == 2 else matmul(data, unsqueeze(w, 0))
+    out = matmul(data, permute(w, (1, 0)) if w.ndim == 2 else w)
     return out if bias is None else out + bias

@@ -9,11 +9,12 @@ import numpy as np
 
 from ..errors import GraphError, ShapeError
 from ..ir import Cell, at, user_origin
-from ..op import Kind, Op, define, same_type
+from ..op import Kind, Op, Sample, define, same_type
 from ..tensor import Parameter, Tensor, TensorLike, apply, as_tensor, public
 from ..types import TensorType
 
 _stop = define(Op("stop_gradient", Kind.MAP, same_type, lambda x: x, (None,), lambda s, x: x, dtypes="fib",
+                  domain=((-2.0, 2.0),),
                   doc="x itself; no gradient flows through."))
 
 
@@ -35,7 +36,7 @@ def _pass_on(g: Tensor, out: Tensor, first: Tensor, *new: Tensor, cells: tuple[C
 
 
 _updating = define(Op("updating", Kind.COMPOSITE, _updating_type, lambda out, *new, cells: np.asarray(out), _pass_on,
-                      expand=lambda out, *new, cells: out, dtypes="fib",
+                      expand=lambda out, *new, cells: out, dtypes="fib", samples=(Sample(((3, 4),), {"cells": ()}),),
                       doc="The first input, carrying new values of states that the program updates."))
 
 

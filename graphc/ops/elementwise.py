@@ -14,10 +14,24 @@ import numpy as np
 
 from ..errors import DTypeError
 from ..ir import at, user_origin
-from ..op import Kind, Op, define, same_type
+from ..op import Kind, Op, Sample, define, same_type
 from ..tensor import FUNCTIONS, Tensor, TensorLike, apply, as_tensor, public
-from ..types import DType, DTypeLike, TensorType, as_dtype, bool_, broadcast_shapes, float32, int64, promote
-from .sources import ones_like
+from ..types import (
+    DType,
+    DTypeLike,
+    TensorType,
+    as_dtype,
+    bool_,
+    broadcast_shapes,
+    float32,
+    float64,
+    greatest,
+    int32,
+    int64,
+    least,
+    promote,
+)
+from .sources import full_like, ones_like
 from .views import expand_to
 
 NONE = (None, None)
@@ -81,12 +95,15 @@ def unary(name: str, numpy: Callable[..., Any], vjp: Callable[..., Any] | None, 
           infer: Callable[..., Any] | None = None) -> Callable[..., Tensor]:
     """Defines a unary MAP op and its public function, in one step."""
     floating = dtypes == "f"
+    rounds = floating and not smooth and infer is None  # integers are round already
     record = define(Op(name, Kind.MAP, infer or (_float if floating else same_type), numpy, (vjp,), scalar,
                        domain=(domain,), smooth=smooth, dtypes=dtypes, doc=doc))
 
     def function(x: TensorLike) -> Tensor:
         tensor = as_tensor(x)
         if floating and not tensor.dtype.is_float:
+            if rounds:
+                return tensor
             tensor = cast(tensor, float32)
         return apply(record, tensor)
 
@@ -111,11 +128,6 @@ def binary(name: str, numpy: Callable[..., Any], vjp: tuple[Callable[..., Any] |
     return public(function)
 
 
-def zero_where_nan_free(g: Tensor, condition: Tensor) -> Tensor:
-    """g where the condition holds, else 0; the untaken side's NaN does not leak."""
-    return where(condition, g, 0.0)
-
-
 # -- casts and choices -----------------------------------------------------------------------------------------------
 
 
@@ -136,6 +148,7 @@ def _numpy_cast(x: np.ndarray, *, dtype: Any) -> np.ndarray:
 _cast = define(Op("cast", Kind.MAP, lambda x, *, dtype: x.with_dtype(dtype), _numpy_cast,
                   (lambda g, out, x, *, dtype: cast(g, x.dtype),),
                   lambda s, x, *, dtype: s.cast(x, dtype.name), dtypes="fib",
+                  samples=tuple(Sample(((3, 4),), {"dtype": d}) for d in (float64, float32, int64, int32, bool_)),
                   doc="The same values as another element type; floats truncate toward zero, saturating."))
 
 
@@ -154,7 +167,8 @@ def _where_type(c: TensorType, a: TensorType, b: TensorType) -> TensorType:
 
 _where = define(Op("where", Kind.MAP, _where_type, np.where,
                    (None, lambda g, out, c, a, b: where(c, g, 0.0), lambda g, out, c, a, b: where(c, 0.0, g)),
-                   lambda s, c, a, b: s.select(c, a, b), dtypes="fib", doc="a where the condition holds, else b."))
+                   lambda s, c, a, b: s.select(c, a, b), dtypes="fib",
+                   samples=(Sample((np.array([[True, False], [False, True], [True, True]]), (3, 2), (3, 2))),), doc="a where the condition holds, else b."))
 
 
 @public
@@ -376,8 +390,8 @@ def clip(x: TensorLike, min: TensorLike | None = None, max: TensorLike | None = 
         raise DTypeError(f"clip needs min, max or both{at(user_origin())}")
     operands = common(*(v for v in (x, min, max) if v is not None))
     tensor, limits = operands[0], operands[1:]
-    low = limits[0] if min is not None else tensor
-    high = limits[-1] if max is not None else tensor
+    low = limits[0] if min is not None else full_like(tensor, least(tensor.dtype))
+    high = limits[-1] if max is not None else full_like(tensor, greatest(tensor.dtype))
     return apply(_clip, tensor, low, high)
 
 

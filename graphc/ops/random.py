@@ -16,9 +16,9 @@ import numpy as np
 
 from ..errors import DTypeError, GraphError
 from ..ir import at, user_origin
-from ..op import Kind, Op, define
+from ..op import Kind, Op, Sample, define
 from ..tensor import Tensor, TensorLike, apply, as_tensor, constant, public
-from ..types import DType, DTypeLike, Shape, TensorType, as_dtype, as_shape, int64
+from ..types import DType, DTypeLike, Shape, TensorType, as_dtype, as_shape, float32, float64, int64
 from . import elementwise as e
 from .sources import iota, size_of, zeros
 from .views import expand_to
@@ -182,10 +182,13 @@ def _over_arrays(body: Callable[..., Any]) -> Callable[..., np.ndarray]:
     return evaluate
 
 
+_SAMPLES = tuple(Sample((np.arange(9, dtype=np.int64).reshape(3, 3) * 0x1_0000_0001, np.full((3, 3), 77, np.int64)),
+                        {"site": 5, "dtype": d}) for d in (float32, float64))
 _uniform = define(Op("random_uniform", Kind.MAP, _random_type, _over_arrays(_unit), (None, None), _unit, smooth=False,
-                     dtypes="", doc="Uniform in [0, 1) from (position, key) and the draw's site."))
+                     dtypes="", samples=_SAMPLES, doc="Uniform in [0, 1) from (position, key) and the draw's site."))
 _normal_op = define(Op("random_normal", Kind.MAP, _random_type, _over_arrays(_normal), (None, None), _normal,
-                       smooth=False, dtypes="", doc="Standard normal from (position, key) and the draw's site."))
+                       smooth=False, dtypes="", samples=_SAMPLES,
+                       doc="Standard normal from (position, key) and the draw's site."))
 
 # -- seeds -----------------------------------------------------------------------------------------------------------
 

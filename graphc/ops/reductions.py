@@ -16,7 +16,7 @@ from ..errors import DTypeError, GraphError, ShapeError
 from ..ir import at, user_origin
 from ..op import Fold, Kind, Op, Sample, define
 from ..tensor import Tensor, TensorLike, apply, as_tensor, public
-from ..types import DType, Size, TensorType, bool_, count, float32, int64
+from ..types import DType, Size, TensorType, bool_, count, float32, greatest, int64, least
 from . import elementwise as e
 from .sources import iota, size_of
 from .views import axis_and_keepdims, expand_to, flip, normal_axes, normal_axis, reshape, synonym
@@ -37,20 +37,12 @@ def spread(g: Tensor, axes: tuple[int, ...], shape: tuple[Size, ...]) -> Tensor:
     return expand_to(reshape(g, tuple(1 if a in axes else s for a, s in enumerate(shape))), shape)
 
 
-def _least(dtype: DType) -> float | int | bool:
-    return -math.inf if dtype.is_float else False if dtype.is_bool else int(np.iinfo(dtype.numpy).min)
-
-
-def _greatest(dtype: DType) -> float | int | bool:
-    return math.inf if dtype.is_float else True if dtype.is_bool else int(np.iinfo(dtype.numpy).max)
-
-
 def _fold(identity: Callable[[DType], Any], method: str) -> Fold:
     return Fold(lambda dtype: (identity(dtype),), lambda s, p, q: (getattr(s, method)(p[0], q[0]),))
 
 
 SUM, PROD = _fold(lambda dtype: 0, "add"), _fold(lambda dtype: 1, "mul")
-MAX, MIN = _fold(_least, "maximum"), _fold(_greatest, "minimum")
+MAX, MIN = _fold(least, "maximum"), _fold(greatest, "minimum")
 SAMPLES = (Sample(((3, 4),), {"axes": (1,)}), Sample(((3, 4),), {"axes": (0,)}), Sample(((2, 3, 4),), {"axes": (0, 2)}),
            Sample(((5,),), {"axes": (0,)}))
 
@@ -131,9 +123,9 @@ def _arg_numpy(function: Callable[..., Any]) -> Callable[..., Any]:
 
 _ARG = {"infer": lambda x, *, axes: _nonempty(x, axes).with_dtype(int64), "dtypes": "fi", "smooth": False,
         "samples": SAMPLES}
-_argmax = define(Op("argmax", Kind.REDUCE, numpy=_arg_numpy(np.argmax), vjp=(None,), fold=_argfold("gt", _least),
+_argmax = define(Op("argmax", Kind.REDUCE, numpy=_arg_numpy(np.argmax), vjp=(None,), fold=_argfold("gt", least),
                     doc="Position of the first greatest element along the reduced axes, taken row-major.", **_ARG))
-_argmin = define(Op("argmin", Kind.REDUCE, numpy=_arg_numpy(np.argmin), vjp=(None,), fold=_argfold("lt", _greatest),
+_argmin = define(Op("argmin", Kind.REDUCE, numpy=_arg_numpy(np.argmin), vjp=(None,), fold=_argfold("lt", greatest),
                     doc="Position of the first least element along the reduced axes, taken row-major.", **_ARG))
 
 
@@ -259,7 +251,14 @@ def var(x: TensorLike, axis: Any = None, correction: float = 1, keepdims: bool =
 @public
 def std(x: TensorLike, axis: Any = None, correction: float = 1, keepdims: bool = False, **kw: Any) -> Tensor:
     """Standard deviation over axes, divided by n - correction (PyTorch's default of 1)."""
-    return e.sqrt(var(x, axis, correction, keepdims, **kw))
+    return _root(var(x, axis, correction, keepdims, **kw), 2)
+
+
+def _root(x: Tensor, p: float) -> Tensor:
+    """x to the power 1/p, with gradient 0 at 0 (as PyTorch's std and norm), where it would be infinite."""
+    nothing = x == 0
+    safe = e.where(nothing, 1.0, x)
+    return e.where(nothing, 0.0, e.sqrt(safe) if p == 2 else e.power(safe, 1.0 / p))
 
 
 @public
@@ -279,9 +278,7 @@ def norm(x: TensorLike, p: float = 2, axis: Any = None, keepdims: bool = False, 
     if p == 1:
         return sum_(e.abs_(tensor), axis, keepdims)
     total = sum_(e.square(tensor) if p == 2 else e.power(e.abs_(tensor), p), axis, keepdims)
-    positive = total > 0
-    safe = e.where(positive, total, 1.0)
-    return e.where(positive, e.sqrt(safe) if p == 2 else e.power(safe, 1.0 / p), 0.0)
+    return _root(total, p)
 
 
 # -- prefix ops ------------------------------------------------------------------------------------------------------
@@ -338,9 +335,25 @@ def _logaddexp(s: Any, p: tuple, q: tuple) -> tuple:
     return (s.select(s.is_inf(high), high, total),)  # -inf + -inf, and +inf, are what they are
 
 
+def _logcumsumexp_gradient(g: Tensor, out: Tensor, x: Tensor, *, axis: int, reverse: bool) -> Tensor:
+    """The sum over j >= i of g_j exp(x_i - out_j), as an [n, n] table along the axis: no exponent is above 0."""
+    from .views import moveaxis
+
+    size = x.shape[axis]
+    rows, columns = (moveaxis(t, axis, -1) for t in (x, out))
+    shape = (*rows.shape, size)
+    lead = rows.shape[:-1]
+    row = expand_to(reshape(rows, (*lead, size, 1)), shape)
+    column, weight = (expand_to(reshape(t, (*lead, 1, size)), shape) for t in (columns, moveaxis(g, axis, -1)))
+    i, j = iota((size, size), 0), iota((size, size), 1)
+    counted = (j <= i if reverse else i <= j) & (row > -math.inf)
+    share = e.exp(e.where(counted, row - column, -math.inf))
+    return moveaxis(sum_(weight * share, -1), -1, axis)
+
+
 _logcumsumexp = _prefix(
     "logcumsumexp", lambda x, axis: np.logaddexp.accumulate(x, axis=axis),
-    lambda g, out, x, *, axis, reverse: apply(_cumsum, g * e.exp(-out), axis=axis, reverse=not reverse) * e.exp(x),
+    _logcumsumexp_gradient,
     Fold(lambda dtype: (-math.inf,), _logaddexp), "log of the running sum of exponentials.", "f")
 
 

@@ -74,7 +74,7 @@ def stack(tensors: Sequence[TensorLike], axis: int = 0, **kw: Any) -> Tensor:
 
 
 @public
-def split(x: TensorLike, size: int | Sequence[int], axis: int = 0, **kw: Any) -> list[Tensor]:
+def split(x: TensorLike, size: int | Sequence[Size], axis: int = 0, **kw: Any) -> list[Tensor]:
     """Parts of `size` elements (the last may be smaller), or of the given sizes, along an axis: torch.split."""
     tensor, axis = as_tensor(x), synonym(axis, kw, 0)
     place = normal_axis(axis, tensor.ndim)
@@ -84,13 +84,12 @@ def split(x: TensorLike, size: int | Sequence[int], axis: int = 0, **kw: Any) ->
             raise GraphError(f"split of the open size '{full}': give the sizes of the parts{at(user_origin())}")
         if size < 1:
             raise ShapeError(f"split needs a positive size, got {size}{at(user_origin())}")
-        sizes = [min(size, full - i) for i in range(0, full, size)] or [0]
+        sizes: list[Size] = [min(size, full - i) for i in range(0, full, size)] or [0]
     else:
         sizes = list(size)
-        if isinstance(full, int) and sum(sizes) != full:
+        if sum(sizes, 0) != full:
             raise ShapeError(f"split: sizes {sizes} do not add up to {full}{at(user_origin())}")
-    starts = np.cumsum([0, *sizes[:-1]]).tolist()
-    return [narrow(tensor, place, start, length) for start, length in zip(starts, sizes, strict=True)]
+    return [narrow(tensor, place, sum(sizes[:k], 0), length) for k, length in enumerate(sizes)]
 
 
 @public
@@ -99,7 +98,11 @@ def chunk(x: TensorLike, chunks: int, axis: int = 0, **kw: Any) -> list[Tensor]:
     tensor, axis = as_tensor(x), synonym(axis, kw, 0)
     full = tensor.shape[normal_axis(axis, tensor.ndim)]
     if not isinstance(full, int):
-        return split(tensor, [full // chunks] * chunks, axis)  # type: ignore[list-item]
+        each = full // chunks
+        if each * chunks != full:
+            raise GraphError(f"chunk: whether the open size '{full}' divides by {chunks} is not known while the graph "
+                             f"is built{at(user_origin())}")
+        return split(tensor, [each] * chunks, axis)
     return split(tensor, max(1, -(-full // chunks)), axis)
 
 
@@ -282,5 +285,3 @@ def cdist(a: TensorLike, b: TensorLike, p: float = 2.0) -> Tensor:
     """Distances between all rows of a [.., n, d] and of b [.., m, d]: shape [.., n, m]."""
     difference = unsqueeze(as_tensor(a), -2) - unsqueeze(as_tensor(b), -3)
     return FUNCTIONS["norm"](difference, p, -1)
-
-

@@ -42,9 +42,6 @@ def normal_axes(axis: Any, rank: int) -> tuple[int, ...]:
     return result
 
 
-_UNSET: Any = object()
-
-
 def synonym(axis: Any, keywords: dict[str, Any], default: Any = None, name: str = "axis", other: str = "dim") -> Any:
     """The value of `axis` or of its synonym `dim`; both given is an error."""
     if other in keywords:
@@ -252,6 +249,8 @@ def broadcast_to(x: TensorLike, shape: Any) -> Tensor:
 def _slice_type(x: TensorType, *, starts: tuple, steps: tuple, sizes: Shape) -> TensorType:
     for axis, (start, step, size) in enumerate(zip(starts, steps, sizes, strict=True)):
         full = x.shape[axis]
+        if isinstance(size, int) and size < 0:
+            raise ShapeError(f"a slice of axis {axis} would have {size} elements")
         if all(isinstance(v, int) for v in (start, size, full)) and size and not (
                 0 <= start and start + (size - 1) * step < full):
             raise ShapeError(f"elements {start} to {start + (size - 1) * step} of axis {axis} do not exist")

@@ -83,7 +83,7 @@ class RMSprop(Optimizer):
         if group["centered"]:
             average = self.slot(w, "grad_avg")
             new_average = result[average] = alpha * average + (1.0 - alpha) * g
-            spread = new_square - new_average * new_average
+            spread = maximum(new_square - new_average * new_average, 0.0)  # rounding may take it below zero
         scaled = g / (sqrt(spread) + group.eps)
         if group["momentum"] == 0 and group.cell("momentum") is None:
             return {w: w - group.lr * scaled, **result}

@@ -23,6 +23,7 @@ THIN_ROWS, THIN_DEPTH = 8, 16  # so few rows stream a large B once, in blocks of
 PARTIAL_SUMS = 1 << 18  # elements of partial sums in scratch
 UNPACKED_BYTES = 256 << 10  # a block of an operand that spans no more than this is used where it is
 LEAST_SUMS = 12  # registers of sums in a tile that keep multiply-add busy
+LEAST_RUN = 8  # neighbours in k that are worth transposing in registers
 TABLE_LIMIT = 4096  # offsets in one table of k offsets
 
 
@@ -82,6 +83,11 @@ def offsets(axes: Axes) -> tuple[int, ...]:
     return tuple(result)
 
 
+def run(axes: Axes) -> int:
+    """How many successive k are neighbours, over and over, where they are several axes; 0 where too few to matter."""
+    return axes[-1][0] if len(axes) > 1 and axes[-1][1] == 1 and axes[-1][0] >= LEAST_RUN else 0
+
+
 @dataclass(frozen=True)
 class Blocking:
     """Every decision about one contraction; lengths in elements unless said otherwise."""
@@ -119,6 +125,8 @@ class Blocking:
     k_blocks: int
     a_k: int | None
     b_k: int | None
+    a_run: int  # where offsets come from a table: k in runs of so many neighbours, a block being whole runs; else 0
+    b_run: int
     a_k_outer: Axes
     b_k_outer: Axes
     a_table: tuple[int, ...]
@@ -226,6 +234,12 @@ def choose_blocking(c: Contraction, target: Target, plain: bool, loads: tuple[bo
     else:
         k_inner_blocks = 1 if k_inner <= DEPTH_LIMIT else math.ceil(k_inner / DEPTH_MOST)
     k_in_block = math.ceil(k_inner / k_inner_blocks)
+    a_run, b_run = run(a_inner), run(b_inner)
+    whole_runs = math.lcm(a_run or 1, b_run or 1)
+    if whole_runs <= k_in_block:
+        k_in_block = math.ceil(k_in_block / whole_runs) * whole_runs
+    else:
+        a_run = b_run = 0
     k_inner_blocks = max(1, math.ceil(k_inner / max(1, k_in_block)))
     k_blocks = max(1, k_outer * k_inner_blocks)
     width = vectors * lanes
@@ -265,7 +279,7 @@ def choose_blocking(c: Contraction, target: Target, plain: bool, loads: tuple[bo
         segment_tiles=segment_tiles, row_tiles=row_tiles, height=height, tall=tall,
         panels=panels, vectors=vectors, wide=wide,
         masked=ragged and target.has_masks and (direct or not pack_b),
-        k_inner=k_inner, k_in_block=k_in_block, k_inner_blocks=k_inner_blocks, k_blocks=k_blocks, a_k=a_k, b_k=b_k,
+        k_inner=k_inner, k_in_block=k_in_block, k_inner_blocks=k_inner_blocks, k_blocks=k_blocks, a_k=a_k, b_k=b_k, a_run=a_run, b_run=b_run,
         a_k_outer=tuple((s, t[0]) for s, t in outer_axes), b_k_outer=tuple((s, t[1]) for s, t in outer_axes),
         a_table=offsets(a_inner) if a_k is None else (), b_table=offsets(b_inner) if b_k is None else (),
         pack_a=pack_a, pack_b=pack_b, streamed=streamed,

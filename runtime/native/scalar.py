@@ -1,102 +1,115 @@
 """The native scalar builder: what an op's scalar body speaks to when machine code is generated.
 
-Knows which function writes each operation.  Must not know graphs, ops or loops.
+Knows the protocol: arithmetic is inherited, and each elementary function is named here with its domain and its values
+at the edge.  Must not know graphs, ops, loops or polynomials; errors in ulps are `vector_math.ULP_BOUNDS`.
 """
 
 from __future__ import annotations
 
-from . import math_exponential as exponential
-from . import math_special as special
-from . import math_trigonometric as trigonometric
-from .emit import Value
-from .math_arithmetic import Arithmetic
+from graphc.runtime.native.emit import Value
+from graphc.runtime.native.math_arithmetic import Arithmetic
+from graphc.runtime.native.vector_math import apply
 
 
 class NativeScalar(Arithmetic):
-    """Arithmetic and the elementary functions, each with the bound in `ULP_BOUNDS`."""
+    """Arithmetic and the elementary functions, for float and double, scalar and vector; NaN gives NaN throughout."""
+
+    # -- exponentials and logarithms ---------------------------------------------------------------------------
 
     def exp(self, x: Value) -> Value:
-        return exponential.exp(self, x)
+        """e**x; a denormal result is 0."""
+        return apply(self, "exp", x)
 
     def exp2(self, x: Value) -> Value:
-        return exponential.exp2(self, x)
+        """2**x, exact for integers; a denormal result is 0."""
+        return apply(self, "exp2", x)
 
     def expm1(self, x: Value) -> Value:
-        return exponential.expm1(self, x)
+        """exp(x) - 1, accurate near 0."""
+        return apply(self, "expm1", x)
 
     def log(self, x: Value) -> Value:
-        return exponential.log_natural(self, x)
+        """Natural logarithm; -inf at zero, NaN below."""
+        return apply(self, "log", x)
 
     def log2(self, x: Value) -> Value:
-        return exponential.log2(self, x)
+        """Logarithm to base 2, exact for powers of 2; -inf at zero, NaN below."""
+        return apply(self, "log2", x)
 
     def log1p(self, x: Value) -> Value:
-        return exponential.log1p(self, x)
-
-    def sinh(self, x: Value) -> Value:
-        return exponential.sinh(self, x)
-
-    def cosh(self, x: Value) -> Value:
-        return exponential.cosh(self, x)
-
-    def tanh(self, x: Value) -> Value:
-        return exponential.tanh(self, x)
-
-    def sigmoid(self, x: Value) -> Value:
-        return exponential.sigmoid(self, x)
-
-    def softplus(self, x: Value) -> Value:
-        return exponential.softplus(self, x)
-
-    def sin(self, x: Value) -> Value:
-        return trigonometric.sin(self, x)
-
-    def cos(self, x: Value) -> Value:
-        return trigonometric.cos(self, x)
-
-    def tan(self, x: Value) -> Value:
-        return trigonometric.tan(self, x)
-
-    def asin(self, x: Value) -> Value:
-        return trigonometric.asin(self, x)
-
-    def acos(self, x: Value) -> Value:
-        return trigonometric.acos(self, x)
-
-    def atan(self, x: Value) -> Value:
-        return trigonometric.atan(self, x)
-
-    def atan2(self, y: Value, x: Value) -> Value:
-        return trigonometric.atan2(self, y, x)
-
-    def erf(self, x: Value) -> Value:
-        return special.erf(self, x)
-
-    def erfc(self, x: Value) -> Value:
-        return special.erfc(self, x)
+        """log(1 + x), accurate near 0; -inf at -1, NaN below."""
+        return apply(self, "log1p", x)
 
     def pow(self, a: Value, b: Value) -> Value:
-        return special.power(self, a, b)
+        """a**b: of floats with the special values of IEEE 754, of integers wrapping, 0 for negative exponents."""
+        return apply(self, "float_power" if self.is_float(a) else "integer_power", a, b)
+
+    # -- trigonometry ------------------------------------------------------------------------------------------
+
+    def sin(self, x: Value) -> Value:
+        """Sine of an angle in radians; NaN of infinity."""
+        return apply(self, "sin", x)
+
+    def cos(self, x: Value) -> Value:
+        """Cosine of an angle in radians; NaN of infinity."""
+        return apply(self, "cos", x)
+
+    def tan(self, x: Value) -> Value:
+        """Tangent of an angle in radians; NaN of infinity."""
+        return apply(self, "tan", x)
+
+    def asin(self, x: Value) -> Value:
+        """Arc sine, in [-pi/2, pi/2]; NaN outside [-1, 1]."""
+        return apply(self, "asin", x)
+
+    def acos(self, x: Value) -> Value:
+        """Arc cosine, in [0, pi]; NaN outside [-1, 1]."""
+        return apply(self, "acos", x)
+
+    def atan(self, x: Value) -> Value:
+        """Arc tangent, in [-pi/2, pi/2]."""
+        return apply(self, "atan", x)
+
+    def atan2(self, y: Value, x: Value) -> Value:
+        """Angle of the point (x, y), in [-pi, pi], with IEEE 754's signed zeros and infinities."""
+        return apply(self, "atan2", y, x)
+
+    # -- hyperbolic functions and activations ------------------------------------------------------------------
+
+    def sinh(self, x: Value) -> Value:
+        """Hyperbolic sine."""
+        return apply(self, "sinh", x)
+
+    def cosh(self, x: Value) -> Value:
+        """Hyperbolic cosine."""
+        return apply(self, "cosh", x)
+
+    def tanh(self, x: Value) -> Value:
+        """Hyperbolic tangent."""
+        return apply(self, "tanh", x)
+
+    def sigmoid(self, x: Value) -> Value:
+        """1 / (1 + exp(-x)) without overflow; a denormal result may be 0."""
+        return apply(self, "sigmoid", x)
+
+    def softplus(self, x: Value) -> Value:
+        """log(1 + exp(x)) without overflow; a denormal result is 0."""
+        return apply(self, "softplus", x)
+
+    def erf(self, x: Value) -> Value:
+        """The error function."""
+        return apply(self, "erf", x)
+
+    def erfc(self, x: Value) -> Value:
+        """1 - erf(x), accurate for large x; a denormal result is 0."""
+        return apply(self, "erfc", x)
+
+    # -- division with remainder -------------------------------------------------------------------------------
 
     def floordiv(self, a: Value, b: Value) -> Value:
-        """The quotient rounded down, as numpy.floor_divide."""
-        if not self.is_float(a):
-            return self.integer_floordiv(a, b)
-        quotient = self.div(self.sub(a, self.mod(a, b)), b)
-        whole = self.floor(quotient)  # up to rounding the quotient is whole already: take the nearest
-        nearest = self.select(self.gt(self.sub(quotient, whole), self.const(0.5, a)),
-                              self.add(whole, self.const(1.0, a)), whole)
-        return self.select(self.eq(b, self.const(0.0, b)), self.div(a, b), nearest)
+        """The quotient rounded down, as numpy.floor_divide; an integer divided by 0 gives 0."""
+        return apply(self, "float_floordiv", a, b) if self.is_float(a) else self.integer_floordiv(a, b)
 
     def mod(self, a: Value, b: Value) -> Value:
-        """The remainder with the sign of b, as numpy.remainder."""
-        if not self.is_float(a):
-            return self.integer_mod(a, b)
-        quotient = self.trunc(self.div(a, b))
-        rest = self.fma(self.neg(quotient), b, a)  # exact while the quotient is; beyond 2**24 (2**53) only bounded
-        zero, size = self.const(0.0, a), self.abs(b)
-        rest = self.select(self.ge(self.abs(rest), size), self.sub(rest, self.copysign(size, rest)), rest)
-        rest = self.select(self.and_(self.is_inf(b), self.is_finite(a)), a, rest)
-        wrong = self.and_(self.ne(rest, zero), self.xor(self.lt(rest, zero), self.lt(b, zero)))
-        rest = self.select(wrong, self.add(rest, b), rest)
-        return self.select(self.eq(rest, zero), self.copysign(zero, b), rest)
+        """The remainder with the sign of b, as numpy.remainder and exact; an integer by 0 gives 0."""
+        return apply(self, "float_mod", a, b) if self.is_float(a) else self.integer_mod(a, b)

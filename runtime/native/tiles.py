@@ -150,7 +150,7 @@ class TileLoops:
                 if self.load_b:
                     self.load_columns(self.load_b, item, j0, columns, k_first, count, to)
                 else:
-                    self.pack(b, b_table, g.b_k, g.b_n, j0, columns, columns, g.n, to, columns, count)
+                    self.pack(b, b_table, g.b_k, g.b_n, j0, columns, columns, g.n, to, columns, count, g.b_run)
         with f.loop(*rows) as row_tile:
             i0, height, a_rows = self.tile_extent(row_tile)
             a_here = self.at(a, a_rows)
@@ -160,7 +160,7 @@ class TileLoops:
                 if self.load_a:
                     self.load_rows(self.load_a, item, i0, height, k_first, count, a_here)
                 else:
-                    self.pack(a, a_table, g.a_k, g.a_m, i0, height, step, g.m, a_here, step, count)
+                    self.pack(a, a_table, g.a_k, g.a_m, i0, height, step, g.m, a_here, step, count, g.a_run)
             with f.loop(*panels) as panel:
                 j0, columns = self.panel_extent(panel)
                 b_here = self.at(b, f.mul(j0, i64(1)))
@@ -196,7 +196,7 @@ class TileLoops:
         return start, f.select(f.compare("icmp slt", place, i64(larger)), i64(size), i64(size - 1))
 
     def pack(self, source: Value, table: Value, k_stride: int | None, axes: Axes, first: Value, width: Value,
-             padded: Value, limit: int, to: Value, to_stride: Value, count: Value) -> None:
+             padded: Value, limit: int, to: Value, to_stride: Value, count: Value, run: int = 0) -> None:
         """Copy `width` lines of an operand from flattened index `first` on, `count` deep."""
         f, g, dtype = self.f, self.blocking, self.c.dtype
         by_table = k_stride is None
@@ -210,6 +210,13 @@ class TileLoops:
         with f.loop(i64(0), f.mul(f.binary("udiv", f.add(padded, i64(g.lanes - 1)), i64(g.lanes)), i64(g.lanes))) as j:
             index = f.minimum(f.add(first, f.minimum(j, f.sub(width, i64(1)))), i64(limit - 1))
             f.store(flat_offset(f, index, axes), f.offset(offsets, j, "i64"))
+        if run:
+            name = pack_transposed(f.module, dtype, g.lanes)
+            with f.loop(i64(0), count, run) as k:
+                line = self.at(source, f.load(f.offset(table, k, "i64"), "i64"))
+                f.call(name, [self.at(to, f.mul(k, to_stride)), to_stride, line, offsets, width, padded, i64(run),
+                              i64(1), table])
+            return
         if k_stride == 1:
             name = pack_transposed(f.module, dtype, g.lanes)
         else:

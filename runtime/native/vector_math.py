@@ -1,0 +1,60 @@
+"""The elementary functions of native code: their error bounds, and how a call of one is written.
+
+Knows every function's body by name.  Must not know graphs, ops, or polynomials.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from graphc.runtime.native import math_exponential as exponential
+from graphc.runtime.native import math_power as powers
+from graphc.runtime.native import math_special as special
+from graphc.runtime.native import math_trigonometric as trigonometric
+from graphc.runtime.native.emit import Value, mangled
+from graphc.runtime.native.math_arithmetic import Arithmetic
+
+# Greatest error in units in the last place, (float32, float64), over all finite arguments whose result is a normal
+# number, and for sin, cos and tan up to |x| = 2**51; the test of these functions asserts every entry.
+ULP_BOUNDS: dict[str, tuple[float, float]] = {
+    "sqrt": (0.5, 0.5), "rsqrt": (1.5, 1.5), "reciprocal": (0.5, 0.5),
+    "exp": (1.5, 1.5), "exp2": (1.5, 1.5), "expm1": (3.0, 3.0),
+    "log": (1.5, 1.5), "log2": (1.5, 1.5), "log1p": (3.0, 3.0),
+    "sin": (2.5, 2.5), "cos": (2.5, 2.5), "tan": (4.0, 4.0),
+    "asin": (2.5, 2.5), "acos": (2.5, 2.5), "atan": (2.5, 2.5), "atan2": (3.0, 3.0),
+    "sinh": (3.0, 3.0), "cosh": (3.0, 3.0), "tanh": (4.0, 4.0),
+    "sigmoid": (4.0, 4.0), "softplus": (4.0, 4.0), "erf": (4.0, 4.0), "erfc": (4.0, 4.0), "pow": (1.0, 4.0),
+}
+
+# The bodies, and the greatest size of code that is written at the place of use: the rest are functions of the module,
+# called.  A call spills what lives in vector registers, which some hundred instructions hide; copies cost compile time.
+BODIES: dict[str, tuple[Callable[..., Value], bool]] = {  # name: (body, whether it is a function of its own)
+    "exp": (exponential.exp, False), "exp2": (exponential.exp2, False), "expm1": (exponential.expm1, False),
+    "log": (exponential.log_natural, False), "log2": (exponential.log2, False), "log1p": (exponential.log1p, False),
+    "sinh": (exponential.sinh, False), "cosh": (exponential.cosh, False), "tanh": (exponential.tanh, False),
+    "sigmoid": (exponential.sigmoid, False), "softplus": (exponential.softplus, False),
+    "sin": (trigonometric.sin, False), "cos": (trigonometric.cos, False), "tan": (trigonometric.tan, False),
+    "asin": (trigonometric.asin, False), "acos": (trigonometric.acos, False), "atan": (trigonometric.atan, False),
+    "atan2": (trigonometric.atan2, True),
+    "erf": (special.erf, False), "erfc": (special.erfc, True),
+    "float_power": (powers.float_power, True), "integer_power": (powers.integer_power, True),
+    "float_mod": (powers.float_mod, True), "float_floordiv": (powers.float_floordiv, True),
+}
+
+
+def apply(s: Arithmetic, name: str, *arguments: Value) -> Value:
+    """The named function of arguments of one type: its body here, or a call of the module's function."""
+    body, outlined = BODIES[name]
+    return call(s, name, body, arguments) if outlined else body(s, *arguments)
+
+
+def call(s: Any, name: str, body: Callable[..., Value], arguments: tuple[Value, ...]) -> Value:
+    """A call of an internal function, written at its first use in the module."""
+    module, type_ = s.function.module, arguments[0].type
+    symbol = f"math.{name}.{mangled(type_)}"
+    if symbol not in module.functions:
+        parameters = [(f"a{i}", type_) for i in range(len(arguments))]
+        function = module.function(symbol, parameters, returns=type_, attributes="nounwind willreturn memory(none)")
+        function.ret(body(type(s)(function), *function.parameters))
+    return s.function.call(symbol, list(arguments), type_)
