@@ -12,26 +12,33 @@ _root = _Path(__file__).resolve().parent.parent
 if (_root / "pyproject.toml").exists() and (_root / "passes").is_dir() and str(_root) not in __path__:
     __path__.append(str(_root))  # a checkout: graphc.passes and graphc.runtime are the folders beside this one
 
-from . import ops as _ops  # noqa: E402
-from .driver import Program, function, train_step  # noqa: E402
-from .errors import (  # noqa: E402
-    CheckpointError,
-    DTypeError,
-    FeedError,
-    GraphError,
-    NumericsError,
-    ShapeError,
-)
-from .passes.autodiff import grad, hessian, hvp, jacobian, jvp, vjp  # noqa: E402
-from .tensor import FUNCTIONS as _FUNCTIONS  # noqa: E402
-from .tensor import Parameter, Tensor, constant, parameter, placeholder, state  # noqa: E402
-from .types import DType, Dim, bool_, float32, float64, int32, int64  # noqa: E402
+from . import nn, ops, optim
+from .driver import Program, function, train_step
+from .errors import CheckpointError, DTypeError, FeedError, GraphError, NumericsError, ShapeError
+from .lbfgs import LBFGS as _LBFGS
+from .passes.autodiff import grad, hessian, hvp, jacobian, jvp, vjp
+from .static_graph import Graph as _Graph
+from .tensor import FUNCTIONS as _FUNCTIONS
+from .tensor import Parameter, Tensor, constant, parameter, placeholder, state
+from .text import parse
+from .types import Dim, DType, bool_, float32, float64, int32, int64
+
+nn.Graph = _Graph  # these two sit above the driver, which sits above the packages that users look for them in
+optim.LBFGS = _LBFGS
 
 __version__ = "0.1.0"
+__all__ = ["CheckpointError", "DType", "DTypeError", "Dim", "FeedError", "GraphError", "NumericsError", "Parameter",
+           "Program", "ShapeError", "Tensor", "bool_", "constant", "float32", "float64", "function", "grad", "hessian",
+           "hvp", "int32", "int64", "jacobian", "jvp", "nn", "ops", "optim", "parameter", "parse", "placeholder", "state",
+           "train_step", "vjp"]
 
 
 def __getattr__(name: str) -> _Any:
-    """Every public function of `ops` is an attribute of graphc."""
+    """Every public function of `ops` is an attribute of graphc; `graphc.testing` loads when it is asked for."""
+    if name == "testing":
+        from importlib import import_module
+
+        return import_module(".testing", __name__)
     try:
         return _FUNCTIONS[name]
     except KeyError:
@@ -39,4 +46,4 @@ def __getattr__(name: str) -> _Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_FUNCTIONS})
+    return sorted({*globals(), *_FUNCTIONS, "testing"})

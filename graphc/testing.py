@@ -1,144 +1,296 @@
-"""Checks for users' own graphs: numeric gradients, and agreement of the two backends.
+"""Checks for users' own graphs: gradients against finite differences, one backend against the other.
 
-Knows finite differences and programs.  Must not know any op.
+Knows how to perturb inputs and compare arrays, and how an op's record says it wants to be exercised.
+Must not know which ops exist.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from .driver import Program
 from .errors import GraphError
-from .ir import Graph
+from .ir import Node, make, topological
+from .op import Kind, Op, Sample
 from .passes.autodiff import grad
-from .passes.expand import expand_composites
-from .runtime.interpreter import evaluate_graph
+from .runtime.interpreter import evaluate
 from .tensor import Tensor, placeholder
-from .types import as_dtype
+from .types import DType, as_dtype, bool_, float32, float64, int32, int64
+
+MOST_ELEMENTS = 256  # of a larger input, this many elements drawn at random are perturbed
 
 
 class GradientError(GraphError, AssertionError):
-    """A symbolic gradient that disagrees with finite differences."""
+    """A gradient that finite differences contradict, or a check that would prove nothing."""
 
 
-def _scalar(out: Tensor, seed: int) -> Tensor:
-    """A random projection through a non-linear function: no symmetry of the output hides an error."""
-    from .ops.elementwise import sin
-
-    generator = np.random.default_rng(seed)
-    weights = generator.uniform(0.5, 1.5, out.shape)
-    shifts = generator.uniform(-0.3, 0.3, out.shape)
-    return (sin(out * 0.7 + shifts) * weights).sum()
+class BackendError(GraphError, AssertionError):
+    """Two backends that disagree."""
 
 
-def gradcheck(fn: Callable[..., Tensor], inputs: Sequence[Any], *, eps: float = 1e-6, atol: float = 1e-5,
-              rtol: float = 1e-3, order: int = 1) -> bool:
-    """Compares symbolic gradients of `fn` with central differences, in float64.
+# -- gradients against finite differences ----------------------------------------------------------------------------
 
-    fn      takes one symbol per input and returns a symbol of any shape
-    inputs  arrays; floating ones are checked (as float64), others are passed on
-    order   2 checks the gradient's own gradient as well
-    Returns True.  Raises GradientError with the op, the input and the worst element, also where a floating input has no
-    influence at all: a check of nothing would pass for the wrong reason.
+
+def gradcheck(fn: Callable[..., Any], inputs: Any, *, eps: float = 1e-6, atol: float = 1e-5, rtol: float = 1e-3,
+              order: int = 1, zero_gradient: bool = False, seed: int = 0) -> bool:
+    """Compares symbolic gradients with central finite differences, in float64.
+
+    fn             takes one symbol per input and returns a floating symbol (or several)
+    inputs         an array or a list of arrays; floating ones become float64 and are differentiated, others are fed
+    eps            the step of the differences
+    atol, rtol     a gradient passes where ``|symbolic - numeric| <= atol + rtol * |numeric|``
+    order          1, or 2 to check the gradient of the gradient too
+    zero_gradient  says that a gradient that is zero everywhere is expected; otherwise it is an error, as it would prove
+                   nothing
+
+    The outputs are projected on random directions through ``y + sin(y) / 2``, whose derivative is never zero, so that
+    errors cannot cancel and second derivatives of linear functions are seen.  Returns True; raises GradientError with
+    the op, the input and the worst element.
     """
-    arrays = [np.array(a, dtype=np.float64) if np.asarray(a).dtype.kind == "f" else np.asarray(a) for a in inputs]
-    symbols = [placeholder(f"x{i}", a.shape, as_dtype(a.dtype)) for i, a in enumerate(arrays)]
-    out = fn(*symbols)
-    if not isinstance(out, Tensor):
-        raise GraphError(f"gradcheck: fn must return a symbol, got {type(out).__name__}")
-    if not out.dtype.is_float:
-        raise GraphError(f"gradcheck: the result of '{out.node.op.name}' is {out.type}, which has no gradient")
-    checked = [i for i, a in enumerate(arrays) if a.dtype == np.float64]
-    if not checked:
-        raise GraphError("gradcheck: no floating input to differentiate by")
-    value = _scalar(out, 0)
-    _check(value, symbols, arrays, checked, out.node.op.name, eps, atol, rtol)
+    arrays = [_as_double(a) for a in (inputs if isinstance(inputs, (list, tuple)) else [inputs])]
+    symbols = [placeholder(f"input{k}", a.shape, as_dtype(a.dtype)) for k, a in enumerate(arrays)]
+    given = fn(*symbols)
+    outputs = list(given) if isinstance(given, (list, tuple)) else [given]
+    rng = np.random.default_rng(seed)
+    loss = _projected(outputs, rng)
+    targets = [k for k, a in enumerate(arrays) if a.dtype == np.float64]
+    if not targets:
+        raise GradientError("gradcheck: no floating input to differentiate")
+    wrt = [symbols[k] for k in targets]
+    gradients = grad(loss, wrt, allow_unused=zero_gradient)
+    check = _Check([s.node for s in symbols], arrays, targets, eps, atol, rtol, rng)
+    failure = check.compare(loss, gradients, zero_gradient)
+    if failure is not None:
+        raise GradientError(f"gradcheck of {_described(outputs, check, failure)}")
     if order >= 2:
-        gradients = grad(value, [symbols[i] for i in checked], allow_unused=True)
-        for k, gradient in enumerate(gradients):
-            if _constant(gradient, [symbols[i] for i in checked]):
-                continue
-            _check(_scalar(gradient, k + 1), symbols, arrays, checked, f"gradient of {out.node.op.name}", eps, atol * 10,
-                   rtol, vacuous_allowed=True)
+        second = _projected(gradients, rng)
+        failure = check.compare(second, grad(second, wrt, allow_unused=True), True)
+        if failure is not None:
+            raise GradientError(f"gradcheck of {_described(outputs, check, failure)} (second order)")
     return True
 
 
-def _constant(tensor: Tensor, wrt: Sequence[Tensor]) -> bool:
-    from .ir import topological
-
-    below = set(topological([tensor.node]))
-    return not any(w.node in below for w in wrt)
+def _as_double(value: Any) -> np.ndarray:
+    array = np.asarray(value)
+    return array.astype(np.float64) if array.dtype.kind == "f" else array
 
 
-def _check(value: Tensor, symbols: Sequence[Tensor], arrays: Sequence[np.ndarray], checked: Sequence[int], what: str,
-           eps: float, atol: float, rtol: float, vacuous_allowed: bool = False) -> None:
-    gradients = grad(value, [symbols[i] for i in checked], allow_unused=True)
-    nodes = tuple(s.node for s in symbols)
-    both = expand_composites(Graph(nodes, (value.node, *(g.node for g in gradients))))
-    only = expand_composites(Graph(nodes, (value.node,)))
-
-    def compute(graph: Graph, at: Sequence[np.ndarray]) -> list[np.ndarray]:
-        return evaluate_graph(graph, dict(zip(nodes, at, strict=True)))
-
-    symbolic = compute(both, arrays)[1:]
-    moved_by_any = False
-    for k, i in enumerate(checked):
-        numeric = np.zeros_like(arrays[i])
-        for place in np.ndindex(arrays[i].shape):
-            ends = []
-            for sign in (1, -1):
-                trial = [a.copy() for a in arrays]
-                trial[i][place] += sign * eps
-                ends.append(float(compute(only, trial)[0]))
-            numeric[place] = (ends[0] - ends[1]) / (2 * eps)
-        error = np.abs(symbolic[k] - numeric)
-        bad = ~(error <= atol + rtol * np.abs(numeric))
-        if bad.any():
-            place = np.unravel_index(np.nanargmax(np.where(np.isnan(error), np.inf, error)), error.shape)
-            raise GradientError(f"{what}: gradient by input {i} is wrong at {[int(p) for p in place]}: symbolic "
-                                f"{symbolic[k][place]:.9g}, numeric {numeric[place]:.9g}")
-        influence = bool(np.abs(numeric).max(initial=0.0) > atol)
-        moved_by_any |= influence
-        if not influence and not vacuous_allowed and arrays[i].size:
-            raise GradientError(f"{what}: input {i} has no influence on the result: there is nothing to check")
+def _projected(outputs: Sequence[Tensor], rng: np.random.Generator) -> Tensor:
+    total: Tensor | None = None
+    for out in outputs:
+        if out.dtype != float64:
+            raise GradientError(f"gradcheck: the function gives {out.type}; finite differences need float64 throughout")
+        direction = rng.uniform(0.5, 1.5, out.shape) * rng.choice([-1.0, 1.0], out.shape)
+        part = ((out + out.sin() * 0.5) * np.asarray(direction)).sum()
+        total = part if total is None else total + part
+    if total is None:
+        raise GradientError("gradcheck: the function gives nothing")
+    return total
 
 
-def assert_backends_agree(program: Program, feeds: Mapping[str, Any] | Sequence[Any], *, rtol: float = 1e-5,
-                          atol: float = 1e-6, steps: int = 1) -> None:
-    """Runs a program natively and on numpy from the same state and compares outputs and new states.
+@dataclass
+class _Failure:
+    """The worst element: of which input, where, and both gradients there; or a reason of another kind."""
 
-    The program's parameters are as before afterwards.  Raises AssertionError naming what differs.
+    input: int
+    place: tuple[int, ...]
+    symbolic: float
+    numeric: float
+    reason: str = ""
+
+
+@dataclass
+class _Check:
+    nodes: list[Node]
+    arrays: list[np.ndarray]
+    targets: list[int]
+    eps: float
+    atol: float
+    rtol: float
+    rng: np.random.Generator
+
+    def value(self, roots: Sequence[Tensor]) -> list[np.ndarray]:
+        return evaluate([r.node for r in roots], dict(zip(self.nodes, self.arrays, strict=True)))
+
+    def slope(self, loss: Tensor, array: np.ndarray, place: tuple[int, ...]) -> float:
+        kept, values = array[place], []
+        for step in (self.eps, -self.eps):
+            array[place] = kept + step
+            values.append(float(self.value([loss])[0]))
+        array[place] = kept
+        return (values[0] - values[1]) / (2 * self.eps)
+
+    def compare(self, loss: Tensor, gradients: Sequence[Tensor], zero_gradient: bool) -> _Failure | None:
+        worst: _Failure | None = None
+        worst_excess = 1.0
+        for k, symbolic in zip(self.targets, self.value(gradients), strict=True):
+            array = self.arrays[k] = self.arrays[k].copy()
+            places = list(np.ndindex(array.shape))
+            if len(places) > MOST_ELEMENTS:
+                places = [places[i] for i in self.rng.choice(len(places), MOST_ELEMENTS, replace=False)]
+            for place in places:
+                numeric, found = self.slope(loss, array, place), float(symbolic[place])
+                excess = abs(found - numeric) / (self.atol + self.rtol * abs(numeric))
+                if not np.isfinite(excess):
+                    return _Failure(k, place, found, numeric)
+                if excess > worst_excess:
+                    worst, worst_excess = _Failure(k, place, found, numeric), excess
+            if worst is None and places and not zero_gradient and not symbolic.any():
+                return _Failure(k, (), 0.0, 0.0, "is zero everywhere, which proves nothing; move the inputs, or pass "
+                                                 "zero_gradient=True where that is meant")
+        return worst
+
+
+def _described(outputs: Sequence[Tensor], check: _Check, failure: _Failure) -> str:
+    culprit = _first_wrong(outputs, check)
+    name = f"'{(culprit or outputs[0].node).op.name}'"
+    if culprit is not None and culprit.origins:
+        name += f" ({culprit.origins[0]})"
+    if failure.reason:
+        return f"{name}: the gradient of input {failure.input} {failure.reason}"
+    return (f"{name}: input {failure.input}, element {list(failure.place)}: the graph says {failure.symbolic:.9g}, "
+            f"finite differences {failure.numeric:.9g}")
+
+
+def _first_wrong(outputs: Sequence[Tensor], check: _Check) -> Node | None:
+    """The first node whose own rule disagrees with finite differences of that node alone."""
+    nodes = topological([o.node for o in outputs])
+    values = dict(zip(nodes, check.value([Tensor(n) for n in nodes]), strict=True))
+    for node in nodes:
+        floating = [k for k, i in enumerate(node.inputs) if i.dtype == float64 and
+                    (node.op.has_gradient(k) or (node.op.kind is Kind.COMPOSITE and not node.op.vjp))]
+        if not floating or node.dtype != float64 or node.graphs or not node.op.smooth:
+            continue
+        symbols = [placeholder(f"input{k}", i.shape, i.dtype) for k, i in enumerate(node.inputs)]
+        loss = _projected([Tensor(make(node.op, [s.node for s in symbols], node.attributes))], check.rng)
+        alone = _Check([s.node for s in symbols], [np.array(values[i]) for i in node.inputs], floating, check.eps,
+                       check.atol, check.rtol, check.rng)
+        gradients = grad(loss, [symbols[k] for k in floating], allow_unused=True)
+        if alone.compare(loss, gradients, True) is not None:
+            return node
+    return None
+
+
+# -- one backend against the other -----------------------------------------------------------------------------------
+
+CLOSE = {float32: 2e-5, float64: 1e-11}  # relative to the largest element: sums are taken in different orders
+
+
+def assert_backends_agree(program: Program, feeds: Mapping[str, Any] | None = None, *, rtol: float | None = None,
+                          steps: int = 1) -> None:
+    """Runs a program on both backends and compares what it returns and what it leaves in its cells.
+
+    feeds   an array per input name
+    rtol    largest difference, relative to an array's largest element; None for a bound by dtype.  Integers and bools
+            must be equal
+    steps   how many calls to make, one after another
+
+    The cells have their old values afterwards.  Raises BackendError with the output and the worst element.
     """
     cells = program.graph.cells()
-    start = {c: c.array.copy() for c in cells}
-    results = []
-    for backend in ("native", "numpy"):
-        twin = Program(program.graph, program.structure, backend=backend, threads=program.threads, name=program.name)
-        positional = () if isinstance(feeds, Mapping) else tuple(feeds)
-        named = dict(feeds) if isinstance(feeds, Mapping) else {}
-        outputs: list[np.ndarray] = []
-        try:
-            for _ in range(steps):
-                outputs = _flat(twin(*positional, **named))
-            results.append([*outputs, *(c.array.copy() for c in cells)])
-        finally:
-            for cell, value in start.items():
+    before = [cell.array.copy() for cell in cells]
+    results: dict[str, list[np.ndarray]] = {}
+    try:
+        for backend in ("numpy", "native"):
+            for cell, value in zip(cells, before, strict=True):
                 cell.array[...] = value
-    names = [*(program.graph.output_names or ["output"] * len(program.graph.outputs)), *(c.name for c in cells)]
-    for name, native, reference in zip(names, *results, strict=True):
-        np.testing.assert_allclose(native, reference, rtol=rtol, atol=atol, equal_nan=True,
-                                   err_msg=f"'{name}': native and numpy differ")
+            twin = Program(program.graph, program.structure, backend=backend, threads=program.threads)
+            for _ in range(steps):
+                returned = twin(**(feeds or {}))
+            results[backend] = [*_flat(returned), *(cell.array.copy() for cell in cells)]
+    finally:
+        for cell, value in zip(cells, before, strict=True):
+            cell.array[...] = value
+    outputs = len(results["numpy"]) - len(cells)
+    names = [f"output {k}" for k in range(outputs)] + [f"'{cell.name}' after the step" for cell in cells]
+    for name, expected, got in zip(names, results["numpy"], results["native"], strict=True):
+        _compare(name, expected, got, rtol)
 
 
 def _flat(value: Any) -> list[np.ndarray]:
     if isinstance(value, Mapping):
-        return [leaf for v in value.values() for leaf in _flat(v)]
+        return [leaf for part in value.values() for leaf in _flat(part)]
     if isinstance(value, (list, tuple)):
-        return [leaf for v in value for leaf in _flat(v)]
-    return [np.asarray(value)]
+        return [leaf for part in value for leaf in _flat(part)]
+    return [np.array(value)]
 
 
-__all__ = ["GradientError", "assert_backends_agree", "gradcheck"]
+def _compare(name: str, expected: np.ndarray, got: np.ndarray, rtol: float | None) -> None:
+    if expected.shape != got.shape or expected.dtype != got.dtype:
+        raise BackendError(f"{name}: numpy gives {expected.dtype}{list(expected.shape)}, "
+                           f"native {got.dtype}{list(got.shape)}")
+    equal = (expected == got) | ((expected != expected) & (got != got))
+    if equal.all():
+        return
+    dtype = as_dtype(expected.dtype)
+    with np.errstate(invalid="ignore"):
+        difference = np.where(equal, 0.0, np.abs(expected.astype(np.float64) - got.astype(np.float64)))
+    finite = np.abs(expected[np.isfinite(expected)])
+    bound = (rtol if rtol is not None else CLOSE.get(dtype, 0.0)) * float(finite.max(initial=0.0))
+    difference = np.where(np.isnan(difference), np.inf, difference)
+    if difference.max() > bound:
+        place = np.unravel_index(int(difference.argmax()), difference.shape)
+        raise BackendError(f"{name}, element {[int(p) for p in place]}: numpy gives {expected[place]!r}, native "
+                           f"{got[place]!r}; a difference of {bound:.3g} is allowed")
+
+
+# -- how an op is exercised ------------------------------------------------------------------------------------------
+
+FAMILIES: dict[str, tuple[DType, ...]] = {"f": (float64, float32), "i": (int64, int32), "b": (bool_,)}
+
+
+@dataclass(frozen=True)
+class Case:
+    """Arrays and attributes on which an op can be computed."""
+
+    op: Op
+    arrays: tuple[np.ndarray, ...]
+    attributes: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        types = ",".join(f"{as_dtype(a.dtype)}[{'x'.join(map(str, a.shape))}]" for a in self.arrays)
+        return f"{self.op.name}({types})"
+
+
+def cases(op: Op, families: str | None = None, seed: int = 0) -> Iterator[Case]:
+    """Ways to exercise an op, from its record: its samples, or for a MAP operands drawn from its domain.
+
+    families   which dtypes: any of "f", "i", "b"; None for those that the op takes.  Operands given as arrays keep
+               their dtype; an op whose operands are all given has one case per sample.
+    """
+    rng = np.random.default_rng(seed)
+    arity = len(op.domain) or (0 if op.samples else _arity(op))
+    samples = op.samples or (Sample(((3, 5),) * arity), Sample(((),) * arity))
+    for sample in samples:
+        shapes = [o for o in sample.operands if isinstance(o, tuple)]
+        wanted = [d for f in (op.dtypes if families is None else families) for d in FAMILIES[f]] if shapes else [None]
+        for dtype in wanted:
+            arrays = []
+            for k, operand in enumerate(sample.operands):
+                interval = op.domain[k] if k < len(op.domain) else (-2.0, 2.0)
+                arrays.append(draw(rng, operand, dtype, interval) if isinstance(operand, tuple) else np.array(operand))
+            yield Case(op, tuple(arrays), dict(sample.attributes))
+
+
+def _arity(op: Op) -> int:
+    return len([p for p in inspect.signature(op.infer).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD])
+
+
+def draw(rng: np.random.Generator, shape: tuple[int, ...], dtype: DType | None, interval: tuple[float, float]
+         ) -> np.ndarray:
+    """Random elements of an open interval; integers from a few whole numbers of the same signs."""
+    low, high = interval
+    if dtype is None or dtype.is_float:
+        return np.asarray(rng.uniform(low, high, shape)).astype((dtype or float64).numpy)
+    if dtype.is_bool:
+        return np.asarray(rng.integers(0, 2, shape)).astype(bool)
+    least = -9 if low < 0 else 1
+    return np.asarray(rng.integers(least, 10 if high > 0 else 0, shape)).astype(dtype.numpy)
+
+
+__all__ = ["BackendError", "Case", "GradientError", "assert_backends_agree", "cases", "draw", "gradcheck"]

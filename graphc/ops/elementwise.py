@@ -168,7 +168,8 @@ def _where_type(c: TensorType, a: TensorType, b: TensorType) -> TensorType:
 _where = define(Op("where", Kind.MAP, _where_type, np.where,
                    (None, lambda g, out, c, a, b: where(c, g, 0.0), lambda g, out, c, a, b: where(c, 0.0, g)),
                    lambda s, c, a, b: s.select(c, a, b), dtypes="fib",
-                   samples=(Sample((np.array([[True, False], [False, True], [True, True]]), (3, 2), (3, 2))),), doc="a where the condition holds, else b."))
+                   samples=(Sample((np.array([[True, False], [False, True], [True, True]]), (3, 2), (3, 2))),),
+                   doc="a where the condition holds, else b."))
 
 
 @public
@@ -262,7 +263,8 @@ square = unary("square", np.square, lambda g, out, x: g * 2.0 * x, lambda s, x: 
 
 exp = unary("exp", np.exp, lambda g, out, x: g * out, lambda s, x: s.exp(x), "e to the power x.")
 exp2 = unary("exp2", np.exp2, lambda g, out, x: g * out * math.log(2), lambda s, x: s.exp2(x), "2 to the power x.")
-expm1 = unary("expm1", np.expm1, lambda g, out, x: g * (out + 1.0), lambda s, x: s.expm1(x), "exp(x) - 1, exact near 0.")
+expm1 = unary("expm1", np.expm1, lambda g, out, x: g * (out + 1.0), lambda s, x: s.expm1(x),
+              "exp(x) - 1, exact near 0.")
 log = unary("log", np.log, lambda g, out, x: g / x, lambda s, x: s.log(x), "Natural logarithm.", domain=POSITIVE)
 log2 = unary("log2", np.log2, lambda g, out, x: g / (x * math.log(2)), lambda s, x: s.log2(x), "Logarithm to base 2.",
              domain=POSITIVE)

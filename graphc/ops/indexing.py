@@ -1,8 +1,9 @@
 """GATHER and SCATTER: reading and adding at positions that are data; indexing with brackets.
 
-An index outside the axis reads NaN (0 for integers, False for bools), and what is scattered there is dropped: native code
-cannot raise in the middle of a step, and neither can memory be harmed.  Brackets wrap negative indices; the functions
-named as PyTorch's do not, as in PyTorch.
+An index outside the axis reads NaN (0 for integers, False for bools), and what is scattered there is dropped: native
+code cannot raise in the middle of a step, and neither can memory be harmed.  Brackets, `take` and `take_along_axis` wrap
+negative indices as numpy does; the functions named as PyTorch's do not, as in PyTorch.  An index that is known while
+the graph is built and lies outside is an error there.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from ..tensor import Tensor, TensorLike, apply, as_tensor, constant, public
 from ..types import Dim, DTypeLike, Shape, Size, TensorType, broadcast_shapes, count, int64
 from . import elementwise as e
 from .sources import iota, size_of, zeros
-from .views import expand_to, flip, moveaxis, normal_axis, reshape, slice_, synonym, unsqueeze
+from .views import expand_to, flip, moveaxis, normal_axis, reshape, slice_, unsqueeze
 
 
 def _gather_type(data: TensorType, index: TensorType, *, axis: int) -> TensorType:
@@ -119,8 +120,9 @@ def gather(x: TensorLike, axis: int, index: TensorLike) -> Tensor:
 @public
 def take_along_axis(x: TensorLike, index: TensorLike, axis: int) -> Tensor:
     """numpy's name of gather; other axes of data and index broadcast."""
-    data, places = as_tensor(x), _as_index(index)
+    data = as_tensor(x)
     place = normal_axis(axis, data.ndim)
+    places = _wrapped(_as_index(index), data, place)
     rest = broadcast_shapes(*((*t.shape[:place], 1, *t.shape[place + 1:]) for t in (data, places)))
 
     def grown(t: Tensor) -> Tensor:
@@ -132,10 +134,15 @@ def take_along_axis(x: TensorLike, index: TensorLike, axis: int) -> Tensor:
 @public
 def take(x: TensorLike, index: TensorLike, axis: int | None = None) -> Tensor:
     """Entries of one axis (of the flattened tensor for None) at an index of any shape, as numpy.take."""
-    data, places = as_tensor(x), _as_index(index)
+    data = as_tensor(x)
     if axis is None:
         data, axis = reshape(data, -1), 0
     place = normal_axis(axis, data.ndim)
+    return _entries(data, _wrapped(_as_index(index), data, place), place)
+
+
+def _entries(data: Tensor, places: Tensor, place: int) -> Tensor:
+    """Entries of one axis at an index of any shape, whose axes take that axis' place."""
     flat = reshape(places, (count(places.shape),))
     shape = (*data.shape[:place], flat.shape[0], *data.shape[place + 1:])
     spread = expand_to(reshape(flat, tuple(flat.shape[0] if a == place else 1 for a in range(data.ndim))), shape)
@@ -146,7 +153,10 @@ def take(x: TensorLike, index: TensorLike, axis: int | None = None) -> Tensor:
 @public
 def index_select(x: TensorLike, axis: int, index: TensorLike) -> Tensor:
     """Entries of one axis at a 1-d index: torch.index_select."""
-    return take(x, index, axis)
+    data, places = as_tensor(x), _as_index(index)
+    if places.ndim > 1:
+        raise ShapeError(f"index_select needs a 1-d index, got {places.type}{at(user_origin())}")
+    return _entries(data, reshape(places, -1), normal_axis(axis, data.ndim))
 
 
 @public
@@ -159,7 +169,7 @@ def embedding(weight: TensorLike, index: TensorLike, padding_idx: int | None = N
         entry = padding_idx % int(table.shape[0]) if isinstance(table.shape[0], int) else padding_idx
         row = iota((table.shape[0], 1), 0) == entry
         table = e.where(row, stop_gradient(table), table)
-    return take(table, index, 0)
+    return _entries(table, _as_index(index), 0)
 
 
 def _like_data(x: TensorLike, index: TensorLike, src: TensorLike, axis: int) -> tuple[Tensor, Tensor, Tensor, int]:
@@ -301,7 +311,7 @@ def getitem(x: Tensor, index: Any) -> Tensor:
             steps.append(1)
             sizes.append(1)
         else:
-            tensor = _bracket_index(item, size)
+            tensor = _bracket_index(item, x, axis)
             arrays.append((len(shape), tensor))
             starts.append(0)
             steps.append(1)
@@ -312,12 +322,22 @@ def getitem(x: Tensor, index: Any) -> Tensor:
     return _advanced(out, arrays, items) if arrays else out
 
 
-def _bracket_index(item: Any, size: Size) -> Tensor:
+def _bracket_index(item: Any, x: Tensor, axis: int) -> Tensor:
     tensor = item if isinstance(item, Tensor) else constant(np.asarray(item))
     if tensor.dtype.is_bool:
-        raise GraphError(f"indexing with a bool array gives a size that depends on data; use graphc.where to choose, or "
-                         f"multiply by the mask{at(user_origin())}")
-    places = _as_index(tensor)
+        raise GraphError(f"indexing with a bool array gives a size that depends on data; use graphc.where to choose, "
+                         f"or multiply by the mask{at(user_origin())}")
+    return _wrapped(_as_index(tensor), x, axis)
+
+
+def _wrapped(places: Tensor, x: Tensor, axis: int) -> Tensor:
+    """The index with negative values counted from the end."""
+    size, known = x.shape[axis], places.node.attributes.get("value")
+    if known is not None and isinstance(size, int):
+        outside = known[(known < -size) | (known >= size)]
+        if outside.size:
+            raise ShapeError(f"index {outside[0]} is outside axis {axis} of {x.type}{at(user_origin())}")
+        return constant(np.where(known < 0, known + size, known))
     return e.where(places < 0, places + size_of(size, int64), places)
 
 
@@ -332,11 +352,17 @@ def _advanced(x: Tensor, arrays: Sequence[tuple[int, Tensor]], items: Sequence[A
         x = moveaxis(x, axis, target)
     flat: Tensor = zeros((), int64)
     total: Size = 1
+    inside: Tensor | None = None
     for axis, (_, places) in reversed(list(enumerate(arrays))):
         flat = expand_to(places, shape) * size_of(total, int64) + flat
         total = total * x.shape[axis]
+        if len(arrays) > 1:  # an index outside its axis must not reach a neighbouring row
+            one = (places >= 0) & (places < size_of(x.shape[axis], int64))
+            inside = one if inside is None else inside & one
+    if inside is not None:
+        flat = e.where(inside, flat, -1)
     rest = x.shape[len(axes):]
-    picked = take(reshape(x, (total, *rest)), flat, 0)
+    picked = _entries(reshape(x, (total, *rest)), flat, 0)
     if together:
         for _ in range(len(shape)):
             picked = moveaxis(picked, 0, axes[0] + len(shape) - 1)

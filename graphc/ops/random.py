@@ -1,9 +1,10 @@
 """Random numbers as pure functions of (position, key, site): equal bits in both backends, for any number of threads.
 
-The generator is Threefry-2x32 with 20 rounds (Salmon, Moraes, Dror and Shaw, "Parallel Random Numbers: As Easy as 1, 2, 3",
-SC 2011).  The normal distribution is its inverse distribution function, by the rational approximations of Wichura, "Algorithm
-AS 241" (Applied Statistics 37, 1988).  Every step is exactly rounded (no fused operations), so that two independent
-implementations of the same instructions agree to the last bit: numpy's meaning runs the same scalar body over arrays.
+The generator is Threefry-2x32 with 20 rounds (Salmon, Moraes, Dror and Shaw, "Parallel Random Numbers: As Easy as 1, 2,
+3", SC 2011).  The normal distribution is its inverse distribution function, by the rational approximations of Wichura,
+"Algorithm AS 241" (Applied Statistics 37, 1988).  Every step is exactly rounded (no fused operations), so that two
+independent implementations of the same instructions agree to the last bit: numpy's meaning runs the same scalar body
+over arrays.
 """
 
 from __future__ import annotations
@@ -247,8 +248,8 @@ def uniform(shape: Any, low: float = 0.0, high: float = 1.0, dtype: DTypeLike = 
             seed: int | Tensor | None = None) -> Tensor:
     """Uniform numbers in [low, high).
 
-    seed   an integer, or an int64 0-d state that something advances between steps; None for manual_seed's.  Each call is a
-           draw of its own; with a fixed seed every step of a program sees the same numbers.
+    seed   an integer, or an int64 0-d state that something advances between steps; None for manual_seed's.
+           Each call is a draw of its own; with a fixed seed every step of a program sees the same numbers.
     """
     unit = _draw(_uniform, shape, dtype, seed)
     return unit if (low, high) == (0.0, 1.0) else unit * (high - low) + low

@@ -16,8 +16,7 @@ from ..tensor import FUNCTIONS, Tensor, TensorLike, as_tensor, public
 from ..types import DType, Shape, Size, promote
 from . import elementwise as e
 from .sources import iota, size_of
-from .views import expand_to, flip, narrow, normal_axis, pad_with, permute, reshape, squeeze, synonym, \
-    unsqueeze
+from .views import expand_to, flip, narrow, normal_axis, pad_with, permute, reshape, squeeze, synonym, unsqueeze
 
 
 def _one_dtype(tensors: Sequence[Tensor]) -> list[Tensor]:

@@ -252,7 +252,7 @@ def _slice_type(x: TensorType, *, starts: tuple, steps: tuple, sizes: Shape) -> 
         if isinstance(size, int) and size < 0:
             raise ShapeError(f"a slice of axis {axis} would have {size} elements")
         if all(isinstance(v, int) for v in (start, size, full)) and size and not (
-                0 <= start and start + (size - 1) * step < full):
+                start >= 0 and start + (size - 1) * step < full):
             raise ShapeError(f"elements {start} to {start + (size - 1) * step} of axis {axis} do not exist")
     return x.with_shape(sizes)
 

@@ -33,7 +33,7 @@ class Native:
                  target: Target | None = None, flush_denormals: bool = True) -> None:
         self.plan = plan
         self.target = target or host()
-        self.threads = threads_
+        self.threads, self.unrolled = threads_, unrolled
         self.seconds: dict[str, float] = {}
         start = perf_counter()
         if unrolled:

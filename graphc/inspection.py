@@ -1,0 +1,201 @@
+"""Looking at a program: dumps at every stage, a report of what was done and why, times per kernel.
+
+Knows stages and how to show them.  Must not change anything.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .errors import GraphError
+from .ir import Graph, Node, at, topological, user_origin
+from .op import Kind
+from .plan import Form, Kernel, Plan, Role
+from .text import format_graph, format_json, format_plan
+
+if TYPE_CHECKING:
+    from .driver import Program, Specialized
+
+STAGES = ("forward", "gradient", "update", "simplified", "plan", "llvm", "asm")
+FORMATS = ("text", "dot", "svg", "png", "html", "json")
+
+
+def stage_graph(program: Program, stage: str) -> Graph:
+    """The graph at one of the first four stages.
+
+    forward     what the outputs need
+    gradient    and the gradients that updates are made of
+    update      the whole step, as it was built
+    simplified  after expansion and simplification
+    """
+    graph = program.graph
+    if stage == "simplified":
+        return program.simplified
+    if stage == "update":
+        return graph
+    if stage == "forward":
+        return Graph(graph.inputs, graph.outputs, (), graph.output_names)
+    if stage == "gradient":
+        gradients = gradients_of(graph)
+        names = graph.output_names or ("",) * len(graph.outputs)
+        return Graph(graph.inputs, (*graph.outputs, *gradients), (),
+                     (*names, *(f"gradient{i}" for i in range(len(gradients)))))
+    raise GraphError(f"unknown stage {stage!r}; stages are {', '.join(STAGES)}{at(user_origin())}")
+
+
+def gradients_of(graph: Graph) -> list[Node]:
+    """The results of differentiation: gradient nodes that something other than a gradient reads."""
+    found: dict[Node, None] = {}
+    for root in graph.roots:
+        if root.phase == "gradient":
+            found[root] = None
+    for node in topological(graph.roots):
+        if node.phase != "gradient":
+            found.update({i: None for i in node.inputs if i.phase == "gradient" and i.op.kind is not Kind.SOURCE})
+    return list(found)
+
+
+def dump(program: Program, stage: str, format: str, sizes: Mapping[str, int] | None) -> Any:
+    """Text (or bytes, of a PNG) of a program at a stage.
+
+    stage   forward, gradient, update, simplified, plan, llvm, asm
+    format  text, dot, svg, png, html or json; plan, llvm and asm are text only
+    sizes   of open dimensions, for plan and later; 32 where not given
+    """
+    from .driver import sizes_for
+
+    if stage not in STAGES:
+        raise GraphError(f"unknown stage {stage!r}; stages are {', '.join(STAGES)}{at(user_origin())}")
+    if format not in FORMATS:
+        raise GraphError(f"unknown format {format!r}; formats are {', '.join(FORMATS)}{at(user_origin())}")
+    if stage in ("plan", "llvm", "asm"):
+        if format != "text":
+            raise GraphError(f"the stage '{stage}' is text only{at(user_origin())}")
+        special = program.specialize(**sizes_for(program, sizes))
+        if stage == "plan":
+            return format_plan(special.plan)
+        code = getattr(special.executable, "code", None)
+        if code is None:
+            raise GraphError(f"the numpy backend has no {stage}; build the program with backend='native'"
+                             f"{at(user_origin())}")
+        return special.executable.text if stage == "llvm" else code.assembly()  # type: ignore[attr-defined]
+    return show_graph(stage_graph(program, stage), format)
+
+
+def show_graph(graph: Graph, format: str) -> Any:
+    """A graph in any of the formats."""
+    if format == "text":
+        return format_graph(graph, comments=True)
+    if format == "json":
+        return format_json(graph)
+    from . import viz
+
+    if format == "dot":
+        return viz.dot(graph)
+    if format == "html":
+        from .html import page
+
+        return page(graph)
+    drawn = viz.draw(graph, format)
+    return drawn if format == "png" else drawn.decode() if isinstance(drawn, bytes) else drawn
+
+
+# -- report ----------------------------------------------------------------------------------------------------------
+
+
+def _bytes(number: int) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if number < 1024 or unit == "GiB":
+            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+        number /= 1024  # type: ignore[assignment]
+    return ""
+
+
+def why_unfused(plan: Plan, kernel: Kernel) -> str:
+    """For a contraction whose result reaches memory: who reads it there."""
+    contraction = next((n for n in kernel.body.nodes if n.op.kind is Kind.CONTRACT), None)
+    if contraction is None or contraction not in kernel.body.outputs:
+        return ""
+    buffer = kernel.writes[kernel.body.outputs.index(contraction)]
+    home = plan.home(buffer)
+    if home.role is Role.OUTPUT:
+        return "its result is an output"
+    readers = [k.name for k in plan.kernels if buffer in k.reads]
+    return f"its result is stored: read by {', '.join(readers)}" if readers else ""
+
+
+def report(program: Program, sizes: Mapping[str, int]) -> str:
+    """What the compiler did with the program, kernel by kernel, and why."""
+    from .driver import sizes_for
+
+    chosen = sizes_for(program, sizes)
+    special = program.specialize(**chosen)
+    plan = special.plan
+    given = ", ".join(f"{k}={v}" for k, v in chosen.items()) or "no open sizes"
+    lines = [f"{program.name} on {program.backend} ({given})",
+             f"  {len(program.graph.nodes)} nodes as built, {len(special.graph.nodes)} simplified, "
+             f"{len(plan.kernels)} kernels, {plan.flops:,} operations a step"]
+    ratio = plan.arena_bytes / plan.live_bytes if plan.live_bytes else 1.0
+    lines.append(f"  temporaries {_bytes(plan.arena_bytes)} ({ratio:.2f} x the largest live set), "
+                 f"parameters and states {_bytes(sum(b.bytes for b in plan.cells))}")
+    in_place = sum(1 for b, home in plan.aliases.items() if home.role is Role.CELL)
+    lines.append(f"  {in_place} of {len(special.graph.updates)} updates in place, {len(plan.copies)} copies")
+    if getattr(special.executable, "unrolled", False):
+        lines.append("  the step is so small that it is unrolled: no loops, cells in registers across steps")
+    for kernel in plan.kernels:
+        targets = [plan.home(b) for b in kernel.writes]
+        cells = [t.name for t in targets if t.role is Role.CELL]
+        what = f"  {kernel.name:20} {kernel.form.value:8} {list(kernel.space)!s:18} {kernel.flops:>14,} ops  "
+        what += f"{_bytes(kernel.bytes):>10}  {kernel.phase}"
+        if cells:
+            what += f"  updates {', '.join(cells)} in place"
+        lines.append(what + (f"  [{kernel.scope}]" if kernel.scope else ""))
+        if kernel.form is Form.CONTRACT and (reason := why_unfused(plan, kernel)):
+            lines.append(f"{'':23}{reason}")
+    times = {**program.seconds, **special.seconds}
+    lines.append("  compiled in " + ", ".join(f"{k} {v * 1e3:.1f} ms" for k, v in times.items()))
+    return "\n".join(lines) + "\n"
+
+
+# -- profile ---------------------------------------------------------------------------------------------------------
+
+
+def profile(program: Program, special: Specialized, arrays: Sequence[np.ndarray], repeat: int) -> str:
+    """Time per kernel: each kernel compiled alone and run on the memory it has in the step, least of `repeat` runs."""
+    if program.backend != "native":
+        return _profile_interpreted(special, arrays, repeat)
+    from .runtime.native.profile import time_kernels
+
+    rows = time_kernels(special.plan, arrays, repeat)
+    total = sum(seconds for _, seconds in rows) or 1.0
+    lines = [f"{'kernel':24} {'time':>10} {'share':>6} {'GFLOP/s':>8} {'GB/s':>7}"]
+    for kernel, seconds in sorted(rows, key=lambda r: -r[1]):
+        lines.append(f"{kernel.name:24} {seconds * 1e6:8.1f}us {seconds / total:6.1%} {kernel.flops / seconds / 1e9:8.1f} "
+                     f"{kernel.bytes / seconds / 1e9:7.1f}")
+    before = {c: c.array.copy() for c in program.graph.cells()}
+    start = time.perf_counter()
+    special.executable.run(arrays, repeat, [False] * len(arrays))
+    step = (time.perf_counter() - start) / repeat
+    for cell, value in before.items():
+        cell.array[...] = value
+    lines.append(f"{'the whole step':24} {step * 1e6:8.1f}us   (kernels one by one on one thread: {total * 1e6:.1f}us)")
+    return "\n".join(lines) + "\n"
+
+
+def _profile_interpreted(special: Specialized, arrays: Sequence[np.ndarray], repeat: int) -> str:
+    from .runtime.interpreter import compute
+
+    spent: dict[str, float] = {}
+    for _ in range(repeat):
+        values: dict[Node, Any] = dict(zip(special.graph.inputs, arrays, strict=True))
+        for node in special.graph.nodes:
+            if node not in values:
+                start = time.perf_counter()
+                values[node] = compute(node, [values[i] for i in node.inputs], {})
+                spent[node.op.name] = spent.get(node.op.name, 0.0) + (time.perf_counter() - start) / repeat
+    rows = sorted(spent.items(), key=lambda r: -r[1])
+    return "\n".join(f"{name:24} {seconds * 1e6:8.1f}us" for name, seconds in rows) + "\n"
