@@ -59,8 +59,8 @@ class Linear(Module):
         super().__init__()
         positive("Linear", in_features=in_features, out_features=out_features)
         self.in_features, self.out_features = int(in_features), int(out_features)
-        self.weight = Parameter(np.empty((out_features, in_features)), dtype=dtype)
-        self.register_parameter("bias", Parameter(np.empty(out_features), dtype=dtype) if bias else None)
+        self.weight = Parameter(np.zeros((out_features, in_features)), dtype=dtype)
+        self.register_parameter("bias", Parameter(np.zeros(out_features), dtype=dtype) if bias else None)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -87,9 +87,9 @@ class Bilinear(Module):
         positive("Bilinear", in1_features=in1_features, in2_features=in2_features, out_features=out_features)
         self.in1_features, self.in2_features, self.out_features = in1_features, in2_features, out_features
         bound = 1 / math.sqrt(in1_features)
-        self.weight = init.uniform_(Parameter(np.empty((out_features, in1_features, in2_features)), dtype=dtype),
+        self.weight = init.uniform_(Parameter(np.zeros((out_features, in1_features, in2_features)), dtype=dtype),
                                     -bound, bound)
-        self.register_parameter("bias", init.uniform_(Parameter(np.empty(out_features), dtype=dtype), -bound, bound)
+        self.register_parameter("bias", init.uniform_(Parameter(np.zeros(out_features), dtype=dtype), -bound, bound)
                                 if bias else None)
 
     def forward(self, input1: TensorLike, input2: TensorLike) -> Tensor:

@@ -213,7 +213,7 @@ _power = binary(
     (lambda g, out, a, b: g * where(b == 0, 0.0, b * power(a, b - 1.0)),
      lambda g, out, a, b: g * where((a == 0) & (b >= 0), 0.0, out * log(where(a > 0, a, 1.0)))),
     lambda s, a, b: s.pow(a, b), "a to the power b.", domain=(POSITIVE, REAL))
-power = _power
+power: Callable[..., Tensor] = _power
 
 
 def _floor_divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -251,7 +251,8 @@ def _share(winner: Tensor, loser: Tensor) -> Tensor:
 neg = unary("neg", np.negative, lambda g, out, x: -g, lambda s, x: s.neg(x), "-x.", dtypes="fi")
 abs_ = unary("abs", np.abs, lambda g, out, x: g * sign(x), lambda s, x: s.abs(x), "Absolute value.", dtypes="fi",
              domain=POSITIVE)
-sign = unary("sign", np.sign, None, lambda s, x: s.sign(x), "-1, 0 or 1.", smooth=False, dtypes="fi")
+sign: Callable[..., Tensor] = unary("sign", np.sign, None, lambda s, x: s.sign(x), "-1, 0 or 1.", smooth=False,
+                                    dtypes="fi")
 sqrt = unary("sqrt", np.sqrt, lambda g, out, x: g * 0.5 / out, lambda s, x: s.sqrt(x), "Square root.", domain=POSITIVE)
 rsqrt = unary("rsqrt", lambda x: (1 / np.sqrt(x)).astype(x.dtype), lambda g, out, x: g * -0.5 * out / x,
               lambda s, x: s.rsqrt(x), "1 / sqrt(x).", domain=POSITIVE)
@@ -265,13 +266,14 @@ exp = unary("exp", np.exp, lambda g, out, x: g * out, lambda s, x: s.exp(x), "e 
 exp2 = unary("exp2", np.exp2, lambda g, out, x: g * out * math.log(2), lambda s, x: s.exp2(x), "2 to the power x.")
 expm1 = unary("expm1", np.expm1, lambda g, out, x: g * (out + 1.0), lambda s, x: s.expm1(x),
               "exp(x) - 1, exact near 0.")
-log = unary("log", np.log, lambda g, out, x: g / x, lambda s, x: s.log(x), "Natural logarithm.", domain=POSITIVE)
+log: Callable[..., Tensor] = unary("log", np.log, lambda g, out, x: g / x, lambda s, x: s.log(x),
+                                   "Natural logarithm.", domain=POSITIVE)
 log2 = unary("log2", np.log2, lambda g, out, x: g / (x * math.log(2)), lambda s, x: s.log2(x), "Logarithm to base 2.",
              domain=POSITIVE)
 log1p = unary("log1p", np.log1p, lambda g, out, x: g / (1.0 + x), lambda s, x: s.log1p(x), "log(1 + x), exact near 0.",
               domain=(-0.8, 3.0))
 sin = unary("sin", np.sin, lambda g, out, x: g * cos(x), lambda s, x: s.sin(x), "Sine.")
-cos = unary("cos", np.cos, lambda g, out, x: -g * sin(x), lambda s, x: s.cos(x), "Cosine.")
+cos: Callable[..., Tensor] = unary("cos", np.cos, lambda g, out, x: -g * sin(x), lambda s, x: s.cos(x), "Cosine.")
 tan = unary("tan", np.tan, lambda g, out, x: g * (1.0 + out * out), lambda s, x: s.tan(x), "Tangent.",
             domain=(-1.2, 1.2))
 asin = unary("asin", np.arcsin, lambda g, out, x: g * rsqrt(1.0 - x * x), lambda s, x: s.asin(x), "Arc sine.",
@@ -284,7 +286,8 @@ atan2 = binary("atan2", np.arctan2, (lambda g, out, y, x: g * x / (x * x + y * y
                lambda s, y, x: s.atan2(y, x), "Angle of the point (x, y).", floating=True, dtypes="f",
                domain=(POSITIVE, POSITIVE))
 sinh = unary("sinh", np.sinh, lambda g, out, x: g * cosh(x), lambda s, x: s.sinh(x), "Hyperbolic sine.")
-cosh = unary("cosh", np.cosh, lambda g, out, x: g * sinh(x), lambda s, x: s.cosh(x), "Hyperbolic cosine.")
+cosh: Callable[..., Tensor] = unary("cosh", np.cosh, lambda g, out, x: g * sinh(x), lambda s, x: s.cosh(x),
+                                    "Hyperbolic cosine.")
 tanh = unary("tanh", np.tanh, lambda g, out, x: g * (1.0 - out * out), lambda s, x: s.tanh(x), "Hyperbolic tangent.")
 
 
@@ -318,7 +321,8 @@ relu = unary("relu", lambda x: np.maximum(x, x.dtype.type(0)), lambda g, out, x:
 
 # -- rounding --------------------------------------------------------------------------------------------------------
 
-floor = unary("floor", np.floor, None, lambda s, x: s.floor(x), "The greatest integer not above x.", smooth=False)
+floor: Callable[..., Tensor] = unary("floor", np.floor, None, lambda s, x: s.floor(x),
+                                     "The greatest integer not above x.", smooth=False)
 ceil = unary("ceil", np.ceil, None, lambda s, x: s.ceil(x), "The least integer not below x.", smooth=False)
 round_ = unary("round", np.round, None, lambda s, x: s.round(x), "The nearest integer, halves to even.", smooth=False)
 trunc = unary("trunc", np.trunc, None, lambda s, x: s.trunc(x), "Rounds toward zero.", smooth=False)

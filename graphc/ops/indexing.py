@@ -1,9 +1,9 @@
 """GATHER and SCATTER: reading and adding at positions that are data; indexing with brackets.
 
 An index outside the axis reads NaN (0 for integers, False for bools), and what is scattered there is dropped: native
-code cannot raise in the middle of a step, and neither can memory be harmed.  Brackets, `take` and `take_along_axis` wrap
-negative indices as numpy does; the functions named as PyTorch's do not, as in PyTorch.  An index that is known while
-the graph is built and lies outside is an error there.
+code cannot raise in the middle of a step, and neither can memory be harmed.  Brackets, `take` and `take_along_axis`
+wrap negative indices as numpy does; the functions named as PyTorch's do not, as in PyTorch.  With brackets and those
+two, an index that is known while the graph is built and lies outside is an error there.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _scatter_type(index: TensorType, updates: TensorType, *, axis: int, size: Si
 def _scatter_numpy(index: np.ndarray, updates: np.ndarray, *, axis: int, size: int) -> np.ndarray:
     shape = (*updates.shape[:axis], size + 1, *updates.shape[axis + 1:])
     out = np.zeros(shape, updates.dtype)
-    places = list(np.indices(index.shape, sparse=True))
+    places: list[Any] = list(np.indices(index.shape, sparse=True))
     places[axis] = np.where((index >= 0) & (index < size), index, size)  # the last place takes what is dropped
     np.add.at(out, tuple(places), updates)
     return out[(slice(None),) * axis + (slice(0, size),)]
@@ -67,7 +67,7 @@ _gather = define(Op(
     samples=(Sample(((5, 3), np.array([[0, 2, 1], [4, 4, 0]])), {"axis": 0}),
              Sample(((2, 4), np.array([[3, 0], [1, 1]])), {"axis": 1})),
     dtypes="fib", doc="Elements picked along one axis; an index outside it reads NaN (integers 0)."))
-_scatter_add = define(Op(
+_scatter_add: Op = define(Op(
     "scatter_add", Kind.SCATTER, _scatter_type, _scatter_numpy,
     (None, lambda g, out, index, updates, *, axis, size: apply(_gather_zero, g, index, axis=axis)),
     samples=(Sample((np.array([[0, 2, 1], [4, 2, 0]]), (2, 3)), {"axis": 0, "size": 5}),
@@ -85,7 +85,7 @@ def _gather_zero_expand(data: Tensor, index: Tensor, *, axis: int) -> Tensor:
     return e.where(inside, apply(_gather, data, index, axis=axis), 0)
 
 
-_gather_zero = define(Op(
+_gather_zero: Op = define(Op(
     "gather_or_zero", Kind.COMPOSITE, _gather_type, _gather_zero_numpy,
     (lambda g, out, data, index, *, axis: apply(_scatter_add, index, g, axis=axis, size=data.shape[axis]), None),
     expand=_gather_zero_expand, samples=(Sample(((5, 3), np.array([[0, 2, 1], [4, 4, 0]])), {"axis": 0}),),
@@ -242,8 +242,8 @@ def _bounds(item: slice, size: Size) -> tuple[Size, int, Size]:
         raise GraphError(f"a slice needs a non-zero integer step, got {item.step!r}{at(user_origin())}")
     step = int(step)
     if isinstance(size, int) and not any(isinstance(v, Dim) for v in (item.start, item.stop)):
-        start, stop, _ = slice(item.start, item.stop, step).indices(size)
-        return start, step, len(range(start, stop, step))
+        first, end, _ = slice(item.start, item.stop, step).indices(size)
+        return first, step, len(range(first, end, step))
 
     def place(value: Any, default: Size) -> Size:
         if value is None:

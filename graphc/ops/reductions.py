@@ -121,8 +121,8 @@ def _arg_numpy(function: Callable[..., Any]) -> Callable[..., Any]:
     return evaluate
 
 
-_ARG = {"infer": lambda x, *, axes: _nonempty(x, axes).with_dtype(int64), "dtypes": "fi", "smooth": False,
-        "samples": SAMPLES}
+_ARG: dict[str, Any] = {"infer": lambda x, *, axes: _nonempty(x, axes).with_dtype(int64), "dtypes": "fi",
+                        "smooth": False, "samples": SAMPLES}
 _argmax = define(Op("argmax", Kind.REDUCE, numpy=_arg_numpy(np.argmax), vjp=(None,), fold=_argfold("gt", least),
                     doc="Position of the first greatest element along the reduced axes, taken row-major.", **_ARG))
 _argmin = define(Op("argmin", Kind.REDUCE, numpy=_arg_numpy(np.argmin), vjp=(None,), fold=_argfold("lt", greatest),
@@ -302,7 +302,7 @@ def _prefix(name: str, numpy: Callable[..., np.ndarray], vjp: Callable[..., Any]
                      samples=PREFIX_SAMPLES, dtypes=dtypes, doc=doc))
 
 
-_cumsum = _prefix("cumsum", lambda x, axis: np.cumsum(x, axis=axis, dtype=x.dtype),
+_cumsum: Op = _prefix("cumsum", lambda x, axis: np.cumsum(x, axis=axis, dtype=x.dtype),
                   lambda g, out, x, *, axis, reverse: apply(_cumsum, g, axis=axis, reverse=not reverse), SUM,
                   "Running sum along an axis.")
 

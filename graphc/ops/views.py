@@ -293,7 +293,7 @@ def narrow(x: TensorLike, axis: int, start: Size, length: Size) -> Tensor:
     return slice_(tensor, starts, [1] * tensor.ndim, sizes)
 
 
-_flip = define(Op(
+_flip: Op = define(Op(
     "flip", Kind.VIEW, lambda x, *, axes: x, lambda x, *, axes: np.flip(x, axes),
     (lambda g, out, x, *, axes: apply(_flip, g, axes=axes),),
     index=lambda indices, type, *, axes: (
@@ -336,7 +336,8 @@ def _pad_numpy(x: np.ndarray, *, low: tuple, high: tuple, interior: tuple, fill:
 
 def _pad_index(indices: Indices, type: TensorType, *, low: tuple, high: tuple, interior: tuple, fill: float
                ) -> tuple[Indices, Guard]:
-    inner, guard = [], []
+    inner: list[Index] = []
+    guard: list[tuple[Index, int, Any]] = []
     for i, size, a, k in zip(indices, type.shape, low, interior, strict=True):
         position = i - a
         if k:

@@ -45,6 +45,7 @@ class Elements:
     def __init__(self, f: Function, slots: dict[Node, Value], overrides: dict[Node, Override] | None = None) -> None:
         self.f, self.s, self.slots = f, NativeScalar(f), slots
         self.overrides = dict(overrides or {})
+        self.pinned: frozenset[Node] = frozenset()  # what depends on a place inside a tile: never hoisted
         self.values: dict[Variable, Value] = {}  # loop variables; vectors of i64 for data-dependent ones
         self.lane: Variable | None = None
         self.lanes = 0
@@ -291,6 +292,7 @@ class Elements:
         if dtype.is_bool:
             value = f.convert("zext", value, "i8")
         if not self.is_vector(place):
+            assert not value.lanes, "many lanes for one place"
             f.store(value, f.offset(pointer, self.integer(place), scalar))
             return
         value = self._spread(value, self.lanes)
@@ -327,7 +329,7 @@ def invariant_keys(elements: Elements, roots: Sequence[tuple[Node, tuple[Index, 
         seen.add(key)
         node, indices, guards = key
         used = {v for i in indices for v in i.variables()} | {v for i, _, _ in guards for v in i.variables()}
-        if used & inner:
+        if used & inner or node in elements.pinned:
             stack.extend(elements.needs(key))
         elif not (node.op.kind is Kind.SOURCE and node not in elements.slots) and node not in elements.overrides:
             found.append(key)

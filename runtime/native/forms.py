@@ -75,7 +75,8 @@ class Contracted:
         left, rest = node.attributes["spec"].split(",")
         right, out = rest.split("->")
         a, b = node.inputs
-        if out and out[-1] in left and out[-1] not in right:
+        lane = next((x for x, size in zip(reversed(out), reversed(node.shape), strict=True) if size != 1), "")
+        if lane in left and lane not in right:
             left, right, a, b = right, left, b, a  # the lanes run along the result's last axis: make it one of n
         self.out = out
         self.a, self.b = strided(a), strided(b)
@@ -157,6 +158,11 @@ def epilogue(context: Context, contracted: Contracted) -> Callable[[Function, Ti
             return f.load(address, type_) if e.mask is None else f.masked_load(address, type_, e.mask)
 
         elements.overrides[contracted.node] = from_tile
+        pinned = {contracted.node}
+        for node in kernel.body.nodes:
+            if any(operand in pinned for operand in node.inputs):
+                pinned.add(node)
+        elements.pinned = frozenset(pinned)
         elements.bind(batch, tile.batch)
         rows = tile.rows if isinstance(tile.rows, Value) else i64(tile.rows)
         columns = tile.columns if isinstance(tile.columns, Value) else i64(tile.columns)
@@ -174,7 +180,9 @@ def epilogue(context: Context, contracted: Contracted) -> Callable[[Function, Ti
                         for (o, _), value, pointer in zip(pairs, values, context.outputs, strict=True):
                             elements.store(value, pointer, o.dtype, place)
 
-                if context.target.has_masks:
+                if prod(contracted.sizes["n"]) == 1:
+                    one(i64(0), 0, None)
+                elif context.target.has_masks:
                     with f.loop(i64(0), columns, context.lanes) as base:
                         one(base, context.lanes, f.lane_mask(f.sub(columns, base), context.lanes))
                 else:
