@@ -63,6 +63,19 @@ class Cluster:
         return KEPT if self.form in (Form.ROWS, Form.COLUMNS) and size == self.kept_count else None
 
 
+@dataclass(frozen=True)
+class Fused:
+    """Kernels in no particular order, and which buffer holds which node's value."""
+
+    kernels: tuple[Kernel, ...]
+    stored: dict[Node, Buffer]  # computed nodes; also leaves that are results, which get a copy
+    leaves: dict[Node, Buffer]  # inputs, cells, large constants
+
+    def buffer(self, node: Node) -> Buffer:
+        """Where a result is found."""
+        return self.stored.get(node) or self.leaves[node]
+
+
 class Fusion:
     """One run of the pass: assigns clusters, chooses what to store, and builds kernels."""
 
@@ -202,7 +215,8 @@ class Fusion:
     def join_reduction(self, node: Node) -> None:
         operand, axes = node.inputs[0], node.attributes["axes"]
         space = operand.shape
-        form = Form.ROWS if len(space) - 1 in axes or all(s == 1 for s in node.shape) else Form.COLUMNS
+        last = max((a for a, size in enumerate(space) if size != 1), default=0)  # the axis that vectors run along
+        form = Form.ROWS if last in axes or all(s == 1 for s in node.shape) else Form.COLUMNS
         dependencies = self.dependencies(node)
         for cluster in sorted({self.home[d] for d in dependencies}, key=lambda c: -c.number):
             if not self.may_join(cluster, dependencies):
@@ -372,19 +386,16 @@ class Fusion:
                 elif level == KEPT and size == kept and kept != full:
                     yield w, r
 
-    def run(self) -> tuple[list[Kernel], dict[Node, Buffer]]:
+    def run(self) -> Fused:
         self.assign()
         self.choose_stored()
         kernels = [k for c in self.clusters if (k := self.kernel(c)) is not None]
         for node in self.graph.nodes:  # leaves that are results themselves, and inputs that nothing reads
             if self.is_leaf(node):
                 self.leaf_buffer(node)
-        return kernels, {**self.leaves, **self.stored}
+        return Fused(tuple(kernels), self.stored, self.leaves)
 
 
-def fuse(graph: Graph) -> tuple[list[Kernel], dict[Node, Buffer]]:
-    """Kernels in no particular order, and the buffer of every node that has one.
-
-    graph   specialised: concrete sizes, no composites
-    """
+def fuse(graph: Graph) -> Fused:
+    """The kernels of a graph that is specialised: concrete sizes, no composites."""
     return Fusion(graph).run()

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from graphc.ir import Cell, Graph, Node
+from graphc.ir import Cell, Graph
 from graphc.plan import Buffer, Kernel, Plan, Role, align
 
+from .fuse import Fused
 from .schedule import Schedule
 
 
@@ -24,7 +25,7 @@ class Life:
     last: int
 
 
-def plan_memory(graph: Graph, schedule: Schedule, buffers: dict[Node, Buffer]) -> Plan:
+def plan_memory(graph: Graph, fused: Fused, schedule: Schedule) -> Plan:
     """The finished Plan: steps, buffers and offsets."""
     aliases = dict(schedule.aliases)
     lives = lifetimes(schedule, aliases)
@@ -42,14 +43,14 @@ def plan_memory(graph: Graph, schedule: Schedule, buffers: dict[Node, Buffer]) -
     for buffer, life in own.items():
         for step in range(life.first, life.last + 1):
             live[step] += align(buffer.bytes)
-    used = [*buffers.values(), *(home for _, home in schedule.copies)]
+    used = [*fused.leaves.values(), *(home for _, home in schedule.copies)]
     cells: dict[Cell, Buffer] = {b.cell: b for b in used if b.cell is not None}
     return Plan(
         steps=schedule.kernels,
-        inputs=tuple(buffers[i] for i in graph.inputs),
+        inputs=tuple(fused.leaves[i] for i in graph.inputs),
         outputs=schedule.outputs,
         cells=tuple(cells[c] for c in graph.cells() if c in cells) if cells else (),
-        constants=tuple(b for b in dict.fromkeys(buffers.values()) if b.role is Role.CONSTANT),
+        constants=tuple(b for b in fused.leaves.values() if b.role is Role.CONSTANT),
         copies=schedule.copies, offsets=offsets, arena_bytes=total, live_bytes=max(live, default=0),
         aliases=aliases)
 

@@ -61,11 +61,10 @@ class Pipeline:
     def plan(self, graph: Graph) -> Plan:
         """The Plan of a concrete graph: fuse, order, place."""
         start = perf_counter()
-        kernels, buffers = fuse(graph)
+        fused = fuse(graph)
         self.seconds["fuse"] = self.seconds.get("fuse", 0.0) + perf_counter() - start
         start = perf_counter()
-        ordered = schedule(graph, kernels, buffers)
-        plan = plan_memory(graph, ordered, buffers)
+        plan = plan_memory(graph, fused, schedule(graph, fused))
         verify_plan(plan)
         self._done("plan", plan, start)
         return plan

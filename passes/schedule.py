@@ -12,8 +12,10 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from graphc.ir import Graph, Node
+from graphc.ir import Graph
 from graphc.plan import Buffer, Kernel, Role
+
+from .fuse import Fused
 
 
 @dataclass(frozen=True)
@@ -72,18 +74,18 @@ class Dependencies:
         return result
 
 
-def schedule(graph: Graph, kernels: Sequence[Kernel], buffers: dict[Node, Buffer]) -> Schedule:
+def schedule(graph: Graph, fused: Fused) -> Schedule:
     """Orders the kernels of a fused graph and places its results.
 
     graph    the graph that was fused; its roots say which buffers are outputs and which are new values of cells
-    buffers  from `fuse`: the buffer of every stored node and leaf
     """
+    kernels = fused.kernels
     dependencies = Dependencies(kernels)
-    cells = {b.cell: b for b in buffers.values() if b.cell is not None}
+    cells = {b.cell: b for b in fused.leaves.values() if b.cell is not None}
     aliases: dict[Buffer, Buffer] = {}
     copies: list[tuple[Buffer, Buffer]] = []
     for cell, value in graph.updates:
-        new, home = buffers[value], cells.get(cell)
+        new, home = fused.buffer(value), cells.get(cell)
         if home is None:
             home = cells[cell] = Buffer(cell.name, cell.type, Role.CELL, cell=cell)
         if new is home:
@@ -95,7 +97,7 @@ def schedule(graph: Graph, kernels: Sequence[Kernel], buffers: dict[Node, Buffer
     copies = break_swaps(copies)
     outputs = []
     for position, value in enumerate(graph.outputs):
-        source = buffers[value]
+        source = fused.buffer(value)
         out = Buffer(f"out{position}", value.type, Role.OUTPUT, position=position)
         outputs.append(out)
         if source.role is Role.TEMPORARY and source not in aliases:

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from graphc.runtime.interpreter import evaluate
 
 import graphc
-from graphc.runtime.interpreter import evaluate
 
 TOLERANCE = {"float64": {"rtol": 1e-10, "atol": 1e-12}, "float32": {"rtol": 2e-4, "atol": 2e-5}}
 torch.set_num_threads(1)
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """An operand that is not differentiated: a target for which PyTorch has no gradient, or NaN."""
+
+    value: np.ndarray
 
 
 def arrays_of(*shapes: Any, seed: int = 0, dtype: str = "float64") -> list[np.ndarray]:
@@ -78,10 +86,12 @@ def agree(got: Sequence[np.ndarray], wanted: Sequence[np.ndarray], tolerance: di
 
 def compare(function: Callable[..., Any], reference: Callable[..., Any], *shapes: Any, dtype: str = "float64",
             seed: int = 0, backend: str = "interpreter", tolerance: dict[str, float] | None = None) -> None:
-    """Values and input gradients of two functions agree on the same arrays."""
-    arrays = arrays_of(*shapes, seed=seed, dtype=dtype)
+    """Values and input gradients of two functions agree on the same arrays; `Fixed` operands come last."""
+    fixed = arrays_of(*(s.value for s in shapes if isinstance(s, Fixed)), dtype=dtype)
+    arrays = arrays_of(*(s for s in shapes if not isinstance(s, Fixed)), seed=seed, dtype=dtype)
     bound = tolerance or TOLERANCE[dtype]
-    got, wanted = ours(function, arrays, backend=backend), theirs(reference, arrays)
+    got = ours(lambda *xs: function(*xs, *fixed), arrays, backend=backend)
+    wanted = theirs(lambda *xs: reference(*xs, *map(torch.tensor, fixed)), arrays)
     agree(got[0], wanted[0], bound, "value")
     agree(got[1], wanted[1], bound, "gradient")
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 import warnings
 
+import numpy as np
+
 from ..errors import GraphError, ShapeError
 from ..ir import at, user_origin
 from ..ops import elementwise as e
@@ -90,7 +92,7 @@ def huber_loss(input: TensorLike, target: TensorLike, reduction: str = "mean", d
 
 
 LOWEST_LOG = -100.0  # PyTorch's limit, which keeps the loss of a certain and wrong prediction finite
-SMALLEST_VARIANCE = 1e-12  # and the least p * (1 - p) by which its gradient divides
+SMALLEST_VARIANCE = float(np.float32(1e-12))  # and the least p * (1 - p) by which its gradient divides
 
 
 def binary_cross_entropy(input: TensorLike, target: TensorLike, weight: TensorLike | None = None,

@@ -586,10 +586,14 @@ class Columns(Rows):
         context, f, elements, kernel = self.context, self.context.f, self.context.elements, self.kernel
         if self.rows == 0:
             return
-        width = kernel.space[-1]
-        outer_sizes = self.kept_sizes[:-1]
+        behind = len(kernel.space) - 1 - max(kernel.axes)  # kept axes after the last reduced one
+        count = 1  # of those that the lanes run along: as many as fill a vector
+        while count < behind and prod(kernel.space[-count:]) < context.lanes:
+            count += 1
+        column_sizes, outer_sizes = self.kept_sizes[-count:], self.kept_sizes[:-count]
+        width = prod(column_sizes)
         outer, column = Index.variable("o", prod(outer_sizes)), Index.variable("j", width)
-        kept = [*unravel(outer, outer_sizes), column]
+        kept = [*unravel(outer, outer_sizes), *unravel(column, column_sizes)]
         self.kept_place = linear(kept, self.kept_sizes)
         inner_sizes = self.inner_sizes
         loops = tuple(Index.variable(f"k{a}", s) for a, s in enumerate(inner_sizes))
