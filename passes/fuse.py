@@ -135,7 +135,7 @@ class Fusion:
 
     def forced_views(self) -> set[Node]:
         """Fluid nodes that need memory of their own: results, and operands that strides cannot describe."""
-        forced = {r for r in self.graph.roots if r.op.kind in FLUID}
+        forced = {r for r in self.graph.roots if r.op.kind in FLUID}  # leaves too: a result is a copy
         for node in self.graph.nodes:
             kind = node.op.kind
             if kind is Kind.CONTRACT or kind is Kind.GATHER:

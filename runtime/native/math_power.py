@@ -160,7 +160,8 @@ def truncated_remainder(s: Arithmetic, a: Value, b: Value) -> Value:
     """C's fmod of doubles, exact for all arguments.
 
     Subtracting the rounded quotient times b is exact (the difference fits in 53 bits) and leaves the remainder, or it
-    less b, when the quotient is below 2**53; a greater quotient loses at least 50 bits a round.
+    less b, when the quotient is below 2**53; a greater quotient loses at least 50 bits a round, but for two rounds
+    against a multiple of b where the quotient itself could overflow.
     """
     d = s.abs(b)
     quotient = s.div(s.abs(a), d)
@@ -169,15 +170,17 @@ def truncated_remainder(s: Arithmetic, a: Value, b: Value) -> Value:
     rounds = s.select(s.is_finite(quotient), rounds, s.const(0, bits))
     overflows = s.and_(s.eq(quotient, s.const(inf, a)), s.and_(s.is_finite(a), s.ne(b, s.const(0.0, b))))
     rounds = greatest(s, s.select(overflows, s.const(2100, bits), rounds))
+    rounds = s.select(s.ge(rounds, s.const(1000, bits)), s.add(rounds, s.const(100, bits)), rounds)
     count = s.function.emit(f"sdiv i64 {rounds.name}, 50", "i64")
     state = Carried([s.abs(a)])
     # Far above b, a multiple of b with a power of two keeps the quotient finite.
     steps = (s.const(2.0**1000, a), s.const(2.0**60, a))
     with s.function.loop(0, s.add(count, i64(1)), carried=state):
         rest, divisor = state.values[0], d
+        far = s.ge(s.abs(rest), s.mul(d, steps[0]))
         for step in steps:
             larger = s.mul(divisor, step)
-            divisor = s.select(s.ge(s.abs(rest), larger), larger, divisor)
+            divisor = s.select(s.and_(s.ge(s.abs(rest), larger), far), larger, divisor)
         whole = s.trunc(s.div(rest, divisor))
         state.next = [s.fma(s.neg(whole), divisor, rest)]
     rest = state.results[0]
@@ -200,7 +203,10 @@ def float_floordiv(s: Arithmetic, a: Value, b: Value) -> Value:
     """The quotient rounded down, as numpy.floor_divide."""
     zero, one = s.const(0.0, a), s.const(1.0, a)
     plain = s.div(a, b)
-    quotient = s.div(s.sub(a, float_mod(s, a, b)), b)  # whole up to its rounding: the nearest integer is meant
+    rest = s.cast(truncated_remainder(s, s.cast(a, "float64"), s.cast(b, "float64")), s.dtype(a))
+    quotient = s.div(s.sub(a, rest), b)  # whole up to its rounding: the nearest integer is meant
+    below = s.and_(s.ne(rest, zero), s.xor(s.lt(rest, zero), s.lt(b, zero)))
+    quotient = s.select(below, s.sub(quotient, one), quotient)
     whole = s.floor(quotient)
     whole = s.select(s.gt(s.sub(quotient, whole), s.const(0.5, a)), s.add(whole, one), whole)
     whole = s.select(s.eq(quotient, zero), s.copysign(zero, plain), whole)

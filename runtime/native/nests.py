@@ -586,9 +586,10 @@ class Columns(Rows):
         context, f, elements, kernel = self.context, self.context.f, self.context.elements, self.kernel
         if self.rows == 0:
             return
-        behind = len(kernel.space) - 1 - max(kernel.axes)  # kept axes after the last reduced one
+        last = max((a for a in kernel.axes if kernel.space[a] != 1), default=-1)
+        behind = sum(1 for a in range(last + 1, len(kernel.space)) if a not in kernel.axes)  # kept axes after it
         count = 1  # of those that the lanes run along: as many as fill a vector
-        while count < behind and prod(kernel.space[-count:]) < context.lanes:
+        while count < behind and prod(self.kept_sizes[-count:]) < context.lanes:
             count += 1
         column_sizes, outer_sizes = self.kept_sizes[-count:], self.kept_sizes[:-count]
         width = prod(column_sizes)

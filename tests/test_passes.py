@@ -1,0 +1,258 @@
+"""Passes: every rule proved, filechecked transformations, fusion, schedules and memory; and plans that must be refused."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import graphc
+from graphc.ir import Graph
+from graphc.passes.expand import expand_composites, specialize
+from graphc.passes.fuse import fuse
+from graphc.passes.memory import plan_memory
+from graphc.passes.pipeline import Pipeline
+from graphc.passes.rules import SIMPLIFYING, STABILIZING, Rule, apply_rule
+from graphc.passes.schedule import schedule
+from graphc.passes.simplify import simplify, stabilize
+from graphc.passes.verify import InvalidPlan, verify_graph, verify_plan
+from graphc.plan import Form, Plan, Role
+from graphc.runtime.interpreter import evaluate
+from graphc.runtime.plan_interpreter import interpret_plan
+from graphc.tensor import Tensor, placeholder
+from graphc.text import format_graph, parse
+
+# -- rules -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rule", [*STABILIZING, *SIMPLIFYING], ids=lambda r: r.name)
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int64"])
+def test_rule_holds_on_random_tensors(rule: Rule, dtype: str) -> None:
+    if (dtype == "int64") != (rule.dtypes == "i"):
+        dtype = "int64" if rule.dtypes == "i" else "float64"
+    generator = np.random.default_rng(7)
+    _, symbols = rule.pattern
+    names = [s.attributes["name"] for s in symbols]
+    shape = (4, 33)
+    fresh, arrays = [], []
+    for i, name in enumerate(names):
+        own = "bool" if i in rule.masks else dtype
+        fresh.append(placeholder(name, shape, own))
+        values = generator.uniform(*rule.domain, shape)
+        arrays.append(values > 0 if own == "bool" else values.astype(own))
+    before = rule.before(*fresh).node
+    after = rule.after(*fresh).node
+    assert before.type == after.type
+    feeds = {f.node: a for f, a in zip(fresh, arrays, strict=True)}
+    a, b = evaluate([before, after], feeds)
+    exact = dtype == "int64" or before.dtype.is_bool
+    np.testing.assert_allclose(b, a, rtol=0 if exact else 2e-5 if dtype == "float32" else 1e-12,
+                               atol=0 if exact else 1e-6 if dtype == "float32" else 1e-12)
+    assert apply_rule(rule, before) is not None, "the rule does not match its own pattern on a larger shape"
+
+
+def test_stabilising_rules_survive_extreme_values() -> None:
+    x = placeholder("x", (4,))
+    feeds = np.array([-200.0, -90.0, 90.0, 200.0], np.float32)
+    for out in (graphc.log(graphc.sigmoid(x)), graphc.log(1 + graphc.exp(x)),
+                graphc.log(x.reshape(2, 2).softmax(1)), graphc.log(graphc.exp(x.reshape(2, 2)).sum(1))):
+        for backend in ("numpy", "native"):
+            value = graphc.function([x], out, backend=backend)(feeds)
+            assert np.isfinite(value).all()
+
+
+# -- filecheck -------------------------------------------------------------------------------------------------------
+
+PASSES = {"stabilize": stabilize, "expand": expand_composites, "simplify": simplify,
+          "all": lambda g: Pipeline().simplified(g)}
+
+
+def cases() -> list[tuple[str, str, str, list[str]]]:
+    """(name, pass, graph text, expected lines) of every case in filecheck/*.gc."""
+    found = []
+    for file in sorted((Path(__file__).parent / "filecheck").glob("*.gc")):
+        for block in file.read_text().split("// RUN: ")[1:]:
+            head, _, rest = block.partition("\n")
+            name = f"{file.stem}: {head.partition('//')[2].strip()}"
+            text = "\n".join(line for line in rest.splitlines() if not line.startswith("//"))
+            checks = [line[3:].strip() for line in rest.splitlines() if line.startswith("// CHECK")]
+            found.append((name, head.split()[0], text, checks))
+    return found
+
+
+@pytest.mark.parametrize("case", cases(), ids=lambda c: c[0])
+def test_filecheck(case: tuple[str, str, str, list[str]]) -> None:
+    _, name, text, checks = case
+    graph = parse(text)
+    out = format_graph(PASSES[name](graph))
+    place = 0
+    assert checks
+    for check in checks:
+        kind, _, wanted = check.partition(":")
+        pattern = re.sub(r"%\w+", r"%[\\w.]+", re.escape(wanted.strip()).replace(r"\.\.\.", ".*"))
+        found = re.compile(pattern).search(out, place)
+        if kind == "CHECK-NOT":
+            assert found is None, f"{wanted.strip()!r} is still there in\n{out}"
+        else:
+            assert found is not None, f"{wanted.strip()!r} not found in\n{out[place:]}"
+            place = found.end()
+
+
+# -- fusion ----------------------------------------------------------------------------------------------------------
+
+
+def training_step(optimizer: str = "adamw") -> graphc.Program:
+    x, y = placeholder("x", ("batch", 24)), placeholder("y", ("batch", 8))
+    w1, b1 = graphc.parameter("w1", np.ones((24, 40)) * 0.01), graphc.parameter("b1", np.zeros(40))
+    w2 = graphc.parameter("w2", np.ones((40, 8)) * 0.02)
+    loss = (((x @ w1 + b1).tanh() @ w2 - y) ** 2).mean()
+    made = {"adamw": lambda p: graphc.optim.AdamW(p), "sgd": lambda p: graphc.optim.SGD(p, lr=0.1, momentum=0.9)}
+    return graphc.train_step(loss, made[optimizer]([w1, b1, w2]))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_updates_fuse_into_weight_gradients(optimizer: str) -> None:
+    plan = training_step(optimizer).specialize(batch=32).plan
+    for name in ("w1", "w2"):
+        kernel = next(k for k in plan.kernels if any(plan.home(b).name == name for b in k.writes))
+        assert kernel.form is Form.CONTRACT, "the optimizer runs on the finished tile"
+        assert all(plan.home(b).role is Role.CELL for b in kernel.writes), "the gradient never reaches memory"
+    assert not plan.copies
+
+
+def test_a_users_own_optimizer_fuses_as_well() -> None:
+    class Momentum(graphc.optim.Optimizer):
+        def __init__(self, params: list[graphc.Parameter], lr: float = 0.01, beta: float = 0.9) -> None:
+            super().__init__(params, {"lr": lr, "beta": beta})
+
+        def update(self, w, g, group):  # type: ignore[no-untyped-def]
+            m = self.slot(w, "m")
+            new_m = group.beta * m + g
+            return {w: w - group.lr * new_m, m: new_m}
+
+    x = placeholder("x", (16, 24))
+    w = graphc.parameter("w", np.ones((24, 40)))
+    plan = graphc.train_step(((x @ w) ** 2).sum(), Momentum([w])).specialize().plan
+    kernel = next(k for k in plan.kernels if any(plan.home(b).name == "w" for b in k.writes))
+    assert kernel.form is Form.CONTRACT
+    assert {plan.home(b).role for b in kernel.writes} == {Role.CELL}
+
+
+def test_softmax_and_layer_norm_are_one_kernel() -> None:
+    x = placeholder("x", (64, 100))
+    normal = (x - x.mean(1, keepdims=True)) * (x.var(1, correction=0, keepdims=True) + 1e-5).rsqrt()
+    for out in (x.softmax(1), x.log_softmax(1), normal):
+        kernels = graphc.function([x], out).specialize().plan.kernels
+        assert [k.form for k in kernels] == [Form.ROWS]
+
+
+def test_an_output_gradient_keeps_its_memory() -> None:
+    x = placeholder("x", (16, 24))
+    w = graphc.parameter("w", np.ones((24, 40)))
+    loss = ((x @ w) ** 2).sum()
+    g = graphc.grad(loss, w)
+    program = graphc.function([x], [loss, g], {w: w - 0.1 * g})
+    assert "its result is an output" in program.report()
+
+
+# -- memory and order ------------------------------------------------------------------------------------------------
+
+
+def pieces(program: graphc.Program, **sizes: int) -> tuple[Graph, Plan]:
+    pipeline = Pipeline()
+    graph = pipeline.concrete(program.simplified, sizes)
+    fused = fuse(graph)
+    return graph, plan_memory(graph, fused, schedule(graph, fused))
+
+
+def test_arena_is_close_to_its_lower_bound() -> None:
+    _, plan = pieces(training_step(), batch=64)
+    assert plan.live_bytes <= plan.arena_bytes <= 1.05 * plan.live_bytes
+
+
+def test_verify_refuses_an_update_before_the_last_read() -> None:
+    _, plan = pieces(training_step("sgd"), batch=8)
+    verify_plan(plan)
+    cells = {b for b in plan.cells if b.name == "w2"}
+    writer = next(i for i, k in enumerate(plan.steps) if any(plan.home(b) in cells for b in k.writes))
+    readers = [i for i, k in enumerate(plan.steps) if cells & set(k.reads) and i != writer]
+    assert readers, "the gradient by the hidden layer reads the old weights"
+    steps = list(plan.steps)
+    steps.insert(min(readers), steps.pop(writer))
+    with pytest.raises(InvalidPlan, match="never written or holds something else"):
+        verify_plan(replace(plan, steps=tuple(steps)))
+
+
+def test_verify_refuses_overlapping_temporaries() -> None:
+    _, plan = pieces(training_step(), batch=8)
+    with pytest.raises(InvalidPlan):
+        verify_plan(replace(plan, offsets={b: 0 for b in plan.offsets}))
+
+
+def test_poison_shows_what_verification_would_miss() -> None:
+    """The same broken plan computes NaN on the poisoned arena."""
+    graph, plan = pieces(training_step("sgd"), batch=8)
+    feeds = [np.ones(i.shape, np.float32) for i in graph.inputs]
+    cells = {b.cell: b.cell.array.copy() for b in plan.cells}
+    assert np.isfinite(interpret_plan(plan, feeds, {c: a.copy() for c, a in cells.items()})[0])
+    steps = list(plan.steps)
+    broken = replace(plan, steps=(steps[1], steps[0], *steps[2:]))
+    results = [interpret_plan(broken, feeds, moved := {c: a.copy() for c, a in cells.items()})[0], *moved.values()]
+    assert any(np.isnan(r).any() for r in results if r.dtype.kind == "f")
+
+
+def test_simultaneous_updates_read_old_values() -> None:
+    for backend in ("native", "numpy"):
+        a, b = graphc.parameter("a", [1.0, 2.0]), graphc.parameter("b", [3.0, 4.0])
+        swap = graphc.function([], (a + 0.0).sum(), {a: b, b: a}, backend=backend)
+        swap()
+        assert a.numpy().tolist() == [3.0, 4.0] and b.numpy().tolist() == [1.0, 2.0]
+        cross = graphc.function([], [a, b], {a: b * 2, b: a * 3}, backend=backend)
+        old_a, old_b = cross()
+        assert old_a.tolist() == [3.0, 4.0] and old_b.tolist() == [1.0, 2.0]
+        assert a.numpy().tolist() == [2.0, 4.0] and b.numpy().tolist() == [9.0, 12.0]
+
+
+def test_outputs_that_are_inputs_or_parameters_are_copies() -> None:
+    x = placeholder("x", (3,))
+    w = graphc.parameter("w", [1.0, 2.0, 3.0])
+    program = graphc.function([x], [x, w, x, w * 2], {w: w + 1})
+    fed = np.array([5, 6, 7], np.float32)
+    first, second, third, _ = program(fed)
+    first[0] = second[0] = 99
+    assert fed.tolist() == [5, 6, 7] and third.tolist() == [5, 6, 7] and w.numpy().tolist() == [2, 3, 4]
+    assert second.tolist() == [99, 2, 3]
+
+
+def test_verify_graph_refuses_undeclared_inputs() -> None:
+    x = placeholder("x", (3,))
+    with pytest.raises(graphc.GraphError, match="'x' is read but not declared"):
+        verify_graph(Graph((), ((x * 2).node,)))
+
+
+def test_pipeline_lets_anyone_look_and_times_passes() -> None:
+    seen = []
+    pipeline = Pipeline(observe=lambda stage, result: seen.append(stage))
+    program = training_step()
+    pipeline.plan(pipeline.concrete(pipeline.simplified(program.graph), {"batch": 4}))
+    assert seen == ["stabilize", "expand", "simplify", "specialize", "plan"]
+    assert all(seconds > 0 for seconds in pipeline.seconds.values())
+
+
+def test_specialize_fills_open_sizes() -> None:
+    x = placeholder("x", ("n", 3))
+    graph = Graph((x.node,), ((x.reshape(-1)[1:] * x.shape[0] if False else x.mean(0)).node,))
+    concrete = specialize(graph, {"n": 5})
+    assert all(not n.type.is_open for n in concrete.nodes)
+
+
+def test_interning_merges_equal_expressions_only() -> None:
+    x = placeholder("x", (3,))
+    assert (x + 1.0).node is (x + 1.0).node
+    assert (x + 0.0).node is not (x + -0.0).node
+    assert (x * float("nan")).node is (x * float("nan")).node
+    assert placeholder("x", (3,)).node is not x.node
+    assert isinstance(x, Tensor)
