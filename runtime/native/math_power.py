@@ -169,8 +169,9 @@ def truncated_remainder(s: Arithmetic, a: Value, b: Value) -> Value:
     rounds = s.sub(bits, s.const(1023, bits))
     rounds = s.select(s.is_finite(quotient), rounds, s.const(0, bits))
     overflows = s.and_(s.eq(quotient, s.const(inf, a)), s.and_(s.is_finite(a), s.ne(b, s.const(0.0, b))))
-    rounds = greatest(s, s.select(overflows, s.const(2100, bits), rounds))
+    rounds = s.select(overflows, s.const(2100, bits), rounds)
     rounds = s.select(s.ge(rounds, s.const(1000, bits)), s.add(rounds, s.const(100, bits)), rounds)
+    rounds = greatest(s, rounds)
     count = s.function.emit(f"sdiv i64 {rounds.name}, 50", "i64")
     state = Carried([s.abs(a)])
     # Far above b, a multiple of b with a power of two keeps the quotient finite.

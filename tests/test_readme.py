@@ -1,0 +1,55 @@
+"""README and examples run as they stand."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+def test_readme_has_blocks() -> None:
+    assert len(BLOCKS) == 2
+
+
+@pytest.mark.parametrize("index", range(len(BLOCKS)))
+def test_readme_block_runs(index: int, tmp_path: Path) -> None:
+    file = tmp_path / "block.py"
+    file.write_text(BLOCKS[index])
+    done = subprocess.run([sys.executable, str(file)], capture_output=True, text=True, cwd=ROOT,
+                          env={**__import__("os").environ, "PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0, done.stderr
+    if index == 0:
+        first, last = map(float, re.search(r"([\d.e+-]+) -> ([\d.e+-]+)", done.stdout).groups())  # type: ignore[union-attr]
+        assert last < first / 50
+
+
+def test_tutorial_prints_the_reference(capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path(str(ROOT / "examples" / "backprop_and_optimizer.py"), run_name="__main__")
+    out = capsys.readouterr().out
+    parts = out.split("--- ")[1:]
+    assert [p.splitlines()[0] for p in parts] == ["by_hand", "with_symbols", "with_modules", "with_static_graph"]
+    for part in parts:
+        losses = {int(s): float(v) for s, v in re.findall(r"(\d+)/500 loss:(\S+)", part)}
+        assert sorted(losses) == list(range(50, 501, 50))
+        assert losses[50] == pytest.approx(0.00345116, rel=1e-3)
+        assert losses[100] == pytest.approx(1.96565e-06, rel=1e-3)
+        assert losses[500] <= 2e-11
+
+
+def test_digits_reaches_97_percent() -> None:
+    assert runpy.run_path(str(ROOT / "examples" / "digits.py"))["main"]() >= 0.97
+
+
+def test_second_order_learns_the_sine() -> None:
+    assert runpy.run_path(str(ROOT / "examples" / "second_order.py"))["main"]() < 5e-3
+
+
+def test_custom_optimizer_runs() -> None:
+    runpy.run_path(str(ROOT / "examples" / "custom_optimizer.py"), run_name="__main__")
