@@ -15,22 +15,19 @@ if (_root / "pyproject.toml").exists() and (_root / "passes").is_dir() and str(_
 from . import nn, ops, optim
 from .driver import Program, function, train_step
 from .errors import CheckpointError, DTypeError, FeedError, GraphError, NumericsError, ShapeError
-from .lbfgs import LBFGS as _LBFGS
 from .passes.autodiff import grad, hessian, hvp, jacobian, jvp, vjp
-from .static_graph import Graph as _Graph
+from .static_graph import mark_backward as _mark_backward
 from .tensor import FUNCTIONS as _FUNCTIONS
 from .tensor import Parameter, Tensor, constant, parameter, placeholder, state
 from .text import parse
 from .types import Dim, DType, bool_, float32, float64, int32, int64
-
-nn.Graph = _Graph  # these two sit above the driver, which sits above the packages that users look for them in
-optim.LBFGS = _LBFGS
 
 __version__ = "0.1.0"
 __all__ = ["CheckpointError", "DType", "DTypeError", "Dim", "FeedError", "GraphError", "NumericsError", "Parameter",
            "Program", "ShapeError", "Tensor", "bool_", "constant", "float32", "float64", "function", "grad", "hessian",
            "hvp", "int32", "int64", "jacobian", "jvp", "nn", "ops", "optim", "parameter", "parse", "placeholder", "state",
            "train_step", "vjp"]
+_FUNCTIONS["mark_backward"] = _mark_backward
 
 
 def __getattr__(name: str) -> _Any:

@@ -230,7 +230,7 @@ def unravel(position: Index, shape: Sequence[int]) -> tuple[Index, ...]:
             result.append(Index((), 0))
             continue
         low, high = position.range
-        inside = 0 <= low and high < size
+        inside = low >= 0 and high < size
         result.append(position if inside else position % size)
         position = Index((), 0) if inside else position // size
     return tuple(reversed(result))

@@ -153,6 +153,10 @@ class Node:
     graphs: tuple[Graph, ...]
     types: tuple[TensorType, ...]
     origins: tuple[Origin, ...]
+    key: Any
+    number: int  # in order of creation
+    phase: str
+    scope: str
 
     @property
     def type(self) -> TensorType:

@@ -16,7 +16,7 @@ from .driver import Program, function, train_step
 from .errors import FeedError, GraphError
 from .ir import at, user_origin
 from .nn import Module
-from .tensor import FUNCTIONS, Tensor, placeholder
+from .tensor import Tensor, placeholder
 from .types import DType, as_dtype
 
 _tracing: ContextVar[Graph | None] = ContextVar("tracing", default=None)
@@ -32,9 +32,6 @@ def mark_backward(loss: Tensor) -> None:
     if graph._loss is not None:
         raise GraphError(f"build() calls backward() twice; add the losses up first{at(user_origin())}")
     graph._loss = loss
-
-
-FUNCTIONS["mark_backward"] = mark_backward
 
 
 class Graph:

@@ -381,7 +381,7 @@ def as_tensor(value: TensorLike, like: Tensor | None = None) -> Tensor:
     """A Tensor; a Python or numpy scalar takes the dtype of `like` as far as that loses no kind (float into int)."""
     if isinstance(value, Tensor):
         return value
-    if like is not None and (isinstance(value, (bool, int, float)) or (isinstance(value, np.generic))):
+    if like is not None and (isinstance(value, (bool, int, float, np.generic))):
         dtype = like.dtype
         if isinstance(value, (float, np.floating)) and not dtype.is_float:
             dtype = float32

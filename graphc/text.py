@@ -298,11 +298,12 @@ class _Reader:
         if kind == "word" and word in ("None", "True", "False"):
             return {"None": None, "True": True, "False": False}[word], place
         if kind == "mark" and word == "(":
-            return self.tuple(text, place)
+            return self.items(text, place)
         raise self.fail(f"unexpected {word!r}")
 
-    def tuple(self, text: str, place: int) -> tuple[tuple, int]:
-        items = []
+    def items(self, text: str, place: int) -> tuple[tuple[Any, ...], int]:
+        """The rest of a tuple, behind its opening parenthesis."""
+        items: list[Any] = []
         while True:
             rest = re.compile(r"\s*\)").match(text, place)
             if rest:
@@ -331,7 +332,7 @@ class _Reader:
         opening = re.compile(r"\s*\(").match(text, place)
         if opening is None:
             raise self.fail("an array needs its numbers in parentheses")
-        numbers, place = self.tuple(text, opening.end())
+        numbers, place = self.items(text, opening.end())
         if len(numbers) != type_.size or not all(isinstance(n, (bool, int, float)) for n in numbers):
             raise self.fail(f"{len(numbers)} numbers for {type_}")
         try:

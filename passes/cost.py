@@ -57,7 +57,7 @@ def flops(node: Node) -> int:
     """Floating-point operations of one node (a contraction's multiply and add count as two)."""
     if node.op.kind is Kind.CONTRACT:
         left, rest = node.attributes["spec"].split(",")
-        right, out = rest.split("->")
+        right = rest.split("->")[0]
         sizes = dict(zip(left + right, (*node.inputs[0].shape, *node.inputs[1].shape), strict=True))
         return 2 * int(count(sizes.values()))
     if node.op.kind in (Kind.REDUCE, Kind.PREFIX, Kind.SCATTER):

@@ -381,9 +381,8 @@ class Fusion:
             for w, (out, level) in enumerate(zip(body.outputs, levels, strict=True)):
                 if out.type != source.type:
                     continue
-                if level == FULL and size == full and cluster.form in (Form.MAP, Form.CONTRACT):
-                    yield w, r
-                elif level == KEPT and size == kept and kept != full:
+                whole = level == FULL and size == full and cluster.form in (Form.MAP, Form.CONTRACT)
+                if whole or (level == KEPT and size == kept != full):
                     yield w, r
 
     def run(self) -> Fused:

@@ -105,7 +105,7 @@ def place(lives: dict[Buffer, Life]) -> tuple[dict[Buffer, int], int]:
     for buffer in sorted(lives, key=lambda b: (-b.bytes, lives[b].first)):
         life, size = lives[buffer], align(max(buffer.bytes, 1))
         best, gap, free = None, None, 0
-        for start, end, other in sorted((p for p in placed if p[2].first <= life.last and life.first <= p[2].last),
+        for start, end, _ in sorted((p for p in placed if p[2].first <= life.last and life.first <= p[2].last),
                                         key=lambda p: p[0]):
             if start - free >= size and (gap is None or start - free < gap):
                 best, gap = free, start - free

@@ -72,7 +72,7 @@ def verify_plan(plan: Plan) -> None:
 
 def write(plan: Plan, holds: list[tuple[object, int, int, Buffer]], buffer: Buffer) -> None:
     memory, start, end = spans(plan, buffer)
-    holds[:] = [h for h in holds if h[0] is not memory and h[0] != memory or h[2] <= start or end <= h[1]]
+    holds[:] = [h for h in holds if (h[0] is not memory and h[0] != memory) or h[2] <= start or end <= h[1]]
     holds.append((memory, start, end, buffer))
 
 

@@ -155,10 +155,11 @@ class Fuzzer:
 
 def check(seed: int, steps: int = 12) -> None:
     """One random graph: before and after each pass, as a plan on a poisoned arena, and as native code, for 1 and 2 threads."""
-    from graphc.ir import Graph
     from graphc.passes.pipeline import Pipeline
     from graphc.runtime.interpreter import evaluate_graph
     from graphc.runtime.plan_interpreter import interpret_plan
+
+    from graphc.ir import Graph
 
     fuzzer = Fuzzer(seed)
     inputs, outputs, updates = fuzzer.program(steps)

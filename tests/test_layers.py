@@ -39,7 +39,7 @@ def imports(path: Path) -> list[tuple[str, str, bool]]:
             continue
         top = node in tree.body
         if isinstance(node, ast.Import):
-            found += [(a.name.split(".")[0], (a.name.split(".") + [""])[1], top) for a in node.names]
+            found += [(a.name.split(".")[0], [*a.name.split("."), ""][1], top) for a in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = package[:len(package) - node.level + 1] if node.level else []
             full = [*base, *(node.module or "").split(".")] if node.module else base

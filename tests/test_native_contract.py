@@ -6,12 +6,23 @@ import ctypes
 import itertools
 import math
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import llvmlite.binding as llvm
 import numpy as np
 import pytest
-from graphc.runtime.native.contract import Contraction, Finish, Load, Tile, emit_contraction, scratch_bytes, store_to
+from graphc.runtime.native import jit
+from graphc.runtime.native.contract import (
+    Contraction,
+    Finish,
+    Load,
+    Prefetch,
+    Tile,
+    emit_contraction,
+    scratch_bytes,
+    store_to,
+)
 from graphc.runtime.native.emit import Function, Module, Value, constant, i64
 from graphc.runtime.native.target import Target, describe, host
 
@@ -127,7 +138,8 @@ def complement(pointer: Value, dtype: str, batch: tuple, lines: tuple, k: tuple)
     return load
 
 
-def compile_cases(cases: list[Case], target: Target) -> llvm.ExecutionEngine:
+def compile_cases(cases: list[Case], target: Target,
+                  prefetch: Callable[[Value, Contraction], Prefetch] | None = None) -> llvm.ExecutionEngine:
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     module = Module()
@@ -137,7 +149,8 @@ def compile_cases(cases: list[Case], target: Target) -> llvm.ExecutionEngine:
         finish = {"plain": None, "finish": store_to(c, case.contraction, target),
                   "twice": doubled(c, case.contraction, target)}[case.way]
         emit_contraction(f, target, case.contraction, a, b, scratch=scratch, thread=thread, threads=threads,
-                         finish=finish, c_pointer=c, **load_hooks(case, a, b))
+                         finish=finish, c_pointer=c, prefetch=prefetch and prefetch(c, case.contraction),
+                         **load_hooks(case, a, b))
     machine = llvm.Target.from_triple(target.triple).create_target_machine(
         cpu=target.cpu, features=target.features, opt=1, jit=True)
     parsed = llvm.parse_assembly(module.text(target.triple, str(machine.target_data)))
@@ -310,6 +323,59 @@ def test_computed_operands(name: str) -> None:
              for loads, way in (((True, False), "plain"), ((False, True), "twice"), ((True, True), "finish"))]
     cases += [Case(c, "plain", loads=loads) for c in convolutions() for loads in ((True, False), (False, True))]
     check(cases, TARGETS[name], (1, 2))
+
+
+def test_rows_of_later_arrays_are_prefetched() -> None:
+    """A prefetch hook changes no result, with one block of sums and with several."""
+    def ahead(pointer: Value, c: Contraction) -> Prefetch:
+        def rows(f: Function, tile: Tile) -> list[tuple[Value, int]]:
+            first = f.add(f.mul(tile.i0, i64(c.c_m[0])), tile.j0)
+            return [(f.offset(pointer, first, c.dtype), c.c_m[0] * 4)] * 3
+
+        return rows
+
+    cases = [Case(matmul(m, n, k, a=True), "twice") for m, n, k in ((40, 70, 90), (300, 290, 310), (70, 330, 600))]
+    plain, fetching = (compile_cases(cases, host(), hook) for hook in (None, ahead))
+    rng = np.random.default_rng(3)
+    for number, case in enumerate(cases):
+        c = case.contraction
+        a, b = (rng.standard_normal(s).astype(np.float32) for s in ((c.k[0], c.m[0]), (c.k[0], c.n[0])))
+        scratch = np.zeros(scratch_bytes(c, host()) + 64, np.uint8)
+        base = (scratch.ctypes.data + 63) // 64 * 64
+        results = []
+        for engine in (plain, fetching):
+            out = np.zeros((c.m[0], c.n[0]), np.float32)
+            run = SIGNATURE(engine.get_function_address(f"case{number}"))
+            run(a.ctypes.data, b.ctypes.data, out.ctypes.data, base, 0, 1)
+            results.append(out)
+        np.testing.assert_array_equal(*results)
+        np.testing.assert_allclose(results[0], 2 * (a.T @ b) + 1, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("triple, cpu, features, instruction", [
+    ("aarch64-unknown-linux-gnu", "cortex-a72", "+neon", "fmla"),
+    ("x86_64-unknown-linux-gnu", "haswell", "+avx2,+fma", "vfmadd"),
+    ("x86_64-unknown-linux-gnu", "skylake-avx512", "+avx512f,+avx512vl,+avx512bw,+avx512dq,+fma", "zmm"),
+])
+def test_assembly_for_other_machines(triple: str, cpu: str, features: str, instruction: str) -> None:
+    """Micro-kernels compile to vector multiply-adds, keep their sums in registers and call no library."""
+    target = describe(triple, cpu, features)
+    module = Module()
+    for number, c in enumerate((matmul(64, 64, 64), matmul(300, 290, 310, b=True), matmul(100, 1, 100))):
+        f = module.function(f"case{number}", PARAMETERS, internal=False)
+        a, b, out, scratch, thread, threads = f.parameters
+        emit_contraction(f, target, c, a, b, scratch=scratch, thread=thread, threads=threads, c_pointer=out)
+    text = jit.assembly_for(module.text(), target)
+    assert instruction in text
+    assert "fmaf" not in text
+    assert "Spill" not in "".join(part for part in text.split("\ntile.")[1:] if part.startswith("float"))
+
+
+def test_neither_finish_nor_result() -> None:
+    f = Module().function("case", PARAMETERS)
+    a, b, _, scratch, thread, threads = f.parameters
+    with pytest.raises(ValueError, match="c_pointer"):
+        emit_contraction(f, host(), matmul(2, 2, 2), a, b, scratch=scratch, thread=thread, threads=threads)
 
 
 def test_thin_products() -> None:

@@ -8,9 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-import graphc
-from graphc.ir import Graph
 from graphc.passes.expand import expand_composites, specialize
 from graphc.passes.fuse import fuse
 from graphc.passes.memory import plan_memory
@@ -19,9 +16,12 @@ from graphc.passes.rules import SIMPLIFYING, STABILIZING, Rule, apply_rule
 from graphc.passes.schedule import schedule
 from graphc.passes.simplify import simplify, stabilize
 from graphc.passes.verify import InvalidPlan, verify_graph, verify_plan
-from graphc.plan import Form, Plan, Role
 from graphc.runtime.interpreter import evaluate
 from graphc.runtime.plan_interpreter import interpret_plan
+
+import graphc
+from graphc.ir import Graph
+from graphc.plan import Form, Plan, Role
 from graphc.tensor import Tensor, placeholder
 from graphc.text import format_graph, parse
 

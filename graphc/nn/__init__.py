@@ -3,6 +3,10 @@
 Everything here is a composition of public ops: no pass and no backend knows of it.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from . import functional, init, utils
 from .activations import (
     CELU,
@@ -166,3 +170,16 @@ __all__ = [
     "init",
     "utils",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`Graph` stands above the driver, which stands above this package: it is loaded when it is asked for."""
+    if name == "Graph":
+        from ..static_graph import Graph
+
+        return Graph
+    raise AttributeError(f"module 'graphc.nn' has no attribute {name!r}")
+
+
+if TYPE_CHECKING:
+    from ..static_graph import Graph as Graph

@@ -13,8 +13,8 @@ import numpy as np
 from ..errors import GraphError, ShapeError
 from ..ir import at, user_origin
 from ..ops import elementwise as e
-from ..ops.indexing import gather
 from ..ops.composites import logsumexp
+from ..ops.indexing import gather
 from ..ops.shaping import stack
 from ..ops.sources import iota
 from ..ops.views import expand_to, pad_with, reshape, slice_, unsqueeze

@@ -22,7 +22,6 @@ from ..ops.sources import iota
 from ..ops.views import narrow, pad_with, reshape
 from ..tensor import Tensor, TensorLike, as_tensor, constant
 from .convolution import Sizes, batched, repeated, windows
-from .module import Module
 
 LETTERS = "nc" + "xyz"
 
@@ -146,7 +145,7 @@ def avg_pool3d(input: TensorLike, kernel_size: Sizes, stride: Sizes | None = Non
 
 # -- adaptive --------------------------------------------------------------------------------------------------------
 
-OutputSizes = Union[int, None, Sequence[Union[int, None]]]
+OutputSizes = Union[int, None, Sequence[int | None]]
 
 
 def _adaptive_sizes(x: Tensor, output_size: OutputSizes, n: int, name: str) -> list[int]:
@@ -164,7 +163,7 @@ def _segments(size: int, number: int) -> list[tuple[int, int]]:
     return [(k * size // number, -(-(k + 1) * size // number)) for k in range(number)]
 
 
-def _adaptive_avg(n: int, input: TensorLike, output_size: OutputSizes) -> Tensor:
+def adaptive_average(n: int, input: TensorLike, output_size: OutputSizes) -> Tensor:
     name = f"adaptive_avg_pool{n}d"
     x, single = batched(as_tensor(input), n, name)
     for axis, wanted in enumerate(_adaptive_sizes(x, output_size, n, name), start=2):
@@ -179,11 +178,11 @@ def _adaptive_avg(n: int, input: TensorLike, output_size: OutputSizes) -> Tensor
             table = np.zeros((wanted, int(size)))
             for k, (start, end) in enumerate(_segments(int(size), wanted)):
                 table[k, start:end] = 1.0 / (end - start)
-            x = _along(x, table, axis)
+            x = along_axis(x, table, axis)
     return reshape(x, x.shape[1:]) if single else x
 
 
-def _along(x: Tensor, table: np.ndarray, axis: int) -> Tensor:
+def along_axis(x: Tensor, table: np.ndarray, axis: int) -> Tensor:
     """One axis contracted with the columns of a matrix [new size, size]."""
     labels = LETTERS[:x.ndim]
     return einsum(f"{labels},o{labels[axis]}->{labels.replace(labels[axis], 'o')}", x, constant(table, x.dtype))
@@ -211,17 +210,17 @@ def _adaptive_max(n: int, input: TensorLike, output_size: OutputSizes, return_in
 
 def adaptive_avg_pool1d(input: TensorLike, output_size: OutputSizes) -> Tensor:
     """Means of as many nearly equal segments as wanted, of [N, C, L] or [C, L]."""
-    return _adaptive_avg(1, input, output_size)
+    return adaptive_average(1, input, output_size)
 
 
 def adaptive_avg_pool2d(input: TensorLike, output_size: OutputSizes) -> Tensor:
     """Means of a grid of nearly equal cells, of [N, C, H, W] or [C, H, W]; None keeps an axis."""
-    return _adaptive_avg(2, input, output_size)
+    return adaptive_average(2, input, output_size)
 
 
 def adaptive_avg_pool3d(input: TensorLike, output_size: OutputSizes) -> Tensor:
     """Means of a grid of nearly equal cells, of [N, C, D, H, W] or [C, D, H, W]."""
-    return _adaptive_avg(3, input, output_size)
+    return adaptive_average(3, input, output_size)
 
 
 def adaptive_max_pool1d(input: TensorLike, output_size: OutputSizes, return_indices: bool = False) -> Any:

@@ -1,5 +1,9 @@
 """Optimizers: each is arithmetic on symbols, so that updates are differentiated, fused and compiled as all else is."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from . import lr_scheduler
 from .adam import LAMB, Adam, Adamax, AdamW, NAdam, RAdam
 from .adaptive import Adadelta, Adafactor, Adagrad, Ftrl, Muon, RMSprop
@@ -9,3 +13,16 @@ from .sgd import ASGD, LARS, SGD, Lion, Rprop
 
 __all__ = ["ASGD", "EMA", "LAMB", "LARS", "SGD", "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "Ftrl",
            "Lion", "Muon", "NAdam", "Optimizer", "ParamGroup", "RAdam", "RMSprop", "Rprop", "lr_scheduler"]
+
+
+def __getattr__(name: str) -> Any:
+    """`LBFGS` stands above the driver, which stands above this package: it is loaded when it is asked for."""
+    if name == "LBFGS":
+        from ..lbfgs import LBFGS
+
+        return LBFGS
+    raise AttributeError(f"module 'graphc.optim' has no attribute {name!r}")
+
+
+if TYPE_CHECKING:
+    from ..lbfgs import LBFGS as LBFGS

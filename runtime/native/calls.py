@@ -59,7 +59,7 @@ def bind_call(address: int, argument: int, *, release_gil: bool = True, keep: An
     context.keep = keep
     make = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p)(
         ("PyCFunction_NewEx", python))
-    bound: Callable[[], int] = make(ctypes.addressof(methods[int(release_gil)]), context, None)
+    bound: Callable[[], int] = make(ctypes.addressof(methods[1] if release_gil else methods[0]), context, None)
     return bound
 
 

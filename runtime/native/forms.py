@@ -20,8 +20,20 @@ from graphc.plan import Form, Kernel
 from .contract import Contraction, Tile, emit_contraction, scratch_bytes
 from .element import LLVM, Elements, hoist, memory_type
 from .emit import Carried, Function, Module, Value, constant, i64
-from .nests import SERIAL, Columns, Context, Rows, emit_map, fold_of, identities, lanes_of, on_one_thread, operations, \
-    share, shared_bytes
+from .nests import (
+    SERIAL,
+    Columns,
+    Context,
+    Rows,
+    emit_map,
+    fold_of,
+    identities,
+    lanes_of,
+    on_one_thread,
+    operations,
+    share,
+    shared_bytes,
+)
 from .target import Target
 
 BARRIER = "graphc.barrier"
@@ -106,7 +118,7 @@ class Contracted:
 
     def indices(self, batch: Index, i: Index, j: Index) -> tuple[Index, ...]:
         """The result's indices for flattened positions of the groups."""
-        place = {}
+        place: dict[str, Index] = {}
         for group, flat in (("batch", batch), ("m", i), ("n", j)):
             place.update(zip(self.groups[group], unravel(flat, self.sizes[group]), strict=True))
         return tuple(place[label] for label in self.out)
@@ -126,10 +138,10 @@ def emit_contract(context: Context) -> None:
     if is_serial(kernel):
         with on_one_thread(context):
             emit_contraction(f, context.target, c, *pointers, scratch=context.private, thread=i64(0), threads=i64(1),
-                             **options)  # type: ignore[arg-type]
+                             **options)
     else:
         emit_contraction(f, context.target, c, *pointers, scratch=context.private, thread=context.thread,
-                         threads=context.threads, **options)  # type: ignore[arg-type]
+                         threads=context.threads, **options)
 
 
 def epilogue(context: Context, contracted: Contracted) -> Callable[[Function, Tile], None]:

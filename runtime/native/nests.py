@@ -19,7 +19,7 @@ from graphc.ir import Node
 from graphc.op import Fold, Kind
 from graphc.plan import Form, Kernel
 
-from .element import LLVM, Elements, Key, hoist, only_variable
+from .element import LLVM, Elements, Key, Override, hoist, only_variable
 from .emit import Carried, Function, Value, constant, i64, vector
 from .target import Target
 
@@ -131,12 +131,11 @@ def access_indices(elements: Elements, roots: Sequence[Node], flat: Index) -> It
 
 
 def vector_loop(context: Context, variable: Index, start: Value, stop: Value, body: Callable[[Carried], None],
-                carried: Carried | None = None, *, copies: int = 1,
-                tail: Callable[[Carried], None] | None = None) -> None:
+                carried: Carried | None = None, *, copies: int = 1) -> None:
     """Runs `body` over [start, stop) in vectors, `copies` of them per round, then over the rest.
 
     `body(carried)` emits one vector; `carried` holds one set of values per copy.  The rest is one masked vector where the
-    target has masks, else single elements by `tail`.
+    target has masks, else single elements.
     """
     f, elements, lanes = context.f, context.elements, context.lanes
     carried = carried or Carried([])
@@ -152,7 +151,6 @@ def vector_loop(context: Context, variable: Index, start: Value, stop: Value, bo
         end = f.add(start, whole)
         if known and here.number == end.number:
             return
-        before = list(carried.values)
         with f.loop(here, end, step, carried) as base:
             inside = list(carried.values)
             for copy in range(count):
@@ -162,7 +160,6 @@ def vector_loop(context: Context, variable: Index, start: Value, stop: Value, bo
                 inside[copy * per_copy:(copy + 1) * per_copy] = part.next
             carried.next = inside
         carried.values = list(carried.results)
-        del before
         here = end
 
     if copies > 1:
@@ -187,7 +184,7 @@ def vector_loop(context: Context, variable: Index, start: Value, stop: Value, bo
                 masked.next = [*part.next, *masked.values[per_copy:]]
             carried.values = list(masked.results)
     else:
-        (tail or scalar_rest)(carried) if tail else scalar_rest(context, variable, here, stop, body)
+        scalar_rest(context, variable, here, stop, body)
     carried.results = list(carried.values)
 
 
@@ -202,7 +199,7 @@ def scalar_rest(context: Context, variable: Index, start: Value, stop: Value, bo
 
 def emit_map(context: Context) -> None:
     """One pass over the space, outermost or longest axis shared among threads."""
-    f, elements, kernel = context.f, context.elements, context.kernel
+    elements, kernel = context.elements, context.kernel
     roots = kernel.body.outputs
     total = prod(kernel.space)
     if total == 0:
@@ -221,7 +218,6 @@ def emit_map(context: Context) -> None:
         return
     parallel = max(range(len(sizes)), key=lambda a: (sizes[a] if a < len(sizes) - 1 else sizes[a] // 16, -a))
     map_loops(context, sizes, variables, flat, pairs, parallel)
-    del f
 
 
 def store_all(context: Context, pairs: Sequence[tuple[Node, tuple[Index, ...]]], place: Index) -> None:
@@ -304,6 +300,11 @@ def levels_of(kernel: Kernel) -> dict[Node, int]:
     return level
 
 
+def known_value(value: Value) -> Override:
+    """An override by a value that is there already."""
+    return lambda elements, indices, guards: value
+
+
 class Rows:
     """ROWS: for each kept position, one loop over the reduced axes per level of folds."""
 
@@ -359,7 +360,7 @@ class Rows:
                 [(k, o) for k, o in self.full_outputs if self.level[o] == level])
 
     def emit(self) -> None:
-        context, f, elements = self.context, self.context.f, self.context.elements
+        context, f = self.context, self.context.f
         if self.rows == 0:
             return
         if self.rows == 1 and len(self.loop_sizes) == 1 and self.length > CHUNK:
@@ -370,7 +371,6 @@ class Rows:
                 self.emit_rows(i64(0), i64(self.rows))
             return
         low, high = share(f, i64(self.rows), context.thread, context.threads)
-        del elements
         self.emit_rows(low, high)
 
     def emit_rows(self, low: Value, high: Value) -> None:
@@ -387,9 +387,10 @@ class Rows:
     def finish(self, folds: Sequence[Node], states: Sequence[Sequence[Value]]) -> None:
         """From here on the folds' results are known values."""
         for node, state in zip(folds, states, strict=True):
-            result = self.context.elements.s.cast(state[fold_of(node).result], node.dtype.name) \
-                if node.dtype.name != self.dtype_of_result(node) else state[fold_of(node).result]
-            self.context.elements.overrides[node] = lambda e, i, g, value=result: value
+            result = state[fold_of(node).result]
+            if node.dtype.name != self.dtype_of_result(node):
+                result = self.context.elements.s.cast(result, node.dtype.name)
+            self.context.elements.overrides[node] = known_value(result)
 
     def dtype_of_result(self, node: Node) -> str:
         fold = fold_of(node)
@@ -530,7 +531,7 @@ class Rows:
             with f.loop(low, high) as chunk, elements.scope():
                 first = f.mul(chunk, i64(CHUNK))
                 states = self.level_loop(folds, outputs, first, f.minimum(f.add(first, i64(CHUNK)), i64(self.length)))
-                for node, values, start in zip(folds, states, partial_offsets(folds, chunks), strict=True):
+                for _, values, start in zip(folds, states, partial_offsets(folds, chunks), strict=True):
                     for component, value in enumerate(values):
                         base = f.offset(context.shared, i64(start + component * chunks * 8), "i8")
                         f.store(as_memory(f, value), f.offset(base, f.mul(chunk, i64(8)), "i8"))
