@@ -434,8 +434,8 @@ def test_clipping_of_one_group(kind: float) -> None:
     pair.agree()
 
 
-def accumulating(k: int, **options: Any) -> tuple[dict[str, graphc.Parameter], graphc.Parameter, Step]:
-    """A step that accumulates over batches; the batch is chosen by assigning a state."""
+def accumulating(k: int, **options: Any) -> tuple[dict[str, graphc.Parameter], Callable[[int], None], Step]:
+    """A step that accumulates over batches, and the function that chooses the batch (by assigning states)."""
     values, x, y = start()
     p = {n: graphc.parameter(n, v, "float64") for n, v in values.items()}
     batch_x, batch_y = graphc.state("x", x[:2]), graphc.state("y", y[:2])
@@ -446,12 +446,11 @@ def accumulating(k: int, **options: Any) -> tuple[dict[str, graphc.Parameter], g
         batch_x.assign(x[2 * i:2 * i + 2])
         batch_y.assign(y[2 * i:2 * i + 2])
 
-    step.feed = feed  # type: ignore[attr-defined]
-    return p, batch_x, step
+    return p, feed, step
 
 
 def test_accumulation_applies_the_mean_every_kth_call() -> None:
-    p, _, step = accumulating(4, grad_clip_norm=0.2)
+    p, feed, step = accumulating(4, grad_clip_norm=0.2)
     pair = Pair()
     theirs = torch.optim.Adam(pair.torch_params(), lr=0.05)
     for _ in range(5):
@@ -460,7 +459,7 @@ def test_accumulation_applies_the_mean_every_kth_call() -> None:
             held = {cell: cell.array.copy() for cell, _ in step.graph.updates
                     if not cell.name.startswith("accumulate") and not cell.name.endswith("accumulated")}
             (pair.torch_loss(slice(2 * i, 2 * i + 2)) / 4).backward()
-            step.feed(i)  # type: ignore[attr-defined]
+            feed(i)
             step()
             for cell, before in held.items():
                 if i < 3:

@@ -192,11 +192,11 @@ def masked_fill(x: TensorLike, mask: TensorLike, value: TensorLike) -> Tensor:
 # -- arithmetic ------------------------------------------------------------------------------------------------------
 
 add = binary("add", np.add, (lambda g, out, a, b: g, lambda g, out, a, b: g),
-             lambda s, a, b: s.add(a, b), "a + b.", commutes=True)
+             lambda s, a, b: s.add(a, b), "a + b; of bools: either.", commutes=True, keep_bool=True, dtypes="fib")
 sub = binary("sub", np.subtract, (lambda g, out, a, b: g, lambda g, out, a, b: -g),
              lambda s, a, b: s.sub(a, b), "a - b.")
 mul = binary("mul", np.multiply, (lambda g, out, a, b: g * b, lambda g, out, a, b: g * a),
-             lambda s, a, b: s.mul(a, b), "a * b.", commutes=True)
+             lambda s, a, b: s.mul(a, b), "a * b; of bools: both.", commutes=True, keep_bool=True, dtypes="fib")
 div = binary("div", np.divide, (lambda g, out, a, b: g / b, lambda g, out, a, b: -g * out / b),
              lambda s, a, b: s.div(a, b), "a / b; two integers give float32.", floating=True, dtypes="f",
              domain=(REAL, POSITIVE))
@@ -237,10 +237,12 @@ public(floor_divide)
 
 maximum = binary("maximum", np.maximum,
                  (lambda g, out, a, b: g * _share(a, b), lambda g, out, a, b: g * _share(b, a)),
-                 lambda s, a, b: s.maximum(a, b), "The greater of two; NaN if either is.", commutes=True)
+                 lambda s, a, b: s.maximum(a, b), "The greater of two; NaN if either is.", commutes=True,
+                 keep_bool=True, dtypes="fib")
 minimum = binary("minimum", np.minimum,
                  (lambda g, out, a, b: g * _share(b, a), lambda g, out, a, b: g * _share(a, b)),
-                 lambda s, a, b: s.minimum(a, b), "The lesser of two; NaN if either is.", commutes=True)
+                 lambda s, a, b: s.minimum(a, b), "The lesser of two; NaN if either is.", commutes=True,
+                 keep_bool=True, dtypes="fib")
 
 
 def _share(winner: Tensor, loser: Tensor) -> Tensor:

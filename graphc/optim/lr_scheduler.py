@@ -235,14 +235,17 @@ class WarmupLR(LRScheduler):
                  last_epoch: int = -1) -> None:
         if warmup_method not in ("linear", "constant"):
             raise GraphError(f"warmup_method is 'linear' or 'constant', got {warmup_method!r}{at(user_origin())}")
-        inner = scheduler_or_optimizer if isinstance(scheduler_or_optimizer, LRScheduler) else None
+        inner: LRScheduler | None = None
+        if isinstance(scheduler_or_optimizer, LRScheduler):
+            inner, optimizer = scheduler_or_optimizer, scheduler_or_optimizer.optimizer
+        else:
+            optimizer = scheduler_or_optimizer
         if inner is None and warmup_iters <= 0:
             raise GraphError(f"WarmupLR of an optimizer needs warmup_iters > 0{at(user_origin())}")
         self.scheduler, self.warmup_factor, self.warmup_iters = inner, warmup_factor, int(warmup_iters)
         self.warmup_method, self.warmup_prefix = warmup_method, warmup_prefix
         self.closed_form = inner is None or inner.closed_form
-        optimizer = inner.optimizer if inner is not None else scheduler_or_optimizer
-        super().__init__(optimizer, last_epoch)  # type: ignore[arg-type]
+        super().__init__(optimizer, last_epoch)
 
     def rate(self, m: Any, t: Value, base: Value, group: int) -> Value:
         after = self._after(m, m.maximum(t - float(self.warmup_iters), 0.0), base, group)

@@ -279,7 +279,9 @@ def log1p_core(s: Arithmetic, x: Value) -> Value:
     back = s.sub(u, one)
     dropped = s.add(s.sub(one, s.sub(u, back)), s.sub(x, back))
     k, m = split_exponent(s, u)
-    inverse = s.as_float(s.shl(s.sub(like_bits(s, form.bias, x), k), form.mantissa))
+    # 2**-k, or for the greatest k its double: what was dropped does not count there.
+    most = s.minimum(k, like_bits(s, form.bias - 1, x))
+    inverse = s.as_float(s.shl(s.sub(like_bits(s, form.bias, x), most), form.mantissa))
     f = s.fma(dropped, inverse, s.sub(m, one))
     return add_exponent(s, to_float(s, k), f, log_tail(s, f))
 

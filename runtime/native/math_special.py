@@ -10,18 +10,18 @@ from graphc.runtime.native.emit import Value
 from graphc.runtime.native.math_arithmetic import Arithmetic
 from graphc.runtime.native.math_exponential import exp, polynomial
 
-# erf(x) / x as a ratio in z = x**2, |x| <= 3.93; all coefficients are positive, so neither sum cancels.
-# Error 2**-25.5 (degrees 5 and 5; a rational fit by iteratively reweighted least squares).
-ERF_TOP = (2.162493944168091, 0.3656305968761444, 0.101170614361763, 0.00724351080134511, 0.0005458249943330884,
-           3.91334515370545e-06)
-ERF_BOTTOM = (1.916460394859314, 0.9628506302833557, 0.2189704030752182, 0.028742074966430664, 0.0022330929059535265,
-              7.283322338480502e-05)
-ERF_END = 3.93  # beyond, erf rounds to 1 in float32
-
-# erf(x) / x - 1 in z = x**2, |x| <= 1.  Error in erf 2**-54.8 (degree 11, Remez exchange).
-ERF_NEAR = (0.12837916709551256, -0.3761263890318352, 0.11283791670944189, -0.026866170643112114, 0.005223977606122985,
-            -0.0008548325929496536, 0.00012055293581461363, -1.4924712375263338e-05, 1.644713232648223e-06,
-            -1.6206318590630116e-07, 1.3710997864652775e-08, -7.779495748243536e-10)
+# erf(x) / x - 1 in z = x**2, |x| <= 1.  Error in erf 2**-27.8 (degree 6), 2**-54.8 (degree 11); Remez exchange.
+ERF_NEAR = {
+    "float": (0.12837916612625122, -0.3761262595653534, 0.1128358542919159, -0.026853810995817184,
+              0.005188327748328447, -0.0008010198944248259, 7.853888382669538e-05),
+    "double": (0.12837916709551256, -0.3761263890318352, 0.11283791670944189, -0.026866170643112114,
+               0.005223977606122985, -0.0008548325929496536, 0.00012055293581461363, -1.4924712375263338e-05,
+               1.644713232648223e-06, -1.6206318590630116e-07, 1.3710997864652775e-08, -7.779495748243536e-10),
+}
+# erfc(x)**(-1/8) on 0.9 <= x <= 4.3, the form of Abramowitz and Stegun, "Handbook of Mathematical Functions", 7.1.28;
+# beyond, its eighth power only has to stay large.  Error in erf 2**-24.8 (degree 7, Remez exchange).
+ERF_ROOT = (0.9980723857879639, 0.15176042914390564, 0.06415314972400665, 0.05784457549452782, -0.02294648438692093,
+            0.013987344689667225, -0.0032378106843680143, 0.00047851851559244096)
 
 # (1 + 2 x) exp(x**2) erfc(x) in q = (x - k) / (x + k), the form of Shepherd and Laframboise, "Chebyshev approximation
 # of (1 + 2x) exp(x^2) erfc(x)", Mathematics of Computation 36 (1981); Remez exchange.
@@ -53,17 +53,26 @@ def erfc_positive(s: Arithmetic, a: Value) -> Value:
     return s.fma(s.neg(dropped), result, result)
 
 
+def erf_near(s: Arithmetic, x: Value) -> Value:
+    """erf for |x| <= 1."""
+    return s.fma(x, polynomial(s, s.mul(x, x), ERF_NEAR[x.element]), x)
+
+
 def erfc(s: Arithmetic, x: Value) -> Value:
-    tail = erfc_positive(s, s.abs(x))
-    return s.select(s.lt(x, s.const(0.0, x)), s.sub(s.const(2.0, x), tail), tail)
+    a = s.abs(x)
+    tail = erfc_positive(s, a)
+    far = s.select(s.lt(x, s.const(0.0, x)), s.sub(s.const(2.0, x), tail), tail)
+    near = s.sub(s.const(1.0, x), erf_near(s, x))
+    return s.select(s.lt(a, s.const(0.5, x)), near, far)
 
 
 def erf(s: Arithmetic, x: Value) -> Value:
-    if x.element == "float":
-        y = s.clamp_above(s.clamp_below(x, -ERF_END), ERF_END)
-        z = s.mul(y, y)
-        return s.div(s.mul(y, polynomial(s, z, ERF_TOP)), polynomial(s, z, ERF_BOTTOM))
     a, one = s.abs(x), s.const(1.0, x)
-    near = s.fma(x, polynomial(s, s.mul(x, x), ERF_NEAR), x)
-    far = s.copysign(s.sub(one, erfc_positive(s, a)), x)
-    return s.select(s.lt(a, one), near, far)
+    if x.element == "float":
+        power = polynomial(s, a, ERF_ROOT)
+        for _ in range(3):
+            power = s.mul(power, power)
+        tail = s.div(one, power)
+    else:
+        tail = erfc_positive(s, a)
+    return s.select(s.lt(a, s.const(0.95, x)), erf_near(s, x), s.copysign(s.sub(one, tail), x))

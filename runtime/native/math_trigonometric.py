@@ -52,7 +52,9 @@ ATAN = {
 def reduce_quadrant(s: Arithmetic, x: Value) -> tuple[Value, Value, Value | None]:
     """``(q, r, tail)``: x is q pi/2 + r + tail with |r| <= pi/4; the low bits of the integer q are the quadrant.
 
-    float32 is reduced in double and has no tail.  Exact enough for the stated bounds while x/(pi/2) is below 2**51.
+    float32 is reduced in double and has no tail.  Up to |x| = 2**40 the stated bounds hold; up to 2**51 n is off by a
+    growing fraction, so that r leaves its interval and the error grows to 3 ulp; beyond, r is only kept within
+    the interval: sine and cosine are those of some angle, bounded and of squares that add up to 1.
     """
     wide = s.cast(x, "float64")
     magic = s.const(FORMATS["double"].magic, wide)
@@ -61,13 +63,16 @@ def reduce_quadrant(s: Arithmetic, x: Value) -> tuple[Value, Value, Value | None
     first, second, third = s.table(tuple(-part for part in HALF_PI_PARTS), wide)
     r = s.fma(n, first, wide)  # exact: a multiple of x's last place below 1
     if x.element == "float":
-        return s.cast(s.as_int(t), "int32"), s.cast(s.fma(n, second, r), "float32"), None
+        r = s.clamp_above(s.clamp_below(s.cast(s.fma(n, second, r), "float32"), -1.0), 1.0)
+        return s.cast(s.as_int(t), "int32"), r, None
     product = s.mul(n, second)
     error = s.fma(n, second, s.neg(product))
     total = s.add(r, product)
     part = s.sub(total, r)
     dropped = s.add(s.sub(r, s.sub(total, part)), s.sub(product, part))
-    return s.as_int(t), total, s.add(dropped, s.fma(n, third, error))
+    tail = s.add(dropped, s.fma(n, third, error))
+    tail = s.select(s.lt(s.abs(total), s.const(1.0, x)), tail, s.const(0.0, x))
+    return s.as_int(t), s.clamp_above(s.clamp_below(total, -1.0), 1.0), tail
 
 
 def sin_reduced(s: Arithmetic, r: Value, z: Value, tail: Value | None) -> Value:

@@ -53,7 +53,8 @@ PARAMETERS = (
     ("streams", "ptr"),
 )
 
-LINES_AHEAD = 8  # k between the prefetch of a line of B and its use: below the ways of a cache set, which may hold them all
+# k between the prefetch of a line of B and its use: fewer than a cache set has ways, for one set may hold them all
+LINES_AHEAD = 8
 SPACING = 4  # rows of the streams are prefetched every so many k: all at once would stall the loads
 CACHE_LINE = 64
 
