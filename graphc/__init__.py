@@ -15,7 +15,9 @@ if (_root / "pyproject.toml").exists() and (_root / "passes").is_dir() and str(_
 from . import nn, ops, optim
 from .driver import Program, function, train_step
 from .errors import CheckpointError, DTypeError, FeedError, GraphError, NumericsError, ShapeError
+from .lbfgs import LBFGS as _LBFGS
 from .passes.autodiff import grad, hessian, hvp, jacobian, jvp, vjp
+from .static_graph import Graph as _Graph
 from .static_graph import mark_backward as _mark_backward
 from .tensor import FUNCTIONS as _FUNCTIONS
 from .tensor import Parameter, Tensor, constant, parameter, placeholder, state
@@ -28,6 +30,8 @@ __all__ = ["CheckpointError", "DType", "DTypeError", "Dim", "FeedError", "GraphE
            "hvp", "int32", "int64", "jacobian", "jvp", "nn", "ops", "optim", "parameter", "parse", "placeholder", "state",
            "train_step", "vjp"]
 _FUNCTIONS["mark_backward"] = _mark_backward
+vars(nn)["Graph"] = _Graph  # these two stand above the driver, which stands above the packages where users look for them
+vars(optim)["LBFGS"] = _LBFGS
 
 
 def __getattr__(name: str) -> _Any:

@@ -32,17 +32,18 @@ ACTIVATIONS: list[tuple[str, dict[str, Any]]] = [
     ("Threshold", {"threshold": 0.1, "value": 20.0}), ("Sigmoid", {}), ("Tanh", {}),
 ]
 EDGES = np.array([[-1e4, -100.0, -3.0, -1.0, -0.0, 0.0], [1e-30, 1.0, 3.0, 6.0, 100.0, 1e4]])
-SMOOTH_AT_EDGES = {"Hardshrink", "Softshrink", "Threshold", "GLU", "LogSoftmax"}
+ROUNDED_BY_PYTORCH = {"CELU", "Hardsigmoid"}  # it keeps 1 / alpha and 1 / 6 in float32
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize(("name", "settings"), ACTIVATIONS, ids=[f"{n}-{k}" for k, (n, _) in enumerate(ACTIVATIONS)])
 def test_an_activation_is_pytorchs(name: str, settings: dict[str, Any], dtype: str) -> None:
     mine, other = getattr(nn, name)(**settings), getattr(torch.nn, name)(**settings)
-    compare(mine, other, (5, 8), dtype=dtype)
-    compare(lambda x: mine(3.0 * x), lambda x: other(3.0 * x), (5, 8), dtype=dtype, seed=3)
+    bound = {"rtol": 1e-7, "atol": 1e-10} if name in ROUNDED_BY_PYTORCH and dtype == "float64" else None
+    compare(mine, other, (5, 8), dtype=dtype, tolerance=bound)
+    compare(lambda x: mine(3.0 * x), lambda x: other(3.0 * x), (5, 8), dtype=dtype, seed=3, tolerance=bound)
     if dtype == "float64":
-        compare(mine, other, EDGES)  # kinks, and arguments at which a branch that is not taken overflows
+        compare(mine, other, EDGES, tolerance=bound)  # kinks, and arguments at which a branch that is not taken overflows
 
 
 def test_oneflows_activations() -> None:
@@ -122,7 +123,7 @@ LAYERS: list[tuple[str, tuple[Any, ...], dict[str, Any], tuple[Any, ...]]] = [
     ("AdaptiveAvgPool1d", (3,), {}, ((2, 3, 8),)), ("AdaptiveAvgPool2d", ((None, 2),), {}, ((2, 3, 5, 6),)),
     ("AdaptiveAvgPool2d", (1,), {}, ((2, 3, 5, 6),)), ("AdaptiveAvgPool3d", ((2, 3, 1),), {}, ((2, 2, 4, 5, 3),)),
     ("AdaptiveMaxPool1d", (4,), {}, ((2, 3, 8),)), ("AdaptiveMaxPool2d", ((3, 1),), {}, ((2, 3, 5, 6),)),
-    ("AdaptiveMaxPool3d", (2,), {}, ((2, 2, 4, 3, 5),)), ("LPPool1d", (3, 2), {}, ((2, 3, 8),)),
+    ("AdaptiveMaxPool3d", (2,), {}, ((2, 2, 4, 3, 5),)), ("LPPool1d", (4, 2), {}, ((2, 3, 8),)),
     ("LPPool2d", (2, 3), {"stride": 2}, ((2, 3, 7, 7),)),
     ("PixelShuffle", (2,), {}, ((2, 8, 3, 2),)), ("PixelUnshuffle", (2,), {}, ((2, 2, 4, 6),)),
     ("ChannelShuffle", (2,), {}, ((2, 6, 3),)),

@@ -188,7 +188,8 @@ def test_threefry_gives_the_published_vectors(counter: tuple, key: tuple, expect
 
 def test_both_backends_draw_equal_bits() -> None:
     graphc.manual_seed(3)
-    draws = [graphc.uniform((1000,)), graphc.uniform((7, 11), dtype="float64"), graphc.normal((20000,)),
+    draws = [graphc.uniform((1000,)), graphc.uniform((1000,), -3.0, 0.1), graphc.normal((1000,), 0.1, 0.7),
+             graphc.uniform((7, 11), dtype="float64"), graphc.normal((20000,)),
              graphc.normal((5000,), dtype="float64"), graphc.randint(-3, 9, (50,)), graphc.bernoulli(0.3, (64,))]
     numpy, native = (graphc.function([], draws, backend=b)() for b in BACKENDS)
     for a, b in zip(numpy, native, strict=True):
@@ -205,6 +206,12 @@ def test_draws_have_their_distributions() -> None:
     standard = (n - 1) / 2
     assert abs((standard ** 3).mean()) < 0.06 and abs((standard ** 4).mean() - 3) < 0.15
     assert set(np.unique(k)) == {2, 3, 4, 5} and abs(b.mean() - 0.25) < 0.02
+
+
+def test_a_uniform_number_never_reaches_the_upper_limit() -> None:
+    for low, high in ((100.0, 101.0), (-1.0, 0.0), (1e7, 1e7 + 1)):
+        drawn = graphc.uniform((100000,), low, high).eval()
+        assert drawn.min() >= low and drawn.max() < high
 
 
 def test_each_draw_is_its_own_and_a_seed_repeats_it() -> None:
@@ -237,3 +244,30 @@ def test_normal_matches_the_inverse_distribution_function() -> None:
     places = (np.arange(4096) + 0.5) / 4096
     expected = np.array([NormalDist().inv_cdf(p) for p in places])
     assert np.abs(sample - expected)[100:-100].max() < 0.1
+
+
+# -- states that layers update ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_updates_ride_on_a_result_and_compose(backend: str) -> None:
+    x = graphc.placeholder("x", (2,))
+    mean, calls = graphc.state("mean", [0.0, 0.0]), graphc.state("calls", 0, "int64")
+    first = graphc.updating(x * 2.0, {mean: mean * 0.5 + x, calls: calls + 1})
+    second = graphc.updating(first + 1.0, {calls: calls + 10})
+    program = graphc.function([x], (second, graphc.grad(second.sum(), x)), backend=backend)
+    out, gradient = program([1.0, 2.0])
+    np.testing.assert_array_equal(out, [3.0, 5.0])
+    np.testing.assert_array_equal(gradient, [2.0, 2.0])
+    assert calls.item() == 11
+    program([1.0, 2.0])
+    np.testing.assert_array_equal(mean.numpy(), [1.5, 3.0])
+    assert calls.item() == 22
+
+
+def test_only_states_of_the_right_type_are_updated() -> None:
+    x = graphc.placeholder("x", (2,))
+    with pytest.raises(graphc.GraphError, match="is no state"):
+        graphc.updating(x, {x: x})  # type: ignore[dict-item]
+    with pytest.raises(graphc.ShapeError, match="'count' is f32"):
+        graphc.updating(x, {graphc.state("count", 0.0): x})

@@ -3,6 +3,10 @@
 Everything here is a composition of public ops: no pass and no backend knows of it.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from . import functional, init, utils
 from .activations import (
     CELU,
@@ -273,3 +277,6 @@ __all__ = [
     "init",
     "utils",
 ]
+
+if TYPE_CHECKING:
+    from ..static_graph import Graph as Graph

@@ -254,5 +254,5 @@ def _lp_pool(n: int, input: TensorLike, p: float, kernel_size: Sizes, stride: Si
     powers = e.pow(as_tensor(input), p)
     average = _avg_pool(n, powers, kernel_size, stride, 0, ceil_mode, True, None)
     total = average * float(math.prod(repeated(kernel_size, n, "lp_pool: kernel_size")))
-    positive = total > 0
-    return e.where(positive, e.pow(e.where(positive, total, 1.0), 1.0 / p), 0.0)
+    empty = total == 0  # where the root's slope is infinite; a negative sum has no root and gives NaN
+    return e.where(empty, 0.0, e.pow(e.where(empty, 1.0, total), 1.0 / p))

@@ -252,7 +252,11 @@ def uniform(shape: Any, low: float = 0.0, high: float = 1.0, dtype: DTypeLike = 
            Each call is a draw of its own; with a fixed seed every step of a program sees the same numbers.
     """
     unit = _draw(_uniform, shape, dtype, seed)
-    return unit if (low, high) == (0.0, 1.0) else unit * (high - low) + low
+    if (low, high) == (0.0, 1.0):
+        return unit
+    kind = unit.dtype.numpy.type
+    below = float(np.nextafter(kind(high), kind(low)))  # the sum may round up to `high`, which is not included
+    return e.minimum(unit * (high - low) + low, below) if high > low else unit * (high - low) + low
 
 
 rand = uniform

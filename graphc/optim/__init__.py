@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from . import lr_scheduler
 from .adam import LAMB, Adam, Adamax, AdamW, NAdam, RAdam
@@ -13,15 +13,6 @@ from .sgd import ASGD, LARS, SGD, Lion, Rprop
 
 __all__ = ["ASGD", "EMA", "LAMB", "LARS", "SGD", "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "Ftrl",
            "Lion", "Muon", "NAdam", "Optimizer", "ParamGroup", "RAdam", "RMSprop", "Rprop", "lr_scheduler"]
-
-
-def __getattr__(name: str) -> Any:
-    """`LBFGS` stands above the driver, which stands above this package: it is loaded when it is asked for."""
-    if name == "LBFGS":
-        from ..lbfgs import LBFGS
-
-        return LBFGS
-    raise AttributeError(f"module 'graphc.optim' has no attribute {name!r}")
 
 
 if TYPE_CHECKING:

@@ -175,7 +175,7 @@ def truncated_remainder(s: Arithmetic, a: Value, b: Value) -> Value:
     count = s.function.emit(f"sdiv i64 {rounds.name}, 50", "i64")
     state = Carried([s.abs(a)])
     # Far above b, a multiple of b with a power of two keeps the quotient finite.
-    steps = (s.const(2.0**1000, a), s.const(2.0**60, a))
+    steps = (s.const(2.0**1000, a), s.const(2.0**100, a))
     with s.function.loop(0, s.add(count, i64(1)), carried=state):
         rest, divisor = state.values[0], d
         far = s.ge(s.abs(rest), s.mul(d, steps[0]))
