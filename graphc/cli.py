@@ -86,7 +86,7 @@ def run_dump(arguments: argparse.Namespace) -> None:
     if isinstance(found, Tensor) and arguments.stage in ("forward", "gradient"):
         out = show_graph(tensor_graph(name, found, arguments.stage), format_)
     else:
-        out = dump(as_program(name, found), arguments.stage, format_, sizes_of(arguments.size))
+        out = dump(as_program(found, name), arguments.stage, format_, sizes_of(arguments.size))
     write(out, arguments.output)
 
 
@@ -124,7 +124,7 @@ def write(out: Any, path: str | None) -> None:
 
 def run_report(arguments: argparse.Namespace) -> None:
     name, found = load(arguments.target, arguments.input)
-    write(report(as_program(name, found), sizes_of(arguments.size)), None)
+    write(report(as_program(found, name), sizes_of(arguments.size)), None)
 
 
 def random_feeds(program: Any, sizes: dict[str, int], seed: int) -> list[np.ndarray]:
@@ -144,7 +144,7 @@ def run_profile(arguments: argparse.Namespace) -> None:
     from .driver import sizes_for
 
     name, found = load(arguments.target, arguments.input)
-    program = as_program(name, found)
+    program = as_program(found, name)
     feeds = random_feeds(program, sizes_for(program, sizes_of(arguments.size)), 0)
     write(program.profile(*feeds, repeat=max(1, arguments.repeat)), None)
 
@@ -159,7 +159,7 @@ def run_check(arguments: argparse.Namespace) -> int:
     tensor = found if isinstance(found, Tensor) else Tensor(found.graph.outputs[0])
     if any(s != 1 for s in tensor.shape):
         tensor = tensor.sum()
-    program = as_program(name, tensor)
+    program = as_program(tensor, name)
     parameters = parameters_of(tensor)
     if not parameters:
         raise GraphError(f"'{name}' depends on no trainable parameter: there is no gradient to check")

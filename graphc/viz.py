@@ -101,7 +101,7 @@ def to_networkx(graph: Graph) -> Any:
         drawn.add_node(numbers[node], label=label(node, names), fillcolor=fill, color=border, phase=part[node],
                        scope=node.scope, tooltip=_tooltip(node), **style)
     for node in shown:
-        for operand in node.inputs:
+        for operand in dict.fromkeys(node.inputs):  # x * x is one edge: two would carry one label twice
             if _number(operand) is None:
                 drawn.add_edge(numbers[operand], numbers[node], label=f" {operand.types[0]} ")
     for cell, value in graph.updates:

@@ -35,7 +35,7 @@ def boxes(graph: Graph) -> dict[str, tuple[float, float, float, float]]:
         data = pygraphviz.Edge(picture, *edge).attr
         if data["lp"]:
             x, y = map(float, data["lp"].split(","))
-            w = len(data["label"].strip()) * 4.6
+            w = len(data["label"].strip()) * 4.2
             found[f"label {number} {data['label']}"] = (x - w / 2, y - 4, x + w / 2, y + 4)
     return found
 
@@ -43,6 +43,7 @@ def boxes(graph: Graph) -> dict[str, tuple[float, float, float, float]]:
 @pytest.mark.parametrize("make", [lambda: tutorial()[0], mlp])
 def test_no_box_or_label_overlaps_another(make) -> None:  # type: ignore[no-untyped-def]
     found = list(boxes(make().graph).items())
+    assert len(found) > 20
     for k, (name, a) in enumerate(found):
         for other, b in found[k + 1:]:
             apart = a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
