@@ -1,270 +1,328 @@
-"""The command `graphc`: dump, report, profile, check, info.
+"""The command line: dump, report, profile, check, info, completion.
 
-Knows arguments and where output goes.  Must not know how a program is compiled.
+Knows arguments, exit codes and where output goes.  Must not know passes or how anything is drawn.
+
+Exit codes: 0 for success, 1 for a wrong gradient, 2 for a wrong call or a file without a usable graph, 130 for Ctrl-C.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
 from .errors import GraphError
-from .inspection import FORMATS, STAGES, dump, report, show_graph
-from .ir import Graph, topological
-from .loading import as_program, load
-from .tensor import Parameter, Tensor
 
-EXAMPLES = """examples:
-  graphc dump train.py                         the simplified graph of the only program in train.py, as text
-  graphc dump train.py:step --stage plan --size batch=64
-  graphc dump train.py:step --stage update -o step.svg
-  graphc dump train.py:train --input f32[4,2] --input f32[4,1]     an nn.Graph that was never called
-  graphc report train.py:step                  what was fused, and why something was not
-  graphc profile train.py:step --size batch=64
-  graphc check train.py:loss                   symbolic against numeric gradients
-  graphc completion bash >> ~/.bashrc          tab completion
+if TYPE_CHECKING:
+    from .driver import Program
+    from .tensor import Tensor
 
-FILE is run without its `if __name__ == "__main__":` part; programs called at its top level compute nothing."""
+STAGES = ("forward", "gradient", "update", "simplified", "plan", "llvm", "asm")
+FORMATS = ("text", "dot", "svg", "png", "html", "json")
+SUFFIXES = {".txt": "text", ".dot": "dot", ".gv": "dot", ".svg": "svg", ".png": "png", ".html": "html", ".htm": "html",
+            ".json": "json"}
+WRONG, UNUSABLE, INTERRUPTED = 1, 2, 130
+
+TARGET = """FILE is a Python file that builds a graph; NAME is a Tensor, Program or nn.Graph at its top level, and may be
+left out where there is only one.  The file is run as a module: what stands below `if __name__ == "__main__":` does not
+run, and Programs that are called while it is read do not train."""
+
+EXAMPLES = {
+    "": """examples:
+  graphc dump model.py:loss                        the forward graph as text
+  graphc dump model.py:step --stage update -o step.svg
+  graphc report model.py:step --size batch=128     which kernels were made, and why
+  graphc profile model.py:step --size batch=128    time per kernel
+  graphc check model.py:loss                       gradients against finite differences
+  graphc info                                      versions, machine, cache""",
+    "dump": """stages, in pipeline order:
+  forward     what the outputs need                 gradient    and the gradients of the parameters
+  update      the whole step, as it was built       simplified  after expansion and simplification
+  plan        kernels, buffers and memory           llvm, asm   the code (these three as text only)
+
+examples:
+  graphc dump model.py:loss                        the forward graph as text, which graphc.parse reads back
+  graphc dump model.py:loss --stage gradient -o gradient.html
+  graphc dump model.py:step -o step.png            the format comes from the suffix
+  graphc dump model.py:step --stage plan --size batch=64
+  graphc dump model.py:graph --input f32[4,2] --input i64[4]     an nn.Graph that was never called""",
+    "report": """example:
+  graphc report model.py:step --size batch=128     open dimensions are 32 where no size is given""",
+    "profile": """example:
+  graphc profile model.py:step --size batch=128 --repeat 50      inputs are random; parameters stay as they are""",
+    "check": """The loss is rebuilt in float64 and its gradient with respect to every trainable parameter (or every floating
+input, where there is none) compared with central finite differences.  Exit code 1 where a gradient is wrong.
+
+examples:
+  graphc check model.py:loss                       open dimensions are 3 where no size is given
+  graphc check model.py:step --size batch=8 --seed 1""",
+    "info": "example:\n  graphc info",
+    "completion": """examples:
+  source <(graphc completion bash)                 for this shell; put it into ~/.bashrc to keep it
+  graphc completion zsh > ~/.zfunc/_graphc         a folder in $fpath
+  graphc completion fish > ~/.config/fish/completions/graphc.fish""",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse whose errors are one line and a remedy."""
+
+    def error(self, message: str) -> NoReturn:
+        print(f"graphc: {message}\n  see: {self.prog} --help", file=sys.stderr)
+        raise SystemExit(UNUSABLE)
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    top = argparse.ArgumentParser(prog="graphc", description="Look at what graphc does to your model.", epilog=EXAMPLES,
-                                  formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    """All commands and their options."""
+    raw = argparse.RawDescriptionHelpFormatter
+    top = _Parser(prog="graphc", description="Looks at graphs and programs that a Python file builds with graphc.\n\n"
+                  + TARGET, epilog=EXAMPLES[""], formatter_class=raw, allow_abbrev=False)
+    top.add_argument("--version", action="version", version=f"graphc {version('graphc')}")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
 
-    def command(name: str, text: str, target: bool = True) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=text, epilog=EXAMPLES,
-                                  formatter_class=argparse.RawDescriptionHelpFormatter)
+    def command(name: str, summary: str, *, target: bool = True) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=summary, description=summary + (f".\n\n{TARGET}" if target else "."),
+                                   epilog=EXAMPLES[name], formatter_class=raw, allow_abbrev=False)
         if target:
-            sub.add_argument("target", metavar="FILE[:NAME]", help="a Python file, and a Tensor, Program or nn.Graph in it")
-            sub.add_argument("--size", action="append", default=[], metavar="NAME=N",
-                             help="the size of an open dimension (repeat for several)")
-            sub.add_argument("--input", action="append", default=[], metavar="TYPE",
-                             help="the type of an input of an nn.Graph that was never called, e.g. f32[4,2] (repeat)")
-        return sub
+            made.add_argument("target", metavar="FILE[:NAME]", help="a Python file, and a Tensor, Program or nn.Graph in it")
+            made.add_argument("--size", action="append", default=[], metavar="NAME=N", type=size,
+                              help="the size of an open dimension; repeatable")
+            made.add_argument("--input", action="append", default=[], metavar="TYPE",
+                              help="type of an nn.Graph's input, like f32[4,2]; once per input, in order")
+        return made
 
-    show = command("dump", "show a graph or plan at any stage")
-    show.add_argument("--stage", choices=STAGES, default="simplified", help="default: simplified")
-    show.add_argument("--format", choices=FORMATS, help="default: from the name of OUT, else text")
-    show.add_argument("-o", "--output", metavar="OUT", help="write to a file instead of standard output")
-    command("report", "what was done, kernel by kernel, and why")
-    timing = command("profile", "time per kernel, on random feeds")
-    timing.add_argument("--repeat", type=int, default=20, metavar="N", help="runs per kernel; the least time counts")
-    checking = command("check", "compare symbolic gradients with finite differences")
-    checking.add_argument("--seed", type=int, default=0, help="of the random feeds")
-    command("info", "versions, target, threads and cache", target=False)
-    shell = command("completion", "print a completion script", target=False)
-    shell.add_argument("shell", choices=("bash", "zsh", "fish"))
+    dump = command("dump", "Shows a graph at a stage of compilation, as text or picture")
+    dump.add_argument("--stage", choices=STAGES, metavar="STAGE",
+                      help=f"{', '.join(STAGES)} (default: forward of a Tensor, else simplified)")
+    dump.add_argument("--format", choices=FORMATS, metavar="FORMAT",
+                      help=f"{', '.join(FORMATS)} (default: by the suffix of OUT, else text)")
+    dump.add_argument("-o", "--output", metavar="OUT", type=Path, help="write here, not to standard output")
+    command("report", "Shows what the compiler did with a program, kernel by kernel, and why")
+    profile = command("profile", "Times every kernel of a program on random inputs")
+    profile.add_argument("--repeat", type=positive, default=20, metavar="N", help="runs, of which the least counts (default: 20)")
+    check = command("check", "Compares the gradients of your own graph with finite differences")
+    check.add_argument("--seed", type=int, default=0, metavar="N", help="of the random inputs (default: 0)")
+    command("info", "Shows versions, this machine as the compiler sees it, and the cache", target=False)
+    completion = command("completion", "Prints a script that lets the shell complete commands and options", target=False)
+    completion.add_argument("shell", choices=("bash", "zsh", "fish"))
     return top
 
 
-def sizes_of(pairs: Sequence[str]) -> dict[str, int]:
-    """{"batch": 32} of ["batch=32"]."""
-    sizes = {}
-    for pair in pairs:
-        name, _, number = pair.partition("=")
-        if not name.isidentifier() or not number.isdigit() or int(number) < 1:
-            raise GraphError(f"--size takes NAME=N with a positive number, got '{pair}'")
-        sizes[name] = int(number)
-    return sizes
+def size(text: str) -> tuple[str, int]:
+    """``batch=32``."""
+    name, equals, number = text.partition("=")
+    if not equals or not name.isidentifier() or not number.isdecimal() or int(number) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; write one like batch=32")
+    return name, int(number)
 
 
-def run_dump(arguments: argparse.Namespace) -> None:
-    name, found = load(arguments.target, arguments.input)
-    format_ = arguments.format
-    if format_ is None and arguments.output:
-        suffix = Path(arguments.output).suffix[1:]
-        format_ = suffix if suffix in FORMATS else "text"
-    format_ = format_ or "text"
-    if isinstance(found, Tensor) and arguments.stage in ("forward", "gradient"):
-        out = show_graph(tensor_graph(name, found, arguments.stage), format_)
-    else:
-        out = dump(as_program(found, name), arguments.stage, format_, sizes_of(arguments.size))
-    write(out, arguments.output)
+def positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no positive number")
+    return int(text)
 
 
-def tensor_graph(name: str, tensor: Tensor, stage: str) -> Graph:
-    """A symbol's forward graph, with its gradients by all parameters at the stage `gradient`."""
-    from .passes.autodiff import grad
-
-    inputs = tuple(n for n in topological([tensor.node]) if "symbol" in n.attributes)
-    if stage == "forward":
-        return Graph(inputs, (tensor.node,), (), (name,))
-    parameters = parameters_of(tensor)
-    gradients = grad(tensor, [p for p, _ in parameters])
-    return Graph(inputs, (tensor.node, *(g.node for g in gradients)), (), (name, *(f"d_{n}" for _, n in parameters)))
-
-
-def parameters_of(tensor: Tensor) -> list[tuple[Parameter, str]]:
-    """The trainable parameters that a symbol depends on, and their names."""
-    nodes = [n for n in topological([tensor.node]) if "cell" in n.attributes and n.attributes["cell"].trainable]
-    return [(Parameter(n), n.attributes["cell"].name) for n in nodes if n.dtype.is_float]
-
-
-def write(out: Any, path: str | None) -> None:
-    """To a file, or to standard output; bytes as bytes."""
-    if path:
-        data = out if isinstance(out, bytes) else out.encode()
-        try:
-            Path(path).write_bytes(data)
-        except OSError as error:
-            raise GraphError(f"cannot write '{path}': {error.strerror}") from None
-    elif isinstance(out, bytes):
-        sys.stdout.buffer.write(out)
-    else:
-        sys.stdout.write(out if out.endswith("\n") else out + "\n")
-
-
-def run_report(arguments: argparse.Namespace) -> None:
-    name, found = load(arguments.target, arguments.input)
-    write(report(as_program(found, name), sizes_of(arguments.size)), None)
-
-
-def random_feeds(program: Any, sizes: dict[str, int], seed: int) -> list[np.ndarray]:
-    """Arrays for a program's inputs: floats in [-1, 1), integers that are small enough to be indices."""
-    generator = np.random.default_rng(seed)
-    feeds = []
-    for tensor in program.inputs:
-        type_ = tensor.type.substitute(sizes)
-        if type_.dtype.is_float:
-            feeds.append(generator.uniform(-1, 1, type_.shape).astype(type_.dtype.numpy))
-        else:
-            feeds.append(generator.integers(0, 2, type_.shape).astype(type_.dtype.numpy))
-    return feeds
-
-
-def run_profile(arguments: argparse.Namespace) -> None:
-    from .driver import sizes_for
-
-    name, found = load(arguments.target, arguments.input)
-    program = as_program(found, name)
-    feeds = random_feeds(program, sizes_for(program, sizes_of(arguments.size)), 0)
-    write(program.profile(*feeds, repeat=max(1, arguments.repeat)), None)
-
-
-def run_check(arguments: argparse.Namespace) -> int:
-    """Each trainable parameter's gradient of the first output against central differences in float64."""
-    from .passes.autodiff import grad
-    from .passes.expand import expand_composites, specialize
-    from .runtime.interpreter import evaluate_graph
-
-    name, found = load(arguments.target, arguments.input)
-    tensor = found if isinstance(found, Tensor) else Tensor(found.graph.outputs[0])
-    if any(s != 1 for s in tensor.shape):
-        tensor = tensor.sum()
-    program = as_program(tensor, name)
-    parameters = parameters_of(tensor)
-    if not parameters:
-        raise GraphError(f"'{name}' depends on no trainable parameter: there is no gradient to check")
-    names = {n for i in program.graph.inputs for s in i.shape if hasattr(s, "names") for n in s.names()}
-    sizes = {n: 3 for n in names} | sizes_of(arguments.size)
-    graph = specialize(program.graph, sizes)
-    nodes = [p.node for p, _ in parameters]
-    gradients = grad(Tensor(program.graph.outputs[0]), [p for p, _ in parameters])
-    both = expand_composites(specialize(Graph(program.graph.inputs, (*program.graph.outputs, *(g.node for g in gradients))),
-                                        sizes))
-    only = expand_composites(graph)
-    feeds = dict(zip(only.inputs, random_feeds(program, sizes, arguments.seed), strict=True))
-    cells = {n.attributes["cell"]: n.attributes["cell"].array.copy() for n in nodes}
-    symbolic = evaluate_graph(both, dict(zip(both.inputs, feeds.values(), strict=True)), cells)[1:]
-    generator = np.random.default_rng(arguments.seed)
-    worst = 0.0
-    print(f"{'parameter':30} {'elements':>9} {'largest error':>14}")
-    for (parameter, label), gradient in zip(parameters, symbolic, strict=True):
-        wide = parameter.cell.array.dtype == np.float64
-        step = 1e-6 if wide else 1e-2
-        array = cells[parameter.cell]
-        places = generator.permutation(array.size)[:24]
-        error = 0.0
-        for place in places:
-            ends = []
-            for sign in (1, -1):
-                moved = array.copy()
-                moved.reshape(-1)[place] += sign * step
-                ends.append(float(evaluate_graph(only, feeds, {**cells, parameter.cell: moved})[0].reshape(())))
-            numeric = (ends[0] - ends[1]) / (2 * step)
-            scale = max(1.0, abs(numeric), float(np.abs(gradient).max(initial=0)))
-            error = max(error, abs(float(gradient.reshape(-1)[place]) - numeric) / scale)
-        limit = 1e-5 if wide else 2e-2
-        worst = max(worst, error / limit)
-        print(f"{label:30} {array.size:>9} {error:>14.2e}{'' if error <= limit else '  WRONG'}")
-    print("gradients agree" if worst <= 1 else "gradients disagree: is an op's rule wrong, or the function not smooth here?")
-    return 0 if worst <= 1 else 1
-
-
-def run_info(_: argparse.Namespace) -> None:
-    import platform
-    from importlib.metadata import version
-
-    from . import __version__
-
-    rows = [("graphc", __version__), ("python", platform.python_version()), ("numpy", np.__version__)]
+def version(package: str) -> str:
+    """The installed version, of graphc itself also in a checkout."""
     try:
-        from .runtime.native import cache, target, threads
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        if package == "graphc":
+            from . import __version__
 
-        rows.append(("llvmlite", version("llvmlite")))
-        host = target.host()
-        rows += [("target", f"{host.triple}, {host.cpu}"),
-                 ("vectors", f"{host.vector_bytes * 8} bit, {host.registers} registers"
-                             + (", masks" if host.has_masks else "")),
-                 ("caches", f"L1 {host.l1_bytes >> 10} KiB, L2 {host.l2_bytes >> 10} KiB, L3 {host.l3_bytes >> 10} KiB"),
-                 ("threads", str(threads.available_parallelism()))]
-        kept = cache.default()
-        rows.append(("code cache", str(cache.default_folder()) if kept else "off (GRAPHC_CACHE=0)"))
-    except ImportError as error:
-        rows.append(("native", f"not available: {error}"))
-    for name, value in rows:
-        print(f"{name:12} {value}")
+            return __version__
+        return "not installed"
 
 
-COMMANDS = ("dump", "report", "profile", "check", "info", "completion")
-
-
-def completion(shell: str) -> str:
-    """A script that completes commands, options, stages, formats and files."""
-    words, stages, formats = " ".join(COMMANDS), " ".join(STAGES), " ".join(FORMATS)
-    options = "--stage --format --size --input --output --help"
-    if shell == "fish":
-        return (f'complete -c graphc -n "__fish_use_subcommand" -f -a "{words}"\n'
-                f'complete -c graphc -l stage -x -a "{stages}"\ncomplete -c graphc -l format -x -a "{formats}"\n'
-                "complete -c graphc -l size -x\ncomplete -c graphc -l input -x\ncomplete -c graphc -s o -l output -r\n")
-    body = f"""_graphc() {{
-  local word="${{COMP_WORDS[COMP_CWORD]}}" before="${{COMP_WORDS[COMP_CWORD-1]}}"
-  case "$before" in
-    graphc) COMPREPLY=($(compgen -W "{words}" -- "$word"));;
-    --stage) COMPREPLY=($(compgen -W "{stages}" -- "$word"));;
-    --format) COMPREPLY=($(compgen -W "{formats}" -- "$word"));;
-    *) if [[ "$word" == -* ]]; then COMPREPLY=($(compgen -W "{options}" -- "$word"))
-       else COMPREPLY=($(compgen -f -- "$word")); fi;;
-  esac
-}}
-complete -o filenames -F _graphc graphc
-"""
-    return body if shell == "bash" else f"autoload -U +X bashcompinit && bashcompinit\n{body}"
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; 0 when all is well, 1 when a check failed, 2 for wrong arguments or files."""
-    arguments = parser().parse_args(argv)
-    actions = {"dump": run_dump, "report": run_report, "profile": run_profile, "check": run_check, "info": run_info}
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit code and never raises."""
     try:
-        if arguments.command == "completion":
-            print(completion(arguments.shell), end="")
-            return 0
-        return actions[arguments.command](arguments) or 0
+        options = parser().parse_args(arguments)
+        if options.command is None:
+            parser().print_help()
+            return UNUSABLE
+        code = COMMANDS[options.command](options)
+        sys.stdout.flush()
+        return code
+    except SystemExit as stop:  # argparse, after --help or an error that it has printed
+        return int(stop.code or 0)
     except GraphError as error:
         print(f"graphc: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader went away: nothing more to say
+        return UNUSABLE
+    except BrokenPipeError:  # the reader, head for example, has seen enough
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains at exit
         return 0
+    except OSError as error:
+        print(f"graphc: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        return UNUSABLE
+    except MemoryError:
+        print("graphc: not enough memory; give smaller sizes with --size", file=sys.stderr)
+        return UNUSABLE
+    except KeyboardInterrupt:
+        print("graphc: interrupted", file=sys.stderr)
+        return INTERRUPTED
 
 
-__all__ = ["main"]
+# -- commands --------------------------------------------------------------------------------------------------------
+
+
+def _loaded(options: argparse.Namespace) -> tuple[str, Tensor | Program]:
+    from .loading import load
+
+    return load(options.target, options.input)
+
+
+def _sizes(options: argparse.Namespace, program: Program) -> dict[str, int]:
+    """The sizes given; an unknown name is an error, since a typing mistake would go unseen."""
+    from .driver import sizes_for
+
+    given, known = dict(options.size), sizes_for(program, {})
+    if unknown := [n for n in given if n not in known]:
+        raise GraphError(f"--size {unknown[0]}={given[unknown[0]]}: no open dimension is called '{unknown[0]}'; there "
+                         f"{'is' if len(known) == 1 else 'are'}: {', '.join(known) or 'none'}")
+    return given
+
+
+def dump(options: argparse.Namespace) -> int:
+    output: Path | None = options.output
+    format = options.format or (SUFFIXES.get(output.suffix.lower()) if output else "text")
+    if format is None:
+        if output is not None and output.suffix.lower() not in (".ll", ".s", ".asm", ""):
+            raise GraphError(f"no format goes by the suffix {output.suffix}; say --format, one of {', '.join(FORMATS)}")
+        format = "text"
+    if format == "png" and output is None and sys.stdout.isatty():
+        raise GraphError("a PNG is no text for a terminal; write it to a file: -o picture.png")
+    if output is not None and not output.parent.is_dir():
+        raise GraphError(f"there is no folder {output.parent}; make it first")
+    name, target = _loaded(options)
+    text = dumped(options, name, target, format)
+    data = text if isinstance(text, bytes) else text.encode("utf-8")
+    if output is not None:
+        output.write_bytes(data)
+    elif isinstance(text, bytes):
+        sys.stdout.flush()
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    else:
+        sys.stdout.write(text if text.endswith("\n") else text + "\n")
+    return 0
+
+
+def dumped(options: argparse.Namespace, name: str, target: Tensor | Program, format: str) -> Any:
+    """The dump; of a tensor the stage `gradient` has its gradients with respect to all parameters below it."""
+    from .driver import Program
+    from .inspection import show_graph
+    from .loading import as_program
+
+    program = as_program(target, name)
+    sizes = _sizes(options, program)
+    if isinstance(target, Program):
+        return program.dump(options.stage or "simplified", format, sizes)
+    stage = options.stage or "forward"
+    if stage == "gradient":
+        return show_graph(with_gradients(target, program), format)
+    if stage == "update":
+        raise GraphError(f"'{name}' is a Tensor, which updates nothing; make a step of it, "
+                         f"step = graphc.train_step({name}, optimizer), and name that")
+    return program.dump(stage, format, sizes)
+
+
+def with_gradients(loss: Tensor, program: Program) -> Any:
+    """The tensor's graph with its gradients as further outputs, named after the parameters (or floating inputs)."""
+    from .ir import Graph
+    from .passes.autodiff import grad
+    from .text import cell_names
+
+    names = cell_names(program.graph)
+    wrt = {names[p.cell]: p for p in program.parameters if p.cell.trainable and p.dtype.is_float}
+    wrt = wrt or {str(i.name): i for i in program.inputs if i.dtype.is_float}
+    if not wrt:
+        raise GraphError("nothing to differentiate: this tensor reads no trainable parameter and no floating input")
+    gradients = grad(loss, list(wrt.values()), allow_unused=True)
+    return Graph(program.graph.inputs, (*program.graph.outputs, *(g.node for g in gradients)), (),
+                 (loss.name or "out", *(f"d{n}" for n in wrt)))
+
+
+def report(options: argparse.Namespace) -> int:
+    from .loading import as_program
+
+    name, target = _loaded(options)
+    program = as_program(target, name)
+    print(program.report(**_sizes(options, program)), end="")
+    return 0
+
+
+def profile(options: argparse.Namespace) -> int:
+    from .checking import draw
+    from .driver import sizes_for
+    from .loading import as_program
+    from .passes.expand import specialize
+
+    name, target = _loaded(options)
+    program = as_program(target, name)
+    sizes = sizes_for(program, _sizes(options, program))
+    inputs = specialize(program.graph, sizes).inputs
+    feeds = draw(inputs, np.random.default_rng(0))
+    print(program.profile(*(feeds[i] for i in inputs), repeat=options.repeat), end="")
+    return 0
+
+
+def check(options: argparse.Namespace) -> int:
+    from .checking import check_gradients, format_rows
+    from .loading import as_program
+
+    name, target = _loaded(options)
+    graph = as_program(target, name).graph
+    scalars = [n for n in graph.outputs if n.dtype.is_float and all(s == 1 for s in n.shape)]
+    loss = scalars[0] if scalars else graph.outputs[0] if graph.outputs else None
+    if loss is None:
+        raise GraphError(f"'{name}' has no output to check; name a scalar loss")
+    rows, precision = check_gradients(graph, loss, dict(options.size), options.seed)
+    sys.stdout.write(format_rows(rows, precision))
+    wrong = [row.name for row in rows if not row.right]
+    if wrong:
+        print(f"graphc: wrong gradient of {', '.join(wrong)}; graphc.testing.gradcheck finds the op whose rule is wrong",
+              file=sys.stderr)
+    return WRONG if wrong else 0
+
+
+def info(options: argparse.Namespace) -> int:
+    import platform
+
+    rows = [("graphc", version("graphc")), ("Python", f"{platform.python_version()} ({platform.platform()})")]
+    rows += [(package, version(package)) for package in ("numpy", "llvmlite", "networkx", "pygraphviz")]
+    if rows[3][1] != "not installed":
+        from .runtime.native import cache, target, threads
+
+        host = target.host()
+        folder = cache.default_folder()
+        entries = [f for f in folder.glob("*.object")] if folder.is_dir() else []
+        stored = sum(f.stat().st_size for f in entries) / 2**20
+        state = f"{len(entries)} entries, {stored:.1f} MiB" if cache.default() else "off: GRAPHC_CACHE=0"
+        rows += [("backend", "native"), ("target", f"{host.triple}, {host.cpu}"),
+                 ("vectors", f"{host.vector_bytes * 8} bits, {host.registers} registers"),
+                 ("threads", f"{threads.available_parallelism()} of {os.cpu_count()} cores"),
+                 ("caches", f"L1 {host.l1_bytes >> 10} KiB, L2 {host.l2_bytes >> 10} KiB, L3 {host.l3_bytes >> 10} KiB"),
+                 ("code cache", f"{folder} ({state})")]
+    else:
+        rows += [("backend", "numpy only; for machine code: pip install llvmlite")]
+    print("\n".join(f"{name:12} {value}" for name, value in rows))
+    return 0
+
+
+def completion(options: argparse.Namespace) -> int:
+    from .completion import script
+
+    sys.stdout.write(script(parser(), options.shell))
+    return 0
+
+
+COMMANDS = {"dump": dump, "report": report, "profile": profile, "check": check, "info": info, "completion": completion}

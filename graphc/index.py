@@ -199,8 +199,9 @@ def _join(total: dict[Term, int], constant: int) -> Index:
     """Drops zeros and puts (x//d)*d*f + (x%d)*f back together as x*f."""
     for term in [t for t in total if isinstance(t, Remainder)]:
         factor = total.get(term, 0)
-        whole = Divided(term.of, term.by)
-        if factor and total.get(whole) == factor * term.by:
+        quotient = term.of // term.by  # of a quotient: x//d//e is kept as x//(d*e)
+        whole = quotient.terms[0][0] if len(quotient.terms) == 1 else Divided(term.of, term.by)
+        if factor and total.get(whole) == factor * term.by and quotient == Index.of(whole):
             del total[term], total[whole]
             return _join(total, constant) + term.of * factor
     return Index(tuple(sorted(((t, f) for t, f in total.items() if f), key=_order)), constant)

@@ -17,10 +17,12 @@ from .errors import GraphError
 from .ir import Cell, Graph, Node, topological
 from .op import Kind
 from .text import cell_names, format_value
+from .types import Dim, DType, TensorType
 
 PALETTE = {"forward": ("#D6E6F5", "#2B6CA3"), "gradient": ("#FBE3C8", "#B3630B"), "update": ("#D9EDD3", "#3B7D23")}
 INK = "#1B1F24"
 FONT = "Helvetica"
+CIRCLED = "①②③④⑤⑥⑦⑧⑨"  # positions of operands, where their order matters
 
 
 def phases(graph: Graph) -> dict[Node, str]:
@@ -29,10 +31,16 @@ def phases(graph: Graph) -> dict[Node, str]:
     return {n: "gradient" if n.phase == "gradient" else "forward" if n in forward else "update" for n in graph.nodes}
 
 
-def _number(node: Node) -> str | None:
-    """The text of a constant (or a repeated one) that is drawn inside its reader; None of anything else."""
-    while node.op.kind is Kind.VIEW and "fill" not in node.attributes and node.inputs[0].type.size == 1:
+def _spread(node: Node) -> Node:
+    """What a repetition or reshaping of a single element shows: that element; any other node itself."""
+    while node.op.kind is Kind.VIEW and "fill" not in node.attributes and node.inputs[0].types[0].size == 1:
         node = node.inputs[0]
+    return node
+
+
+def _number(node: Node) -> str | None:
+    """The text of a constant (or a repeated one) that is written into its reader; None of anything else."""
+    node = _spread(node)
     value = node.attributes.get("value") if node.op.kind is Kind.SOURCE else None
     if not isinstance(value, np.ndarray) or value.size != 1:
         return None
@@ -40,55 +48,114 @@ def _number(node: Node) -> str | None:
     return f"{number:.6g}" if isinstance(number, float) else str(number)
 
 
+def _sources(node: Node) -> list[tuple[int, Node]]:
+    """Position and node of every operand that is drawn as an edge; repetitions of one element are passed over."""
+    return [(k, _spread(operand)) for k, operand in enumerate(node.inputs) if _number(operand) is None]
+
+
 def _shown(graph: Graph) -> list[Node]:
-    """The nodes that are drawn: all but constants inside labels and what only they need."""
-    kept: list[Node] = []
-    stack, seen = [*graph.roots, *graph.inputs], set()
+    """The nodes that are drawn: all but constants inside labels, repetitions, and what only they need."""
+    values = [_spread(value) for _, value in graph.updates if _number(value) is None]
+    stack, seen = [*graph.inputs, *graph.outputs, *values], set[Node]()
     while stack:
         node = stack.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        kept.append(node)
-        stack.extend(i for i in node.inputs if _number(i) is None)
-    order = {n: k for k, n in enumerate(graph.nodes)}
-    return sorted(kept, key=order.__getitem__)
+        if node not in seen:
+            seen.add(node)
+            stack.extend(operand for _, operand in _sources(node))
+    return [n for n in graph.nodes if n in seen]
 
 
 def label(node: Node, names: dict[Cell, str]) -> str:
-    """A node's text: its name, or its op with constants and short attributes."""
+    """A node's text: its name, or its op with constants in their places, and short attributes.
+
+    ``sub(1, ·)`` is one minus the operand that the edge brings.
+    """
     if "cell" in node.attributes:
         return names[node.attributes["cell"]]
     if "symbol" in node.attributes:
         return node.attributes["name"]
     if (alone := _number(node)) is not None:
         return alone
-    constants = [n for i in node.inputs if (n := _number(i)) is not None]
-    lines = [node.op.name + (f"  {', '.join(constants)}" if constants else "")]
-    shown = [f"{k}={_short(v)}" for k, v in node.attributes.items() if k not in ("cells", "symbol", "site")]
-    if shown:
-        lines.append(" ".join(shown))
-    return "\n".join(lines)
+    numbers = [_number(operand) for operand in node.inputs]
+    text = node.op.name
+    if any(n is not None for n in numbers):
+        text += f"({', '.join('·' if n is None else n for n in numbers)})"
+    attributes = {k: v for k, v in node.attributes.items()
+                  if k not in ("cells", "symbol", "site") and not _implied(v, node)}
+    shown = [_short(v) if k in ("spec", "dtype") else f"{_singular(k, v)} {_short(v)}" for k, v in attributes.items()]
+    return "\n".join([text, *([", ".join(shown)] if shown else [])])
+
+
+def _singular(name: str, value: Any) -> str:
+    return "axis" if name == "axes" and isinstance(value, tuple) and len(value) == 1 else name
+
+
+def _implied(value: Any, node: Node) -> bool:
+    """The result's own shape, which stands on the edges."""
+    return len(node.types) == 1 and isinstance(value, tuple) and len(value) > 0 and value == node.type.shape
 
 
 def _short(value: Any) -> str:
     if isinstance(value, np.ndarray):
         return f"{value.dtype}{list(value.shape)}"
-    text = format_value(value).replace('"', "")
+    if isinstance(value, tuple) and len(value) == 1:
+        return _short(value[0])
+    if isinstance(value, str):
+        return value.replace("->", " → ")
+    if isinstance(value, (DType, TensorType, Dim)):
+        return str(value)
+    try:
+        text = format_value(value).replace('"', "")
+    except GraphError:
+        return type(value).__name__
     return text if len(text) <= 28 else text[:25] + "..."
 
 
+def _places(graph: Graph, shown: list[Node]) -> dict[Node, str]:
+    """The module scope in which each node is drawn: its own; of a parameter, that of its forward readers."""
+    places = {node: node.scope for node in shown}
+    readers: dict[Node, list[str]] = {}
+    for node in shown:
+        for _, operand in _sources(node):
+            if node.phase == "forward":
+                readers.setdefault(operand, []).append(node.scope)
+    for node in shown:
+        if "cell" in node.attributes and (scopes := readers.get(node)):
+            common = scopes[0].split(".")
+            for scope in scopes[1:]:
+                parts = scope.split(".")
+                same = [a == b for a, b in zip(common, parts, strict=False)]
+                common = common[:same.index(False) if False in same else len(same)]
+            places[node] = ".".join(common)
+    return places
+
+
+def _edge_label(position: int, reader: Node, type_: TensorType) -> str:
+    """The type, numbered where the order of operands matters."""
+    several = len(_sources(reader)) > 1 and not reader.op.commutes
+    return f"  {CIRCLED[position] + ' ' if several and position < len(CIRCLED) else ''}{type_}  "
+
+
 def to_networkx(graph: Graph) -> Any:
-    """A networkx.MultiDiGraph whose nodes and edges carry Graphviz attributes, and `scope` and `phase`."""
+    """A networkx.MultiDiGraph whose nodes and edges carry Graphviz attributes.
+
+    Every node has `phase` (forward, gradient, update) and `scope` (path of its module) besides.
+    """
     import networkx
 
-    drawn = networkx.MultiDiGraph(rankdir="TB", fontname=FONT, nodesep="0.25", ranksep="0.35", bgcolor="white")
-    drawn.graph["node"] = {"fontname": FONT, "fontsize": "11", "fontcolor": INK, "margin": "0.10,0.05", "height": "0.3"}
+    drawn = networkx.MultiDiGraph(rankdir="TB", fontname=FONT, nodesep="0.3", ranksep="0.35", bgcolor="white",
+                                  pad="0.15", compound="true")
+    drawn.graph["node"] = {"fontname": FONT, "fontsize": "11", "fontcolor": INK, "margin": "0.10,0.05", "height": "0.3",
+                           "width": "0.6"}
     drawn.graph["edge"] = {"fontname": FONT, "fontsize": "9", "fontcolor": "#57606A", "color": "#6E7781", "arrowsize": "0.6"}
     names = cell_names(graph)
     part = phases(graph)
-    numbers = {node: f"n{k}" for k, node in enumerate(graph.nodes)}
     shown = _shown(graph)
+    places = _places(graph, shown)
+    numbers = {node: f"n{k}" for k, node in enumerate(shown)}
+    results: dict[Node, list[str]] = {}
+    for node, name in zip(graph.outputs, graph.output_names or ("",) * len(graph.outputs), strict=False):
+        results.setdefault(node, []).append(name)
     for node in shown:
         fill, border = PALETTE[part[node]]
         style: dict[str, Any] = {"shape": "box", "style": "rounded,filled"}
@@ -96,26 +163,36 @@ def to_networkx(graph: Graph) -> Any:
             style = {"shape": "cylinder", "style": "filled"}
         elif "symbol" in node.attributes:
             style = {"shape": "parallelogram", "style": "filled"}
-        if node in graph.outputs:
+        text = label(node, names)
+        if node in results:
             style["peripheries"] = "2"
-        drawn.add_node(numbers[node], label=label(node, names), fillcolor=fill, color=border, phase=part[node],
-                       scope=node.scope, tooltip=_tooltip(node), **style)
+            said = ", ".join(n for n in results[node] if n and n != "out")
+            text += f"\n→ {said}" if said else ""
+        drawn.add_node(numbers[node], label=text, fillcolor=fill, color=border, phase=part[node],
+                       scope=places[node], tooltip=_tooltip(node), **style)
     for node in shown:
-        for operand in dict.fromkeys(node.inputs):  # x * x is one edge: two would carry one label twice
-            if _number(operand) is None:
-                drawn.add_edge(numbers[operand], numbers[node], label=f" {operand.types[0]} ")
-    for cell, value in graph.updates:
+        for position, operand in _sources(node):
+            drawn.add_edge(numbers[operand], numbers[node], label=_edge_label(position, node, operand.types[0]),
+                           tooltip=str(operand.types[0]))
+    for k, (cell, value) in enumerate(graph.updates):
         fill, border = PALETTE["update"]
-        end = f"new_{names[cell]}".replace(".", "_")
-        drawn.add_node(end, label=f"{names[cell]}'", shape="cylinder", style="filled,dashed", fillcolor=fill, color=border,
-                       phase="update", scope="", tooltip=f"the new value of {names[cell]}")
-        drawn.add_edge(numbers[value], end, label=f" {value.types[0]} ")
+        drawn.add_node(f"u{k}", label=f"{names[cell]}'", shape="cylinder", style="filled,dashed", fillcolor=fill,
+                       color=border, phase="update", scope="", tooltip=f"{names[cell]}: {cell.type}\nits value after the step")
+        if (number := _number(value)) is not None:
+            drawn.nodes[f"u{k}"]["label"] += f" = {number}"
+        else:
+            drawn.add_edge(numbers[_spread(value)], f"u{k}", label=f"  {value.types[0]}  ", color=border, style="bold",
+                           tooltip=f"updates {names[cell]}")
     return drawn
 
 
 def _tooltip(node: Node) -> str:
-    where = f"\n{node.origins[0]}" if node.origins else ""
-    return f"{node.op.name}: {', '.join(map(str, node.types))}{where}"
+    """Everything about a node, for hovering: op, types, attributes, module and the user's lines."""
+    lines = [f"{node.op.name}: {', '.join(map(str, node.types))}"]
+    lines += [f"{k}: {_short(v)}" for k, v in node.attributes.items() if k not in ("cell", "cells", "symbol", "type", "site")]
+    lines += [f"module: {node.scope}"] if node.scope else []
+    lines += [f"at {origin}" for origin in node.origins[:3]]
+    return "\n".join(lines)
 
 
 def _quoted(text: Any) -> str:
@@ -143,14 +220,16 @@ def dot(graph: Graph) -> str:
             if part:
                 full = f"{path}.{part}" if path else part
                 lines.append(f"{indent}subgraph {_quoted('cluster_' + full)} {{")
-                lines.append(f"{indent}  label={_quoted(full)}; style=\"rounded,dashed\"; color=\"#8C959F\"; "
-                             f"fontcolor=\"#57606A\"; fontsize=10;")
+                lines.append(f"{indent}  label={_quoted(full)}; labeljust=l; labelloc=t; style=\"rounded,filled\"; "
+                             "color=\"#C4CCD4\"; fillcolor=\"#8C959F14\"; fontcolor=\"#57606A\"; fontsize=10; margin=10;")
                 write(inner, full, indent + "  ")
                 lines.append(f"{indent}}}")
 
     write(tree, "", "  ")
     lines += [f"  {_quoted(a)} -> {_quoted(b)} [{_attributes(d)}];" for a, b, d in drawn.edges(data=True)]
-    lines.append(_legend({d["phase"] for _, d in drawn.nodes(data=True)}))
+    data = [d for _, d in drawn.nodes(data=True)]
+    kinds = {d["shape"] for d in data} | {"double" for d in data if "peripheries" in d}
+    lines.append(_legend({d["phase"] for d in data}, kinds | {"dashed" for d in data if "dashed" in d["style"]}))
     return "\n".join([*lines, "}"]) + "\n"
 
 
@@ -158,10 +237,17 @@ def _attributes(data: dict[str, Any]) -> str:
     return ", ".join(f"{k}={_quoted(v)}" for k, v in data.items())
 
 
-def _legend(present: set[str]) -> str:
-    """The meaning of the colours, as the picture's own caption."""
-    cells = "".join(f'<TD BGCOLOR="{fill}">{phase}</TD>' for phase, (fill, _) in PALETTE.items() if phase in present)
-    return f'  label=<<TABLE BORDER="0" CELLBORDER="0" CELLSPACING="6"><TR>{cells}</TR></TABLE>>; labelloc=b;'
+def _legend(present: set[str], kinds: set[str]) -> str:
+    """What colours and shapes mean, as the picture's own caption; only what it has."""
+    cells = "".join(f'<TD BGCOLOR="{fill}" COLOR="{border}" BORDER="1" STYLE="ROUNDED"> {phase} </TD>'
+                    for phase, (fill, border) in PALETTE.items() if phase in present)
+    words = {"parallelogram": "parallelogram: input", "cylinder": "cylinder: parameter or state",
+             "dashed": "dashed: its value after the step", "double": "double border: output"}
+    said = " · ".join(text for kind, text in words.items() if kind in kinds)
+    top = f'<TABLE BORDER="0" CELLBORDER="0" CELLSPACING="6" CELLPADDING="3"><TR>{cells}</TR></TABLE>' if cells else " "
+    below = f'<TR><TD><FONT POINT-SIZE="9" COLOR="#57606A">{said}</FONT></TD></TR>' if said else ""
+    return (f'  label=<<TABLE BORDER="0" CELLBORDER="0" CELLSPACING="0"><TR><TD>{top}</TD></TR>{below}</TABLE>>; '
+            f'labelloc=b; fontsize=11; fontcolor="{INK}";')
 
 
 def draw(graph: Graph, format: str = "svg") -> bytes:

@@ -372,11 +372,9 @@ class Fusion:
         full, kept = cluster.full_count, cluster.kept_count
         for r, source in enumerate(body.inputs):
             size = int(source.type.size)
-            users = body.users[source]
-            if not users and source not in body.outputs:
+            if not body.users[source] and source not in body.outputs:
                 continue
-            direct = all(u.op.kind is Kind.MAP and int(u.type.size) == size for u in users)
-            if not direct:
+            if not read_in_place(body, source):
                 continue
             for w, (out, level) in enumerate(zip(body.outputs, levels, strict=True)):
                 if out.type != source.type:
@@ -393,6 +391,26 @@ class Fusion:
             if self.is_leaf(node):
                 self.leaf_buffer(node)
         return Fused(tuple(kernels), self.stored, self.leaves)
+
+
+def read_in_place(body: Graph, source: Node) -> bool:
+    """Whether every result that depends on the slot reads it at the result's own position only.
+
+    What is computed again inside a kernel may be read through a view that moves elements: then it is not.
+    """
+    reached = {source}
+    for node in body.nodes:
+        if any(i in reached for i in node.inputs):
+            reached.add(node)
+            kind = node.op.kind
+            if kind is Kind.VIEW:
+                variables = variables_for(node.shape)
+                read = follow(node, variables, lambda n, under=node.inputs[0]: n is under)  # type: ignore[misc]
+                if read.guard or linear(read.indices, read.base.shape) != linear(variables, node.shape):
+                    return False
+            elif kind is not Kind.MAP:
+                return False
+    return True
 
 
 def fuse(graph: Graph) -> Fused:

@@ -12,7 +12,7 @@ import numpy as np
 import graphc
 from graphc.tensor import Tensor
 
-UNARY = ("tanh", "sigmoid", "exp", "square", "neg", "abs", "relu", "sin", "erf", "softplus", "floor")
+UNARY = ("tanh", "sigmoid", "exp", "square", "neg", "abs", "relu", "sin", "erf", "softplus")
 BINARY = ("add", "sub", "mul", "maximum", "minimum")
 
 

@@ -81,7 +81,7 @@ def agree(got: Sequence[np.ndarray], wanted: Sequence[np.ndarray], tolerance: di
     assert len(got) == len(wanted), f"{what}: {len(got)} results, {len(wanted)} wanted"
     for k, (a, b) in enumerate(zip(got, wanted, strict=True)):
         assert a.shape == b.shape, f"{what} {k}: shape {a.shape}, wanted {b.shape}"
-        np.testing.assert_allclose(a, b, err_msg=f"{what} {k}", equal_nan=True, **tolerance)
+        np.testing.assert_allclose(a, b, tolerance["rtol"], tolerance["atol"], True, f"{what} {k}")
 
 
 def compare(function: Callable[..., Any], reference: Callable[..., Any], *shapes: Any, dtype: str = "float64",

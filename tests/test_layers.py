@@ -11,14 +11,18 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 # Bottom to top; a file may import from its own layer's packages and from lower layers.
-LAYERS = [{"errors"}, {"types"}, {"index"}, {"op"}, {"ir"}, {"access", "tensor"}, {"ops"}, {"plan"}, {"text", "viz", "html"},
-          {"optim", "nn"}, {"passes", "runtime"}, {"feeds"}, {"fit", "inspection"}, {"driver"},
-          {"static_graph", "lbfgs", "testing", "loading", "cli", "__main__"}]
+LAYERS = [{"errors"}, {"types"}, {"index"}, {"op"}, {"ir"}, {"access", "tensor"}, {"ops"}, {"plan"}, {"text"}, {"viz"},
+          {"html"}, {"optim", "nn"}, {"passes", "runtime"}, {"feeds"}, {"fit", "inspection"}, {"driver"},
+          {"static_graph", "lbfgs"}, {"testing", "loading"}, {"checking", "completion"}, {"cli"}, {"__main__"}]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
 
 def sources() -> list[Path]:
     return sorted(p for folder in ("graphc", "passes", "runtime") for p in (ROOT / folder).rglob("*.py"))
+
+
+def test_every_file_has_a_layer() -> None:
+    assert {layer_of(p) for p in sources()} - {"__init__"} <= set(RANK)
 
 
 def layer_of(path: Path) -> str:

@@ -117,7 +117,7 @@ def test_barriers_hold_everybody(pool, code, area):
     seconds = time.process_time() - start
     expected = pool.count * rounds * (rounds - 1) // 2
     assert cells[1 : pool.count * LINE : LINE].tolist() == [expected] * pool.count
-    assert seconds < 2000 * 0.5e-3  # a time slice is 3 ms and more
+    assert seconds < 2000 * 2e-3  # a time slice is 3 ms and more, and each barrier would cost several
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="affinity")

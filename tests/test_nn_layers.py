@@ -35,13 +35,14 @@ EDGES = np.array([[-1e4, -100.0, -3.0, -1.0, -0.0, 0.0], [1e-30, 1.0, 3.0, 6.0, 
 ROUNDED_BY_PYTORCH = {"CELU", "Hardsigmoid"}  # it keeps 1 / alpha and 1 / 6 in float32
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize(("dtype", "backend"), [("float64", "interpreter"), ("float32", "native")])
 @pytest.mark.parametrize(("name", "settings"), ACTIVATIONS, ids=[f"{n}-{k}" for k, (n, _) in enumerate(ACTIVATIONS)])
-def test_an_activation_is_pytorchs(name: str, settings: dict[str, Any], dtype: str) -> None:
+def test_an_activation_is_pytorchs(name: str, settings: dict[str, Any], dtype: str, backend: str) -> None:
     mine, other = getattr(nn, name)(**settings), getattr(torch.nn, name)(**settings)
     bound = {"rtol": 1e-7, "atol": 1e-10} if name in ROUNDED_BY_PYTORCH and dtype == "float64" else None
-    compare(mine, other, (5, 8), dtype=dtype, tolerance=bound)
-    compare(lambda x: mine(3.0 * x), lambda x: other(3.0 * x), (5, 8), dtype=dtype, seed=3, tolerance=bound)
+    compare(mine, other, (5, 8), dtype=dtype, backend=backend, tolerance=bound)
+    compare(lambda x: mine(3.0 * x), lambda x: other(3.0 * x), (5, 8), dtype=dtype, seed=3,
+            backend=backend, tolerance=bound)
     if dtype == "float64":
         compare(mine, other, EDGES, tolerance=bound)  # kinks, and arguments at which a branch that is not taken overflows
 
@@ -126,6 +127,9 @@ LAYERS: list[tuple[str, tuple[Any, ...], dict[str, Any], tuple[Any, ...]]] = [
     ("AdaptiveMaxPool3d", (2,), {}, ((2, 2, 4, 3, 5),)), ("LPPool1d", (4, 2), {}, ((2, 3, 8),)),
     ("LPPool2d", (2, 3), {"stride": 2}, ((2, 3, 7, 7),)),
     ("PixelShuffle", (2,), {}, ((2, 8, 3, 2),)), ("PixelUnshuffle", (2,), {}, ((2, 2, 4, 6),)),
+    ("Unfold", ((2, 3),), {"padding": 1, "stride": (1, 2)}, ((2, 3, 4, 5),)),
+    ("Unfold", (2,), {"dilation": 2}, ((3, 4, 5),)), ("Fold", ((4, 5), (2, 3)), {"stride": (2, 1)}, ((2, 12, 6),)),
+    ("Fold", (4, 3), {"padding": 1, "dilation": 2, "stride": 1}, ((18, 4),)),
     ("ChannelShuffle", (2,), {}, ((2, 6, 3),)),
     ("Upsample", (), {"scale_factor": 2}, ((2, 3, 4, 3),)), ("Upsample", (), {"size": 7}, ((2, 3, 4),)),
     ("Upsample", (), {"scale_factor": 1.5}, ((2, 3, 4),)), ("Upsample", (), {"size": 3}, ((2, 3, 7),)),
@@ -157,22 +161,24 @@ def test_a_layer_is_pytorchs(name: str, arguments: tuple[Any, ...], keywords: di
     assert type(mine).__name__ in repr(mine)
 
 
-@pytest.mark.parametrize(("name", "arguments", "operand"), [
-    ("Linear", (4, 3), (5, 4)), ("Conv2d", (3, 4, 3), (2, 3, 6, 5)), ("BatchNorm1d", (4,), (5, 4)),
-    ("LayerNorm", (4,), (3, 4)), ("LSTM", (3, 4), (5, 2, 3)), ("MaxPool2d", (2,), (2, 3, 6, 6))])
-def test_a_layer_in_float32(name: str, arguments: tuple[Any, ...], operand: tuple[int, ...]) -> None:
-    compare_modules(getattr(nn, name)(*arguments), getattr(torch.nn, name)(*arguments), operand, dtype="float32")
+COMPILED = [*LAYERS, ("LSTM", (3, 4), {}, ((5, 2, 3),)), ("GRU", (3, 4), {}, ((4, 2, 3),)),
+            ("TransformerEncoderLayer", (6, 2, 8, 0.0), {}, ((3, 2, 6),))]
 
 
-@pytest.mark.parametrize("backend", ["numpy", "native"])
+@pytest.mark.parametrize(("name", "arguments", "keywords", "operands"), COMPILED,
+                         ids=[f"{layer[0]}-{k}" for k, layer in enumerate(COMPILED)])
+def test_a_layer_in_a_native_program_in_float32(name: str, arguments: tuple[Any, ...], keywords: dict[str, Any],
+                                                operands: tuple[Any, ...]) -> None:
+    compare_modules(getattr(nn, name)(*arguments, **keywords), getattr(torch.nn, name)(*arguments, **keywords),
+                    *operands, dtype="float32", backend="native")
+
+
 @pytest.mark.parametrize(("name", "arguments", "operand"), [
     ("Linear", (4, 3), (5, 4)), ("Conv2d", (3, 4, 3), (2, 3, 6, 5)), ("LayerNorm", (4,), (3, 4)),
     ("GroupNorm", (2, 4), (3, 4, 5)), ("GRU", (3, 4), (4, 2, 3)), ("AvgPool2d", (2,), (2, 3, 6, 6)),
     ("ConvTranspose2d", (2, 3, 3, 2), (2, 2, 4, 3))])
-def test_a_layer_in_a_compiled_program(name: str, arguments: tuple[Any, ...], operand: tuple[int, ...], backend: str
-                                       ) -> None:
-    compare_modules(getattr(nn, name)(*arguments), getattr(torch.nn, name)(*arguments), operand, dtype="float32",
-                    backend=backend)
+def test_a_layer_in_an_interpreted_program(name: str, arguments: tuple[Any, ...], operand: tuple[int, ...]) -> None:
+    compare_modules(getattr(nn, name)(*arguments), getattr(torch.nn, name)(*arguments), operand, backend="numpy")
 
 
 def test_max_unlike_pytorchs_shares_the_gradient_of_a_tie() -> None:
@@ -273,8 +279,8 @@ VISIBLE[:, 0] = True
     {}, {"scale": 0.3}, {"is_causal": True}, {"attn_mask": VISIBLE}, {"attn_mask": random.normal(size=(2, 1, 4, 6))},
     {"attn_mask": np.zeros((4, 6), bool)}], ids=["plain", "scale", "causal", "bools", "floats", "nothing visible"])
 def test_scaled_dot_product_attention_is_pytorchs(settings: dict[str, Any]) -> None:
-    theirs_ = {k: torch.tensor(v) if isinstance(v, np.ndarray) else v for k, v in settings.items()}
-    compare(partial(F.scaled_dot_product_attention, **settings), partial(oracle.scaled_dot_product_attention, **theirs_),
+    reference: dict[str, Any] = {k: torch.tensor(v) if isinstance(v, np.ndarray) else v for k, v in settings.items()}
+    compare(partial(F.scaled_dot_product_attention, **settings), partial(oracle.scaled_dot_product_attention, **reference),
             Q, K, V)
 
 

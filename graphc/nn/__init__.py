@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from . import functional, init, utils
-from .activations import (
+from .activation_layers import (
     CELU,
     ELU,
     GELU,
@@ -45,6 +45,7 @@ from .containers import ModuleDict, ModuleList, ParameterDict, ParameterList, Se
 from .convolution import Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 from .distance import CosineSimilarity, PairwiseDistance
 from .dropout import AlphaDropout, Dropout, Dropout1d, Dropout2d, Dropout3d, FeatureAlphaDropout
+from .folding import Fold, Unfold
 from .linear import Bilinear, Flatten, Identity, Linear, Unflatten
 from .losses import (
     BCELoss,
@@ -135,6 +136,9 @@ from .transformer import (
     TransformerEncoderLayer,
 )
 
+if TYPE_CHECKING:
+    from ..static_graph import Graph as Graph
+
 __all__ = [
     "CELU",
     "ELU",
@@ -186,6 +190,7 @@ __all__ = [
     "EmbeddingBag",
     "FeatureAlphaDropout",
     "Flatten",
+    "Fold",
     "GRUCell",
     "GaussianNLLLoss",
     "GroupNorm",
@@ -267,6 +272,7 @@ __all__ = [
     "TripletMarginLoss",
     "TripletMarginWithDistanceLoss",
     "Unflatten",
+    "Unfold",
     "Upsample",
     "UpsamplingBilinear2d",
     "UpsamplingNearest2d",
@@ -277,6 +283,3 @@ __all__ = [
     "init",
     "utils",
 ]
-
-if TYPE_CHECKING:
-    from ..static_graph import Graph as Graph

@@ -103,7 +103,7 @@ class MultiheadAttention(RandomModule):
         joint = self.kdim == self.vdim == embed_dim
 
         def matrix(rows: int, columns: int) -> Parameter:
-            return init.xavier_uniform_(Parameter(np.empty((rows, columns)), dtype=dtype))
+            return init.xavier_uniform_(Parameter(np.zeros((rows, columns)), dtype=dtype))
 
         self.register_parameter("in_proj_weight", matrix(3 * embed_dim, embed_dim) if joint else None)
         for name, columns in (("q", embed_dim), ("k", self.kdim), ("v", self.vdim)):
@@ -113,7 +113,7 @@ class MultiheadAttention(RandomModule):
         if bias:
             init.zeros_(self.out_proj.bias)
         for name in ("bias_k", "bias_v"):
-            self.register_parameter(name, init.xavier_normal_(Parameter(np.empty((1, 1, embed_dim)), dtype=dtype))
+            self.register_parameter(name, init.xavier_normal_(Parameter(np.zeros((1, 1, embed_dim)), dtype=dtype))
                                     if add_bias_kv else None)
 
     def forward(self, query: TensorLike, key: TensorLike, value: TensorLike, key_padding_mask: TensorLike | None = None,

@@ -188,8 +188,8 @@ class _Convolution(Module):
         self.padding = padding if isinstance(padding, str) else repeated(padding, self.spatial, f"{name}: padding")
         self.padding_mode = padding_mode
         channels = (in_channels, out_channels // groups) if self.transposed else (out_channels, in_channels // groups)
-        self.weight = Parameter(np.empty((*channels, *self.kernel_size)), dtype=dtype)
-        self.register_parameter("bias", Parameter(np.empty(out_channels), dtype=dtype) if bias else None)
+        self.weight = Parameter(np.zeros((*channels, *self.kernel_size)), dtype=dtype)
+        self.register_parameter("bias", Parameter(np.zeros(out_channels), dtype=dtype) if bias else None)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -256,18 +256,19 @@ class _ConvTranspose(_Convolution):
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode,
                          dtype)
         self.output_padding = repeated(output_padding, self.spatial, f"{type(self).__name__}: output_padding")
+        self._amounts = repeated(padding, self.spatial, f"{type(self).__name__}: padding")
 
     def forward(self, input: TensorLike, output_size: Sequence[int] | None = None) -> Tensor:
         """`output_size` picks one of the sizes that the stride makes possible."""
         x = as_tensor(input)
         extra = self.output_padding if output_size is None else self._extra(x, output_size)
-        return _conv_transpose(self.spatial, x, self.weight, self.bias, self.stride, tuple(self.padding), extra,
+        return _conv_transpose(self.spatial, x, self.weight, self.bias, self.stride, self._amounts, extra,
                                self.groups, self.dilation)
 
     def _extra(self, x: Tensor, output_size: Sequence[int]) -> tuple[int, ...]:
         wanted = tuple(output_size)[-self.spatial:]
         least = [(int(n) - 1) * s - 2 * p + d * (k - 1) + 1 for n, s, p, d, k in zip(
-            x.shape[-self.spatial:], self.stride, self.padding, self.dilation, self.kernel_size, strict=True)]
+            x.shape[-self.spatial:], self.stride, self._amounts, self.dilation, self.kernel_size, strict=True)]
         extra = tuple(w - a for w, a in zip(wanted, least, strict=True))
         if any(not 0 <= e < s for e, s in zip(extra, self.stride, strict=True)):
             raise ShapeError(f"{type(self).__name__}: output_size {wanted} is impossible; the least is {tuple(least)}"

@@ -79,13 +79,14 @@ class _Recurrent(Module):
             for direction in range(directions):
                 suffix = f"l{layer}" + ("_reverse" if direction else "")
                 features = input_size if layer == 0 else width * directions
-                shapes = {"weight_ih": (gates * hidden_size, features), "weight_hh": (gates * hidden_size, width)}
+                shapes: dict[str, tuple[int, ...]] = {"weight_ih": (gates * hidden_size, features),
+                                                      "weight_hh": (gates * hidden_size, width)}
                 if bias:
                     shapes |= {"bias_ih": (gates * hidden_size,), "bias_hh": (gates * hidden_size,)}
                 if proj_size:
                     shapes["weight_hr"] = (proj_size, hidden_size)
                 for which, shape in shapes.items():
-                    value = init.uniform_(Parameter(np.empty(shape), dtype=dtype), -bound, bound)
+                    value = init.uniform_(Parameter(np.zeros(shape), dtype=dtype), -bound, bound)
                     self.register_parameter(f"{which}_{suffix}", value)
         if dropout and num_layers > 1:
             self.register_buffer("key", fresh_key(), persistent=False)
@@ -219,7 +220,7 @@ class _Cell(Module):
         for name, shape in (("weight_ih", (rows, input_size)), ("weight_hh", (rows, hidden_size)),
                             ("bias_ih", (rows,)), ("bias_hh", (rows,))):
             wanted = bias or name.startswith("weight")
-            self.register_parameter(name, init.uniform_(Parameter(np.empty(shape), dtype=dtype), -bound, bound)
+            self.register_parameter(name, init.uniform_(Parameter(np.zeros(shape), dtype=dtype), -bound, bound)
                                     if wanted else None)
 
     def _step(self, input: TensorLike, given: tuple[TensorLike, ...] | None) -> Carried:

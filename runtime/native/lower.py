@@ -15,7 +15,7 @@ from graphc.plan import Buffer, Kernel, Plan, Role, align, body_key
 
 from .denormals import restore_denormal_mode, set_denormal_mode
 from .emit import Function, Module, Value, i64
-from .forms import emit_kernel, is_serial, scratch_sizes
+from .kernels import emit_kernel, is_serial, scratch_sizes
 from .target import Target
 from .threads import emit_barrier
 from .unroll import emit_unrolled_run

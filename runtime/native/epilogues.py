@@ -1,0 +1,200 @@
+"""Contractions inside a kernel: from a CONTRACT node to groups of strided axes, and maps over each finished tile.
+
+Knows how a spec's labels fall into batch, m, n and k, and how a tile's rows and columns become indices.  Must not know
+how a contraction is blocked.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from math import prod
+
+import numpy as np
+
+from graphc.access import Strided, strided
+from graphc.index import Index, linear, unravel
+from graphc.ir import Node
+from graphc.op import Kind
+from graphc.plan import Kernel
+
+from .contract import Contraction, Tile, emit_contraction, scratch_bytes
+from .elements import LLVM, LoweringError, Memory, Scope, memory_type, row_major
+from .emit import SIZES, Function, Value, i64
+from .loops import State, Work, bind, output_key
+from .target import Target
+
+STREAM = 1 << 20  # bytes that an epilogue touches from which fetching ahead pays
+
+
+def contraction_node(kernel: Kernel) -> Node:
+    nodes = [n for n in kernel.body.nodes if n.op.kind is Kind.CONTRACT]
+    if len(nodes) != 1:
+        raise LoweringError(f"{kernel!r}: one contraction is needed, there are {len(nodes)}")
+    return nodes[0]
+
+
+def operand_read(operand: Node) -> Strided:
+    read = strided(operand)
+    if read is None or read.base.op.kind is not Kind.SOURCE:
+        raise LoweringError(f"{operand!r} is no strided view of memory")
+    return read
+
+
+@lru_cache(maxsize=512)
+def contraction_of(node: Node) -> tuple[Contraction, Strided, Strided, tuple[str, str, str]]:
+    """The contraction, its operands A and B, and the labels of batch, m and n.
+
+    The result's last label is the last of n, so that a row of a tile is adjacent in the result; operands change places
+    where that asks for it.
+    """
+    operands, out = node.attributes["spec"].split("->")
+    left, right = operands.split(",")
+    a, b = node.inputs
+    if out and out[-1] in left and out[-1] not in right:
+        left, right, a, b = right, left, b, a
+    sizes = dict(zip(left + right, (*a.shape, *b.shape), strict=True))
+    batch = "".join(x for x in out if x in left and x in right)
+    m, n = "".join(x for x in out if x in left and x not in right), "".join(x for x in out if x not in left)
+    k = "".join(x for x in left if x not in out)
+    reads = operand_read(a), operand_read(b)
+    of_a, of_b = dict(zip(left, reads[0].strides, strict=True)), dict(zip(right, reads[1].strides, strict=True))
+    steps, step = {}, 1
+    for label in reversed(out):
+        steps[label] = step
+        step *= sizes[label]
+
+    def group(labels: str, values: dict[str, int]) -> tuple[int, ...]:
+        return tuple(values[label] for label in labels)
+
+    contraction = Contraction(
+        LLVM[node.dtype.name], group(batch, sizes), group(m, sizes), group(n, sizes), group(k, sizes),
+        group(batch, of_a), group(m, of_a), group(k, of_a), group(batch, of_b), group(k, of_b), group(n, of_b),
+        group(batch, steps), group(m, steps), group(n, steps))
+    return contraction, *reads, (batch, m, n)
+
+
+def contraction_scratch(kernel: Kernel, target: Target) -> int:
+    """Bytes of private memory per thread."""
+    return scratch_bytes(contraction_of(contraction_node(kernel))[0], target)
+
+
+def base_pointer(w: Work, read: Strided, dtype: str) -> Value:
+    """The address of an operand's first element."""
+    memory = w.elements.memory.get(read.base)
+    if memory is None:
+        values = np.asarray(read.base.op.numpy(**read.base.attributes)).reshape(-1)  # type: ignore[misc]
+        pointer = w.f.module.table([v.item() for v in values] or [0], memory_type(read.base))
+        memory = row_major(read.base, pointer)
+    return w.f.offset(memory.pointer, i64(read.offset), dtype)
+
+
+def emit_contract(w: Work) -> None:
+    """A contraction, stored as it is, or followed by maps over its result, tile by tile."""
+    f, kernel = w.f, w.kernel
+    node = contraction_node(kernel)
+    c, a, b, labels = contraction_of(node)
+    if 0 in kernel.space:
+        return
+    pointers = base_pointer(w, a, c.dtype), base_pointer(w, b, c.dtype)
+    plain = kernel.body.outputs == (node,)
+    epilogue = None if plain else Epilogue(w, node, c, labels)
+    emit_contraction(f, w.target, c, *pointers, scratch=w.private, thread=w.threads.thread, threads=w.threads.count,
+                     c_pointer=w.writes[0] if plain else None, finish=epilogue.finish if epilogue else None,
+                     prefetch=epilogue.prefetch if epilogue and epilogue.streams else None)
+
+
+class Epilogue:
+    """All outputs of a kernel, computed from a finished tile of its contraction."""
+
+    def __init__(self, w: Work, node: Node, c: Contraction, labels: tuple[str, str, str]) -> None:
+        self.w, self.node, self.c = w, node, c
+        e = w.elements
+        out = node.attributes["spec"].split("->")[1]
+        self.item = Index.variable("item", prod(c.batch))
+        self.row, self.column = Index.variable("row", prod(c.m)), Index.variable("column", prod(c.n))
+        places: dict[str, Index] = {}
+        for group, index, sizes in zip(labels, (self.item, self.row, self.column), (c.batch, c.m, c.n), strict=True):
+            places.update(zip(group, unravel(index, sizes), strict=True))
+        self.indices = tuple(places[label] for label in out)
+        self.position = linear(self.indices, node.shape)
+        self.by_row = prod(c.n) == 1 and prod(c.m) > 1  # one column: vectors run down it
+        lane = self.row if self.by_row else self.column
+        e.memory[node] = Memory(Value("null", "ptr"), lambda indices: lane, int(node.type.size))  # set for each row
+        self.lane = lane
+        self.outputs = list(enumerate(w.kernel.body.outputs))
+        self.roots = [output_key(e, n, self.indices, node.shape) for _, n in self.outputs]
+        self._check()
+        self.cost = w.body_cost(self.roots)
+        del e.memory[node]
+        self.invariant = [k for k in e.reachable(self.roots) if k[0] is not node]
+        self.streams = self._streams()
+
+    def _check(self) -> None:
+        for key in self.w.elements.reachable(self.roots):
+            if key[0] is self.node and linear(key[1], self.node.shape) != self.position:
+                raise LoweringError(f"{self.w.kernel!r}: the contraction is read elsewhere than at its own position")
+
+    def _streams(self) -> list[tuple[Value, Index]]:
+        """The large arrays that the maps touch row by row beside the tile."""
+        e = self.w.elements
+        if self.by_row or self.column.number is not None:
+            return []
+        size = SIZES[self.c.dtype]
+        found: dict[Value, Index] = {}
+        for key in e.reachable(self.roots):
+            if key[0] is self.node or key[0] not in e.memory:
+                continue
+            place = e.memory[key[0]].place(key[1])
+            if place == self.position and SIZES[memory_type(key[0])] == size:
+                found[e.memory[key[0]].pointer] = place
+        for (_, n), pointer in zip(self.outputs, self.w.writes, strict=True):
+            if SIZES[memory_type(n)] == size:
+                found[pointer] = self.position
+        total = len(found) * int(self.node.type.size) * size
+        affine = self.row.number is not None or self.position.factor(self.row.terms[0][0])  # type: ignore[arg-type]
+        if total < STREAM or affine is None or self.position.factor(self.column.terms[0][0]) != 1:  # type: ignore[arg-type]
+            return []
+        return list(found.items())[:4]
+
+    def prefetch(self, f: Function, tile: Tile) -> list[tuple[Value, int]]:
+        """(address, bytes between rows) of each stream at a tile."""
+        e = self.w.elements
+        step = 0
+        if self.row.number is None:
+            step = self.position.factor(self.row.terms[0][0]) or 0  # type: ignore[arg-type]
+        scope = Scope({**bind(self.item, tile.batch), **bind(self.row, tile.i0), **bind(self.column, tile.j0)})
+        with e.inside(scope):
+            offset = e.index(self.position)
+        size = SIZES[self.c.dtype]
+        return [(f.offset(pointer, offset, self.c.dtype), step * size) for pointer, _ in self.streams]
+
+    def finish(self, f: Function, tile: Tile) -> None:
+        w, e, node = self.w, self.w.elements, self.node
+        lane = self.lane
+
+        def body(state: State) -> State:
+            w.store_all(self.outputs, self.roots, self.position)
+            return state
+
+        with e.inside(Scope(bind(self.item, tile.batch))):
+            if self.by_row:
+                start = f.sub(i64(0), f.mul(tile.i0, i64(tile.stride)))
+                self.place_tile(f.offset(tile.pointer, start, self.c.dtype), lane * tile.stride)
+                w.limit_lanes(prod(self.c.m))
+                w.sweep(lane, tile.i0, f.add(tile.i0, tile.rows), max(self.cost, 20), body)
+                return
+            w.limit_lanes(prod(self.c.n))
+            with f.loop(i64(0), tile.rows) as r, e.inside(Scope(bind(self.row, f.add(tile.i0, r)))):
+                start = f.sub(f.mul(r, i64(tile.stride)), tile.j0)
+                self.place_tile(f.offset(tile.pointer, start, self.c.dtype), lane)
+                e.hoist(self.roots)
+                aligned = tile.columns.number is not None and tile.columns.number % e.lanes == 0
+                w.sweep(lane, tile.j0, f.add(tile.j0, tile.columns), max(self.cost, 20), body, aligned=aligned)
+        del e.memory[node]
+
+    def place_tile(self, pointer: Value, place: Index) -> None:
+        """From here on the contraction's elements are those of the tile."""
+        e = self.w.elements
+        for key in [k for k in e.steps if k[0] is self.node]:
+            del e.steps[key]
+        e.memory[self.node] = Memory(pointer, lambda indices: place, int(self.node.type.size))

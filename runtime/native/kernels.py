@@ -1,0 +1,104 @@
+"""One kernel of a plan as one LLVM function: the forms, and which kernels stay on one thread.
+
+``void name(ptr reads..., ptr writes..., ptr private, ptr shared, i64 thread, i64 threads, ptr barrier)``: every thread
+calls it and does its share; the caller puts a barrier after it.  Knows the forms' emitters and what a kernel costs.
+Must not know op names, or where buffers are.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from math import prod
+
+from graphc.op import Kind
+from graphc.plan import Form, Kernel
+
+from .elements import Elements, LoweringError, row_major
+from .emit import Function, Module, i64
+from .epilogues import contraction_of, contraction_scratch, emit_contract
+from .loops import Threads, Work, emit_map, scalar_cost
+from .reductions import emit_columns, emit_rows, reduction_scratch
+from .scans import emit_prefix, emit_scatter
+from .target import Target
+from .threads import emit_barrier
+
+SERIAL = 1 << 17  # element operations, two to four microseconds: less is not worth a second thread
+EMITTERS = {Form.MAP: emit_map, Form.ROWS: emit_rows, Form.COLUMNS: emit_columns, Form.CONTRACT: emit_contract,
+            Form.PREFIX: emit_prefix, Form.SCATTER: emit_scatter}
+
+
+def element_operations(kernel: Kernel) -> int:
+    """About how many scalar instructions the kernel takes, a product with its sum counted as an eighth."""
+    total = 0
+    for node in kernel.body.nodes:
+        size = int(node.type.size)
+        match node.op.kind:
+            case Kind.MAP:
+                total += size * scalar_cost(node)
+            case Kind.REDUCE:
+                total += int(node.inputs[0].type.size)
+            case Kind.PREFIX | Kind.SCATTER:
+                total += 4 * int(node.inputs[-1].type.size)
+            case Kind.CONTRACT:
+                c = contraction_of(node)[0]
+                total += prod(c.batch) * prod(c.m) * prod(c.n) * prod(c.k) // 8
+    if kernel.form is not Form.CONTRACT:
+        total += sum(b.bytes // 4 for b in (*kernel.reads, *kernel.writes))
+    return total
+
+
+@lru_cache(maxsize=512)
+def is_serial(kernel: Kernel) -> bool:
+    """Whether thread 0 does the whole kernel; such kernels in a row need no barrier between them."""
+    return element_operations(kernel) < SERIAL
+
+
+def scratch_sizes(kernel: Kernel, target: Target) -> tuple[int, int]:
+    """(bytes of private memory per thread, bytes shared by all threads) that the kernel needs, 64-byte aligned."""
+    if kernel.form is Form.CONTRACT:
+        return contraction_scratch(kernel, target), 0
+    if kernel.form in (Form.ROWS, Form.COLUMNS):
+        return reduction_scratch(kernel, target, is_serial(kernel))
+    return 0, 0
+
+
+def vector_lanes(kernel: Kernel, target: Target) -> int:
+    """Lanes of the kernel's vectors: the widest float that varies decides, without floats the widest integer."""
+    varying = [n.dtype for n in kernel.body.nodes if int(n.type.size) > 1 and n.op.kind not in (Kind.VIEW, Kind.SOURCE)]
+    varying += [n.dtype for n in kernel.body.inputs if int(n.type.size) > 1]
+    floats = [d.itemsize for d in varying if d.is_float]
+    return target.lanes(max(floats or [d.itemsize for d in varying] or [4]))
+
+
+def emit_kernel(module: Module, name: str, kernel: Kernel, target: Target) -> Function:
+    """Writes the function of a kernel.
+
+    Raises: LoweringError where the body breaks the rules of the kernel's form.
+    """
+    emitter = EMITTERS.get(kernel.form)
+    if emitter is None:
+        raise LoweringError(f"{kernel!r}: no loops for the form {kernel.form.value}")
+    reads, writes = len(kernel.reads), len(kernel.writes)
+    f = module.function(name, [*((f"r{i}", "ptr") for i in range(reads)), *((f"w{i}", "ptr") for i in range(writes)),
+                               ("private", "ptr"), ("shared", "ptr"), ("thread", "i64"), ("threads", "i64"),
+                               ("barrier", "ptr")], attributes="nounwind noinline")
+    *pointers, private, shared, thread, threads, barrier = f.parameters
+
+    def emit(share: Threads) -> None:
+        lanes = vector_lanes(kernel, target)
+        elements = Elements(f, lanes)
+        for node, pointer in zip(kernel.body.inputs, pointers[:reads], strict=True):
+            elements.memory[node] = row_major(node, pointer)
+
+        def meet() -> None:
+            if not share.alone:
+                f.call(emit_barrier(module, target), [share.barrier, share.count])
+
+        emitter(Work(f, kernel, target, elements, tuple(pointers[reads:]), private, shared, share, meet, lanes))
+
+    if is_serial(kernel):
+        with f.when(f.compare("icmp eq", thread, i64(0))):
+            emit(Threads(i64(0), i64(1), barrier))
+    else:
+        emit(Threads(thread, threads, barrier))
+    return f

@@ -1,0 +1,134 @@
+"""Running folds and additions at data-dependent places.
+
+Knows that positions along one axis are taken in order, and that all other positions are independent.  Must not know op
+names, buffers or how threads are made.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+from graphc.index import Index, linear, unravel
+from graphc.op import Kind
+
+from .elements import LLVM, LoweringError, Scope
+from .emit import Carried, Value, constant, i64, vector
+from .loops import LINE, State, Work, bind, output_key
+
+
+def emit_prefix(w: Work) -> None:
+    """A running fold along one axis: vectors across lines where the axis is not last, else line by line."""
+    f, e, kernel = w.f, w.elements, w.kernel
+    space = kernel.space
+    if prod(space) == 0:
+        return
+    nodes = [n for n in kernel.body.nodes if n.op.kind is Kind.PREFIX]
+    if len(nodes) != 1:
+        raise LoweringError(f"{kernel!r}: one running fold is needed, there are {len(nodes)}")
+    node = nodes[0]
+    axis, reverse, fold = node.attributes["axis"], node.attributes["reverse"], node.op.fold
+    assert fold is not None
+    dtype = node.inputs[0].dtype
+    size = space[axis]
+    outer_count, inner_count = prod(space[:axis]), prod(space[axis + 1:])
+    outer, inner = Index.variable("outer", outer_count), Index.variable("inner", inner_count)
+    step = Index.variable("step", size)
+    place = (size - 1) - step if reverse else step
+    indices = (*unravel(outer, space[:axis]), place, *unravel(inner, space[axis + 1:]))
+    position = linear(indices, space)
+    outputs = list(enumerate(kernel.body.outputs))
+    operand = e.key(node.inputs[0], indices)
+    e.folded[node] = linear(indices, node.shape)
+    roots = [output_key(e, n, indices, space) for _, n in outputs]
+    w.limit_lanes(inner_count)
+    e.hoist([operand])
+    types = [LLVM[d] for d in fold.state_dtypes(dtype)]
+
+    def scan(state: State) -> State:
+        """One line, or one line per lane."""
+        e.hoist([operand])
+        lanes = 0 if e.lane is None else e.lanes
+        start = [constant(v, vector(lanes, t)) for v, t in zip(fold.identity(dtype), types, strict=True)]
+        carried = Carried(start)
+        with f.loop(0, size, 1, carried) as index, e.inside(Scope(bind(step, index))):
+            x = e.emit([operand])[0]
+            x = e.broadcast(x) if lanes else x
+            counted = e.index(step)
+            lifted = fold.lift(e.s, x, e.broadcast(counted) if lanes else counted)
+            new = list(fold.combine(e.s, tuple(carried.values), tuple(lifted)))
+            e.scopes[-1].values[node] = new[fold.result]
+            w.store_all(outputs, roots, position)
+            carried.next = new
+        return state
+
+    by_outer = outer_count >= 16 or inner_count == 1
+    outer_range = w.share(outer_count) if by_outer else (i64(0), i64(outer_count))
+    inner_range = (i64(0), i64(inner_count)) if by_outer else w.share(inner_count, LINE)
+    with f.loop(*outer_range) as line, e.inside(Scope(bind(outer, line))):
+        w.sweep(inner, *inner_range, 100, scan)
+
+
+def emit_scatter(w: Work) -> None:
+    """Zeros, to which values are added in the order of the index; threads share the positions of other axes."""
+    f, e, kernel = w.f, w.elements, w.kernel
+    node = kernel.body.outputs[0]
+    if len(kernel.body.outputs) != 1 or node.op.kind is not Kind.SCATTER:
+        raise LoweringError(f"{kernel!r}: a scattering kernel writes what it scatters, and nothing else")
+    index_node, updates_node = node.inputs
+    axis, size = node.attributes["axis"], int(node.shape[node.attributes["axis"]])
+    shape = updates_node.shape
+    if int(node.type.size) == 0:
+        return
+    outer_count, count, inner_count = prod(shape[:axis]), shape[axis], prod(shape[axis + 1:])
+    outer, inner = Index.variable("outer", outer_count), Index.variable("inner", inner_count)
+    source, target = Index.variable("source", count), Index.variable("target", size)
+    indices = (*unravel(outer, shape[:axis]), source, *unravel(inner, shape[axis + 1:]))
+    index_key, updates_key = e.key(index_node, indices), e.key(updates_node, indices)
+    to = w.writes[0]
+    dtype = LLVM[node.dtype.name]
+    w.limit_lanes(inner_count)
+    e.hoist([index_key, updates_key])
+    alone = outer_count < 16 and inner_count == 1
+    by_outer = outer_count >= 16
+
+    def zero(state: State) -> State:
+        e.store(node, constant(0, dtype), to, outer * (size * inner_count) + target * inner_count + inner)
+        return state
+
+    def add(state: State) -> State:
+        index, value = e.emit([index_key, updates_key])
+        inside = f.compare("icmp ult", index, constant(size, index.type))
+        if not index.lanes:
+            with f.when(inside):
+                add_at(index, value)
+        else:
+            safe = f.select(inside, index, constant(0, index.type))
+            mask = e.mask
+            hit = inside if mask is None else f.emit(f"and {mask.type} {mask.name}, {inside.name}", mask.type)
+            scope = Scope(dict(e.scopes[-1].bindings), e.lane, hit)
+            with e.inside(scope):
+                add_at(safe, value)
+        return state
+
+    def add_at(index: Value, value: Value) -> None:
+        with e.inside(Scope(bind(target, index))):
+            place = outer * (size * inner_count) + target * inner_count + inner
+            before = e.load(node, to, place, ())
+            total = e.s.add(*e.aligned([before, value]))
+            e.store(node, total, to, place)
+
+    def lines() -> None:
+        outer_range = w.share(outer_count) if by_outer else (i64(0), i64(outer_count))
+        inner_range = (i64(0), i64(inner_count)) if by_outer or alone else w.share(inner_count, min(LINE, 4 * e.lanes))
+        with f.loop(*outer_range) as line, e.inside(Scope(bind(outer, line))):
+            with f.loop(0, size) as row, e.inside(Scope(bind(target, row))):
+                w.sweep(inner, *inner_range, 100, zero)
+            with f.loop(0, count) as row, e.inside(Scope(bind(source, row))):
+                e.hoist([index_key, updates_key])
+                w.sweep(inner, *inner_range, 100, add)
+
+    if alone and not w.threads.alone:
+        with f.when(f.compare("icmp eq", w.threads.thread, i64(0))):
+            lines()
+    else:
+        lines()

@@ -1,0 +1,425 @@
+"""Native kernels of every form against the interpreter, and bit for bit across numbers of threads."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import llvmlite.binding as llvm
+import numpy as np
+import pytest
+from graphc.runtime.interpreter import evaluate_graph
+from graphc.runtime.native import kernels as native
+from graphc.runtime.native.emit import Module, i64
+from graphc.runtime.native.jit import compile_module
+from graphc.runtime.native.memory import allocate
+from graphc.runtime.native.target import Target, describe, host
+from graphc.runtime.native.threads import emit_barrier
+
+from graphc import ops
+from graphc.ir import Graph, Node, make
+from graphc.op import REGISTRY, Kind
+from graphc.plan import Buffer, Form, Kernel, Role, slot
+from graphc.tensor import FUNCTIONS as g
+from graphc.tensor import Tensor
+from graphc.types import TensorType, as_dtype
+
+RUN = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
+BARRIER_BYTES = 4096
+GUARD = 64  # bytes around every array that no kernel may change
+SIZES = (1, 2, 3, 5, 7, 13, 16, 17, 31, 33, 64, 100, 1000)
+RNG = np.random.default_rng(7)
+assert ops.__all__  # importing them fills the registry
+
+
+def targets() -> dict[str, Target]:
+    """The host, and on x86-64 a machine without masks that the host can act as."""
+    found = {"host": host()}
+    features = {name for name, there in llvm.get_host_cpu_features().items() if there}
+    if host().triple.startswith("x86_64") and {"avx2", "fma"} <= features and host().has_masks:
+        found["avx2"] = describe(host().triple, "haswell", "+avx2,+fma")
+    return found
+
+
+TARGETS = targets()
+
+
+def inputs(*types: tuple[str, Sequence[int]]) -> list[Tensor]:
+    """Symbols for a kernel's slots."""
+    return [Tensor(slot(i, TensorType(as_dtype(d), tuple(s)))) for i, (d, s) in enumerate(types)]
+
+
+def kernel(form: Form, slots: Sequence[Tensor], outputs: Sequence[Tensor], space: Sequence[Any],
+           axes: tuple[int, ...] = (), in_place: frozenset[tuple[int, int]] = frozenset()) -> Kernel:
+    nodes = [o.node for o in outputs]
+    body = Graph(tuple(s.node for s in slots), tuple(nodes))
+    reads = tuple(Buffer(f"r{i}", s.type, Role.INPUT) for i, s in enumerate(slots))
+    writes = tuple(Buffer(f"w{i}", n.type, Role.OUTPUT) for i, n in enumerate(nodes))
+    return Kernel("test", form, body, reads, writes, tuple(space), axes, in_place)
+
+
+def values_for(node: Node, scale: float = 1.0) -> np.ndarray:
+    kind = node.dtype.numpy
+    if kind == np.bool_:
+        return RNG.integers(0, 2, node.shape).astype(kind)
+    if kind.kind == "i":
+        return RNG.integers(-9, 10, node.shape).astype(kind)
+    return (scale * RNG.standard_normal(node.shape)).astype(kind)
+
+
+@dataclass
+class Guarded:
+    """An array with a border that must not change."""
+
+    memory: np.ndarray
+    view: np.ndarray
+
+    @staticmethod
+    def of(array: np.ndarray) -> Guarded:
+        memory = np.full(array.nbytes + 2 * GUARD, 0xA5, np.uint8)
+        inside = memory[GUARD:GUARD + array.nbytes]
+        inside[:] = np.frombuffer(np.ascontiguousarray(array).tobytes(), np.uint8)
+        return Guarded(memory, inside.view(array.dtype).reshape(array.shape))
+
+    @property
+    def address(self) -> int:
+        return self.memory.ctypes.data + GUARD
+
+    def intact(self) -> bool:
+        return bool((self.memory[:GUARD] == 0xA5).all() and (self.memory[len(self.memory) - GUARD:] == 0xA5).all())
+
+
+class Compiled:
+    """A kernel as a callable on arrays."""
+
+    def __init__(self, k: Kernel, target: Target) -> None:
+        self.kernel = k
+        module = Module()
+        emit_barrier(module, target)
+        function = native.emit_kernel(module, "kernel", k, target)
+        run = module.function("run", [("table", "ptr"), ("thread", "i64"), ("threads", "i64"), ("barrier", "ptr")],
+                              internal=False)
+        table, thread, threads, barrier = run.parameters
+        private_bytes, shared_bytes = native.scratch_sizes(k, target)
+        count = len(k.reads) + len(k.writes)
+        words = [run.load(run.offset(table, i64(i), "i64"), "ptr", align=8) for i in range(count + 2)]
+        private = run.offset(words[count], run.mul(thread, i64(private_bytes + 64)), "i8")
+        run.call(function.name, [*words[:count], private, words[count + 1], thread, threads, barrier])
+        self.text = module.text()
+        self.code = compile_module(self.text, target=target, name="kernel")
+        self.run = RUN(self.code.address("run"))
+        self.private_bytes, self.shared_bytes = private_bytes, shared_bytes
+
+    def __call__(self, arrays: Sequence[np.ndarray], threads: int = 1, aliased: dict[int, int] | None = None
+                 ) -> list[np.ndarray]:
+        """The outputs; aliased: write -> read that share memory."""
+        reads = [Guarded.of(a) for a in arrays]
+        writes = []
+        for i, buffer in enumerate(self.kernel.writes):
+            if aliased and i in aliased:
+                writes.append(reads[aliased[i]])
+            else:
+                writes.append(Guarded.of(np.full(buffer.type.shape, 99, buffer.type.dtype.numpy)))
+        private = allocate((self.private_bytes + 64) * threads)
+        shared = allocate(self.shared_bytes + 64)
+        table = np.array([*(b.address for b in (*reads, *writes)), private.address, shared.address], np.int64)
+        barrier = np.zeros(BARRIER_BYTES, np.uint8)
+        barrier_address = (barrier.ctypes.data + 63) // 64 * 64
+        workers = [threading.Thread(target=self.run, args=(table.ctypes.data, t, threads, barrier_address))
+                   for t in range(1, threads)]
+        for worker in workers:
+            worker.start()
+        self.run(table.ctypes.data, 0, threads, barrier_address)
+        for worker in workers:
+            worker.join()
+        for i, memory in enumerate((*reads, *writes)):
+            assert memory.intact(), f"something was written beside array {i}"
+        return [w.view.copy() for w in writes]
+
+
+def check(k: Kernel, arrays: Sequence[np.ndarray] | None = None, *, tolerance: float = 0.0, threads: Sequence[int] = (1,),
+          target: str = "host", aliased: dict[int, int] | None = None) -> list[np.ndarray]:
+    """Compares a kernel with the interpreter; `tolerance` in units of the dtype's epsilon, 0 asks for equal values."""
+    given = list(arrays) if arrays is not None else [values_for(n) for n in k.body.inputs]
+    expected = evaluate_graph(k.body, dict(zip(k.body.inputs, given, strict=True)))
+    with pytest.MonkeyPatch.context() as patch:
+        if len(threads) > 1:  # however small the kernel is
+            patch.setattr(native, "SERIAL", 0)
+        compiled = Compiled(k, TARGETS[target])
+    first: list[np.ndarray] | None = None
+    for count in threads:
+        found = compiled(given, count, aliased)
+        for one, other in zip(found, expected, strict=True):
+            if one.dtype.kind == "f":
+                epsilon = tolerance * float(np.finfo(one.dtype).eps)
+                np.testing.assert_allclose(one, other, rtol=epsilon, atol=epsilon)
+            else:
+                np.testing.assert_array_equal(one, other)
+        if first is None:
+            first = found
+        assert all(a.tobytes() == b.tobytes() for a, b in zip(first, found, strict=True)), f"{count} threads differ"
+    assert first is not None
+    return first
+
+
+def many(function: Callable[..., None]) -> Callable[..., None]:
+    return pytest.mark.parametrize("target", list(TARGETS))(function)
+
+
+# -- maps ------------------------------------------------------------------------------------------------------------
+
+
+@many
+@pytest.mark.parametrize("n", SIZES)
+def test_flat_map(n: int, target: str) -> None:
+    for dtype in ("float32", "float64", "int32", "int64"):
+        x, y = inputs((dtype, (n,)), (dtype, (n,)))
+        check(kernel(Form.MAP, [x, y], [x * y + x, x - y, x < y], (n,)), target=target)
+
+
+@many
+def test_broadcast_map(target: str) -> None:
+    for m, n in ((1, 1), (3, 1), (1, 7), (5, 2), (5, 3), (7, 16), (6, 17), (33, 100), (200, 5)):
+        x, b, c, s = inputs(("float32", (m, n)), ("float32", (n,)), ("float32", (m, 1)), ("float32", ()))
+        check(kernel(Form.MAP, [x, b, c, s], [x + b, g["relu"](x * c) + s], (m, n)), target=target, threads=(1, 2, 3))
+
+
+@many
+def test_views_and_guards(target: str) -> None:
+    for m, n in ((4, 6), (5, 17), (33, 40)):
+        x, = inputs(("float32", (m, n)))
+        flipped = g["flip"](x, (1,))
+        moved = g["transpose"](x, 0, 1)
+        padded = g["pad"](x, ((1, 2), (3, 1))) if "pad" in g else x
+        check(kernel(Form.MAP, [x], [x + flipped, flipped * 2.0], (m, n)), target=target)
+        check(kernel(Form.MAP, [x], [moved + 1.0], (n, m)), target=target)
+        check(kernel(Form.MAP, [x], [x[1:-1, 1::2] * 3.0], x[1:-1, 1::2].shape), target=target)
+        check(kernel(Form.MAP, [x], [padded + 1.0], padded.shape), target=target)
+        window = g["window"](x, 1, 3, 2)
+        check(kernel(Form.MAP, [x], [window * 2.0], window.shape), target=target)
+        folded = g["reshape"](x, -1)
+        check(kernel(Form.MAP, [x], [folded + 1.0, g["exp"](x)], (m, n)), target=target, tolerance=8)
+        check(kernel(Form.MAP, [x], [g["iota"]((m, n), 1, "float32") * x], (m, n)), target=target)
+
+
+@many
+def test_casts_and_bools(target: str) -> None:
+    for n in (1, 9, 100):
+        x, i, b = inputs(("float32", (n,)), ("int64", (n,)), ("bool", (n,)))
+        check(kernel(Form.MAP, [x, i, b], [g["where"](b, x, -x), b & (x > 0), i * 2 + g["cast"](b, "int64"),
+                                           g["cast"](x, "int32"), g["cast"](i, "float32")], (n,)), target=target)
+
+
+@many
+def test_map_in_place(target: str) -> None:
+    x, y = inputs(("float32", (1000,)), ("float32", (1000,)))
+    check(kernel(Form.MAP, [x, y], [x * 2.0 + y, x - y], (1000,), in_place=frozenset({(0, 0), (1, 1)})),
+          target=target, aliased={0: 0, 1: 1})
+
+
+@many
+def test_gather(target: str) -> None:
+    x, index = inputs(("float32", (6, 20)), ("int64", (9,)))
+    places = np.array([0, 5, 2, -1, 6, 3, 3, 1, 4])
+    data = values_for(x.node)
+    rows = g["take"](x, index, 0)
+    check(kernel(Form.MAP, [x, index], [rows * 2.0], rows.shape), [data, places], target=target, threads=(1, 2))
+    columns = g["take"](x, index, 1)
+    check(kernel(Form.MAP, [x, index], [columns + 1.0], columns.shape), [data, places], target=target)
+    one, label = inputs(("float32", (9, 20)), ("int64", (9, 1)))
+    picked = g["take_along_axis"](one, label, 1)
+    check(kernel(Form.MAP, [one, label], [-picked], picked.shape), [values_for(one.node), places.reshape(9, 1)],
+          target=target)
+
+
+# -- folds along rows ------------------------------------------------------------------------------------------------
+
+
+def softmax(x: Tensor) -> Tensor:
+    shifted = g["exp"](x - g["max"](x, -1, True))
+    return shifted / g["sum"](shifted, -1, True)
+
+
+@many
+@pytest.mark.parametrize("n", SIZES)
+def test_softmax_rows(n: int, target: str) -> None:
+    for dtype, m in (("float32", 5), ("float64", 3), ("float32", 70)):
+        x, = inputs((dtype, (m, n)))
+        top = g["max"](x, -1, True)
+        check(kernel(Form.ROWS, [x], [softmax(x), g["reshape"](top, (m,))], (m, n), (1,)), target=target, tolerance=16,
+              threads=(1, 2, 3) if m == 70 else (1,))
+
+
+@many
+def test_layer_norm_rows(target: str) -> None:
+    for m, n in ((4, 10), (3, 128), (300, 128), (2, 500)):
+        x, scale, shift = inputs(("float32", (m, n)), ("float32", (n,)), ("float32", (n,)))
+        mean = g["mean"](x, -1, True)
+        variance = g["mean"](g["square"](x - mean), -1, True)
+        out = (x - mean) * g["rsqrt"](variance + 1e-5) * scale + shift
+        check(kernel(Form.ROWS, [x, scale, shift], [out, mean, variance], (m, n), (1,)), target=target, tolerance=64,
+              threads=(1, 2))
+
+
+@many
+def test_folds_of_all_kinds(target: str) -> None:
+    for m, n in ((1, 1), (3, 2), (40, 3), (5, 33), (2, 1000)):
+        x, b, i = inputs(("float32", (m, n)), ("bool", (m, n)), ("int64", (m, n)))
+        outputs = [g["sum"](x, 1), g["min"](x, 1), g["argmax"](x, 1), g["argmin"](i, 1), g["any"](b, 1), g["all"](b, 1),
+                   g["sum"](i, 1), g["prod"](x, 1)]
+        check(kernel(Form.ROWS, [x, b, i], outputs, (m, n), (1,)), target=target, tolerance=1000)
+
+
+@many
+def test_full_reductions(target: str) -> None:
+    for shape in ((1,), (7,), (1000,), (40, 1000), (7, 6001)):
+        x, y = inputs(("float32", shape), ("float32", shape))
+        axes = tuple(range(len(shape)))
+        loss = g["mean"](g["square"](x - y))
+        outputs = [loss, g["argmax"](x), g["max"](x) - g["min"](y)]
+        check(kernel(Form.ROWS, [x, y], outputs, shape, axes), target=target, tolerance=200, threads=(1, 2, 3))
+        total = g["sqrt"](g["sum"](g["square"](x)))
+        check(kernel(Form.ROWS, [x, y], [x / total, total, y * 2.0], shape, axes), target=target, tolerance=200,
+              threads=(1, 2, 3))
+
+
+@many
+def test_rows_over_several_axes(target: str) -> None:
+    x, y = inputs(("float32", (3, 4, 5, 6)), ("float32", (6, 5)))
+    turned = g["transpose"](y, 0, 1)
+    total = g["sum"](x * turned, (1, 3))
+    check(kernel(Form.ROWS, [x, y], [total, total * 2.0], (3, 4, 5, 6), (1, 3)), target=target, tolerance=64)
+    high = g["max"](x, (2, 3))
+    check(kernel(Form.ROWS, [x, y], [high, g["sum"](x * g["reshape"](high, (3, 4, 1, 1)), (2, 3))], (3, 4, 5, 6), (2, 3)),
+          target=target, tolerance=64)
+
+
+@many
+def test_few_long_rows(target: str) -> None:
+    x, = inputs(("float32", (3, 20000)))
+    check(kernel(Form.ROWS, [x], [softmax(x), g["argmax"](x, -1)], (3, 20000), (1,)), target=target, tolerance=400,
+          threads=(1, 2, 3))
+
+
+@many
+def test_rows_where_the_index_is_data(target: str) -> None:
+    x, label = inputs(("float32", (33, 10)), ("int64", (33,)))
+    top = g["max"](x, -1, True)
+    log_total = g["log"](g["sum"](g["exp"](x - top), -1, True)) + top
+    picked = g["take_along_axis"](x, g["reshape"](label, (33, 1)), 1)
+    check(kernel(Form.ROWS, [x, label], [log_total - picked, g["exp"](x - log_total)], (33, 10), (1,)),
+          [values_for(x.node), RNG.integers(0, 10, 33)], target=target, tolerance=32)
+
+
+# -- folds across rows -----------------------------------------------------------------------------------------------
+
+
+@many
+@pytest.mark.parametrize("n", SIZES)
+def test_column_sums(n: int, target: str) -> None:
+    for dtype, m in (("float32", 1), ("float64", 6), ("float32", 37)):
+        x, = inputs((dtype, (m, n)))
+        total = g["sum"](x * 2.0, 0)
+        check(kernel(Form.COLUMNS, [x], [total, total + 1.0, x * 2.0], (m, n), (0,)), target=target, tolerance=64,
+              threads=(1, 2))
+
+
+@many
+def test_columns_with_levels(target: str) -> None:
+    for m, n in ((5, 3), (64, 40), (6000, 10), (700, 64)):
+        x, = inputs(("float32", (m, n)))
+        mean = g["mean"](x, 0, True)
+        centred = x - mean
+        variance = g["mean"](g["square"](centred), 0, True)
+        check(kernel(Form.COLUMNS, [x], [centred * g["rsqrt"](variance + 1e-5), mean, variance, g["argmax"](x, 0)],
+                     (m, n), (0,)), target=target, tolerance=200, threads=(1, 2, 3))
+
+
+@many
+def test_columns_between_axes(target: str) -> None:
+    x, s = inputs(("float32", (4, 9, 6, 5)), ("float32", (6,)))
+    total = g["sum"](x * g["reshape"](s, (1, 1, 6, 1)), (0, 2))
+    check(kernel(Form.COLUMNS, [x, s], [total, g["any"](x > 2.5, (0, 2))], (4, 9, 6, 5), (0, 2)), target=target,
+          tolerance=64)
+
+
+# -- contractions ----------------------------------------------------------------------------------------------------
+
+
+@many
+def test_contractions(target: str) -> None:
+    for m, n, k in ((1, 1, 1), (5, 3, 7), (17, 33, 16), (64, 100, 31), (40, 1, 50), (1, 40, 50), (200, 130, 70)):
+        x, w, b = inputs(("float32", (m, k)), ("float32", (k, n)), ("float32", (n,)))
+        product = x @ w
+        check(kernel(Form.CONTRACT, [x, w, b], [product], (m, n)), target=target, tolerance=200, threads=(1, 2))
+        linear = product + b
+        check(kernel(Form.CONTRACT, [x, w, b], [g["relu"](linear), linear > 0], (m, n)),
+              [RNG.integers(-3, 4, s.shape).astype(np.float32) for s in (x, w, b)], target=target, tolerance=200,
+              threads=(1, 2))
+
+
+@many
+def test_contractions_of_views(target: str) -> None:
+    x, w, r = inputs(("float32", (6, 9, 4)), ("float32", (6, 4, 10)), ("float32", (6, 9, 10)))
+    product = g["einsum"]("bij,bjk->bik", x, w)
+    check(kernel(Form.CONTRACT, [x, w, r], [product * r, g["tanh"](product)], (6, 9, 10)), target=target, tolerance=100)
+    turned = g["einsum"]("bij,bjk->kbi", x, w)
+    check(kernel(Form.CONTRACT, [x, w], [turned + 1.0, turned], turned.shape), target=target, tolerance=100)
+    old, dy, xs = inputs(("float32", (12, 7)), ("float32", (9, 7)), ("float32", (9, 12)))
+    new = old - 0.1 * (g["transpose"](xs, 0, 1) @ dy)
+    check(kernel(Form.CONTRACT, [old, dy, xs], [new], (12, 7), in_place=frozenset({(0, 0)})), target=target,
+          tolerance=100, aliased={0: 0})
+
+
+@many
+def test_large_update_epilogue(target: str) -> None:
+    m, n, k = 300, 400, 40
+    old, dy, xs = inputs(("float32", (m, n)), ("float32", (k, n)), ("float32", (k, m)))
+    gradient = g["transpose"](xs, 0, 1) @ dy
+    check(kernel(Form.CONTRACT, [old, dy, xs], [old * 0.9 + gradient, g["square"](gradient)], (m, n)), target=target,
+          tolerance=200, threads=(1, 2))
+
+
+# -- prefix and scatter ----------------------------------------------------------------------------------------------
+
+
+@many
+def test_prefix(target: str) -> None:
+    for shape, axis in (((9,), 0), ((5, 33), 1), ((40, 50), 0), ((3, 7, 18), 1), ((3000, 20), 1)):
+        for name in ("cumsum", "cumprod", "logcumsumexp"):
+            x, = inputs(("float64", shape))
+            out = g[name](x, axis)
+            check(kernel(Form.PREFIX, [x], [out, out * 2.0], shape, (axis,)), target=target, tolerance=1e4,
+                  threads=(1, 2))
+    x, = inputs(("int64", (6, 20)))
+    back = g["flip"](g["cumsum"](g["flip"](x, (1,)), 1), (1,))
+    node = next(n for n in Graph((x.node,), (back.node,)).nodes if n.op.kind is Kind.PREFIX)
+    reverse = Tensor(make(node.op, (x.node,), {**node.attributes, "reverse": True}))
+    check(kernel(Form.PREFIX, [x], [reverse], (6, 20), (1,)), target=target)
+
+
+def scatter_kernel(index_shape: Sequence[int], axis: int, size: int, dtype: str = "float32") -> Kernel:
+    index, updates = inputs(("int64", index_shape), (dtype, index_shape))
+    node = make(REGISTRY["scatter_add"], (index.node, updates.node), {"axis": axis, "size": size})
+    return kernel(Form.SCATTER, [index, updates], [Tensor(node)], node.shape)
+
+
+@many
+def test_scatter(target: str) -> None:
+    for shape, axis, size in (((7,), 0, 4), ((30, 17), 0, 5), ((4, 9), 1, 3), ((60, 40), 1, 6), ((2, 5, 6), 1, 3),
+                              ((500, 64), 0, 20)):
+        k = scatter_kernel(shape, axis, size)
+        places = RNG.integers(-1, size + 1, shape)
+        check(k, [places, values_for(k.body.inputs[1])], target=target, tolerance=50, threads=(1, 2))
+
+
+@many
+def test_scatter_of_rows(target: str) -> None:
+    index, rows = inputs(("int64", (50,)), ("float64", (50, 20)))
+    spread = g["expand"](g["reshape"](index, (50, 1)), (50, 20))
+    node = make(REGISTRY["scatter_add"], (spread.node, rows.node), {"axis": 0, "size": 8})
+    check(kernel(Form.SCATTER, [index, rows], [Tensor(node)], (8, 20)),
+          [RNG.integers(-2, 10, 50), values_for(rows.node)], target=target, tolerance=50, threads=(1, 3))
