@@ -106,7 +106,7 @@ def parser() -> argparse.ArgumentParser:
     dump.add_argument("-o", "--output", metavar="OUT", type=Path, help="write here, not to standard output")
     command("report", "Shows what the compiler did with a program, kernel by kernel, and why")
     profile = command("profile", "Times every kernel of a program on random inputs")
-    profile.add_argument("--repeat", type=positive, default=20, metavar="N", help="runs, of which the least counts (default: 20)")
+    profile.add_argument("--repeat", type=positive, default=20, metavar="N", help="runs; the least counts (default: 20)")
     check = command("check", "Compares the gradients of your own graph with finite differences")
     check.add_argument("--seed", type=int, default=0, metavar="N", help="of the random inputs (default: 0)")
     command("info", "Shows versions, this machine as the compiler sees it, and the cache", target=False)
@@ -242,7 +242,7 @@ def with_gradients(loss: Tensor, program: Program) -> Any:
     from .text import cell_names
 
     names = cell_names(program.graph)
-    wrt = {names[p.cell]: p for p in program.parameters if p.cell.trainable and p.dtype.is_float}
+    wrt: dict[str, Tensor] = {names[p.cell]: p for p in program.parameters if p.cell.trainable and p.dtype.is_float}
     wrt = wrt or {str(i.name): i for i in program.inputs if i.dtype.is_float}
     if not wrt:
         raise GraphError("nothing to differentiate: this tensor reads no trainable parameter and no floating input")

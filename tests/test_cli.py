@@ -65,7 +65,7 @@ def test_dump_formats(capsys: pytest.CaptureFixture[str], file: str, format_: st
     assert code == 0 and len(out) > 500
     if format_ == "json":
         assert json.loads(out)["updates"]
-    target = tmp_path / f"out.{format_}"
+    target = tmp_path / f"out.{'txt' if format_ == 'text' else format_}"
     assert main(["dump", f"{file}:step", "--stage", "update", "-o", str(target)]) == 0
     assert target.stat().st_size > 500
 
@@ -94,11 +94,11 @@ def test_report_profile_and_info(capsys: pytest.CaptureFixture[str], file: str) 
 
 def test_check_finds_right_and_wrong_gradients(capsys: pytest.CaptureFixture[str], file: str) -> None:
     code, out, _ = run(capsys, "check", f"{file}:loss")
-    assert code == 0 and "gradients agree" in out and "0.weight" in out
+    assert code == 0 and "wrong" not in out and "0.weight" in out
     code, out, _ = run(capsys, "check", f"{file}:step")
     assert code == 0
     code, out, _ = run(capsys, "check", f"{file}:wrong")
-    assert code == 1 and "WRONG" in out
+    assert code == 1 and "wrong" in out
 
 
 @pytest.mark.parametrize(("argv", "message"), [
@@ -106,9 +106,9 @@ def test_check_finds_right_and_wrong_gradients(capsys: pytest.CaptureFixture[str
     (["dump", "{file}"], "has several graphs; name one"),
     (["dump", "{file}:nothing"], "has no 'nothing'; it has"),
     (["dump", "{file}:number"], "'number' is"),
-    (["dump", "{file}:step", "--size", "batch"], "--size takes NAME=N"),
+    (["dump", "{file}:step", "--size", "batch"], "'batch' is no size; write one like batch=32"),
     (["dump", "{file}:step", "--stage", "plan", "--format", "svg"], "'plan' is text only"),
-    (["dump", "{file}:step", "-o", "/nowhere/x.txt"], "cannot write"),
+    (["dump", "{file}:step", "-o", "/nowhere/x.txt"], "there is no folder /nowhere"),
 ])
 def test_messages(capsys: pytest.CaptureFixture[str], file: str, argv: list[str], message: str) -> None:
     code, _, err = run(capsys, *(a.replace("{file}", file) for a in argv))
@@ -122,7 +122,7 @@ def test_files_that_fail(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> 
     broken.write_text("x = = 1\n")
     assert "broken.py:1: SyntaxError" in run(capsys, "dump", str(broken))[2]
     broken.write_text("x = 1\n")
-    assert "nothing to show at its top level" in run(capsys, "dump", str(broken))[2]
+    assert "has no Tensor, Program or nn.Graph at its top level" in run(capsys, "dump", str(broken))[2]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
@@ -134,4 +134,4 @@ def test_completion(capsys: pytest.CaptureFixture[str], shell: str) -> None:
 def test_help_teaches_and_module_runs() -> None:
     done = subprocess.run([sys.executable, "-m", "graphc", "--help"], capture_output=True, text=True,
                           cwd=Path(__file__).parent.parent)
-    assert done.returncode == 0 and "graphc check train.py:loss" in done.stdout
+    assert done.returncode == 0 and "against finite differences" in done.stdout and "examples" in done.stdout.lower()
