@@ -178,8 +178,8 @@ def _compare(problem: Problem, tolerance: Tolerance, seed: int) -> list[Row]:
         if np.isfinite(at_point).all():
             break
     else:
-        raise GraphError(f"the loss is {float(at_point.reshape(-1)[0])} at random inputs, normal and positive ones alike: nothing "
-                         "can be compared; check the parameters' values")
+        raise GraphError(f"the loss is {float(at_point.reshape(-1)[0])} at random inputs, normal and positive ones alike: "
+                         "nothing can be compared; check the parameters' values")
     held = [n for n in whole.nodes if _cuts(n)]  # finite differences must not see past a cut either
     values |= dict(zip(held, evaluate(held, values), strict=True))
     rng = np.random.default_rng(seed + 1)

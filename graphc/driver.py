@@ -330,6 +330,8 @@ class Program:
 
     def _run(self, special: Specialized, arrays: Sequence[np.ndarray], count: int, advance: Sequence[bool]
              ) -> list[np.ndarray]:
+        if inspecting.get():  # fit comes this way
+            return [np.zeros((count, *o.shape), o.dtype.numpy) for o in special.graph.outputs]  # type: ignore[arg-type]
         if not self.check_numerics:
             return special.executable.run(arrays, count, advance)
         stacks: list[list[np.ndarray]] = []

@@ -34,7 +34,8 @@ PAGE = Template("""<!doctype html>
 <body>
 <header><input id="search" type="search" placeholder="search op, name, type or line" aria-label="search">
  <span id="count" class="note" role="status"></span> $legend
- <span class="note">drag to move, wheel to zoom, double-click to fit, hover for details, Enter for the next match</span></header>
+ <span class="note">drag to move, wheel to zoom, double-click to fit, hover for details, Enter for the next match</span>
+</header>
 <div id="stage">$svg</div>
 <div id="details" role="status"></div>
 <script>

@@ -184,7 +184,8 @@ def make(op: Op, inputs: Sequence[Node] = (), attributes: Mapping[str, Any] | No
     Raises ShapeError or DTypeError naming the op, the types and the user's line where the types do not fit.
     """
     frozen = {name: freeze(value) for name, value in sorted(attributes.items())} if attributes else {}
-    key = (op.name, tuple(map(id, inputs)), tuple((n, key_of(v)) for n, v in frozen.items()), tuple(map(id, graphs)))
+    key = (op.name, tuple(map(id, inputs)), tuple((n, key_of(v)) for n, v in frozen.items()),
+           tuple(graph.key for graph in graphs))
     origin = user_origin()
     with _lock:
         node = _table.get(key)
@@ -249,6 +250,12 @@ class Graph:
     outputs: tuple[Node, ...]
     updates: tuple[tuple[Cell, Node], ...] = ()
     output_names: tuple[str, ...] = ()
+
+    @cached_property
+    def key(self) -> tuple[Any, ...]:
+        """Equal for graphs of the same nodes; ids suffice, since the graph keeps its nodes and cells alive."""
+        return (tuple(map(id, self.inputs)), tuple(map(id, self.outputs)),
+                tuple((id(cell), id(value)) for cell, value in self.updates), self.output_names)
 
     @property
     def roots(self) -> tuple[Node, ...]:
