@@ -79,7 +79,7 @@ def function(inputs: Sequence[Tensor], outputs: Any, updates: Mapping[Parameter,
     updates         {parameter or state: new value}; all right-hand sides read the old values
     backend         "native" (machine code) or "numpy" (the interpreter)
     threads         at most this many; None for all cores that this process may use
-    memory_budget   bytes that temporaries may take; more is recomputed to stay below
+    memory_budget   bytes that temporaries may take; sizes that need more are refused with a GraphError
     check_numerics  NaN or infinity in an output or a new value raises NumericsError and leaves the cells as they were
     """
     leaves: list[Tensor] = []
@@ -277,9 +277,13 @@ class Program:
         key = tuple(sorted(sizes.items()))
         known = self._cache.get(key)
         if known is None:
-            pipeline = Pipeline(memory_budget=self.memory_budget)
+            pipeline = Pipeline()
             graph = pipeline.concrete(self.simplified, sizes)
             plan = pipeline.plan(graph)
+            if self.memory_budget is not None and plan.arena_bytes > self.memory_budget:
+                given = ", ".join(f"{k}={v}" for k, v in sizes.items()) or "these sizes"
+                raise GraphError(f"{self.name} needs {plan.arena_bytes:,} bytes of temporaries for {given}, the memory "
+                                 f"budget is {self.memory_budget:,}; use a smaller batch{at(user_origin())}")
             executable: Executable
             if self.backend == "native":
                 from .runtime.native.executable import Native

@@ -9,6 +9,7 @@ are clusters.  Constants and their repetitions are written into the operation th
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -144,7 +145,7 @@ def to_networkx(graph: Graph) -> Any:
     import networkx
 
     drawn = networkx.MultiDiGraph(rankdir="TB", fontname=FONT, nodesep="0.3", ranksep="0.35", bgcolor="white",
-                                  pad="0.15", compound="true")
+                                  pad="0.15", mclimit="5")
     drawn.graph["node"] = {"fontname": FONT, "fontsize": "11", "fontcolor": INK, "margin": "0.10,0.05", "height": "0.3",
                            "width": "0.6"}
     drawn.graph["edge"] = {"fontname": FONT, "fontsize": "9", "fontcolor": "#57606A", "color": "#6E7781", "arrowsize": "0.6"}
@@ -250,14 +251,54 @@ def _legend(present: set[str], kinds: set[str]) -> str:
             f'labelloc=b; fontsize=11; fontcolor="{INK}";')
 
 
-def draw(graph: Graph, format: str = "svg") -> bytes:
-    """The picture as SVG or PNG.  Needs the extra `viz`, whose wheel brings Graphviz along."""
+# In clusters Graphviz does not always keep a label clear of a node; each of these moves what stood in the way.
+CHANGES = ("", "nodesep=0.5", "newrank=true", "nodesep=0.7; ranksep=0.6", "newrank=true; nodesep=0.7; ranksep=0.6")
+
+
+def lay_out(graph: Graph) -> Any:
+    """The pygraphviz.AGraph with positions, of the first change under which no label touches a node or another label."""
     try:
         import pygraphviz
     except ImportError:
         raise GraphError('pictures need pygraphviz: pip install "graphc[viz]"; or dump with --format dot') from None
+    text, best = dot(graph), None
+    for change in CHANGES:
+        picture = pygraphviz.AGraph(string=text.replace("\n  node [", f"\n  {change};\n  node [", 1) if change else text)
+        picture.layout(prog="dot")
+        clashes = _clashes(json.loads(picture.draw(format="json")))
+        if best is None or clashes < best[0]:
+            best = clashes, picture
+        if not clashes:
+            break
+    assert best is not None
+    return best[1]
+
+
+def _clashes(picture: Any) -> int:
+    """How many boxes of nodes and edge labels overlap, in Graphviz' own JSON (points)."""
+    boxes = []
+    for node in picture.get("objects", ()):
+        if "pos" in node:
+            x, y = map(float, node["pos"].split(","))
+            width, height = 36 * float(node["width"]), 36 * float(node["height"])
+            boxes.append((x - width, x + width, y - height, y + height))
+    for edge in picture.get("edges", ()):
+        for text in edge.get("_ldraw_", ()):
+            if text["op"] == "T":
+                (x, y), half = text["pt"], text["width"] / 2
+                boxes.append((x - half, x + half, y - 2, y + 8))
+    boxes.sort()
+    found = 0
+    for k, (_, right, low, high) in enumerate(boxes):
+        for other in boxes[k + 1:]:
+            if other[0] >= right:
+                break
+            found += other[2] < high and low < other[3]
+    return found
+
+
+def draw(graph: Graph, format: str = "svg") -> bytes:
+    """The picture as SVG or PNG.  Needs the extra `viz`, whose wheel brings Graphviz along."""
     if format not in ("svg", "png"):
         raise GraphError(f"pictures come as svg or png, not {format!r}")
-    picture = pygraphviz.AGraph(string=dot(graph))
-    picture.layout(prog="dot")
-    return picture.draw(format=format)
+    return lay_out(graph).draw(format=format)

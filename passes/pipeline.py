@@ -33,7 +33,6 @@ class Pipeline:
     """Runs the passes.  `observe(stage, result)` is called after each one; `seconds` collects their times."""
 
     observe: Observer | None = None
-    memory_budget: int | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
     def _done(self, stage: str, result: Graph | Plan, start: float) -> None:

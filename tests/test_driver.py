@@ -320,6 +320,15 @@ def test_forbidden_nan_leaves_everything_as_it_was(backend: str) -> None:
     assert w.numpy().tobytes() == kept.tobytes()
 
 
+def test_memory_budget_refuses_what_needs_more() -> None:
+    x = graphc.placeholder("x", ("batch", 64))
+    w = graphc.parameter("w", np.ones((64, 64)))
+    program = graphc.function([x], ((x @ w).tanh() @ w).sum(), memory_budget=100_000)
+    program(np.ones((4, 64)))
+    with pytest.raises(graphc.GraphError, match=r"bytes of temporaries for batch=4000, the memory budget is 100,000"):
+        program(np.ones((4000, 64)))
+
+
 def test_assigning_wrong_values() -> None:
     w = graphc.parameter("w", [1.0, 2.0])
     with pytest.raises(graphc.ShapeError, match=r"expected shape \[2\], got \[3\]"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from graphc.errors import GraphError
 from graphc.html import page
 from graphc.inspection import stage_graph
 from graphc.ir import Graph
-from graphc.viz import PALETTE, dot, draw, label, phases, to_networkx
+from graphc.viz import PALETTE, dot, draw, label, lay_out, phases, to_networkx
 
 pygraphviz = pytest.importorskip("pygraphviz")
 
@@ -55,16 +56,14 @@ def any_graph(request: pytest.FixtureRequest) -> Graph:
     return stage_graph(program, stage)
 
 
-def placed(graph: Graph) -> "pygraphviz.AGraph":
-    picture = pygraphviz.AGraph(string=dot(graph))
-    picture.layout(prog="dot")
-    return picture
+def read(graph: Graph) -> Any:
+    return pygraphviz.AGraph(string=dot(graph))
 
 
 Box = tuple[float, float, float, float]
 
 
-def node_boxes(picture: "pygraphviz.AGraph") -> dict[str, Box]:
+def node_boxes(picture: Any) -> dict[str, Box]:
     boxes = {}
     for node in picture.nodes():
         x, y = map(float, node.attr["pos"].split(","))
@@ -73,7 +72,7 @@ def node_boxes(picture: "pygraphviz.AGraph") -> dict[str, Box]:
     return boxes
 
 
-def text_boxes(picture: "pygraphviz.AGraph") -> list[Box]:
+def text_boxes(picture: Any) -> list[Box]:
     """Where the labels of edges stand, with the widths that Graphviz measured."""
     boxes = []
     for edge in json.loads(picture.draw(format="json")).get("edges", ()):
@@ -99,7 +98,7 @@ def luminance(colour: str) -> float:
 
 
 def test_nodes_and_labels_do_not_overlap(any_graph: Graph) -> None:
-    picture = placed(any_graph)
+    picture = lay_out(any_graph)
     boxes = [*node_boxes(picture).values(), *text_boxes(picture)]
     assert len(boxes) >= len(picture.nodes()) + len(picture.edges())
     clashes = [(box, other) for k, box in enumerate(boxes) for other in boxes[:k] if overlapping(box, other)]
@@ -114,7 +113,7 @@ def test_tutorial_fits_one_screen(step: Graph) -> None:
 
 
 def test_module_scopes_are_nested_clusters(training: Graph) -> None:
-    picture = placed(training)
+    picture = read(training)
     outer = picture.get_subgraph("cluster_1")
     inner = outer.get_subgraph("cluster_1.0")
     labels = {picture.get_node(n).attr["label"] for n in inner.nodes()}

@@ -18,6 +18,7 @@ from graphc.plan import Plan, Role
 from . import cache, jit, memory, threads
 from .calls import bind_call
 from .lower import ARENA, COUNT, PRIVATE, PRIVATE_STRIDE, SHARED, Layout, lower, lower_unrolled
+from .kernels import is_serial
 from .target import Target, host
 
 _ALONE = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p)
@@ -33,7 +34,8 @@ class Native:
                  target: Target | None = None, flush_denormals: bool = True) -> None:
         self.plan = plan
         self.target = target or host()
-        self.threads, self.unrolled = threads_, unrolled
+        alone = unrolled or all(is_serial(k) for k in plan.kernels)  # then waking workers would be for nothing
+        self.threads, self.unrolled = 1 if alone else threads_, unrolled
         self.seconds: dict[str, float] = {}
         start = perf_counter()
         if unrolled:

@@ -1,0 +1,62 @@
+"""What a user waits for: compiling without a cache, and importing.  Measured in fresh processes, the best of three."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+TUTORIAL = """
+x, y = graphc.placeholder("x", ("batch", 2)), graphc.placeholder("y", ("batch", 1))
+w = graphc.parameter("w", [[2.0], [1.0]])
+step = graphc.train_step(((x @ w - y) ** 2).sum(), optim.SGD([w], lr=0.01))
+step(np.ones((4, 2), np.float32), np.ones((4, 1), np.float32))
+"""
+DIGITS = """
+model = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
+x, y = graphc.placeholder("x", ("batch", 64)), graphc.placeholder("y", ("batch",), "int64")
+step = graphc.train_step(nn.CrossEntropyLoss()(model(x), y), optim.Adam(model.parameters()))
+step(np.ones((32, 64), np.float32), np.zeros(32, np.int64))
+"""
+
+
+def seconds(body: str, **environment: str) -> float:
+    """Of the body, after imports (LLVM's included, as they are part of no program)."""
+    code = ("import time, numpy as np, graphc\nfrom graphc import nn, optim\nimport graphc.runtime.native.executable\n"
+            f"start = time.perf_counter()\n{body}\nprint(time.perf_counter() - start)")
+    times = []
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT,
+                              env={**os.environ, **environment})
+        times.append(float(done.stdout))
+    return min(times)
+
+
+def test_tutorial_compiles_in_150_ms() -> None:
+    assert seconds(TUTORIAL, GRAPHC_CACHE="0") < 0.15
+
+
+def test_digits_step_compiles_in_400_ms() -> None:
+    assert seconds(DIGITS, GRAPHC_CACHE="0") < 0.4
+
+
+def test_second_process_is_ready_in_200_ms(tmp_path: Path) -> None:
+    seconds(DIGITS, GRAPHC_CACHE="1", GRAPHC_CACHE_DIR=str(tmp_path / "cache"))
+    assert seconds(DIGITS, GRAPHC_CACHE="1", GRAPHC_CACHE_DIR=str(tmp_path / "cache")) < 0.2
+
+
+def test_import_takes_less_than_twice_numpy(tmp_path: Path) -> None:
+    def wall(module: str) -> float:
+        code = f"import time; s = time.perf_counter(); import {module}; print(time.perf_counter() - s)"
+        times = []
+        for _ in range(5):
+            environment = {**os.environ, "PYTHONPYCACHEPREFIX": str(tmp_path), "PYTHONDONTWRITEBYTECODE": ""}
+            done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT,
+                                  env=environment)
+            times.append(float(done.stdout))
+        return min(times[1:])  # the first one compiles the sources
+
+    assert wall("graphc, graphc.nn, graphc.optim") < 2 * wall("numpy")
