@@ -31,7 +31,7 @@ def public(function: F) -> F:
 
 def _no_value(tensor: Tensor, what: str) -> GraphError:
     return GraphError(f"{what} of a symbol: '{tensor.node.op.name}' {tensor.type} has no value while the graph is built. "
-                      "Use graphc.where or graphc.cond to choose, .eval(name=array) for a quick look, or "
+                      "Use graphc.where to choose, .eval(name=array) for a quick look, or "
                       f"graphc.function to compute{at(user_origin())}")
 
 
