@@ -1,147 +1,174 @@
-"""Graphs and plans as text, and graphs back from text.
+"""Graphs and plans as text and JSON; `parse` reads graphs back.
 
 The text holds everything: ``parse(format_graph(g), bind)`` gives the very same nodes where inputs and parameters are bound by
-name; unbound names become new placeholders and parameters.  Parsing builds nodes and executes nothing.  Must not know any op.
+name.  Knows names, scopes of names and layout.  Must not know any op.
 """
 
 from __future__ import annotations
 
-import ast
-import base64
-import difflib
 import json
-import re
 from collections.abc import Iterator, Mapping
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 
-from .errors import GraphError
-from .ir import Cell, Graph, Node, make
-from .op import REGISTRY, Kind
+from .ir import Cell, Graph, Node
+from .literals import bare, format_numbers, format_value, parse_type, quote
+from .op import Kind
+from .parsing import parse
 from .plan import Branch, Buffer, Kernel, Loop, Plan, Role
-from .tensor import Parameter, Symbol, Tensor
-from .types import Dim, DType, Quotient, Size, TensorType, as_dtype
 
-INLINE = 64  # elements of an array that are printed as numbers; larger ones as bytes
+SHOWN = 16  # a parameter of up to this many elements is written with its value
+READABLE = 120  # characters of an attribute in JSON; what is longer is cut
 
 # -- names -----------------------------------------------------------------------------------------------------------
 
 
-def _unique(wanted: str, taken: dict[str, Any]) -> str:
+def unique(wanted: str, taken: Mapping[str, Any]) -> str:
+    """The name itself, or numbered where it is taken."""
     name, number = wanted, 1
     while name in taken:
         name, number = f"{wanted}.{number}", number + 1
     return name
 
 
+def _cells_in(value: Any) -> Iterator[Cell]:
+    if isinstance(value, Cell):
+        yield value
+    elif isinstance(value, tuple):
+        for part in value:
+            yield from _cells_in(part)
+
+
+def _all_cells(graph: Graph) -> Iterator[Cell]:
+    """Every cell that a graph or a graph inside it mentions."""
+    for node in graph.nodes:
+        for value in node.attributes.values():
+            yield from _cells_in(value)
+        for inner in node.graphs:
+            yield from _all_cells(inner)
+    for cell, _ in graph.updates:
+        yield cell
+
+
 def cell_names(graph: Graph) -> dict[Cell, str]:
     """A unique name for every cell: its own, numbered where several cells share it."""
-    taken: dict[str, Cell] = {}
-    for cell in graph.cells():
-        taken[_unique(cell.name, taken)] = cell
-    return {cell: name for name, cell in taken.items()}
+    cells = list(dict.fromkeys([*graph.cells(), *_all_cells(graph)]))
+    own = [cell.name for cell in cells]
+    taken: dict[str, Cell] = {cell.name: cell for cell in cells if own.count(cell.name) == 1}
+    names = {}
+    for cell in cells:
+        names[cell] = cell.name if taken.get(cell.name) is cell else unique(cell.name, taken)
+        taken[names[cell]] = cell
+    return names
 
 
-# -- writing ---------------------------------------------------------------------------------------------------------
-
-
-def format_value(value: Any) -> str:
-    """An attribute's value; `_Reader.value` reads it back exactly."""
-    if value is None or isinstance(value, (bool, int)):
-        return str(value)
-    if isinstance(value, float):
-        return repr(value) if np.isfinite(value) else f"float({value})"
-    if isinstance(value, str):
-        return json.dumps(value)
-    if isinstance(value, tuple):
-        return "(" + ", ".join(format_value(v) for v in value) + ("," if len(value) == 1 else "") + ")"
-    if isinstance(value, (DType, TensorType)):
-        return f"<{value}>"
-    if isinstance(value, (Dim, Quotient)):
-        return f"[{value}]"
-    if isinstance(value, np.ndarray):
-        return _format_array(value)
-    raise GraphError(f"an attribute of type {type(value).__name__} has no text")
-
-
-def _format_array(array: np.ndarray) -> str:
-    type_ = TensorType(as_dtype(array.dtype), array.shape)
-    if array.size > INLINE:
-        return f"bytes<{type_}>{base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()}"
-    numbers = ", ".join(format_value(v.item()) for v in array.reshape(-1))
-    return f"array<{type_}>({numbers})"
+# -- graphs ----------------------------------------------------------------------------------------------------------
 
 
 class _Writer:
-    def __init__(self, graph: Graph, comments: bool) -> None:
-        self.names: dict[Node, str] = {}
+    """Gives every node a name that is unique in the whole text; names of a body end with it."""
+
+    def __init__(self, graph: Graph, comments: bool, whole: bool) -> None:
         self.cells = cell_names(graph)
-        self.comments = comments
+        self.comments, self.whole = comments, whole
+        self.declared: set[Cell] = set()
+        self.names: dict[Node, str] = {}
+        self.taken: dict[str, Node] = {}
         self.count = 0
 
+    def name(self, node: Node, wanted: str | None = None) -> str:
+        """A new name for the node, with its sigil."""
+        if wanted is None:
+            while str(self.count) in self.taken:
+                self.count += 1
+            wanted = str(self.count)
+        name = unique(wanted, self.taken)
+        self.taken[name] = node
+        self.names[node] = f"%{bare(name)}"
+        return self.names[node]
+
+    def value(self, value: Any) -> str:
+        return format_value(value, self.cells.__getitem__)
+
     def graph(self, graph: Graph, indent: str, head: str) -> Iterator[str]:
-        taken: dict[str, Node] = {}
+        outside = dict(self.names)
+        signature = []
         for node in graph.inputs:
-            name = _unique(_identifier(node.attributes["name"]), taken)
-            taken[name] = node
-            self.names[node] = f"%{name}"
-        inputs = ", ".join(f"{self.names[n]}: {n.type}" for n in graph.inputs)
-        yield f"{indent}{head}({inputs}) {{"
-        for node in graph.nodes:
-            if node not in graph.inputs:
-                yield from self.node(node, indent + "  ")
+            fresh = "symbol" in node.attributes and node not in self.names
+            signature.append(self.input(node) if fresh else "")
+        body = [line for node in graph.nodes for line in self.node(node, indent + "  ")]
+        shown = [text or self.names[node] for text, node in zip(signature, graph.inputs, strict=True)]
+        yield f"{indent}{head}({', '.join(shown)}) {{"
+        yield from body
         for position, node in enumerate(graph.outputs):
-            label = graph.output_names[position] if graph.output_names else ""
-            yield f"{indent}  output {self.names[node]}" + (f" as {json.dumps(label)}" if label else "")
+            label = graph.output_names[position] if position < len(graph.output_names) else ""
+            yield f"{indent}  output {self.names[node]}" + (f" as {quote(label)}" if label else "")
         for cell, node in graph.updates:
-            yield f"{indent}  update @{self.cells[cell]} = {self.names[node]}"
+            yield from self.declaration(cell, indent + "  ")
+            yield f"{indent}  update @{bare(self.cells[cell])} = {self.names[node]}"
         yield f"{indent}}}"
+        self.names = outside
+
+    def input(self, node: Node) -> str:
+        """``%x: f32[2]``; an input that is equal by name (a kernel's slot) says so."""
+        own, symbol = node.attributes["name"], node.attributes["symbol"]
+        name = self.name(node, own)
+        text = f"{name}: {node.type}"
+        if isinstance(symbol, str) and self.whole:
+            text += f" as {quote(symbol)}" + (f" named {quote(own)}" if name != f"%{bare(own)}" else "")
+        return text
+
+    def cell(self, cell: Cell) -> str:
+        """``parameter @w : f32[2]``, the first time with its value where that is small and not zero."""
+        text = f"{'parameter' if cell.trainable else 'state'} @{bare(self.cells[cell])} : {cell.type}"
+        if cell not in self.declared and cell.array.size <= SHOWN and cell.array.tobytes().strip(b"\0"):
+            numbers = format_numbers(cell.array)
+            text += f" = {numbers}" if numbers else ""
+        self.declared.add(cell)
+        return text
+
+    def declaration(self, cell: Cell, indent: str) -> Iterator[str]:
+        """A line of its own for a cell that is mentioned before anything reads it."""
+        if cell not in self.declared:
+            yield indent + self.cell(cell)
 
     def node(self, node: Node, indent: str) -> Iterator[str]:
         if node in self.names:
             return
-        if "cell" in node.attributes:
-            name = self.cells[node.attributes["cell"]]
-            self.names[node] = f"%{_identifier(name)}" if f"%{_identifier(name)}" not in self.names.values() else self.new()
-            word = "parameter" if node.attributes["cell"].trainable else "state"
-            yield f"{indent}{self.names[node]} = {word} @{name} : {node.type}"
+        if node.op.kind is Kind.SOURCE and "cell" in node.attributes:
+            cell = node.attributes["cell"]
+            yield f"{indent}{self.name(node, self.cells[cell])} = {self.cell(cell)}"
             return
-        self.names[node] = self.new()
+        if node.op.kind is Kind.SOURCE and "symbol" in node.attributes:
+            name, _, rest = self.input(node).rpartition(f": {node.type}")
+            yield f"{indent}{name} = input : {node.type}{rest}"
+            return
+        for cell in (c for v in node.attributes.values() for c in _cells_in(v)):
+            yield from self.declaration(cell, indent)
         arguments = ", ".join(self.names[i] for i in node.inputs)
-        shown = {k: v for k, v in node.attributes.items() if k not in ("symbol",)}
-        if "cells" in shown:
-            shown["cells"] = tuple(self.cells[c] for c in shown["cells"])
-        attributes = " {" + ", ".join(f"{k}={format_value(v)}" for k, v in shown.items()) + "}" if shown else ""
-        types = ", ".join(map(str, node.types))
-        note = self.note(node) if self.comments else ""
-        line = f"{indent}{self.names[node]} = {node.op.name}({arguments}){attributes} : {types}"
-        if node.graphs:
-            yield line + " ["
-            for graph in node.graphs:
-                yield from self.graph(graph, indent + "  ", "body")
+        attributes = ", ".join(f"{k}={self.value(v)}" for k, v in node.attributes.items())
+        line = f"{indent}{self.name(node)} = {node.op.name}({arguments})" + (f" {{{attributes}}}" if attributes else "")
+        bodies = [line for graph in node.graphs for line in self.graph(graph, indent + "  ", "body")]
+        line += " : " + ", ".join(map(str, node.types)) + (" [" if bodies else "")
+        yield line + (self.note(node) if self.comments else "")
+        if bodies:
+            yield from bodies
             yield f"{indent}]"
-        else:
-            yield line + note
 
     def note(self, node: Node) -> str:
-        parts = [p for p in (node.scope, node.origins[0].file.rsplit("/", 1)[-1] + f":{node.origins[0].line}"
-                             if node.origins else "") if p]
-        return "  # " + " ".join(parts) if parts else ""
-
-    def new(self) -> str:
-        self.count += 1
-        return f"%{self.count - 1}"
-
-
-def _identifier(name: str) -> str:
-    clean = re.sub(r"[^A-Za-z0-9_.]", "_", name)
-    return clean if re.match(r"[A-Za-z_]", clean) else f"_{clean}"
+        place = f"{PurePath(node.origins[0].file).name}:{node.origins[0].line}" if node.origins else ""
+        text = " ".join(p for p in (node.scope, place) if p)
+        return "  # " + " ".join(text.split()) if text else ""
 
 
 def format_graph(graph: Graph, *, comments: bool = False) -> str:
     """The graph, one node a line; with `comments`, module and source line behind each."""
-    return "\n".join(_Writer(graph, comments).graph(graph, "", "graph")) + "\n"
+    return "\n".join(_Writer(graph, comments, True).graph(graph, "", "graph")) + "\n"
+
+
+# -- plans -----------------------------------------------------------------------------------------------------------
 
 
 def format_plan(plan: Plan, *, bodies: bool = True) -> str:
@@ -163,10 +190,13 @@ def format_plan(plan: Plan, *, bodies: bool = True) -> str:
                 lines.append(f"{indent}{step.name}: {step.form.value}{list(step.space)}{over} ({reads}) -> {writes}")
                 lines.extend(f"{indent}    {note}" for note in step.notes)
                 if bodies:
-                    lines.extend(indent + "  " + line for line in format_graph(step.body).splitlines())
+                    body = _Writer(step.body, False, False).graph(step.body, indent + "  ", "graph")
+                    lines.extend(body)
             elif isinstance(step, Loop):
-                lines.append(f"{indent}loop {step.count} times:")
+                lines.append(f"{indent}loop {step.count} times{', backwards' if step.reverse else ''}:")
+                lines.extend(f"{indent}  each step %{inside.name} is a part of %{whole.name}" for whole, inside in step.sliced)
                 steps(step.body, indent + "  ")
+                lines.extend(f"{indent}  hand on %{a.name} -> %{b.name}" for a, b in step.carried)
             elif isinstance(step, Branch):
                 lines.append(f"{indent}if %{step.flag.name}:")
                 steps(step.then, indent + "  ")
@@ -178,326 +208,44 @@ def format_plan(plan: Plan, *, bodies: bool = True) -> str:
     return "\n".join(lines) + "\n"
 
 
+# -- JSON ------------------------------------------------------------------------------------------------------------
+
+
 def format_json(graph: Graph) -> str:
-    """Nodes, edges, types, attributes, phases, scopes and source lines, for other programs."""
+    """Nodes, edges, types, attributes, phases, scopes and source lines, for other programs.
+
+    Attributes are texts as in `format_graph`; large arrays are named by type alone.  Nested graphs stand in their node.
+    """
+    return json.dumps(_json(graph, cell_names(graph)), indent=1)
+
+
+def _json(graph: Graph, cells: Mapping[Cell, str]) -> dict[str, Any]:
     number = {node: i for i, node in enumerate(graph.nodes)}
-    cells = cell_names(graph)
+
+    def text(value: Any) -> str:
+        if isinstance(value, Cell):
+            return cells[value]
+        if isinstance(value, np.ndarray) and value.size > SHOWN:
+            return f"{value.dtype}{list(value.shape)}"
+        whole = format_value(value, cells.__getitem__)
+        return whole if len(whole) <= READABLE else whole[:READABLE - 3] + "..."
+
     nodes = []
     for node in graph.nodes:
-        shown = {k: format_value(v) for k, v in node.attributes.items() if k not in ("symbol", "cell", "cells")}
-        if "cell" in node.attributes:
-            shown["cell"] = cells[node.attributes["cell"]]
-        nodes.append({"id": number[node], "op": node.op.name, "kind": node.op.kind.value, "attributes": shown,
+        nodes.append({"id": number[node], "op": node.op.name, "kind": node.op.kind.value,
+                      "attributes": {k: text(v) for k, v in node.attributes.items() if k != "symbol"},
                       "inputs": [number[i] for i in node.inputs], "types": [str(t) for t in node.types],
                       "phase": node.phase, "scope": node.scope, "origins": [f"{o.file}:{o.line}" for o in node.origins]})
-    return json.dumps({"nodes": nodes, "inputs": [number[n] for n in graph.inputs],
-                       "outputs": [{"name": name, "node": number[n]} for n, name in
-                                   zip(graph.outputs, graph.output_names or [""] * len(graph.outputs), strict=True)],
-                       "updates": [{"cell": cells[c], "node": number[n]} for c, n in graph.updates]}, indent=1)
+        if node.graphs:
+            nodes[-1]["graphs"] = [_json(inner, cells) for inner in node.graphs]
+    names = [*graph.output_names, *[""] * len(graph.outputs)]
+    return {"nodes": nodes,
+            "edges": [{"from": number[i], "to": number[n], "position": k, "type": ", ".join(map(str, i.types))}
+                      for n in graph.nodes for k, i in enumerate(n.inputs)],
+            "inputs": [number[n] for n in graph.inputs],
+            "outputs": [{"name": name, "node": number[n]} for n, name in zip(graph.outputs, names, strict=False)],
+            "updates": [{"cell": cells[c], "node": number[n]} for c, n in graph.updates]}
 
 
-# -- reading ---------------------------------------------------------------------------------------------------------
-
-_TOKEN = re.compile(r"""\s*(?:
-      (?P<array>(?:array|bytes)<[^>]*>)
-    | (?P<type><[^>]*>)
-    | (?P<dim>\[[^\]]*\])
-    | (?P<string>"(?:[^"\\]|\\.)*")
-    | (?P<special>float\((?:nan|inf|-inf)\))
-    | (?P<number>-?(?:\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+))
-    | (?P<word>[A-Za-z_][\w.]*)
-    | (?P<name>[%@][\w.]+)
-    | (?P<mark>[(){}=,:])
-    )""", re.VERBOSE)
-_SHORT = re.compile(r"^(f32|f64|i32|i64|bool)(?:\[(.*)\])?$")
-
-
-def parse_size(text: str) -> Size:
-    """A size expression: integers, names, + - * // and parentheses; read as a syntax tree, never evaluated."""
-    try:
-        tree = ast.parse(text, mode="eval").body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        raise GraphError(f"no size: {text!r}") from None
-    return _size_of(tree, text)
-
-
-def _size_of(tree: ast.AST, text: str) -> Size:
-    if isinstance(tree, ast.Constant) and type(tree.value) is int:
-        return tree.value
-    if isinstance(tree, ast.Name):
-        return Dim.named(tree.id)
-    if isinstance(tree, ast.UnaryOp) and isinstance(tree.op, ast.USub):
-        return 0 - _size_of(tree.operand, text)
-    if isinstance(tree, ast.BinOp):
-        a, b = _size_of(tree.left, text), _size_of(tree.right, text)
-        if isinstance(tree.op, ast.Add):
-            return a + b
-        if isinstance(tree.op, ast.Sub):
-            return a - b
-        if isinstance(tree.op, ast.Mult):
-            return a * b
-        if isinstance(tree.op, ast.FloorDiv) and b != 0:
-            return a // b
-    raise GraphError(f"no size: {text!r}")
-
-
-def parse_type(text: str) -> TensorType:
-    """``f32[batch,2]``."""
-    found = _SHORT.match(text.strip())
-    if found is None or found.group(2) is None:
-        raise GraphError(f"no tensor type: {text!r}; write one like f32[batch,2]")
-    inside = found.group(2).strip()
-    sizes = tuple(parse_size(s) for s in inside.split(",")) if inside else ()
-    if any(isinstance(s, int) and s < 0 for s in sizes):
-        raise GraphError(f"a size cannot be negative: {text!r}")
-    return TensorType(as_dtype(found.group(1)), sizes)
-
-
-class _Reader:
-    def __init__(self, text: str, bind: Mapping[str, Any]) -> None:
-        self.lines = [line.split("  #")[0].rstrip() for line in text.splitlines()]
-        self.at = 0
-        self.bind = dict(bind)
-        self.cells: dict[str, Node] = {}
-        self.used: set[str] = set()
-
-    def fail(self, reason: str) -> GraphError:
-        return GraphError(f"line {self.at}: {reason}")
-
-    def line(self) -> str:
-        while self.at < len(self.lines) and not self.lines[self.at].strip():
-            self.at += 1
-        if self.at >= len(self.lines):
-            raise GraphError("the text ends before its closing brace")
-        self.at += 1
-        return self.lines[self.at - 1].strip()
-
-    # -- values ------------------------------------------------------------------------------------------------
-
-    def value(self, text: str, place: int) -> tuple[Any, int]:
-        token = _TOKEN.match(text, place)
-        if token is None:
-            raise self.fail(f"cannot read a value at {text[place:place + 30]!r}")
-        kind, word, place = token.lastgroup, token.group(token.lastgroup or 0), token.end()
-        if kind == "array":
-            return self.array(text, word, place)
-        if kind == "type":
-            inside = word[1:-1]
-            return (parse_type(inside) if "[" in inside else as_dtype(inside)), place
-        if kind == "dim":
-            return parse_size(word[1:-1]), place
-        if kind == "string":
-            try:
-                return json.loads(word), place
-            except ValueError:
-                raise self.fail(f"no string: {word}") from None
-        if kind == "special":
-            return float(word[6:-1]), place
-        if kind == "number":
-            return (int(word) if re.fullmatch(r"-?\d+", word) else float(word)), place
-        if kind == "word" and word in ("None", "True", "False"):
-            return {"None": None, "True": True, "False": False}[word], place
-        if kind == "mark" and word == "(":
-            return self.items(text, place)
-        raise self.fail(f"unexpected {word!r}")
-
-    def items(self, text: str, place: int) -> tuple[tuple[Any, ...], int]:
-        """The rest of a tuple, behind its opening parenthesis."""
-        items: list[Any] = []
-        while True:
-            rest = re.compile(r"\s*\)").match(text, place)
-            if rest:
-                return tuple(items), rest.end()
-            item, place = self.value(text, place)
-            items.append(item)
-            comma = re.compile(r"\s*,").match(text, place)
-            if comma:
-                place = comma.end()
-            elif not re.compile(r"\s*\)").match(text, place):
-                raise self.fail("a tuple is not closed")
-
-    def array(self, text: str, word: str, place: int) -> tuple[np.ndarray, int]:
-        type_ = parse_type(word[word.index("<") + 1:-1])
-        if type_.is_open:
-            raise self.fail("an array needs known sizes")
-        if word.startswith("bytes"):
-            found = re.compile(r"[A-Za-z0-9+/=]*").match(text, place)
-            assert found is not None
-            try:
-                data = base64.b64decode(found.group(), validate=True)
-                array = np.frombuffer(data, type_.dtype.numpy).reshape(type_.shape)  # type: ignore[arg-type]
-            except ValueError:
-                raise self.fail(f"the bytes are not those of {type_}") from None
-            return array, found.end()
-        opening = re.compile(r"\s*\(").match(text, place)
-        if opening is None:
-            raise self.fail("an array needs its numbers in parentheses")
-        numbers, place = self.items(text, opening.end())
-        if len(numbers) != type_.size or not all(isinstance(n, (bool, int, float)) for n in numbers):
-            raise self.fail(f"{len(numbers)} numbers for {type_}")
-        try:
-            return np.array(numbers, type_.dtype.numpy).reshape(type_.shape), place  # type: ignore[arg-type]
-        except (OverflowError, ValueError):
-            raise self.fail(f"numbers that do not fit {type_}") from None
-
-    def attributes(self, text: str) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        place = 0
-        while text[place:].strip():
-            name = re.compile(r"\s*([A-Za-z_]\w*)\s*=").match(text, place)
-            if name is None:
-                raise self.fail(f"cannot read attributes at {text[place:place + 30]!r}")
-            found[name.group(1)], place = self.value(text, name.end())
-            comma = re.compile(r"\s*,").match(text, place)
-            place = comma.end() if comma else place
-        return found
-
-    # -- graphs ------------------------------------------------------------------------------------------------
-
-    def graph(self, head: str, word: str) -> Graph:
-        found = re.fullmatch(rf"{word}\s*\((.*)\)\s*\{{", head)
-        if found is None:
-            raise self.fail(f"expected '{word}(%name: type, ...) {{', got {head!r}")
-        names: dict[str, Node] = {}
-        inputs = []
-        for part in _split(found.group(1)):
-            given = re.fullmatch(r"%([\w.]+)\s*:\s*(.+)", part)
-            if given is None:
-                raise self.fail(f"cannot read the input {part!r}")
-            node = self.input(given.group(1), parse_type(given.group(2)))
-            names[given.group(1)] = node
-            inputs.append(node)
-        outputs: list[Node] = []
-        labels: list[str] = []
-        updates: list[tuple[Cell, Node]] = []
-        while True:
-            line = self.line()
-            if line == "}":
-                break
-            if out := re.fullmatch(r"output %([\w.]+)(?: as (\".*\"))?", line):
-                outputs.append(self.named(names, out.group(1)))
-                labels.append(json.loads(out.group(2)) if out.group(2) else "")
-            elif update := re.fullmatch(r"update @([\w.]+) = %([\w.]+)", line):
-                value = self.named(names, update.group(2))
-                cell = self.cell(update.group(1), value.type, True).attributes["cell"]
-                updates.append((cell, value))
-            else:
-                self.statement(line, names)
-        return Graph(tuple(inputs), tuple(outputs), tuple(updates), tuple(labels) if any(labels) else ())
-
-    def named(self, names: dict[str, Node], name: str) -> Node:
-        if name not in names:
-            raise self.fail(f"%{name} is not defined above")
-        return names[name]
-
-    def input(self, name: str, type_: TensorType) -> Node:
-        bound = self.bind.get(name)
-        if bound is not None:
-            node = bound.node if isinstance(bound, Tensor) else bound
-            if not isinstance(node, Node) or node.type != type_:
-                raise self.fail(f"'{name}' is bound to {bound!r}, the text has {type_}")
-            return node
-        return make(REGISTRY["input"], (), {"name": name, "type": type_, "symbol": Symbol()})
-
-    def cell(self, name: str, type_: TensorType, trainable: bool) -> Node:
-        known = self.cells.get(name)
-        if known is None:
-            bound = self.bind.get(name)
-            if bound is not None:
-                known = bound.node if isinstance(bound, Tensor) else bound
-                if not isinstance(bound, Parameter) or known.type != type_:
-                    raise self.fail(f"'{name}' is bound to {bound!r}, the text has a parameter of {type_}")
-            else:
-                if type_.is_open:
-                    raise self.fail(f"the parameter '{name}' needs known sizes")
-                if int(type_.size) > 1 << 28:
-                    raise self.fail(f"the parameter '{name}' is too large: {type_}")
-                value = np.zeros(type_.shape, type_.dtype.numpy)  # type: ignore[arg-type]
-                known = make(REGISTRY["parameter"], (), {"cell": Cell(name, value, trainable)})
-            self.cells[name] = known
-        elif known.type != type_:
-            raise self.fail(f"'@{name}' is {known.type} above, {type_} here")
-        return known
-
-    def statement(self, line: str, names: dict[str, Node]) -> None:
-        found = re.match(r"%([\w.]+) = (?:(parameter|state) @([\w.]+) : (.+)|([A-Za-z_]\w*)\()", line)
-        if found is None:
-            raise self.fail(f"cannot read {line[:60]!r}")
-        name = found.group(1)
-        if name in names:
-            raise self.fail(f"%{name} is defined twice")
-        if found.group(2):
-            names[name] = self.cell(found.group(3), parse_type(found.group(4)), found.group(2) == "parameter")
-            return
-        op = REGISTRY.get(found.group(5))
-        if op is None:
-            close = difflib.get_close_matches(found.group(5), REGISTRY, 3)
-            raise self.fail(f"unknown op '{found.group(5)}'" + (f"; did you mean {', '.join(close)}?" if close else ""))
-        end = line.index(")", found.end())
-        inputs = []
-        for part in _split(line[found.end():end]):
-            if not part.startswith("%"):
-                raise self.fail(f"an operand is a name like %0, got {part!r}")
-            inputs.append(self.named(names, part[1:]))
-        rest = line[end + 1:].strip()
-        attributes: dict[str, Any] = {}
-        if rest.startswith("{"):
-            close_at = rest.rindex("}") if "}" in rest else -1
-            if close_at < 0:
-                raise self.fail("the attributes are not closed")
-            attributes, rest = self.attributes(rest[1:close_at]), rest[close_at + 1:].strip()
-        nested = rest.endswith("[") and not rest.endswith("[]")
-        types = [parse_type(t) for t in _split(rest.removesuffix("[").strip().removeprefix(":").strip())]
-        graphs = []
-        if nested:
-            while (head := self.line()) != "]":
-                graphs.append(self.graph(head, "body"))
-        if op.kind is Kind.SOURCE and op.numpy is None:
-            raise self.fail(f"'{op.name}' is written as an input or a parameter")
-        if op.arity is not None and op.arity != len(inputs):
-            raise self.fail(f"{op.name} takes {op.arity} operands, got {len(inputs)}")
-        if "cells" in attributes:
-            cells = [self.cell(c, i.type, False) for c, i in zip(attributes["cells"], inputs[1:], strict=True)]
-            attributes["cells"] = tuple(c.attributes["cell"] for c in cells)
-        try:
-            node = make(op, inputs, attributes, graphs)
-        except GraphError as error:
-            raise self.fail(str(error)) from None
-        except Exception as error:  # a rule tripped over attributes of the wrong kind
-            raise self.fail(f"{op.name} does not take these operands and attributes ({error})") from None
-        if list(node.types) != types:
-            raise self.fail(f"{op.name} gives {', '.join(map(str, node.types))}, the text says "
-                            f"{', '.join(map(str, types))}")
-        names[name] = node
-
-
-def _split(text: str) -> list[str]:
-    """Parts between commas that are not inside brackets."""
-    parts, depth, start = [], 0, 0
-    for place, letter in enumerate(text):
-        depth += (letter in "([{") - (letter in ")]}")
-        if letter == "," and depth == 0:
-            parts.append(text[start:place].strip())
-            start = place + 1
-    last = text[start:].strip()
-    return [*parts, last] if last or parts else []
-
-
-def parse(text: str, bind: Mapping[str, Any] | None = None) -> Graph:
-    """The graph that `format_graph` wrote.
-
-    bind   {name: placeholder or parameter}; names that are not bound become new ones (parameters of zeros)
-    Raises GraphError with the line number.
-    """
-    if not isinstance(text, str):
-        raise GraphError(f"parse takes text, got {type(text).__name__}")
-    reader = _Reader(text, bind or {})
-    try:
-        graph = reader.graph(reader.line(), "graph")
-    except (ValueError, KeyError, TypeError, RecursionError, IndexError, OverflowError) as error:
-        raise reader.fail(f"cannot be read: {error}") from None
-    while reader.at < len(reader.lines):
-        if reader.lines[reader.at].strip():
-            raise GraphError(f"line {reader.at + 1}: text after the closing brace")
-        reader.at += 1
-    return graph
+__all__ = ["bare", "cell_names", "format_graph", "format_json", "format_plan", "format_value", "parse",
+           "parse_type", "unique"]

@@ -28,7 +28,8 @@ CIRCLED = "①②③④⑤⑥⑦⑧⑨"  # positions of operands, where their or
 
 def phases(graph: Graph) -> dict[Node, str]:
     """For every node whether it is part of the forward computation, of a gradient, or of the update."""
-    forward = set(topological(graph.outputs))
+    derived = [n for n in graph.nodes if n.phase == "gradient"]
+    forward = set(topological([*graph.outputs, *derived]))  # what gradients read was computed forward
     return {n: "gradient" if n.phase == "gradient" else "forward" if n in forward else "update" for n in graph.nodes}
 
 

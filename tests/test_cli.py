@@ -115,8 +115,6 @@ def test_every_stage_of_a_program(model: str, capsys: pytest.CaptureFixture[str]
 
 @pytest.mark.parametrize("format", [f for f in FORMATS if f != "png"])
 def test_every_format(model: str, capsys: pytest.CaptureFixture[str], format: str) -> None:
-    if format in ("svg", "html"):
-        pytest.importorskip("pygraphviz")
     text = succeed(capsys, "dump", f"{model}:loss", "--stage", "gradient", "--format", format)
     start = {"text": "graph(", "dot": "digraph", "svg": "<?xml", "html": "<!doctype html>", "json": "{"}[format]
     assert text.startswith(start) and text.endswith("\n")
@@ -125,7 +123,6 @@ def test_every_format(model: str, capsys: pytest.CaptureFixture[str], format: st
 
 
 def test_format_from_the_suffix_and_png(model: str, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("pygraphviz")
     for name, start in {"a.svg": b"<?xml", "a.png": b"\x89PNG", "a.html": b"<!doctype", "a.gv": b"digraph",
                         "a.json": b"{", "a.txt": b"graph("}.items():
         assert succeed(capsys, "dump", f"{model}:loss", "-o", name) == ""
@@ -133,7 +130,6 @@ def test_format_from_the_suffix_and_png(model: str, capsys: pytest.CaptureFixtur
 
 
 def test_png_to_standard_output_is_bytes(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("pygraphviz")
     stream = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
     monkeypatch.setattr(sys, "stdout", stream)
     assert main(["dump", f"{model}:loss", "--format", "png"]) == 0

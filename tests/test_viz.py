@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 import numpy as np
+import pygraphviz
 import pytest
 
 import graphc
@@ -17,8 +18,6 @@ from graphc.html import page
 from graphc.inspection import stage_graph
 from graphc.ir import Graph
 from graphc.viz import PALETTE, dot, draw, label, lay_out, phases, to_networkx
-
-pygraphviz = pytest.importorskip("pygraphviz")
 
 
 def tutorial() -> graphc.Program:

@@ -17,8 +17,8 @@ from graphc.plan import Plan, Role
 
 from . import cache, jit, memory, threads
 from .calls import bind_call
-from .lower import ARENA, COUNT, PRIVATE, PRIVATE_STRIDE, SHARED, Layout, lower, lower_unrolled
 from .kernels import is_serial
+from .lower import ARENA, COUNT, PRIVATE, PRIVATE_STRIDE, SHARED, Layout, lower, lower_unrolled
 from .target import Target, host
 
 _ALONE = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p)
