@@ -237,6 +237,7 @@ class Program:
         self.threads, self.memory_budget, self.check_numerics = threads, memory_budget, check_numerics
         self.after_call: list[Any] = []  # schedulers that are no formula: stepped after each call
         self.inputs = [Tensor(n) for n in graph.inputs]
+        self._plain = [(n.attributes["name"], n.dtype.numpy) for n in graph.inputs]
         self._lock = threading.RLock()
         self._cache: dict[tuple[tuple[str, int], ...], Specialized] = {}
         self._simplified: Graph | None = None
@@ -301,7 +302,27 @@ class Program:
 
     # -- running -----------------------------------------------------------------------------------------------
 
-    def _feed(self, positional: Sequence[Any], named: Mapping[str, Any]) -> tuple[Specialized, list[np.ndarray]]:
+    def _known_feed(self, positional: Sequence[Any], named: Mapping[str, Any]
+                    ) -> tuple[Specialized, Sequence[np.ndarray]] | None:
+        """The road of every call but the first of its kind: arrays that need no conversion, of shapes seen before."""
+        if not named:
+            values: Sequence[Any] = positional
+        elif positional:
+            return None
+        else:
+            values = [named.get(name) for name, _ in self._plain]
+        if len(values) != len(self._plain) or len(named) > len(values):
+            return None
+        for value, (_, dtype) in zip(values, self._plain, strict=True):
+            if type(value) is not np.ndarray or value.dtype is not dtype or not value.flags.c_contiguous:
+                return None
+        special = self._by_shapes.get(tuple([value.shape for value in values]))
+        return None if special is None else (special, values)
+
+    def _feed(self, positional: Sequence[Any], named: Mapping[str, Any]) -> tuple[Specialized, Sequence[np.ndarray]]:
+        known = self._known_feed(positional, named)
+        if known is not None:
+            return known
         values = assign(self.graph.inputs, positional, named)
         arrays = [convert(n, v) for n, v in zip(self.graph.inputs, values, strict=True)]
         return self._for(arrays), arrays
