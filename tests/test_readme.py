@@ -51,5 +51,14 @@ def test_second_order_learns_the_sine() -> None:
     assert runpy.run_path(str(ROOT / "examples" / "second_order.py"))["main"]() < 5e-3
 
 
+def test_lenet_reaches_98_percent_and_a_half() -> None:
+    assert runpy.run_path(str(ROOT / "examples" / "lenet_digits.py"))["main"]() >= 0.985
+
+
+def test_character_gpt_learns() -> None:
+    first, last = runpy.run_path(str(ROOT / "examples" / "gpt_char.py"))["main"](120)
+    assert first > 3.0 and last < 2.3
+
+
 def test_custom_optimizer_runs() -> None:
     runpy.run_path(str(ROOT / "examples" / "custom_optimizer.py"), run_name="__main__")
