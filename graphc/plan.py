@@ -96,9 +96,13 @@ class Kernel:
 
 @dataclass(frozen=True, eq=False)
 class Loop:
-    """`count` runs of a plan.  `carried` pairs (from, to): memory that each run hands to the next."""
+    """`count` runs of a plan, None where the caller says how many.  Cells hand their values from run to run.
 
-    count: int
+    sliced   pairs (whole outside, one step inside): arrays of which each run reads or writes its own entry
+    carried  pairs (from, to): memory other than cells that each run hands to the next
+    """
+
+    count: int | None
     body: Plan
     sliced: tuple[tuple[Buffer, Buffer], ...] = ()  # (whole outside, one step inside): inputs and outputs per step
     carried: tuple[tuple[Buffer, Buffer], ...] = ()
@@ -115,6 +119,11 @@ class Branch:
 
 
 Step = Kernel | Loop | Branch
+
+
+def repeated(plan: Plan) -> Loop:
+    """What `run(n)` executes: the step as often as the caller says, outputs stacked, inputs the same or one per step."""
+    return Loop(None, plan, sliced=tuple((b, b) for b in (*plan.inputs, *plan.outputs)))
 
 
 @dataclass(frozen=True, eq=False)

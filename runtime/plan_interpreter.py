@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from graphc.ir import Cell
-from graphc.plan import Buffer, Kernel, Plan, Role
+from graphc.plan import Buffer, Kernel, Loop, Plan, Role
 
 from .interpreter import evaluate
 
@@ -47,6 +47,14 @@ def run_kernel(kernel: Kernel, arena: Arena) -> None:
     feeds = {node: arena.array(b).copy() for node, b in zip(kernel.body.inputs, kernel.reads, strict=True)}
     for buffer, value in zip(kernel.writes, evaluate(kernel.body.outputs, feeds), strict=True):
         arena.array(buffer)[...] = value
+
+
+def interpret_loop(loop: Loop, count: int, inputs: Sequence[np.ndarray], advance: Sequence[bool],
+                   cells: dict[Cell, np.ndarray] | None = None) -> list[np.ndarray]:
+    """What `run(count)` gives: outputs of every run, stacked; where `advance` is true, run i reads entry i of an input."""
+    runs = [interpret_plan(loop.body, [a[i] if moves else a for a, moves in zip(inputs, advance, strict=True)], cells)
+            for i in range(count if loop.count is None else loop.count)]
+    return [np.stack(parts) for parts in zip(*runs, strict=True)]
 
 
 def interpret_plan(plan: Plan, inputs: Sequence[np.ndarray], cells: dict[Cell, np.ndarray] | None = None

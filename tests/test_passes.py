@@ -17,11 +17,11 @@ from graphc.passes.schedule import schedule
 from graphc.passes.simplify import simplify, stabilize
 from graphc.passes.verify import InvalidPlan, verify_graph, verify_plan
 from graphc.runtime.interpreter import evaluate
-from graphc.runtime.plan_interpreter import interpret_plan
+from graphc.runtime.plan_interpreter import interpret_loop, interpret_plan
 
 import graphc
 from graphc.ir import Graph
-from graphc.plan import Form, Plan, Role
+from graphc.plan import Form, Plan, Role, repeated
 from graphc.tensor import Tensor, placeholder
 from graphc.text import format_graph, parse
 
@@ -256,3 +256,29 @@ def test_interning_merges_equal_expressions_only() -> None:
     assert (x * float("nan")).node is (x * float("nan")).node
     assert placeholder("x", (3,)).node is not x.node
     assert isinstance(x, Tensor)
+
+
+def test_run_is_a_loop_over_the_plan() -> None:
+    program = training_step("sgd")
+    generator = np.random.default_rng(0)
+    feeds = [generator.standard_normal((5, 8, 24)).astype(np.float32), np.ones((8, 8), np.float32)]
+    special = program.specialize(batch=8)
+    loop = repeated(special.plan)
+    assert loop.count is None and len(loop.sliced) == 3
+    cells = {b.cell: b.cell.array.copy() for b in special.plan.cells}
+    (losses,) = interpret_loop(loop, 5, feeds, [True, False], cells)
+    (native,) = special.executable.run(feeds, 5, [True, False])
+    np.testing.assert_allclose(native, losses, rtol=1e-4)
+    for cell, value in cells.items():
+        np.testing.assert_allclose(cell.array, value, rtol=1e-4, atol=1e-6)
+
+
+def test_two_updates_of_one_state_compose() -> None:
+    for backend in ("native", "numpy"):
+        x = placeholder("x", ())
+        total = graphc.state("total", np.array(1.0, np.float32))
+        first = graphc.updating(x, {total: total + 1.0})
+        second = graphc.updating(first * 2.0, {total: total * 10.0})
+        program = graphc.function([x], second, backend=backend)
+        assert program(3.0) == 6.0
+        assert total.numpy() == 20.0  # (1 + 1) * 10: the later update reads what the earlier one wrote

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from graphc.ir import Graph
-from graphc.plan import Plan, Role
+from graphc.plan import Plan, Role, repeated
 
 from . import cache, jit, memory, threads
 from .calls import bind_call
@@ -41,7 +41,7 @@ class Native:
         if unrolled:
             module, self.layout = lower_unrolled(graph, plan, self.target, flush_denormals)
         else:
-            module, self.layout = lower(plan, self.target, flush_denormals)
+            module, self.layout = lower(repeated(plan), self.target, flush_denormals)
         self.text = module.text()
         self.seconds["lower"] = perf_counter() - start
         start = perf_counter()

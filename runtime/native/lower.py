@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from graphc.ir import Graph
-from graphc.plan import Buffer, Kernel, Plan, Role, align, body_key
+from graphc.plan import Buffer, Kernel, Loop, Plan, Role, align, body_key
 
 from .denormals import restore_denormal_mode, set_denormal_mode
 from .emit import Function, Module, Value, i64
@@ -80,8 +80,9 @@ def lower_unrolled(graph: Graph, plan: Plan, target: Target, flush_denormals: bo
     return module, layout
 
 
-def lower(plan: Plan, target: Target, flush_denormals: bool = True) -> tuple[Module, Layout]:
-    """The module of a plan."""
+def lower(loop: Loop, target: Target, flush_denormals: bool = True) -> tuple[Module, Layout]:
+    """The module of a step that is run as often as the table says."""
+    plan = loop.body
     layout = table_layout(plan, target)
     module = Module()
     barrier_name = emit_barrier(module, target)
