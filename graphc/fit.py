@@ -17,7 +17,7 @@ from .feeds import assign, convert
 from .ir import at, user_origin
 
 if TYPE_CHECKING:
-    from .driver import Program
+    from .program import Program
 
 
 class Bar:

@@ -18,7 +18,7 @@ from .plan import Form, Kernel, Plan, Role
 from .text import format_graph, format_json, format_plan
 
 if TYPE_CHECKING:
-    from .driver import Program, Specialized
+    from .program import Program, Specialized
 
 STAGES = ("forward", "gradient", "update", "simplified", "plan", "llvm", "asm")
 FORMATS = ("text", "dot", "svg", "png", "html", "json")
@@ -66,7 +66,7 @@ def dump(program: Program, stage: str, format: str, sizes: Mapping[str, int] | N
     format  text, dot, svg, png, html or json; plan, llvm and asm are text only
     sizes   of open dimensions, for plan and later; 32 where not given
     """
-    from .driver import sizes_for
+    from .program import sizes_for
 
     if stage not in STAGES:
         raise GraphError(f"unknown stage {stage!r}; stages are {', '.join(STAGES)}{at(user_origin())}")
@@ -130,7 +130,7 @@ def why_unfused(plan: Plan, kernel: Kernel) -> str:
 
 def report(program: Program, sizes: Mapping[str, int]) -> str:
     """What the compiler did with the program, kernel by kernel, and why."""
-    from .driver import sizes_for
+    from .program import sizes_for
 
     chosen = sizes_for(program, sizes)
     special = program.specialize(**chosen)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import _thread
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -318,6 +320,17 @@ def test_forbidden_nan_leaves_everything_as_it_was(backend: str) -> None:
     with pytest.raises(graphc.NumericsError, match=r"inf in the result of input 'x'"):
         step([1, np.inf])
     assert w.numpy().tobytes() == kept.tobytes()
+
+
+def test_ctrl_c_ends_a_long_run() -> None:
+    step, w = build()
+    timer = threading.Timer(0.5, _thread.interrupt_main)
+    timer.start()
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        step.run(10**10, X, Y)
+    assert time.monotonic() - start < 10
+    np.testing.assert_allclose(w.numpy(), [[2], [3]], atol=1e-5)  # whole steps only
 
 
 def test_memory_budget_refuses_what_needs_more() -> None:

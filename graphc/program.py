@@ -1,0 +1,427 @@
+"""Programs: compiled steps, and everything that can be asked of one.
+
+Knows the pipeline, the backends, and how a call's arrays meet a program's inputs.  Must not know how graphs are collected
+from symbols, ops, or code generation.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .errors import CheckpointError, FeedError, GraphError, NumericsError
+from .feeds import assign, convert, names_in_order, solve_sizes
+from .ir import Cell, Graph, Node, at, make, user_origin
+from .op import REGISTRY
+from .passes.cost import flops
+from .passes.pipeline import Pipeline
+from .plan import Plan
+from .runtime.interpreter import compute
+from .runtime.program import Executable, Interpreted
+from .tensor import Parameter, Tensor, as_tensor
+
+inspecting: ContextVar[bool] = ContextVar("inspecting", default=False)  # a file is only being looked at: run nothing
+
+CHUNK_SECONDS = 0.1  # a long run is cut into calls of about this length, so that Ctrl-C is heard
+LARGE_STEP = 1 << 18  # operations per step from which more than one thread is worth its wake-up
+
+
+# -- what a program returns ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Structure:
+    """How the flat list of outputs goes back into what the user gave: one tensor, a list, a dict, or nested pairs."""
+
+    kind: str  # one, list, tuple, dict
+    keys: tuple[Any, ...] = ()
+    children: tuple[Structure, ...] = ()
+
+    @staticmethod
+    def of(value: Any, leaves: list[Tensor], names: list[str], path: str = "out") -> Structure:
+        if isinstance(value, Mapping):
+            return Structure("dict", tuple(value), tuple(Structure.of(v, leaves, names, str(k))
+                                                         for k, v in value.items()))
+        if isinstance(value, (list, tuple)):
+            return Structure(type(value).__name__ if type(value) in (list, tuple) else "tuple", (),
+                             tuple(Structure.of(v, leaves, names, f"{path}{i}") for i, v in enumerate(value)))
+        leaves.append(as_tensor(value))
+        names.append(path)
+        return Structure("one")
+
+    def build(self, values: Iterator[Any]) -> Any:
+        if self.kind == "one":
+            return next(values)
+        parts = [c.build(values) for c in self.children]
+        if self.kind == "dict":
+            return dict(zip(self.keys, parts, strict=True))
+        return parts if self.kind == "list" else tuple(parts)
+
+
+# -- programs --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Specialized:
+    """A program for fixed sizes of its open dimensions."""
+
+    sizes: dict[str, int]
+    graph: Graph
+    plan: Plan
+    executable: Executable
+    seconds: dict[str, float]
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of temporaries: the arena of one step."""
+        return self.plan.arena_bytes
+
+    @property
+    def flops(self) -> int:
+        """Operations of one step, multiply and add counted as two."""
+        return self.plan.flops
+
+
+class Program:
+    """A compiled step: call it with arrays.  Made by `function` and `train_step`.
+
+    graph       as the user built it
+    inputs      placeholders, in the order of positional arguments
+    parameters  every parameter and state that it reads or updates
+    backend     "native" or "numpy"
+    """
+
+    def __init__(self, graph: Graph, structure: Structure, *, backend: str = "native", threads: int | None = None,
+                 memory_budget: int | None = None, check_numerics: bool = False, name: str = "program") -> None:
+        if backend not in ("native", "numpy"):
+            raise GraphError(f"backend must be 'native' or 'numpy', got {backend!r}{at(user_origin())}")
+        if threads is not None and threads < 1:
+            raise GraphError(f"threads must be at least 1, got {threads}{at(user_origin())}")
+        self.graph, self.structure, self.name = graph, structure, name
+        self.backend = _usable(backend)
+        self.threads, self.memory_budget, self.check_numerics = threads, memory_budget, check_numerics
+        self.after_call: list[Any] = []  # schedulers that are no formula: stepped after each call
+        self.inputs = [Tensor(n) for n in graph.inputs]
+        self._plain = [(n.attributes["name"], n.dtype.numpy) for n in graph.inputs]
+        self._lock = threading.RLock()
+        self._cache: dict[tuple[tuple[str, int], ...], Specialized] = {}
+        self._simplified: Graph | None = None
+        self._by_shapes: dict[tuple, Specialized] = {}
+        self.seconds: dict[str, float] = {}
+
+    def __repr__(self) -> str:
+        inputs = ", ".join(f"{n}: {t.type}" for n, t in zip(names_in_order(self.graph.inputs), self.inputs, strict=True))
+        return f"<Program {self.name}({inputs}) on {self.backend}, {len(self.graph.updates)} updates>"
+
+    @property
+    def parameters(self) -> list[Parameter]:
+        """Every parameter and state that the program reads or updates."""
+        return [Parameter(make(REGISTRY["parameter"], (), {"cell": cell}), cell.trainable)
+                for cell in self.graph.cells()]
+
+    # -- compiling ---------------------------------------------------------------------------------------------
+
+    @property
+    def simplified(self) -> Graph:
+        """The graph after expansion and simplification, sizes still open."""
+        if self._simplified is None:
+            pipeline = Pipeline(seconds=self.seconds)
+            self._simplified = pipeline.simplified(self.graph)
+        return self._simplified
+
+    def specialize(self, **sizes: int) -> Specialized:
+        """The program for these sizes of its open dimensions; compiled once, then kept."""
+        names = set().union(*(s.names() for n in self.graph.inputs for s in n.shape if hasattr(s, "names")))
+        unknown, missing = set(sizes) - names, names - set(sizes)
+        if unknown or missing:
+            raise FeedError(f"specialize: open sizes are {', '.join(sorted(names)) or 'none'}, "
+                            f"got {', '.join(sorted(sizes)) or 'none'}{at(user_origin())}")
+        with self._lock:
+            return self._specialized(sizes)
+
+    def _specialized(self, sizes: Mapping[str, int]) -> Specialized:
+        key = tuple(sorted(sizes.items()))
+        known = self._cache.get(key)
+        if known is None:
+            pipeline = Pipeline()
+            graph = pipeline.concrete(self.simplified, sizes)
+            plan = pipeline.plan(graph)
+            if self.memory_budget is not None and plan.arena_bytes > self.memory_budget:
+                given = ", ".join(f"{k}={v}" for k, v in sizes.items()) or "these sizes"
+                raise GraphError(f"{self.name} needs {plan.arena_bytes:,} bytes of temporaries for {given}, the memory "
+                                 f"budget is {self.memory_budget:,}; use a smaller batch{at(user_origin())}")
+            executable: Executable
+            if self.backend == "native":
+                from .runtime.native.executable import Native
+                from .runtime.native.threads import available_parallelism
+                from .runtime.native.unroll import scalar_operations
+
+                wanted = self.threads or available_parallelism()
+                tiny = scalar_operations(graph, flops) is not None
+                executable = Native(graph, plan, wanted if plan.flops >= LARGE_STEP else 1, unrolled=tiny)
+                pipeline.seconds.update(executable.seconds)
+            else:
+                executable = Interpreted(graph, plan)
+            known = self._cache[key] = Specialized(dict(sizes), graph, plan, executable, pipeline.seconds)
+        return known
+
+    # -- running -----------------------------------------------------------------------------------------------
+
+    def _known_feed(self, positional: Sequence[Any], named: Mapping[str, Any]
+                    ) -> tuple[Specialized, Sequence[np.ndarray]] | None:
+        """The road of every call but the first of its kind: arrays that need no conversion, of shapes seen before."""
+        if not named:
+            values: Sequence[Any] = positional
+        elif positional:
+            return None
+        else:
+            values = [named.get(name) for name, _ in self._plain]
+        if len(values) != len(self._plain) or len(named) > len(values):
+            return None
+        for value, (_, dtype) in zip(values, self._plain, strict=True):
+            if type(value) is not np.ndarray or value.dtype is not dtype or not value.flags.c_contiguous:
+                return None
+        special = self._by_shapes.get(tuple([value.shape for value in values]))
+        return None if special is None else (special, values)
+
+    def _feed(self, positional: Sequence[Any], named: Mapping[str, Any]) -> tuple[Specialized, Sequence[np.ndarray]]:
+        known = self._known_feed(positional, named)
+        if known is not None:
+            return known
+        values = assign(self.graph.inputs, positional, named)
+        arrays = [convert(n, v) for n, v in zip(self.graph.inputs, values, strict=True)]
+        return self._for(arrays), arrays
+
+    def _for(self, arrays: Sequence[np.ndarray]) -> Specialized:
+        shapes = tuple(a.shape for a in arrays)
+        found = self._by_shapes.get(shapes)
+        if found is None:
+            found = self._by_shapes[shapes] = self._specialized(solve_sizes(self.graph.inputs, arrays))
+        return found
+
+    def __call__(self, *positional: Any, **named: Any) -> Any:
+        """Runs one step: arrays in, by position or name; arrays out, in the structure of `outputs`."""
+        with self._lock:
+            special, arrays = self._feed(positional, named)
+            if inspecting.get():
+                return self._zeros(special)
+            outputs = self._run(special, arrays, 1, [False] * len(arrays))
+            self._stepped(1)
+            return self.structure.build(iter([o[0] if o.ndim > 1 else o.reshape(()) for o in outputs]))
+
+    def prepare(self, arrays: Sequence[np.ndarray]) -> Specialized:
+        """Compiles for arrays like these without running."""
+        with self._lock:
+            return self._feed(arrays, {})[0]
+
+    def _zeros(self, special: Specialized, count: int | None = None) -> Any:
+        lead = () if count is None else (count,)
+        return self.structure.build(iter([np.zeros((*lead, *o.shape), o.dtype.numpy) for o in special.graph.outputs]))
+
+    def _run(self, special: Specialized, arrays: Sequence[np.ndarray], count: int, advance: Sequence[bool]
+             ) -> list[np.ndarray]:
+        if inspecting.get():  # fit comes this way
+            return [np.zeros((count, *o.shape), o.dtype.numpy) for o in special.graph.outputs]  # type: ignore[arg-type]
+        if not self.check_numerics:
+            return special.executable.run(arrays, count, advance)
+        stacks: list[list[np.ndarray]] = []
+        for step in range(count):
+            now = [a[step] if moves else a for a, moves in zip(arrays, advance, strict=True)]
+            before = {cell: cell.array.copy() for cell in self.graph.cells()}
+            outputs = special.executable.run(now, 1, [False] * len(now))
+            self._check(special, now, outputs, before)
+            stacks.append([o[0] for o in outputs])
+        return [np.stack(s) for s in zip(*stacks, strict=True)] if stacks else []
+
+    def _check(self, special: Specialized, arrays: Sequence[np.ndarray], outputs: Sequence[np.ndarray],
+               before: dict[Cell, np.ndarray]) -> None:
+        """Raises NumericsError, with the cells as they were, where a result is not finite."""
+        results = [*outputs, *(cell.array for cell, _ in self.graph.updates)]
+        if all(np.isfinite(r).all() for r in results if r.dtype.kind == "f"):
+            return
+        for cell, value in before.items():
+            cell.array[...] = value
+        raise NumericsError(self._first_bad(special, arrays, before))
+
+    def _first_bad(self, special: Specialized, arrays: Sequence[np.ndarray], before: dict[Cell, np.ndarray]) -> str:
+        """Says which input or op first gave a NaN or an infinity, by interpreting the step again."""
+        values: dict[Node, Any] = dict(zip(special.graph.inputs, arrays, strict=True))
+        with np.errstate(all="ignore"):
+            for node in special.graph.nodes:
+                if node not in values:
+                    values[node] = compute(node, [values[i] for i in node.inputs], before)
+                value = values[node]
+                if isinstance(value, np.ndarray) and value.dtype.kind == "f" and not np.isfinite(value).all() \
+                        and "value" not in node.attributes:
+                    place = np.argwhere(~np.isfinite(value))[0].tolist()
+                    what = value[tuple(place)]
+                    name = node.attributes.get("name") or getattr(node.attributes.get("cell"), "name", "")
+                    of = f"input '{name}'" if "symbol" in node.attributes else f"'{name}'" if name else node.op.name
+                    line = f"\n  at {node.origins[0]}" if node.origins else ""
+                    return (f"{what} in the result of {of} ({node.type}) at {place}; "
+                            f"parameters are as they were before the step{line}")
+        return "a result is not finite; parameters are as they were before the step"
+
+    def _stepped(self, count: int) -> None:
+        for hook in self.after_call:
+            for _ in range(count):
+                hook.step()
+
+    def run(self, count: int, *positional: Any, **named: Any) -> Any:
+        """`count` steps on the same arrays in native code; each output stacked, bit for bit those of `count` calls."""
+        if not isinstance(count, (int, np.integer)) or count < 1:
+            raise FeedError(f"run needs a positive number of steps, got {count!r}{at(user_origin())}")
+        with self._lock:
+            special, arrays = self._feed(positional, named)
+            if inspecting.get():
+                return self._zeros(special, count)
+            outputs = self._run_in_chunks(special, arrays, int(count), [False] * len(arrays))
+            return self.structure.build(iter(outputs))
+
+    def _run_in_chunks(self, special: Specialized, arrays: Sequence[np.ndarray], count: int, advance: Sequence[bool],
+                       report: Callable[[int, list[np.ndarray]], None] | None = None) -> list[np.ndarray]:
+        """A long run in calls of about CHUNK_SECONDS, between which Python hears Ctrl-C and schedulers step."""
+        done, chunk = 0, 1
+        parts: list[list[np.ndarray]] = []
+        while done < count:
+            now = min(chunk, count - done)
+            part = [a[done:done + now] if moves else a for a, moves in zip(arrays, advance, strict=True)]
+            start = time.perf_counter()
+            outputs = self._run(special, part, now, advance)
+            taken = time.perf_counter() - start
+            parts.append(outputs)
+            done += now
+            self._stepped(now)
+            if not self.after_call:
+                chunk = max(1, min(now * 16, int(now * CHUNK_SECONDS / max(taken, 1e-7))))
+            if report is not None:
+                report(done, outputs)
+        return [p[0] if len(p) == 1 else np.concatenate(p) for p in zip(*parts, strict=True)]
+
+    def bind(self, *positional: Any, **named: Any) -> Callable[[], Any]:
+        """A function of no arguments that runs one step on these very arrays, whatever they hold at that time.
+
+        The arrays must have the inputs' exact dtypes and be C-contiguous, since they are read in place.  The arrays it
+        returns are overwritten by its next call.
+        """
+        with self._lock:
+            values = assign(self.graph.inputs, positional, named)
+            arrays = []
+            for node, value in zip(self.graph.inputs, values, strict=True):
+                array = convert(node, value)
+                if array is not value:
+                    raise FeedError(f"bind reads '{node.attributes['name']}' in place: it must be a C-contiguous array "
+                                    f"of {node.type.dtype.name}, got {_describe(value)}{at(user_origin())}")
+                arrays.append(array)
+            special = self._for(arrays)
+            if self.check_numerics or self.after_call or inspecting.get():
+                return lambda: self(*arrays)
+            call, outputs = special.executable.bind(arrays)
+            result = self.structure.build(iter(outputs))
+            if hasattr(special.executable, "bind_result"):
+                return special.executable.bind_result(call, result)
+
+            def bound() -> Any:
+                call()
+                return result
+
+            return bound
+
+    def fit(self, data: Mapping[str, Any], *, batch_size: int, epochs: int = 1, shuffle: bool = True, seed: int = 0,
+            progress: bool = True, drop_last: bool = False) -> dict[str, np.ndarray]:
+        """Trains on mini-batches: each epoch visits every row once; the last, smaller batch of an epoch too.
+
+        data     arrays by input name, with equal first axes
+        shuffle  a new order for each epoch, from `seed`
+        progress a progress bar on standard error, where that is a terminal
+        Returns {"loss": mean loss of each epoch}, with one entry more per named output.
+        """
+        from .fit import fit
+
+        return fit(self, data, batch_size=batch_size, epochs=epochs, shuffle=shuffle, seed=seed, progress=progress,
+                   drop_last=drop_last)
+
+    # -- state -------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Copies of all parameters and states, by unique name."""
+        from .text import cell_names
+
+        return {name: cell.array.copy() for cell, name in cell_names(self.graph).items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Gives all parameters and states the values that `state_dict` saved; nothing changes where anything is off."""
+        from .text import cell_names
+
+        names = {name: cell for cell, name in cell_names(self.graph).items()}
+        missing, unknown = sorted(set(names) - set(state)), sorted(set(state) - set(names))
+        if missing or unknown:
+            raise CheckpointError(f"missing: {', '.join(missing) or 'none'}; unknown: {', '.join(unknown) or 'none'}")
+        new = {}
+        for name, cell in names.items():
+            array = np.asarray(state[name])
+            if array.shape != cell.array.shape:
+                raise CheckpointError(f"'{name}': expected shape {list(cell.array.shape)}, got {list(array.shape)}")
+            new[cell] = array
+        for cell, array in new.items():
+            cell.array[...] = array
+
+    # -- looking -----------------------------------------------------------------------------------------------
+
+    def dump(self, stage: str = "simplified", format: str = "text", sizes: Mapping[str, int] | None = None) -> Any:
+        """The program at a stage: forward, gradient, update, simplified, plan, llvm or asm; see `graphc dump`."""
+        from .inspection import dump
+
+        return dump(self, stage, format, sizes)
+
+    def report(self, **sizes: int) -> str:
+        """What the compiler did, kernel by kernel, and why."""
+        from .inspection import report
+
+        return report(self, sizes)
+
+    def profile(self, *positional: Any, repeat: int = 20, **named: Any) -> str:
+        """Time per kernel for these feeds."""
+        from .inspection import profile
+
+        with self._lock:
+            special, arrays = self._feed(positional, named)
+            return profile(self, special, arrays, repeat)
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        layout = "" if value.flags.c_contiguous else ", not contiguous"
+        return f"{value.dtype}{list(value.shape)}{layout}"
+    return type(value).__name__
+
+
+_warned = False
+
+
+def _usable(backend: str) -> str:
+    """The backend that runs here: numpy, with one warning, where llvmlite cannot be used."""
+    global _warned
+    if backend == "native":
+        from importlib.util import find_spec
+
+        if find_spec("llvmlite") is None:
+            if not _warned:
+                warnings.warn("llvmlite cannot be imported: programs run on numpy, much slower. "
+                              "Install it with: pip install llvmlite", RuntimeWarning, stacklevel=4)
+                _warned = True
+            return "numpy"
+    return backend
+
+
+def sizes_for(program: Program, sizes: Mapping[str, int] | None) -> dict[str, int]:
+    """Given sizes, 32 for every open dimension that is not given."""
+    names = set().union(*(s.names() for n in program.graph.inputs for s in n.shape if hasattr(s, "names")))
+    return {name: (sizes or {}).get(name, 32) for name in sorted(names)}
