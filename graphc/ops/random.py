@@ -199,7 +199,7 @@ class _Global:
 
     seed = 0
     draws = counter()
-    numpy = np.random.default_rng()
+    numpy: np.random.Generator | None = None  # made at the first use: importing numpy.random takes 10 ms
 
 
 @public
@@ -211,12 +211,14 @@ def manual_seed(seed: int) -> None:
 
 def generator() -> np.random.Generator:
     """numpy's generator for initial values; manual_seed restarts it."""
+    if _Global.numpy is None:
+        _Global.numpy = np.random.default_rng()
     return _Global.numpy
 
 
 def fresh_seed() -> int:
     """A seed for a random state, from the global generator."""
-    return int(_Global.numpy.integers(0, 1 << 62))
+    return int(generator().integers(0, 1 << 62))
 
 
 def _key(seed: int | Tensor | None) -> Tensor:
