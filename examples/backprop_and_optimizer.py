@@ -31,15 +31,20 @@ def by_hand() -> np.ndarray:
     return w
 
 
+# Placeholders, a gradient derived symbolically, and an update written by hand.  Built here, at the top level, the step can
+# be looked at:  graphc dump examples/backprop_and_optimizer.py --stage update -o step.svg
+x = graphc.placeholder("x", ("batch", 2))
+y = graphc.placeholder("y", ("batch", 1))
+w = graphc.parameter("w", W0)
+loss = ((x @ w - y) ** 2).sum()
+train_step = graphc.function([x, y], loss, updates={w: w - LR * graphc.grad(loss, w)})
+
+
 def with_symbols() -> np.ndarray:
-    """Placeholders, a gradient derived symbolically, and an update written by hand."""
-    x = graphc.placeholder("x", ("batch", 2))
-    y = graphc.placeholder("y", ("batch", 1))
-    w = graphc.parameter("w", W0)
-    loss = ((x @ w - y) ** 2).sum()
-    step_function = graphc.function([x, y], loss, updates={w: w - LR * graphc.grad(loss, w)})
+    """The step above, called from a loop as long as Python's."""
+    w.assign(W0)
     for step in range(1, STEPS + 1):
-        report(step, step_function(x=X, y=Y))
+        report(step, train_step(x=X, y=Y))
     return w.numpy()
 
 
@@ -55,10 +60,8 @@ class LinearRegression(nn.Module):
 def with_modules() -> np.ndarray:
     """nn.Module, nn.MSELoss and optim.SGD, compiled into one step by train_step."""
     model = LinearRegression()
-    x = graphc.placeholder("x", ("batch", 2))
-    y = graphc.placeholder("y", ("batch", 1))
-    loss = nn.MSELoss(reduction="sum")(model(x), y)
-    step_function = graphc.train_step(loss, optim.SGD(model.parameters(), lr=LR))
+    error = nn.MSELoss(reduction="sum")(model(x), y)
+    step_function = graphc.train_step(error, optim.SGD(model.parameters(), lr=LR))
     losses = step_function.run(STEPS, x=X, y=Y)  # all steps in one native call
     for step in range(50, STEPS + 1, 50):
         report(step, losses[step - 1])
@@ -90,5 +93,4 @@ def with_static_graph() -> np.ndarray:
 if __name__ == "__main__":
     for way in (by_hand, with_symbols, with_modules, with_static_graph):
         print(f"--- {way.__name__}")
-        w = way()
-        print(f"w:{w.tolist()}")
+        print(f"w:{way().tolist()}")

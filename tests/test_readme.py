@@ -43,6 +43,14 @@ def test_tutorial_prints_the_reference(capsys: pytest.CaptureFixture[str]) -> No
         assert losses[500] <= 2e-11
 
 
+@pytest.mark.parametrize("stage", ["forward", "gradient", "update", "simplified", "plan", "llvm", "asm"])
+def test_tutorial_dumps_at_every_stage(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from graphc.cli import main
+
+    assert main(["dump", str(ROOT / "examples" / "backprop_and_optimizer.py"), "--stage", stage]) == 0
+    assert len(capsys.readouterr().out) > 200
+
+
 def test_digits_reaches_97_percent() -> None:
     assert runpy.run_path(str(ROOT / "examples" / "digits.py"))["main"]() >= 0.97
 
