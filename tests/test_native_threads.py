@@ -112,12 +112,16 @@ def test_barriers_hold_everybody(pool, code, area):
     cells, rounds = numbers(area), 1000
     cells[256] = rounds
     call = pool.bind(code.address("meet"), area.address, pool.count, keep=code)
-    start = time.process_time()  # not the wall's: other processes may take the slices that are given up
-    assert call() == 0
-    seconds = time.process_time() - start
     expected = pool.count * rounds * (rounds - 1) // 2
-    assert cells[1 : pool.count * LINE : LINE].tolist() == [expected] * pool.count
-    assert seconds < 2000 * 2e-3  # a time slice is 3 ms and more, and each barrier would cost several
+    seconds = []
+    for _ in range(5):  # the least counts: while others use the cores, waiting is paid in processor time
+        cells[1 : pool.count * LINE : LINE] = 0
+        start = time.process_time()  # not the wall's: other processes may take the slices that are given up
+        assert call() == 0
+        seconds.append(time.process_time() - start)
+        assert cells[1 : pool.count * LINE : LINE].tolist() == [expected] * pool.count
+    # Per thread, since the process's time is that of all its threads; a time slice is 3 ms and more.
+    assert min(seconds) / pool.count < 2000 * 0.5e-3
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="affinity")
