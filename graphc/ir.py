@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from .errors import GraphError
-from .op import Op
+from .op import Kind, Op
 from .types import Dim, DType, Quotient, TensorType
 
 # -- where a node comes from -----------------------------------------------------------------------------------------
@@ -207,10 +207,11 @@ def _infer(op: Op, inputs: Sequence[Node], attributes: dict[str, Any], graphs: S
            origin: Origin | None) -> tuple[TensorType, ...]:
     try:
         extra = {"graphs": tuple(graphs)} if graphs else {}
-        types = op.infer(*(i.type for i in inputs), **attributes, **extra)
+        given = inputs[0].types if op.kind is Kind.ITEM else tuple(i.type for i in inputs)
+        types = op.infer(*given, **attributes, **extra)
     except GraphError as error:
-        given = ", ".join(str(i.types[0]) for i in inputs)
-        raise type(error)(f"{op.name}({given}): {error}{at(origin)}") from None
+        shown = ", ".join(str(i.types[0]) for i in inputs)
+        raise type(error)(f"{op.name}({shown}): {error}{at(origin)}") from None
     return types if isinstance(types, tuple) else (types,)
 
 

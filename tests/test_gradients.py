@@ -21,6 +21,7 @@ WITHOUT_GRADIENT = {
     "logical_and", "logical_or", "logical_xor", "logical_not", "any", "all", "argmax", "argmin",  # bools and positions
     "random_uniform", "random_normal",  # functions of integers
     "stop_gradient",  # on purpose
+    "item", "scan", "cond",  # nodes of several results
 }
 STEPS = {"sign", "floor", "ceil", "round", "trunc", "floor_divide"}
 

@@ -8,10 +8,20 @@ from typing import Any
 import numpy as np
 
 from ..errors import GraphError, ShapeError
-from ..ir import Cell, at, user_origin
-from ..op import Kind, Op, Sample, define, same_type
+from ..ir import Cell, Node, at, make, user_origin
+from ..op import REGISTRY, Kind, Op, Sample, define, same_type
 from ..tensor import Parameter, Tensor, TensorLike, apply, as_tensor, public
 from ..types import TensorType
+
+define(Op("item", Kind.ITEM, lambda *types, item: types[item], dtypes="fib", doc="One result of a node that has several."))
+
+
+def results_of(node: Node) -> list[Tensor]:
+    """All results of a node, each as a tensor."""
+    if len(node.types) == 1:
+        return [Tensor(node)]
+    return [Tensor(make(REGISTRY["item"], (node,), {"item": k})) for k in range(len(node.types))]
+
 
 _stop = define(Op("stop_gradient", Kind.MAP, same_type, lambda x: x, (None,), lambda s, x: x, dtypes="fib",
                   domain=((-2.0, 2.0),),
