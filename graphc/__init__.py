@@ -16,6 +16,7 @@ from . import nn, ops, optim
 from .driver import Program, function, train_step
 from .errors import CheckpointError, DTypeError, FeedError, GraphError, NumericsError, ShapeError
 from .lbfgs import LBFGS as _LBFGS
+from .loops import cond, fori_loop, scan
 from .passes.autodiff import grad, hessian, hvp, jacobian, jvp, vjp
 from .static_graph import Graph as _Graph
 from .static_graph import mark_backward as _mark_backward
@@ -26,8 +27,8 @@ from .types import Dim, DType, bool_, float32, float64, int32, int64
 
 __version__ = "0.1.0"
 __all__ = ["CheckpointError", "DType", "DTypeError", "Dim", "FeedError", "GraphError", "NumericsError", "Parameter",
-           "Program", "ShapeError", "Tensor", "bool_", "constant", "float32", "float64", "function", "grad", "hessian",
-           "hvp", "int32", "int64", "jacobian", "jvp", "nn", "ops", "optim", "parameter", "parse", "placeholder", "state",
+           "Program", "ShapeError", "Tensor", "bool_", "cond", "constant", "float32", "float64", "fori_loop", "function", "grad", "hessian",
+           "hvp", "int32", "int64", "jacobian", "jvp", "nn", "ops", "optim", "parameter", "parse", "placeholder", "scan", "state",
            "train_step", "vjp"]
 _FUNCTIONS["mark_backward"] = _mark_backward
 vars(nn)["Graph"] = _Graph  # these two stand above the driver, which stands above the packages where users look for them

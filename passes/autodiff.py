@@ -72,7 +72,7 @@ def _unused(loss: Tensor, target: Tensor) -> str:
     for node in order:
         if node not in reached and any(i in reached for i in node.inputs):
             reached.add(node)
-            if not node.types[0].dtype.is_float or all(not node.op.has_gradient(k) for k in range(len(node.inputs))):
+            if not any(_passes(node, k) for k in range(len(node.inputs))):
                 blocked.append(node)
     remedy = "pass allow_unused=True to get zeros"
     if loss.node in reached and blocked:
@@ -109,6 +109,8 @@ def _pull(roots: Sequence[Node], cotangents: Sequence[Tensor], targets: Sequence
 
 def _passes(node: Node, position: int) -> bool:
     """Whether the op lets gradients through at all; a step function does (they are zero), an integer does not."""
+    if node.op.kind is Kind.ITEM:
+        return node.type.dtype.is_float
     if not any(t.dtype.is_float for t in node.types) or not node.inputs[position].types[0].dtype.is_float:
         return False
     op = node.op
@@ -140,17 +142,15 @@ def _apply_rule(node: Node, given: list[Tensor | None], reach: set[Node], held: 
         return
     wanted = [k for k, i in enumerate(node.inputs) if i in reach and _passes(node, k)]
     parts: dict[int, Tensor | None] = {}
-    if len(node.types) > 1:
+    if node.graphs:  # the rule differentiates the nested graphs, by the pull-back that it is handed
         assert callable(op.vjp)
-        result = op.vjp(given, node, *inputs, **node.attributes, graphs=node.graphs)
-        parts = {k: result[k] for k in wanted}
+        parts = op.vjp(given, node, wanted, lambda *arguments: _pull(*arguments)[0])
     else:
         g, out = given[0], Tensor(node)
         if g is None:
             return
         if callable(op.vjp):
-            extra: dict[str, Any] = {"graphs": node.graphs} if node.graphs else {}
-            result = op.vjp(g, out, *inputs, **node.attributes, **extra)
+            result = op.vjp(g, out, *inputs, **node.attributes)
             parts = {k: result[k] for k in wanted}
         elif op.kind is Kind.COMPOSITE and not op.vjp:
             parts = _through_expansion(node, g, wanted)

@@ -15,23 +15,19 @@ from typing import Any
 import numpy as np
 
 from ..errors import ShapeError
-from ..ir import Graph, Node, make
-from ..op import REGISTRY, Kind, Op, define
+from ..ir import Graph
+from ..op import Kind, Op, define
 from ..types import Size, TensorType, bool_
+from .bodies import formal
+from .loop_gradients import cond_gradients, scan_gradients
 
 Evaluate = Callable[[Graph, Sequence[np.ndarray]], list[np.ndarray]]
-
-
-def formal(position: int, type_: TensorType) -> Node:
-    """The nested graph's view of its n-th operand."""
-    return make(REGISTRY["input"], (), {"name": f"a{position}", "type": type_, "symbol": "formal"})
-
 
 # -- scan ------------------------------------------------------------------------------------------------------------
 
 
-def _scan_type(*types: TensorType, carries: int, sequences: int, length: Size, reverse: bool, graphs: tuple[Graph, ...]
-               ) -> tuple[TensorType, ...]:
+def _scan_type(*types: TensorType, carries: int, sequences: int, length: Size, reverse: bool, graphs: tuple[Graph, ...],
+               recompute: bool = False) -> tuple[TensorType, ...]:
     (body,) = graphs
     if len(types) != len(body.inputs):
         raise ShapeError(f"the body takes {len(body.inputs)} operands, there are {len(types)}")
@@ -48,7 +44,7 @@ def _scan_type(*types: TensorType, carries: int, sequences: int, length: Size, r
 
 
 def _scan(*arrays: np.ndarray, carries: int, sequences: int, length: int, reverse: bool, graphs: tuple[Graph, ...],
-          evaluate: Evaluate) -> Any:
+          evaluate: Evaluate, recompute: bool = False) -> Any:
     (body,) = graphs
     carried, rest = list(arrays[:carries]), arrays[carries:]
     stacks = [np.empty((length, *o.shape), o.dtype.numpy) for o in body.outputs[carries:]]
@@ -62,9 +58,10 @@ def _scan(*arrays: np.ndarray, carries: int, sequences: int, length: int, revers
 
 
 scan = define(Op(
-    "scan", Kind.LOOP, _scan_type, _scan, dtypes="fib",
+    "scan", Kind.LOOP, _scan_type, _scan, scan_gradients, dtypes="fib",
     doc="`length` runs of a nested graph.  Operands: what is handed from run to run, sequences of which each run reads one "
-        "entry, and what every run reads.  Results: what the last run handed on, and what the runs gave, stacked."))
+        "entry, and what every run reads.  Results: what the last run handed on, and what the runs gave, stacked.  With `recompute`, the gradient keeps "
+        "nothing but what is handed from run to run."))
 
 
 # -- cond ------------------------------------------------------------------------------------------------------------
@@ -91,5 +88,7 @@ def _cond(flag: np.ndarray, *arrays: np.ndarray, graphs: tuple[Graph, ...], eval
 
 
 cond = define(Op(
-    "cond", Kind.COND, _cond_type, _cond, dtypes="fib",
+    "cond", Kind.COND, _cond_type, _cond, cond_gradients, dtypes="fib",
     doc="The results of the first nested graph where the condition holds, else of the second.  Only one of them runs."))
+
+__all__ = ["cond", "formal", "scan"]

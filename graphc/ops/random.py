@@ -9,14 +9,14 @@ over arrays.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import count as counter
 from typing import Any
 
 import numpy as np
 
 from ..errors import DTypeError, GraphError
-from ..ir import at, user_origin
+from ..ir import Node, at, rebuild, user_origin
 from ..op import Kind, Op, Sample, define
 from ..tensor import Tensor, TensorLike, apply, as_tensor, constant, public
 from ..types import DType, DTypeLike, Shape, TensorType, as_dtype, as_shape, float32, float64, int64
@@ -245,6 +245,19 @@ def _draw(record: Op, shape: Any, dtype: DTypeLike, seed: int | Tensor | None) -
     return apply(record, flat_position(sizes), key, site=next(_Global.draws), dtype=as_dtype(dtype))
 
 
+def per_step(node: Node, counters: Sequence[Node]) -> Node:
+    """A draw inside loops: its key becomes a function of the loops' counters (0-d int64), outermost first."""
+    position, key = map(Tensor, node.inputs)
+    for depth, counter_ in enumerate(counters):
+        word = (depth + 1) * 0x9E3779B97F4A7C15 & (1 << 64) - 1  # splitmix64 of the depth: an odd stride of its own
+        word = (word ^ word >> 30) * 0xBF58476D1CE4E5B9 & (1 << 64) - 1
+        word = (word ^ word >> 27) * 0x94D049BB133111EB & (1 << 64) - 1
+        stride = (word ^ word >> 31) | 1
+        stride -= (1 << 64) if stride >> 63 else 0
+        key = key + expand_to((Tensor(counter_) + 1) * stride, key.shape)
+    return rebuild(node, (position.node, key.node))
+
+
 @public
 def uniform(shape: Any, low: float = 0.0, high: float = 1.0, dtype: DTypeLike = "float32",
             seed: int | Tensor | None = None) -> Tensor:
@@ -288,4 +301,4 @@ def randint(low: int, high: int, shape: Any, seed: int | Tensor | None = None) -
 
 
 __all__ = ["NumpyScalar", "bernoulli", "flat_position", "fresh_seed", "generator", "manual_seed", "normal",
-           "randint", "threefry", "uniform"]
+           "per_step", "randint", "threefry", "uniform"]
