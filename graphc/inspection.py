@@ -146,11 +146,13 @@ def report(program: Program, sizes: Mapping[str, int]) -> str:
     lines.append(f"  {in_place} of {len(special.graph.updates)} updates in place, {len(plan.copies)} copies")
     if getattr(special.executable, "unrolled", False):
         lines.append("  the step is so small that it is unrolled: no loops, cells in registers across steps")
-    for kernel in plan.kernels:
+    for kernel, runs in plan.runs:
         targets = [plan.home(b) for b in kernel.writes]
         cells = [t.name for t in targets if t.role is Role.CELL]
         what = f"  {kernel.name:20} {kernel.form.value:8} {list(kernel.space)!s:18} {kernel.flops:>14,} ops  "
         what += f"{_bytes(kernel.bytes):>10}  {kernel.phase}"
+        if runs != 1:
+            what += f"  {runs} times a step"
         if cells:
             what += f"  updates {', '.join(cells)} in place"
         lines.append(what + (f"  [{kernel.scope}]" if kernel.scope else ""))
@@ -170,12 +172,14 @@ def profile(program: Program, special: Specialized, arrays: Sequence[np.ndarray]
         return _profile_interpreted(special, arrays, repeat)
     from .runtime.native.profile import time_kernels
 
-    rows = time_kernels(special.plan, arrays, repeat)
+    often = dict(special.plan.runs)
+    rows = [(k, s * often[k]) for k, s in time_kernels(special.plan, arrays, repeat)]
     total = sum(seconds for _, seconds in rows) or 1.0
     lines = [f"{'kernel':24} {'time':>10} {'share':>6} {'GFLOP/s':>8} {'GB/s':>7}"]
     for kernel, seconds in sorted(rows, key=lambda r: -r[1]):
-        lines.append(f"{kernel.name:24} {seconds * 1e6:8.1f}us {seconds / total:6.1%} {kernel.flops / seconds / 1e9:8.1f} "
-                     f"{kernel.bytes / seconds / 1e9:7.1f}")
+        rate = often[kernel] / max(seconds, 1e-12) / 1e9
+        lines.append(f"{kernel.name:24} {seconds * 1e6:8.1f}us {seconds / total:6.1%} {rate * kernel.flops:8.1f} "
+                     f"{rate * kernel.bytes:7.1f}" + (f"  {often[kernel]} times" if often[kernel] != 1 else ""))
     before = {c: c.array.copy() for c in program.graph.cells()}
     start = time.perf_counter()
     special.executable.run(arrays, repeat, [False] * len(arrays))

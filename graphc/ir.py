@@ -324,9 +324,18 @@ def rewrite(roots: Sequence[Node], rule: Rule, known: Mapping[Node, Node] | None
 
 
 def transform(graph: Graph, rule: Rule) -> Graph:
-    """The graph with `rule` applied to every node, nested graphs first."""
+    """The graph with `rule` applied to every node; nested graphs stay as they are (see `for_each_graph`)."""
     new = rewrite(graph.nodes, lambda node, inputs: rule(node, inputs))
     return graph.with_roots([new[r] for r in graph.roots], [new[i] for i in graph.inputs])
+
+
+def for_each_graph(graph: Graph, run: Callable[[Graph], Graph]) -> Graph:
+    """`run` applied to every graph nested in the graph, innermost first, then to the graph itself."""
+
+    def rule(node: Node, inputs: tuple[Node, ...]) -> Node | None:
+        return rebuild(node, inputs, tuple(for_each_graph(g, run) for g in node.graphs)) if node.graphs else None
+
+    return run(transform(graph, rule) if any(n.graphs for n in graph.nodes) else graph)
 
 
 def substitute(roots: Sequence[Node], replacements: Mapping[Node, Node]) -> list[Node]:

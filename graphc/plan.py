@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property, lru_cache
+from typing import ClassVar
 
 import numpy as np
 
@@ -85,6 +86,8 @@ class Kernel:
     scope: str = ""
     notes: tuple[str, ...] = ()  # what was fused, and why something was not
 
+    workspace: ClassVar[tuple[Buffer, ...]] = ()
+
     @property
     def bytes(self) -> int:
         """Bytes read and written if each buffer moves once."""
@@ -95,35 +98,105 @@ class Kernel:
 
 
 @dataclass(frozen=True, eq=False)
+class Carry:
+    """What each run of a loop hands to the next.
+
+    start   outside: what the first run reads
+    read    inside: the value before a run
+    write   inside: the value after it
+    last    outside: what the last run handed on; None where nobody asks
+    spare   outside: runs write here and at `last` in turn.  None where `write` is an entry of a stack: then the next run
+            reads that entry, and `last` is copied from the final one
+    """
+
+    start: Buffer
+    read: Buffer
+    write: Buffer
+    last: Buffer | None
+    spare: Buffer | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class Loop:
     """`count` runs of a plan, None where the caller says how many.  Cells hand their values from run to run.
 
-    sliced   pairs (whole outside, one step inside): arrays of which each run reads or writes its own entry
-    carried  pairs (from, to): memory other than cells that each run hands to the next
+    body       what one run does; its inputs and outputs are `sliced`, `shared` and `carried`
+    sliced     pairs (whole outside, entry inside): arrays of which each run reads or writes its own entry
+    shared     pairs (outside, inside): what every run reads
+    carried    memory other than cells that each run hands to the next
+    reverse    the last entry first
+    workspace  memory outside that only the runs use: the body's arena first, where they share one
     """
 
+    name: str
     count: int | None
     body: Plan
-    sliced: tuple[tuple[Buffer, Buffer], ...] = ()  # (whole outside, one step inside): inputs and outputs per step
-    carried: tuple[tuple[Buffer, Buffer], ...] = ()
+    reads: tuple[Buffer, ...] = ()
+    writes: tuple[Buffer, ...] = ()
+    sliced: tuple[tuple[Buffer, Buffer], ...] = ()
+    shared: tuple[tuple[Buffer, Buffer], ...] = ()
+    carried: tuple[Carry, ...] = ()
     reverse: bool = False
+    workspace: tuple[Buffer, ...] = ()
+    phase: str = "forward"
+    scope: str = ""
+    notes: tuple[str, ...] = ()
+
+    in_place: ClassVar[frozenset[tuple[int, int]]] = frozenset()
+
+    @property
+    def parallel(self) -> bool:
+        """Whether no run waits for another: then threads share the runs, each with an arena of its own."""
+        return not self.carried and self.count is not None and self.count > 1
+
+    @property
+    def flops(self) -> int:
+        return (self.count or 1) * self.body.flops
+
+    def stack_of(self, entry: Buffer) -> Buffer | None:
+        """The whole outside of which `entry` is a part."""
+        return next((whole for whole, inside in self.sliced if inside is entry), None)
 
 
 @dataclass(frozen=True, eq=False)
 class Branch:
-    """One of two plans, by a bool buffer."""
+    """One of two plans, by a bool buffer.  The operands are the inputs of both, the writes the outputs of both."""
 
+    name: str
     flag: Buffer
     then: Plan
     otherwise: Plan
+    operands: tuple[Buffer, ...] = ()
+    writes: tuple[Buffer, ...] = ()
+    workspace: tuple[Buffer, ...] = ()  # the arena of whichever runs
+    phase: str = "forward"
+    scope: str = ""
+    notes: tuple[str, ...] = ()
+
+    in_place: ClassVar[frozenset[tuple[int, int]]] = frozenset()
+
+    @property
+    def reads(self) -> tuple[Buffer, ...]:
+        return (self.flag, *self.operands)
+
+    @property
+    def flops(self) -> int:
+        return max(self.then.flops, self.otherwise.flops)
 
 
 Step = Kernel | Loop | Branch
 
 
+def bodies(step: Step) -> tuple[Plan, ...]:
+    """The plans inside a step."""
+    if isinstance(step, Loop):
+        return (step.body,)
+    return (step.then, step.otherwise) if isinstance(step, Branch) else ()
+
+
 def repeated(plan: Plan) -> Loop:
     """What `run(n)` executes: the step as often as the caller says, outputs stacked, inputs the same or one per step."""
-    return Loop(None, plan, sliced=tuple((b, b) for b in (*plan.inputs, *plan.outputs)))
+    return Loop("run", None, plan, sliced=tuple((b, b) for b in (*plan.inputs, *plan.outputs)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,17 +217,25 @@ class Plan:
     @cached_property
     def kernels(self) -> tuple[Kernel, ...]:
         """All kernels, those inside loops and branches too."""
-        return tuple(self._kernels())
+        return tuple(kernel for kernel, _ in self.runs)
 
-    def _kernels(self) -> Iterator[Kernel]:
+    @cached_property
+    def runs(self) -> tuple[tuple[Kernel, int], ...]:
+        """All kernels, each with how often one step runs it (both sides of a branch count)."""
+        found: list[tuple[Kernel, int]] = []
         for step in self.steps:
             if isinstance(step, Kernel):
-                yield step
-            elif isinstance(step, Loop):
-                yield from step.body.kernels
-            else:
-                yield from step.then.kernels
-                yield from step.otherwise.kernels
+                found.append((step, 1))
+            times = step.count or 0 if isinstance(step, Loop) else 1
+            found.extend((kernel, times * often) for inner in bodies(step) for kernel, often in inner.runs)
+        return tuple(found)
+
+    def each_plan(self) -> Iterator[Plan]:
+        """The plan and all plans nested in it."""
+        yield self
+        for step in self.steps:
+            for inner in bodies(step):
+                yield from inner.each_plan()
 
     def home(self, buffer: Buffer) -> Buffer:
         """The buffer whose memory this one shares, itself where it has its own."""
@@ -164,7 +245,7 @@ class Plan:
 
     @property
     def flops(self) -> int:
-        return sum(k.flops for k in self.kernels)
+        return sum(step.flops for step in self.steps)
 
 
 @lru_cache(maxsize=4096)

@@ -175,7 +175,7 @@ def format_plan(plan: Plan, *, bodies: bool = True) -> str:
     """The plan: buffers with their places, then kernels in order with their bodies."""
     lines = [f"plan  arena {plan.arena_bytes} bytes, {len(plan.kernels)} kernels, {plan.flops} operations"]
 
-    def place(buffer: Buffer) -> str:
+    def place(buffer: Buffer, plan: Plan = plan) -> str:
         home = plan.home(buffer)
         own = f"%{buffer.name}" if home is buffer else f"%{buffer.name} in {home.name}"
         at = f" at {plan.offsets[home]}" if home.role is Role.TEMPORARY and home in plan.offsets else ""
@@ -185,23 +185,26 @@ def format_plan(plan: Plan, *, bodies: bool = True) -> str:
         for step in inner.steps:
             if isinstance(step, Kernel):
                 reads = ", ".join(f"%{b.name}" for b in step.reads)
-                writes = ", ".join(place(b) for b in step.writes)
+                writes = ", ".join(place(b, inner) for b in step.writes)
                 over = f" over {list(step.axes)}" if step.axes else ""
                 lines.append(f"{indent}{step.name}: {step.form.value}{list(step.space)}{over} ({reads}) -> {writes}")
                 lines.extend(f"{indent}    {note}" for note in step.notes)
                 if bodies:
-                    body = _Writer(step.body, False, False).graph(step.body, indent + "  ", "graph")
-                    lines.extend(body)
+                    lines.extend(_Writer(step.body, False, False).graph(step.body, indent + "  ", "graph"))
             elif isinstance(step, Loop):
-                lines.append(f"{indent}loop {step.count} times{', backwards' if step.reverse else ''}:")
-                lines.extend(f"{indent}  each step %{inside.name} is a part of %{whole.name}" for whole, inside in step.sliced)
-                steps(step.body, indent + "  ")
-                lines.extend(f"{indent}  hand on %{a.name} -> %{b.name}" for a, b in step.carried)
+                how = ", backwards" if step.reverse else ", runs shared by threads" if step.parallel else ""
+                writes = ", ".join(place(b, inner) for b in step.writes)
+                lines.append(f"{indent}{step.name}: {step.count} runs{how} -> {writes}:")
+                lines.extend(f"{indent}  %{inside.name} is an entry of %{whole.name}" for whole, inside in step.sliced)
+                lines.extend(f"{indent}  %{inside.name} is %{whole.name}" for whole, inside in step.shared)
+                lines.extend(f"{indent}  %{c.read.name} is %{c.start.name}, then the last run's %{c.write.name}"
+                             for c in step.carried)
+                steps(step.body, indent + "    ")
             elif isinstance(step, Branch):
-                lines.append(f"{indent}if %{step.flag.name}:")
-                steps(step.then, indent + "  ")
-                lines.append(f"{indent}else:")
-                steps(step.otherwise, indent + "  ")
+                lines.append(f"{indent}{step.name}: if %{step.flag.name} -> {', '.join(place(b, inner) for b in step.writes)}:")
+                for side, body in (("then", step.then), ("else", step.otherwise)):
+                    lines.append(f"{indent}  {side} ({', '.join(f'%{b.name}' for b in step.operands)}):")
+                    steps(body, indent + "    ")
 
     steps(plan, "")
     lines.extend(f"copy %{a.name} -> {place(b)}" for a, b in plan.copies)

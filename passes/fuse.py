@@ -12,19 +12,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from math import prod
+from typing import Any
 
 from graphc.access import follow, strided
 from graphc.index import Index, linear, unravel, variables_for
 from graphc.ir import Graph, Node, make
 from graphc.op import Kind
-from graphc.plan import Buffer, Form, Kernel, Role, slot
+from graphc.plan import Buffer, Form, Kernel, Role, Step, slot
 
 from .cost import cost_per_element, flops
+from .nested import PlanOf, nested_step
 
 EMBEDDED = 16  # constants up to this many elements are written into the code
 RECOMPUTE = 4  # scalar operations that are cheaper than a trip through memory
 LEAVES = 2  # buffers that a recomputed expression may read
 FLUID = (Kind.VIEW, Kind.GATHER, Kind.SOURCE)
+BARRIERS = (Kind.ROUTINE, Kind.LOOP, Kind.COND)  # read whole operands from memory, and nothing joins them
 FULL, KEPT = "full", "kept"
 # Which cluster a map joins first: what is left behind on its own is often cheap enough to compute again.
 PREFERENCE = {form: place for place, form in enumerate((Form.CONTRACT, Form.ROWS, Form.COLUMNS, Form.MAP, Form.PREFIX,
@@ -65,9 +68,9 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Fused:
-    """Kernels in no particular order, and which buffer holds which node's value."""
+    """Steps in no particular order, and which buffer holds which node's value."""
 
-    kernels: tuple[Kernel, ...]
+    kernels: tuple[Step, ...]
     stored: dict[Node, Buffer]  # computed nodes; also leaves that are results, which get a copy
     leaves: dict[Node, Buffer]  # inputs, cells, large constants
 
@@ -79,8 +82,8 @@ class Fused:
 class Fusion:
     """One run of the pass: assigns clusters, chooses what to store, and builds kernels."""
 
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
+    def __init__(self, graph: Graph, plan_of: PlanOf) -> None:
+        self.graph, self.plan_of = graph, plan_of
         self.clusters: list[Cluster] = []
         self.home: dict[Node, Cluster] = {}
         self.stored: dict[Node, Buffer] = {}
@@ -130,8 +133,10 @@ class Fusion:
                 self.start(node, Form.PREFIX, node.shape, (node.attributes["axis"],))
             elif kind is Kind.SCATTER:
                 self.start(node, Form.SCATTER, node.shape)
-            elif kind is Kind.ROUTINE:
-                self.start(node, Form.ROUTINE, node.shape)
+            elif kind in BARRIERS:
+                self.start(node, Form.ROUTINE, node.types[0].shape)
+            elif kind is Kind.ITEM:
+                self.add(self.home[node.inputs[0]], node, FULL)
 
     def forced_views(self) -> set[Node]:
         """Fluid nodes that need memory of their own: results, and operands that strides cannot describe."""
@@ -146,11 +151,11 @@ class Fusion:
                             place is None or (place.base.op.kind in FLUID and not self.is_leaf(place.base)
                                               and place.base not in forced)):
                         forced.add(operand)
-            elif kind is Kind.ROUTINE:
+            elif kind in BARRIERS:
                 forced.update(i for i in node.inputs if i.op.kind in FLUID and not self.is_leaf(i))
         return forced
 
-    def start(self, node: Node, form: Form, space: Sequence[int], axes: tuple[int, ...] = ()) -> Cluster:
+    def start(self, node: Node, form: Form, space: Sequence[Any], axes: tuple[int, ...] = ()) -> Cluster:
         cluster = Cluster(len(self.clusters), form, tuple(space), axes, anchor=node)
         self.clusters.append(cluster)
         self.add(cluster, node, KEPT if form in (Form.ROWS, Form.COLUMNS) else FULL)
@@ -283,7 +288,7 @@ class Fusion:
 
     def exact_operands(self, node: Node) -> tuple[Node, ...]:
         """Operands that must lie in memory."""
-        return node.inputs if node.op.kind in (Kind.CONTRACT, Kind.ROUTINE) else ()
+        return node.inputs if node.op.kind is Kind.CONTRACT or node.op.kind in BARRIERS else ()
 
     def recompute_cost(self, node: Node, costs: dict[Node, tuple[int, frozenset[Node]] | None]
                        ) -> tuple[int, frozenset[Node]] | None:
@@ -323,11 +328,20 @@ class Fusion:
             self.leaves[node] = known
         return known
 
-    def kernel(self, cluster: Cluster) -> Kernel | None:
-        """The cluster's kernel: its body over slots, what it reads and writes."""
+    def step(self, cluster: Cluster) -> Step | None:
+        """What computes the cluster; None where nobody needs it."""
         outputs = [m for m in cluster.members if m in self.stored]
         if not outputs:
             return None
+        node = cluster.anchor
+        if node is None or not node.graphs:
+            return self.kernel(cluster, outputs)
+        results = {o.attributes["item"] if o.op.kind is Kind.ITEM else 0: self.stored[o] for o in outputs}
+        operands = [self.leaf_buffer(i) if self.is_leaf(i) else self.stored[i] for i in node.inputs]
+        return nested_step(f"{node.op.name}_{cluster.number}", node, operands, dict(sorted(results.items())), self.plan_of)
+
+    def kernel(self, cluster: Cluster, outputs: list[Node]) -> Kernel:
+        """The cluster's kernel: its body over slots, what it reads and writes."""
         reads: list[Buffer] = []
         new: dict[Node, Node] = {}
         for node in self.inside(cluster, outputs):
@@ -386,11 +400,11 @@ class Fusion:
     def run(self) -> Fused:
         self.assign()
         self.choose_stored()
-        kernels = [k for c in self.clusters if (k := self.kernel(c)) is not None]
+        steps = [s for c in self.clusters if (s := self.step(c)) is not None]
         for node in self.graph.nodes:  # leaves that are results themselves, and inputs that nothing reads
             if self.is_leaf(node):
                 self.leaf_buffer(node)
-        return Fused(tuple(kernels), self.stored, self.leaves)
+        return Fused(tuple(steps), self.stored, self.leaves)
 
 
 def read_in_place(body: Graph, source: Node) -> bool:
@@ -413,6 +427,9 @@ def read_in_place(body: Graph, source: Node) -> bool:
     return True
 
 
-def fuse(graph: Graph) -> Fused:
-    """The kernels of a graph that is specialised: concrete sizes, no composites."""
-    return Fusion(graph).run()
+def fuse(graph: Graph, plan_of: PlanOf) -> Fused:
+    """The steps of a graph that is specialised: concrete sizes, no composites.
+
+    plan_of   makes the plan of a graph inside the graph
+    """
+    return Fusion(graph, plan_of).run()

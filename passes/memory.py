@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from graphc.ir import Cell, Graph
-from graphc.plan import Buffer, Kernel, Plan, Role, align
+from graphc.plan import Buffer, Plan, Role, Step, align
 
 from .fuse import Fused
 from .schedule import Schedule
@@ -65,7 +65,7 @@ def lifetimes(schedule: Schedule, aliases: dict[Buffer, Buffer]) -> dict[Buffer,
     """For every temporary, in steps; copies happen after the last kernel."""
     lives: dict[Buffer, Life] = {}
     for step, kernel in enumerate(schedule.kernels):
-        for buffer in kernel.writes:
+        for buffer in (*kernel.writes, *kernel.workspace):
             lives[buffer] = Life(step, step)
         for buffer in kernel.reads:
             if buffer in lives:
@@ -80,7 +80,7 @@ def lifetimes(schedule: Schedule, aliases: dict[Buffer, Buffer]) -> dict[Buffer,
     return lives
 
 
-def reuse_operands(kernels: tuple[Kernel, ...], aliases: dict[Buffer, Buffer], lives: dict[Buffer, Life]) -> None:
+def reuse_operands(kernels: tuple[Step, ...], aliases: dict[Buffer, Buffer], lives: dict[Buffer, Life]) -> None:
     """Lets a result live where an operand that dies with the kernel lived."""
     for step, kernel in enumerate(kernels):
         taken: set[Buffer] = set()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from time import perf_counter
 
-from graphc.ir import Graph
+from graphc.ir import Graph, for_each_graph
 from graphc.plan import Plan
 
 from .expand import expand_composites, specialize
@@ -44,7 +44,7 @@ class Pipeline:
         """The graph after all passes that work on open sizes."""
         for stage, run, _ in GRAPH_PASSES:
             start = perf_counter()
-            graph = run(graph)
+            graph = for_each_graph(graph, run)
             verify_graph(graph)
             self._done(stage, graph, start)
         return graph
@@ -52,7 +52,7 @@ class Pipeline:
     def concrete(self, graph: Graph, sizes: Mapping[str, int]) -> Graph:
         """A graph for given sizes; what only known sizes allow to fold is folded."""
         start = perf_counter()
-        graph = simplify(expand_composites(specialize(graph, sizes)))
+        graph = for_each_graph(specialize(graph, sizes), lambda g: simplify(expand_composites(g)))
         verify_graph(graph)
         self._done("specialize", graph, start)
         return graph
@@ -60,10 +60,14 @@ class Pipeline:
     def plan(self, graph: Graph) -> Plan:
         """The Plan of a concrete graph: fuse, order, place."""
         start = perf_counter()
-        fused = fuse(graph)
-        self.seconds["fuse"] = self.seconds.get("fuse", 0.0) + perf_counter() - start
-        start = perf_counter()
-        plan = plan_memory(graph, fused, schedule(graph, fused))
-        verify_plan(plan)
+        plan = nested_plan(graph)
         self._done("plan", plan, start)
         return plan
+
+
+def nested_plan(graph: Graph) -> Plan:
+    """Fuse, order, place; graphs inside the graph become plans inside the plan."""
+    fused = fuse(graph, nested_plan)
+    plan = plan_memory(graph, fused, schedule(graph, fused))
+    verify_plan(plan)
+    return plan

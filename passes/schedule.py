@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from graphc.ir import Graph
-from graphc.plan import Buffer, Kernel, Role
+from graphc.plan import Buffer, Role, Step
 
 from .fuse import Fused
 
@@ -22,7 +22,7 @@ from .fuse import Fused
 class Schedule:
     """Kernels in order; temporaries that live in other memory; copies after the last kernel."""
 
-    kernels: tuple[Kernel, ...]
+    kernels: tuple[Step, ...]
     outputs: tuple[Buffer, ...]
     aliases: dict[Buffer, Buffer]
     copies: tuple[tuple[Buffer, Buffer], ...]
@@ -31,7 +31,7 @@ class Schedule:
 class Dependencies:
     """Which kernel must come before which."""
 
-    def __init__(self, kernels: Sequence[Kernel]) -> None:
+    def __init__(self, kernels: Sequence[Step]) -> None:
         self.kernels = kernels
         self.writer = {b: i for i, k in enumerate(kernels) for b in k.writes}
         self.readers: dict[Buffer, list[int]] = {}

@@ -5,12 +5,10 @@ Knows what must hold.  Must not know which pass ran.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from graphc.errors import GraphError
 from graphc.ir import Graph
 from graphc.op import Kind
-from graphc.plan import Buffer, Kernel, Plan, Role
+from graphc.plan import Buffer, Plan, Role, Step, bodies
 
 
 class InvalidPlan(GraphError):
@@ -18,7 +16,7 @@ class InvalidPlan(GraphError):
 
 
 def verify_graph(graph: Graph) -> None:
-    """Every input node is declared, every update has its cell's type, every node's type is what its op infers."""
+    """Every input node is declared, every update has its cell's type; nested graphs are closed and hold no cells."""
     declared = set(graph.inputs)
     for node in graph.nodes:
         if node.op.kind is Kind.SOURCE and "symbol" in node.attributes and node not in declared:
@@ -29,6 +27,11 @@ def verify_graph(graph: Graph) -> None:
     cells = [cell for cell, _ in graph.updates]
     if len(set(cells)) != len(cells):
         raise GraphError("a cell is updated twice")
+    for node in graph.nodes:
+        for inner in node.graphs:
+            if inner.cells():
+                raise GraphError(f"a graph inside {node.op.name} reads '{inner.cells()[0].name}', which is no operand")
+            verify_graph(inner)
 
 
 def spans(plan: Plan, buffer: Buffer) -> tuple[object, int, int]:
@@ -50,12 +53,15 @@ def verify_plan(plan: Plan) -> None:
     holds: list[tuple[object, int, int, Buffer]] = []  # memory, start, end, the buffer whose value is there
     for buffer in (*plan.inputs, *plan.cells, *plan.constants):
         holds.append((*spans(plan, buffer), buffer))
-    for step in plan.kernels:
+    for step in plan.steps:
         for buffer in step.reads:
             check_holds(plan, holds, buffer, step.name)
-        for w, buffer in enumerate(step.writes):
-            check_overlap(plan, step, w)
+        touched = (*step.writes, *step.workspace)
+        for w, buffer in enumerate(touched):
+            check_overlap(plan, step, touched, w)
             write(plan, holds, buffer)
+        for inner in bodies(step):
+            verify_plan(inner)
     old = {id(source): source for source, _ in plan.copies}
     for source in old.values():
         if source.role is not Role.TEMPORARY or source in plan.offsets or source in plan.aliases:
@@ -81,28 +87,15 @@ def check_holds(plan: Plan, holds: list[tuple[object, int, int, Buffer]], buffer
         raise InvalidPlan(f"{reader} reads {buffer}, but its memory was never written or holds something else by then")
 
 
-def check_overlap(plan: Plan, kernel: Kernel, w: int) -> None:
-    """What a kernel writes may share memory with what it reads only where it works in place."""
-    memory, start, end = spans(plan, kernel.writes[w])
-    for r, read in enumerate(kernel.reads):
+def check_overlap(plan: Plan, step: Step, touched: tuple[Buffer, ...], w: int) -> None:
+    """What a step writes may share memory with what it reads only where it works in place."""
+    memory, start, end = spans(plan, touched[w])
+    for r, read in enumerate(step.reads):
         other, first, last = spans(plan, read)
         if (memory is other or memory == other) and first < end and start < last and (
-                (w, r) not in kernel.in_place or first != start):
-            raise InvalidPlan(f"{kernel.name} writes {kernel.writes[w]} over {read} while it still reads it")
-    for v, written in enumerate(kernel.writes):
+                (w, r) not in step.in_place or first != start):
+            raise InvalidPlan(f"{step.name} writes {touched[w]} over {read} while it still reads it")
+    for v, written in enumerate(touched):
         other, first, last = spans(plan, written)
         if v != w and (memory is other or memory == other) and first < end and start < last:
-            raise InvalidPlan(f"{kernel.name} writes {kernel.writes[w]} and {written} to one place")
-
-
-def each_plan(plan: Plan) -> Iterator[Plan]:
-    """The plan and all plans nested in it."""
-    from graphc.plan import Branch, Loop
-
-    yield plan
-    for step in plan.steps:
-        if isinstance(step, Loop):
-            yield from each_plan(step.body)
-        elif isinstance(step, Branch):
-            yield from each_plan(step.then)
-            yield from each_plan(step.otherwise)
+            raise InvalidPlan(f"{step.name} writes {touched[w]} and {written} to one place")

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from graphc.ir import Cell
-from graphc.plan import Buffer, Kernel, Loop, Plan, Role
+from graphc.plan import Branch, Buffer, Kernel, Loop, Plan, Role, Step
 
 from .interpreter import evaluate
 
@@ -49,6 +49,41 @@ def run_kernel(kernel: Kernel, arena: Arena) -> None:
         arena.array(buffer)[...] = value
 
 
+def run_loop(loop: Loop, arena: Arena) -> None:
+    """Runs of the body, each on its own entries and on what the run before handed on."""
+    count = loop.count or 0
+    now = {c.read: arena.array(c.start).copy() for c in loop.carried}
+    shared = {inside: arena.array(outside) for outside, inside in loop.shared}
+    for place in reversed(range(count)) if loop.reverse else range(count):
+        entries = {inside: arena.array(whole)[place] for whole, inside in loop.sliced}
+        given = {**now, **shared, **entries}
+        results = dict(zip(loop.body.outputs, interpret_plan(loop.body, [given[b] for b in loop.body.inputs]), strict=True))
+        now = {c.read: results[c.write] for c in loop.carried}
+        for whole, inside in loop.sliced:
+            if inside in results:
+                arena.array(whole)[place] = results[inside]
+    for c in loop.carried:
+        if c.last is not None:
+            arena.array(c.last)[...] = now[c.read]
+
+
+def run_branch(branch: Branch, arena: Arena) -> None:
+    """The side that the flag names."""
+    side = branch.then if arena.array(branch.flag) else branch.otherwise
+    results = interpret_plan(side, [arena.array(b).copy() for b in branch.operands])
+    for buffer, value in zip(branch.writes, results, strict=True):
+        arena.array(buffer)[...] = value
+
+
+def run_step(step: Step, arena: Arena) -> None:
+    if isinstance(step, Kernel):
+        run_kernel(step, arena)
+    elif isinstance(step, Loop):
+        run_loop(step, arena)
+    else:
+        run_branch(step, arena)
+
+
 def interpret_loop(loop: Loop, count: int, inputs: Sequence[np.ndarray], advance: Sequence[bool],
                    cells: dict[Cell, np.ndarray] | None = None) -> list[np.ndarray]:
     """What `run(count)` gives: outputs of every run, stacked; where `advance` is true, run i reads entry i of an input."""
@@ -66,15 +101,15 @@ def interpret_plan(plan: Plan, inputs: Sequence[np.ndarray], cells: dict[Cell, n
     own = {b.cell: b.cell.array for b in plan.cells if b.cell is not None}
     arena = Arena(plan, inputs, {**own, **(cells or {})})
     last = {}
-    for step, kernel in enumerate(plan.kernels):
-        for buffer in (*kernel.reads, *kernel.writes):
-            last[plan.home(buffer)] = step
+    for position, step in enumerate(plan.steps):
+        for buffer in (*step.reads, *step.writes, *step.workspace):
+            last[plan.home(buffer)] = position
     for source, _ in plan.copies:
-        last[plan.home(source)] = len(plan.kernels)
-    for step, kernel in enumerate(plan.kernels):
-        run_kernel(kernel, arena)
+        last[plan.home(source)] = len(plan.steps)
+    for position, step in enumerate(plan.steps):
+        run_step(step, arena)
         for home, final in last.items():
-            if final == step and home.role is Role.TEMPORARY:
+            if final == position and home.role is Role.TEMPORARY:
                 start = plan.offsets[home]
                 arena.bytes[start:start + home.bytes] = POISON
     for source, target in plan.copies:

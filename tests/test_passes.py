@@ -9,11 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from graphc.passes.expand import expand_composites, specialize
-from graphc.passes.fuse import fuse
-from graphc.passes.memory import plan_memory
 from graphc.passes.pipeline import Pipeline
 from graphc.passes.rules import SIMPLIFYING, STABILIZING, Rule, apply_rule
-from graphc.passes.schedule import schedule
 from graphc.passes.simplify import simplify, stabilize
 from graphc.passes.verify import InvalidPlan, verify_graph, verify_plan
 from graphc.runtime.interpreter import evaluate
@@ -164,8 +161,7 @@ def test_an_output_gradient_keeps_its_memory() -> None:
 def pieces(program: graphc.Program, **sizes: int) -> tuple[Graph, Plan]:
     pipeline = Pipeline()
     graph = pipeline.concrete(program.simplified, sizes)
-    fused = fuse(graph)
-    return graph, plan_memory(graph, fused, schedule(graph, fused))
+    return graph, pipeline.plan(graph)
 
 
 def test_arena_is_close_to_its_lower_bound() -> None:

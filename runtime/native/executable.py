@@ -17,8 +17,8 @@ from graphc.plan import Plan, Role, repeated
 
 from . import cache, jit, memory, threads
 from .calls import bind_call
-from .kernels import is_serial
 from .lower import ARENA, COUNT, PRIVATE, PRIVATE_STRIDE, SHARED, Layout, lower, lower_unrolled
+from .steps import step_is_serial
 from .target import Target, host
 
 _ALONE = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p)
@@ -34,7 +34,7 @@ class Native:
                  target: Target | None = None, flush_denormals: bool = True) -> None:
         self.plan = plan
         self.target = target or host()
-        alone = unrolled or all(is_serial(k) for k in plan.kernels)  # then waking workers would be for nothing
+        alone = unrolled or all(step_is_serial(s) for s in plan.steps)  # then waking workers would be for nothing
         self.threads, self.unrolled = 1 if alone else threads_, unrolled
         self.seconds: dict[str, float] = {}
         start = perf_counter()

@@ -1,6 +1,6 @@
 """Lowers a Plan to one LLVM module whose function `run` is the whole training step, repeated.
 
-Knows buffers, their places and the order of kernels.  Must not know what a kernel computes: that is `kernels`.
+Knows the table of addresses and the runs of a step.  Must not know how steps are written: that is `steps`.
 
 ``i32 run(ptr table, i64 thread, i64 threads, ptr barrier)`` is what every thread of the pool executes.  The table holds
 addresses and the number of steps, so that the code itself holds none and can be kept on disk.
@@ -11,13 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from graphc.ir import Graph
-from graphc.plan import Buffer, Kernel, Loop, Plan, Role, align, body_key
+from graphc.plan import Buffer, Loop, Plan
 
 from .denormals import restore_denormal_mode, set_denormal_mode
 from .emit import Function, Module, Value, i64
-from .kernels import emit_kernel, is_serial, scratch_sizes
+from .steps import Places, StepWriter, Team, plan_scratch
 from .target import Target
-from .threads import emit_barrier
 from .unroll import emit_unrolled_run
 
 COUNT, ARENA, SHARED, PRIVATE, PRIVATE_STRIDE, FIRST = range(6)  # words of the table
@@ -42,12 +41,11 @@ def table_layout(plan: Plan, target: Target, unrolled: bool = False) -> Layout:
     for buffer in (*plan.inputs, *plan.outputs):
         words[buffer], strides[buffer] = place, place + 1
         place += 2
-    for buffer in (*plan.cells, *plan.constants):
+    for buffer in (*plan.cells, *(b for inner in plan.each_plan() for b in inner.constants)):
         words[buffer] = place
         place += 1
-    sizes = [] if unrolled else [scratch_sizes(k, target) for k in plan.kernels]
-    return Layout(words, strides, place, align(max((p for p, _ in sizes), default=0)),
-                  align(max((s for _, s in sizes), default=0)))
+    private, shared = (0, 0) if unrolled else plan_scratch(plan, target)
+    return Layout(words, strides, place, private, shared)
 
 
 def lower_unrolled(graph: Graph, plan: Plan, target: Target, flush_denormals: bool = True) -> tuple[Module, Layout]:
@@ -85,83 +83,41 @@ def lower(loop: Loop, target: Target, flush_denormals: bool = True) -> tuple[Mod
     plan = loop.body
     layout = table_layout(plan, target)
     module = Module()
-    barrier_name = emit_barrier(module, target)
-    functions: dict[tuple, str] = {}
     step = module.function("step", [("table", "ptr"), ("index", "i64"), ("thread", "i64"), ("threads", "i64"),
                                     ("barrier", "ptr")], attributes="nounwind alwaysinline")
     table, index, thread, threads, barrier = step.parameters
-    places = Places(step, plan, layout, table, index)
-    private = step.offset(places.word(PRIVATE), step.mul(thread, places.number(PRIVATE_STRIDE)), "i8")
-    shared = places.word(SHARED)
-    steps = plan.kernels
-    for position, kernel in enumerate(steps):
-        aliased = shared_memory(plan, kernel)
-        key = body_key(kernel, aliased)
-        name = functions.get(key)
-        if name is None:
-            name = functions[key] = f"k{len(functions)}_{kernel.form.value}"
-            emit_kernel(module, name, kernel, target)
-        arguments = [places.address(b) for b in (*kernel.reads, *kernel.writes)]
-        serial = is_serial(kernel)
-        step.call(name, [*arguments, private, shared, thread, threads, barrier])
-        following = steps[position + 1] if position + 1 < len(steps) else None
-        if following is None or not (serial and is_serial(following)):
-            step.call(barrier_name, [barrier, threads])  # thread 0's serial kernels in a row need none between them
-    emit_copies(step, plan, places, thread)
-    if plan.copies:
-        step.call(barrier_name, [barrier, threads])
+    words = Words(step, layout, table, index)
+    private = step.offset(words.word(PRIVATE), step.mul(thread, words.word(PRIVATE_STRIDE, "i64")), "i8")
+    team = Team(thread, threads, barrier, private, words.word(SHARED))
+    constants = {b: words.address(b) for inner in plan.each_plan() for b in inner.constants}  # before any loop begins
+    writer = StepWriter(module, step, target, lambda buffer: constants[buffer])
+    arena = words.word(ARENA)
+    writer.plan(plan, Places(step, plan, lambda: arena, words.address), team)
     emit_run(module, target, flush_denormals)
     return module, layout
 
 
-def shared_memory(plan: Plan, kernel: Kernel) -> tuple[tuple[int, int], ...]:
-    """Pairs (write, read) of a kernel that the plan put in one place."""
-    return tuple((w, r) for w, new in enumerate(kernel.writes) for r, old in enumerate(kernel.reads)
-                 if plan.home(new) is plan.home(old))
+class Words:
+    """What `step` reads from the table, each word once."""
 
-
-class Places:
-    """Addresses of buffers inside `step`, each computed once."""
-
-    def __init__(self, f: Function, plan: Plan, layout: Layout, table: Value, index: Value) -> None:
-        self.f, self.plan, self.layout, self.table, self.index = f, plan, layout, table, index
-        self.known: dict[Buffer, Value] = {}
-        self.words: dict[tuple[int, str], Value] = {}
+    def __init__(self, f: Function, layout: Layout, table: Value, index: Value) -> None:
+        self.f, self.layout, self.table, self.index = f, layout, table, index
+        self.known: dict[tuple[int, str], Value] = {}
 
     def word(self, place: int, type_: str = "ptr") -> Value:
-        value = self.words.get((place, type_))
+        value = self.known.get((place, type_))
         if value is None:
             value = self.f.load(self.f.offset(self.table, i64(place), "i64"), type_, align=8)
-            self.words[place, type_] = value
+            self.known[place, type_] = value
         return value
-
-    def number(self, place: int) -> Value:
-        return self.word(place, "i64")
 
     def address(self, buffer: Buffer) -> Value:
-        home = self.plan.home(buffer)
-        value = self.known.get(home)
-        if value is None:
-            if home.role is Role.TEMPORARY:
-                value = self.f.offset(self.word(ARENA), i64(self.plan.offsets[home]), "i8")
-            else:
-                value = self.word(self.layout.words[home])
-                if home in self.layout.strides:
-                    moved = self.f.mul(self.index, self.number(self.layout.strides[home]))
-                    value = self.f.offset(value, moved, "i8")
-            self.known[home] = value
+        """Of an input or output: this step's entry, where the caller's array has one per step."""
+        value = self.word(self.layout.words[buffer])
+        if buffer in self.layout.strides:
+            moved = self.f.mul(self.index, self.word(self.layout.strides[buffer], "i64"))
+            value = self.f.offset(value, moved, "i8")
         return value
-
-
-def emit_copies(f: Function, plan: Plan, places: Places, thread: Value) -> None:
-    """Copies after all kernels, on thread 0."""
-    if not plan.copies:
-        return
-    with f.when(f.compare("icmp eq", thread, i64(0))):
-        f.module.declare("llvm.memmove.p0.p0.i64", "void", ["ptr", "ptr", "i64", "i1"])
-        for source, target in plan.copies:
-            f.call("llvm.memmove.p0.p0.i64", [places.address(target), places.address(source), i64(source.bytes),
-                                              Value("false", "i1")])
 
 
 def emit_run(module: Module, target: Target, flush_denormals: bool) -> None:

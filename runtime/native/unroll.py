@@ -32,7 +32,7 @@ def scalar_operations(graph: Graph, cost: Callable[[Node], int]) -> int | None:
     """Instructions of the unrolled step; None where a node cannot be unrolled or is too large."""
     total = 0
     for node in graph.nodes:
-        if node.op.kind not in UNROLLED or int(node.type.size) > MOST_ELEMENTS:
+        if node.op.kind not in UNROLLED or len(node.types) != 1 or int(node.type.size) > MOST_ELEMENTS:
             return None
         total += cost(node)
         if total > MOST_OPERATIONS:

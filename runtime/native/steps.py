@@ -1,0 +1,232 @@
+"""The steps of a plan as code: kernels are called, loops and branches are written around the steps inside them.
+
+Knows buffers' addresses, who runs what, and where threads meet.  Must not know what a kernel computes: that is `kernels`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+from graphc.plan import Branch, Buffer, Carry, Kernel, Loop, Plan, Role, Step, align, bodies, body_key
+
+from .emit import Function, Module, Value, i64
+from .kernels import SERIAL, element_operations, emit_kernel, is_serial, scratch_sizes
+from .target import Target
+from .threads import emit_barrier
+from .tiles import share
+
+NOBODY = Value("null", "ptr")
+
+
+@dataclass(frozen=True)
+class Team:
+    """The threads that run a plan together, and the memory they have beside its buffers."""
+
+    thread: Value
+    threads: Value
+    barrier: Value
+    private: Value  # scratch of this thread
+    shared: Value  # scratch of the team
+
+    @property
+    def alone(self) -> bool:
+        return self.threads.number == 1
+
+    def single(self, private: Value | None = None, shared: Value | None = None) -> Team:
+        """This thread by itself."""
+        return Team(i64(0), i64(1), NOBODY, private or self.private, shared or self.shared)
+
+
+@lru_cache(maxsize=512)
+def step_is_serial(step: Step) -> bool:
+    """Whether thread 0 does the whole step; such steps in a row need no barrier between them."""
+    if isinstance(step, Kernel):
+        return is_serial(step)
+    if isinstance(step, Loop) and step.parallel:
+        return sum(element_operations(k) * runs for k, runs in step.body.runs) * (step.count or 0) < SERIAL
+    return all(step_is_serial(s) for plan in bodies(step) for s in plan.steps)
+
+
+def plan_scratch(plan: Plan, target: Target) -> tuple[int, int]:
+    """(bytes of private memory per thread, bytes shared by the team) that the steps of a plan need."""
+    private = shared = 0
+    for step in plan.steps:
+        if isinstance(step, Kernel):
+            own, common = scratch_sizes(step, target)
+        else:
+            inner = [plan_scratch(p, target) for p in bodies(step)]
+            own, common = max(p for p, _ in inner), max(s for _, s in inner)
+            if isinstance(step, Loop) and step.parallel:
+                own, common = align(step.body.arena_bytes) + align(common) + align(own), 0
+        private, shared = max(private, own), max(shared, common)
+    return align(private), align(shared)
+
+
+class Places:
+    """Addresses of a plan's buffers at one point of the code, each computed once.
+
+    arena    the address of the plan's temporaries
+    outside  the address of a buffer that is no temporary
+    """
+
+    def __init__(self, f: Function, plan: Plan, arena: Callable[[], Value], outside: Callable[[Buffer], Value]) -> None:
+        self.f, self.plan, self.arena, self.outside = f, plan, arena, outside
+        self.known: dict[Buffer, Value] = {}
+
+    def address(self, buffer: Buffer) -> Value:
+        home = self.plan.home(buffer)
+        value = self.known.get(home)
+        if value is None:
+            if home.role is Role.TEMPORARY:
+                value = self.f.offset(self.arena(), i64(self.plan.offsets[home]), "i8")
+            else:
+                value = self.outside(home)
+            self.known[home] = value
+        return value
+
+
+def shared_memory(plan: Plan, kernel: Kernel) -> tuple[tuple[int, int], ...]:
+    """Pairs (write, read) of a kernel that the plan put in one place."""
+    return tuple((w, r) for w, new in enumerate(kernel.writes) for r, old in enumerate(kernel.reads)
+                 if plan.home(new) is plan.home(old))
+
+
+class StepWriter:
+    """Writes the steps of a plan, and of the plans inside it, at the end of a function's current block.
+
+    constant   the address of a large constant, of whichever plan it is
+    """
+
+    def __init__(self, module: Module, f: Function, target: Target, constant: Callable[[Buffer], Value]) -> None:
+        self.module, self.f, self.target, self.constant = module, f, target, constant
+        self.barrier = emit_barrier(module, target)
+        self.functions: dict[tuple, str] = {}
+
+    def plan(self, plan: Plan, places: Places, team: Team) -> None:
+        """All steps in order; where the team is several threads they have met when this ends."""
+        for position, step in enumerate(plan.steps):
+            serial = step_is_serial(step)
+            self.step(step, plan, places, team, serial)
+            following = plan.steps[position + 1] if position + 1 < len(plan.steps) else None
+            if following is None or not (serial and step_is_serial(following)):
+                self.meet(team)  # thread 0's serial steps in a row need no barrier between them
+        if plan.copies:
+            self.on_first(team, lambda: self.copies(plan, places))
+            self.meet(team)
+
+    def meet(self, team: Team) -> None:
+        if not team.alone:
+            self.f.call(self.barrier, [team.barrier, team.threads])
+
+    def on_first(self, team: Team, write: Callable[[], None]) -> None:
+        """Thread 0 alone does it."""
+        if team.alone:
+            write()
+            return
+        with self.f.when(self.f.compare("icmp eq", team.thread, i64(0))):
+            write()
+
+    def copies(self, plan: Plan, places: Places) -> None:
+        for source, target in plan.copies:
+            self.copy(places.address(source), places.address(target), source.bytes)
+
+    def copy(self, source: Value, target: Value, size: int) -> None:
+        self.module.declare("llvm.memmove.p0.p0.i64", "void", ["ptr", "ptr", "i64", "i1"])
+        self.f.call("llvm.memmove.p0.p0.i64", [target, source, i64(size), Value("false", "i1")])
+
+    def step(self, step: Step, plan: Plan, places: Places, team: Team, serial: bool) -> None:
+        if isinstance(step, Kernel):
+            self.kernel(step, plan, places, team)
+            return
+        outside = {b: places.address(b) for b in (*step.reads, *step.writes, *step.workspace)}
+        write = self.loop if isinstance(step, Loop) else self.branch
+        if serial:
+            self.on_first(team, lambda: write(step, outside, team.single()))  # type: ignore[arg-type]
+        else:
+            write(step, outside, team)  # type: ignore[arg-type]
+
+    def kernel(self, kernel: Kernel, plan: Plan, places: Places, team: Team) -> None:
+        key = body_key(kernel, shared_memory(plan, kernel))
+        name = self.functions.get(key)
+        if name is None:
+            name = self.functions[key] = f"k{len(self.functions)}_{kernel.form.value}"
+            emit_kernel(self.module, name, kernel, self.target)
+        arguments = [places.address(b) for b in (*kernel.reads, *kernel.writes)]
+        self.f.call(name, [*arguments, team.private, team.shared, team.thread, team.threads, team.barrier])
+
+    # -- loops -------------------------------------------------------------------------------------------------
+
+    def loop(self, loop: Loop, outside: dict[Buffer, Value], team: Team) -> None:
+        f, body, count = self.f, loop.body, loop.count or 0
+        if not count:
+            self.on_first(team, lambda: self.hand_out(loop, outside, lambda c: outside[c.start]))
+            return
+        low, high = i64(0), i64(count)
+        if loop.parallel:
+            low, high = share(f, count, team.thread, team.threads)
+            common = f.offset(team.private, i64(align(body.arena_bytes)), "i8")
+            own = f.offset(common, i64(plan_scratch(body, self.target)[1]), "i8")
+            arena, team_inside = team.private, team.single(own, common)
+        else:
+            arena = outside[loop.workspace[0]] if body.arena_bytes else NOBODY
+            team_inside = team
+        with f.loop(low, high) as run:
+            place = f.sub(i64(count - 1), run) if loop.reverse else run
+            given = {inside: self.entry(outside[whole], inside, place) for whole, inside in loop.sliced}
+            given |= {inside: outside[whole] for whole, inside in loop.shared}
+            for carry in loop.carried:
+                self.carry(loop, carry, outside, given, run, place)
+            self.plan(body, Places(f, body, lambda: arena, self.within(given)), team_inside)
+        final = i64(0 if loop.reverse else count - 1)
+        self.on_first(team, lambda: self.hand_out(loop, outside, lambda c: self.stacked(loop, c, outside, final)))
+
+    def within(self, given: dict[Buffer, Value]) -> Callable[[Buffer], Value]:
+        return lambda buffer: self.constant(buffer) if buffer.role is Role.CONSTANT else given[buffer]
+
+    def entry(self, whole: Value, inside: Buffer, place: Value) -> Value:
+        return self.f.offset(whole, self.f.mul(place, i64(inside.bytes)), "i8")
+
+    def stacked(self, loop: Loop, carry: Carry, outside: dict[Buffer, Value], place: Value) -> Value | None:
+        """Where the stack has a carry's value after the run at `place`; None where it is in no stack."""
+        stack = loop.stack_of(carry.write)
+        return None if stack is None else self.entry(outside[stack], carry.write, place)
+
+    def carry(self, loop: Loop, carry: Carry, outside: dict[Buffer, Value], given: dict[Buffer, Value], run: Value,
+              place: Value) -> None:
+        """Where one run reads and writes a carry: entries of the stack, or two places in turn, `last` in the last run."""
+        f = self.f
+        first = f.compare("icmp eq", run, i64(0))
+        before = self.stacked(loop, carry, outside, f.add(place, i64(1 if loop.reverse else -1)))
+        if before is None:
+            assert carry.last is not None and carry.spare is not None
+            odd = f.binary("and", f.sub(i64((loop.count or 0) - 1), run), i64(1))
+            ends_here = f.compare("icmp eq", odd, i64(0))
+            last, spare = outside[carry.last], outside[carry.spare]
+            given[carry.write], before = f.select(ends_here, last, spare), f.select(ends_here, spare, last)
+        given[carry.read] = f.select(first, outside[carry.start], before)
+
+    def hand_out(self, loop: Loop, outside: dict[Buffer, Value], source: Callable[[Carry], Value | None]) -> None:
+        """Copies final carries that are not at their place yet."""
+        for carry in loop.carried:
+            found = source(carry)
+            if found is not None and carry.last is not None:
+                self.copy(found, outside[carry.last], carry.last.bytes)
+
+    # -- branches ----------------------------------------------------------------------------------------------
+
+    def branch(self, branch: Branch, outside: dict[Buffer, Value], team: Team) -> None:
+        f = self.f
+        arena = outside[branch.workspace[0]] if branch.workspace else NOBODY
+        flag = f.compare("icmp ne", f.load(outside[branch.flag], "i8"), Value("0", "i8"))
+        operands, writes = [outside[b] for b in branch.operands], [outside[b] for b in branch.writes]
+
+        def side(plan: Plan) -> None:
+            given = {**dict(zip(plan.inputs, operands, strict=True)), **dict(zip(plan.outputs, writes, strict=True))}
+            self.plan(plan, Places(f, plan, lambda: arena, self.within(given)), team)
+
+        with f.when(flag):
+            side(branch.then)
+        with f.when(f.emit(f"xor {flag}, true", "i1")):
+            side(branch.otherwise)
