@@ -14,6 +14,7 @@ from graphc.plan import Plan
 
 from .expand import expand_composites, specialize
 from .fuse import fuse
+from .loops import merge_scans
 from .memory import plan_memory
 from .schedule import schedule
 from .simplify import simplify, stabilize
@@ -21,10 +22,17 @@ from .verify import verify_graph, verify_plan
 
 Observer = Callable[[str, Graph | Plan], None]
 
+
+def everywhere(run: Callable[[Graph], Graph]) -> Callable[[Graph], Graph]:
+    """The pass on every nested graph, innermost first, then on the graph itself."""
+    return lambda graph: for_each_graph(graph, run)
+
+
 GRAPH_PASSES: tuple[tuple[str, Callable[[Graph], Graph], str], ...] = (
-    ("stabilize", stabilize, "first: log(softmax) must be seen before softmax is taken apart"),
-    ("expand", expand_composites, "then only primitives are left, on which the rules are written"),
-    ("simplify", simplify, "folding, rules and view algebra on the whole step, gradients and updates included"),
+    ("stabilize", everywhere(stabilize), "first: log(softmax) must be seen before softmax is taken apart"),
+    ("expand", everywhere(expand_composites), "then only primitives are left, on which the rules are written"),
+    ("loops", merge_scans, "before bodies are simplified, each in its own way: now loops that agree still have equal bodies"),
+    ("simplify", everywhere(simplify), "folding, rules and view algebra on the whole step, gradients and updates included"),
 )
 
 
@@ -44,7 +52,7 @@ class Pipeline:
         """The graph after all passes that work on open sizes."""
         for stage, run, _ in GRAPH_PASSES:
             start = perf_counter()
-            graph = for_each_graph(graph, run)
+            graph = run(graph)
             verify_graph(graph)
             self._done(stage, graph, start)
         return graph

@@ -234,7 +234,7 @@ def test_pipeline_lets_anyone_look_and_times_passes() -> None:
     pipeline = Pipeline(observe=lambda stage, result: seen.append(stage))
     program = training_step()
     pipeline.plan(pipeline.concrete(pipeline.simplified(program.graph), {"batch": 4}))
-    assert seen == ["stabilize", "expand", "simplify", "specialize", "plan"]
+    assert seen == ["stabilize", "expand", "loops", "simplify", "specialize", "plan"]
     assert all(seconds > 0 for seconds in pipeline.seconds.values())
 
 

@@ -1,7 +1,7 @@
 """Recurrent layers: simple (Elman), LSTM and GRU, and their single-step cells.
 
-The (static) time axis is unrolled; the products of the inputs with their weights are taken for all steps at once, only
-the hidden state's are inside the recursion.  Weights have PyTorch's names and gate order.
+The time axis is a loop of the graph, so its size may be open; the products of the inputs with their weights are taken for
+all steps at once, only the hidden state's are inside the loop.  Weights have PyTorch's names and gate order.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import numpy as np
 
 from ..errors import GraphError, ShapeError
 from ..ir import at, user_origin
+from ..loops import scan
 from ..ops import elementwise as e
 from ..ops.contractions import linear
-from ..ops.shaping import concat, split, stack, unbind
+from ..ops.shaping import concat, split, stack
 from ..ops.sources import zeros
 from ..ops.views import reshape, squeeze, transpose, unsqueeze
 from ..tensor import Parameter as Cellular
@@ -107,8 +108,6 @@ class _Recurrent(Module):
                              f"[time, {self.input_size}], got {x.type}{at(user_origin())}")
         single = x.ndim == 2
         x = unsqueeze(x, 1) if single else transpose(x, 0, 1) if self.batch_first else x
-        if not isinstance(x.shape[0], int):
-            raise ShapeError(f"{name}: the time axis must have a fixed size, got {x.type}{at(user_origin())}")
         states = self._initial(x, given, single)
         finals: list[Carried] = []
         directions = 1 + self.bidirectional
@@ -144,15 +143,17 @@ class _Recurrent(Module):
         weights = {w: self._parameters.get(f"{w}_{suffix}") for w in
                    ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")}
         assert weights["weight_ih"] is not None and weights["weight_hh"] is not None
-        gates = unbind(linear(x, weights["weight_ih"], weights["bias_ih"]), 0)
-        outputs = []
-        for gates_x in reversed(gates) if backward else gates:
+        gates = linear(x, weights["weight_ih"], weights["bias_ih"])
+
+        def advance(carried: Carried, gates_x: Tensor) -> tuple[Carried, Tensor]:
             gates_h = linear(carried[0], weights["weight_hh"], weights["bias_hh"])
-            carried = step(gates_x, gates_h, carried, self.nonlinearity)
+            new = step(gates_x, gates_h, carried, self.nonlinearity)
             if weights["weight_hr"] is not None:
-                carried = (linear(carried[0], weights["weight_hr"]), *carried[1:])
-            outputs.append(carried[0])
-        return stack(outputs[::-1] if backward else outputs), carried
+                new = (linear(new[0], weights["weight_hr"]), *new[1:])
+            return new, new[0]
+
+        last, outputs = scan(advance, carried, gates, reverse=backward)
+        return outputs, last
 
 
 class RNN(_Recurrent):
