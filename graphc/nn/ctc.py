@@ -1,6 +1,7 @@
 """Connectionist temporal classification: the forward recursion over alignments, in log space.
 
-The recursion is unrolled over the (static) time axis.  Minus infinity is a number here: it marks alignments that cannot
+The recursion is a loop of the graph over the time axis, whose size may be open.  Minus infinity is a number here: it marks
+alignments that cannot
 be, and must not give NaN in a gradient, so sums of exponentials are taken over operands that were made finite first.
 """
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from ..errors import GraphError, ShapeError
 from ..ir import at, user_origin
+from ..loops import scan
 from ..ops import elementwise as e
 from ..ops.composites import logsumexp
 from ..ops.indexing import gather
@@ -63,9 +65,7 @@ def forward_log_likelihood(log_probs: TensorLike, targets: TensorLike, input_len
         lp, labels = unsqueeze(lp, 1), reshape(labels, (1, -1))
     if lp.ndim != 3:
         raise ShapeError(f"ctc_loss takes log-probabilities [T, N, C] or [T, C], got {lp.type}{at(user_origin())}")
-    steps, batch, classes = lp.shape
-    if not isinstance(steps, int):
-        raise ShapeError(f"ctc_loss: the time axis must have a fixed size, got {lp.type}{at(user_origin())}")
+    _, batch, classes = lp.shape
     if isinstance(classes, int) and not 0 <= blank < classes:
         raise GraphError(f"ctc_loss: blank {blank} is no class of {classes}{at(user_origin())}")
     if not labels.dtype.is_integer:
@@ -99,15 +99,18 @@ def _likelihood(lp: Tensor, labels: Tensor, n_inputs: Tensor, n_targets: Tensor,
     place = iota((batch, width), 1)
     two_back = slice_(pad_with(extended, (0, 2), (0, 0), (0, 0), blank), (0, 0), (1, 1), (batch, width))
     skips = (extended != blank) & (extended != two_back) & (place >= 2)
-    emitted = [gather(reshape(slice_(lp, (t, 0, 0), (1, 1, 1), (1, *lp.shape[1:])), lp.shape[1:]), 1, extended)
-               for t in range(int(steps))]
-    scores = e.where(place <= 1, emitted[0], -math.inf)
-    history = scores
-    for t in range(1, int(steps)):
+    emitted = gather(lp, 2, expand_to(extended, (steps, batch, width)))
+
+    def advance(carry: tuple[Tensor, Tensor], x: tuple[Tensor, Tensor]) -> tuple[tuple[Tensor, Tensor], None]:
+        (scores, history), (now, t) = carry, x
         joined = _joined([scores, _moved(scores, 1), e.where(skips, _moved(scores, 2), -math.inf)])
-        scores = joined + emitted[t]
+        scores = joined + now
         running = expand_to(unsqueeze(n_inputs, 1), (batch, width)) > t
-        history = e.where(running, scores, history)
+        return (scores, e.where(running, scores, history)), None
+
+    # before the first step, at the first blank: from there a step reaches the first blank and the first label
+    start = e.cast(e.where(place == 0, 0.0, -math.inf), lp.dtype)
+    (_, history), _ = scan(advance, (start, start), (emitted, iota((steps,))))
     ends = e.where((place == unsqueeze(2 * n_targets, 1)) | (place == unsqueeze(2 * n_targets - 1, 1)), history,
                    -math.inf)
     return -logsumexp(ends, 1)
