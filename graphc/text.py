@@ -67,8 +67,14 @@ def cell_names(graph: Graph) -> dict[Cell, str]:
 # -- graphs ----------------------------------------------------------------------------------------------------------
 
 
+def _closed(graph: Graph) -> bool:
+    """Whether all that a graph reads is its own, and equal wherever it stands."""
+    return all(node in graph.inputs and isinstance(node.attributes["symbol"], str)
+               for node in graph.nodes if "symbol" in node.attributes) and not graph.cells()
+
+
 class _Writer:
-    """Gives every node a name that is unique in the whole text; names of a body end with it."""
+    """Gives every node a name that is unique in the whole text, but for inputs of bodies; names of a body end with it."""
 
     def __init__(self, graph: Graph, comments: bool, whole: bool) -> None:
         self.cells = cell_names(graph)
@@ -93,7 +99,11 @@ class _Writer:
         return format_value(value, self.cells.__getitem__)
 
     def graph(self, graph: Graph, indent: str, head: str) -> Iterator[str]:
-        outside = dict(self.names)
+        outside, taken = dict(self.names), dict(self.taken)
+        if _closed(graph) and indent:  # reads its own inputs alone: names from outside would mislead
+            self.names = {}
+            for node in graph.inputs:
+                self.taken.pop(node.attributes["name"], None)
         signature = []
         for node in graph.inputs:
             fresh = "symbol" in node.attributes and node not in self.names
@@ -110,6 +120,7 @@ class _Writer:
             yield f"{indent}  update @{bare(self.cells[cell])} = {self.names[node]}"
         yield f"{indent}}}"
         self.names = outside
+        self.taken |= taken
 
     def input(self, node: Node) -> str:
         """``%x: f32[2]``; an input that is equal by name (a kernel's slot) says so."""

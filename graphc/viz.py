@@ -10,6 +10,7 @@ are clusters.  Constants and their repetitions are written into the operation th
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -78,6 +79,12 @@ def label(node: Node, names: dict[Cell, str]) -> str:
         return node.attributes["name"]
     if (alone := _number(node)) is not None:
         return alone
+    if node.op.kind is Kind.ITEM:
+        return _result(node.inputs[0], node.attributes["item"])
+    if node.op.kind is Kind.LOOP:
+        return f"{node.op.name}\n{node.attributes['length']} runs{', last entry first' if node.attributes['reverse'] else ''}"
+    if node.graphs:
+        return node.op.name
     numbers = [_number(operand) for operand in node.inputs]
     text = node.op.name
     if any(n is not None for n in numbers):
@@ -152,9 +159,25 @@ def to_networkx(graph: Graph) -> Any:
     drawn.graph["edge"] = {"fontname": FONT, "fontsize": "9", "fontcolor": "#57606A", "color": "#6E7781", "arrowsize": "0.6"}
     names = cell_names(graph)
     part = phases(graph)
+    numbers = _draw_nodes(drawn, graph, names, part, "", "")
+    for k, (cell, value) in enumerate(graph.updates):
+        fill, border = PALETTE["update"]
+        drawn.add_node(f"u{k}", label=f"{names[cell]}'", shape="cylinder", style="filled,dashed", fillcolor=fill,
+                       color=border, phase="update", scope="", tooltip=f"{names[cell]}: {cell.type}\nits value after the step")
+        if (number := _number(value)) is not None:
+            drawn.nodes[f"u{k}"]["label"] += f" = {number}"
+        else:
+            drawn.add_edge(numbers[_spread(value)], f"u{k}", label=f"  {value.types[0]}  ", color=border, style="bold",
+                           tooltip=f"updates {names[cell]}")
+    return drawn
+
+
+def _draw_nodes(drawn: Any, graph: Graph, names: dict[Cell, str], part: Mapping[Node, str], prefix: str, place: str
+                ) -> dict[Node, str]:
+    """Adds a graph's nodes and edges, in the cluster `place`, and returns their names in the drawing."""
     shown = _shown(graph)
     places = _places(graph, shown)
-    numbers = {node: f"n{k}" for k, node in enumerate(shown)}
+    numbers = {node: f"{prefix}n{k}" for k, node in enumerate(shown)}
     results: dict[Node, list[str]] = {}
     for node, name in zip(graph.outputs, graph.output_names or ("",) * len(graph.outputs), strict=False):
         results.setdefault(node, []).append(name)
@@ -166,26 +189,61 @@ def to_networkx(graph: Graph) -> Any:
         elif "symbol" in node.attributes:
             style = {"shape": "parallelogram", "style": "filled"}
         text = label(node, names)
-        if node in results:
+        if node in results and not prefix:
             style["peripheries"] = "2"
             said = ", ".join(n for n in results[node] if n and n != "out")
             text += f"\n→ {said}" if said else ""
         drawn.add_node(numbers[node], label=text, fillcolor=fill, color=border, phase=part[node],
-                       scope=places[node], tooltip=_tooltip(node), **style)
+                       scope=".".join(p for p in (place, places[node]) if p), tooltip=_tooltip(node), **style)
     for node in shown:
+        if node.graphs:
+            _draw_bodies(drawn, node, names, part[node], numbers, drawn.nodes[numbers[node]]["scope"])
+            continue
         for position, operand in _sources(node):
-            drawn.add_edge(numbers[operand], numbers[node], label=_edge_label(position, node, operand.types[0]),
-                           tooltip=str(operand.types[0]))
-    for k, (cell, value) in enumerate(graph.updates):
-        fill, border = PALETTE["update"]
-        drawn.add_node(f"u{k}", label=f"{names[cell]}'", shape="cylinder", style="filled,dashed", fillcolor=fill,
-                       color=border, phase="update", scope="", tooltip=f"{names[cell]}: {cell.type}\nits value after the step")
-        if (number := _number(value)) is not None:
-            drawn.nodes[f"u{k}"]["label"] += f" = {number}"
-        else:
-            drawn.add_edge(numbers[_spread(value)], f"u{k}", label=f"  {value.types[0]}  ", color=border, style="bold",
-                           tooltip=f"updates {names[cell]}")
-    return drawn
+            type_ = operand.types[node.attributes["item"] if node.op.kind is Kind.ITEM else 0]
+            drawn.add_edge(numbers[operand], numbers[node], label=_edge_label(position, node, type_), tooltip=str(type_))
+    return numbers
+
+
+def _draw_bodies(drawn: Any, node: Node, names: dict[Cell, str], phase: str, numbers: Mapping[Node, str], place: str) -> None:
+    """The graphs inside a node, each a cluster: operands enter at its inputs, its outputs lead to the node."""
+    branches = len(node.graphs) > 1
+    number = numbers[node]
+    operands = node.inputs
+    if branches:
+        operands = node.inputs[1:]
+        if _number(node.inputs[0]) is None:
+            drawn.add_edge(numbers[_spread(node.inputs[0])], number, label="  condition  ", tooltip="which branch runs")
+    for k, graph in enumerate(node.graphs):
+        what = ("then", "otherwise")[k] if branches else "every run"
+        title = f"{what} of {node.op.name} {number}"
+        part = {n: "gradient" if n.phase == "gradient" else phase for n in graph.nodes}
+        inside = _draw_nodes(drawn, graph, names, part, f"{number}g{k}", ".".join(p for p in (place, title) if p))
+        for position, (operand, formal) in enumerate(zip(operands, graph.inputs, strict=True)):
+            text = "operand" if branches else _role(node, position)
+            drawn.nodes[inside[formal]]["label"] = text
+            if (constant := _number(operand)) is not None:
+                drawn.nodes[inside[formal]]["label"] += f" = {constant}"
+            else:
+                drawn.add_edge(numbers[_spread(operand)], inside[formal], label=f"  {operand.types[0]}  ", style="dashed",
+                               tooltip=str(operand.types[0]))
+        for position, output in enumerate(graph.outputs):
+            if _number(output) is None:
+                drawn.add_edge(inside[_spread(output)], number, label=f"  {_result(node, position)}  ", style="dashed",
+                               tooltip=str(output.types[0]))
+
+
+def _result(node: Node, position: int) -> str:
+    """What one of the results of a loop or branch is."""
+    return f"handed on {position}" if position < node.attributes.get("carries", 0) else f"result {position}"
+
+
+def _role(node: Node, position: int) -> str:
+    """What a loop's operand is to each run."""
+    carries, sequences = node.attributes["carries"], node.attributes["sequences"]
+    if position < carries:
+        return f"handed on {position}"
+    return f"entry {position}" if position < carries + sequences else f"shared {position}"
 
 
 def _tooltip(node: Node) -> str:
