@@ -180,7 +180,10 @@ def scan(f: Callable[[Any, Any], Any], init: Any, xs: Any = None, length: Size |
 
 
 def _length(paths: Sequence[str], sequences: Sequence[Tensor], length: Size | str | None) -> Size:
-    found = None if length is None else as_size(length)
+    try:
+        found = None if length is None else as_size(length)
+    except ShapeError as error:
+        raise ShapeError(f"scan: length: {error}{at(user_origin())}") from None
     said = "length"
     for path, tensor in zip(paths, sequences, strict=True):
         if not tensor.ndim:
