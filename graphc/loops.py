@@ -80,7 +80,7 @@ def _tensors(value: Any, name: str) -> tuple[list[str], list[Tensor], Structure]
 
 # -- what happens inside a body --------------------------------------------------------------------------------------
 
-_steps: ContextVar[tuple[Node, ...]] = ContextVar("steps", default=())  # the counters of the loops being traced, outermost first
+_steps: ContextVar[tuple[Node, ...]] = ContextVar("steps", default=())  # counters of the loops being traced, outermost first
 
 
 @contextmanager

@@ -1,12 +1,13 @@
 """Loops made one, smaller, and relieved of what need not be repeated.
 
-Knows what a loop's operands and results mean.  Must not know where loops come from, how they are differentiated, or how they run.
+Knows what a loop's operands and results mean.  Must not know where loops come from, how they are differentiated, or how they
+run.
 
 - A gradient has a forward loop of its own, which differs from the user's in what it stacks alone: the two become one.
 - Results that nothing reads disappear, with the carries, operands and computations that only they need.
 - A sequence that repeats one entry is read by every step instead.
-- A product of a sequence's entries with what every step reads is taken for all steps at once, before the loop; a product that is
-  only stacked, behind it.
+- A product of a sequence's entries with what every step reads is taken for all steps at once, before the loop; a product
+  that is only stacked, behind it.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from graphc import Tensor, nn, optim
 from graphc.ir import Graph
 from graphc.loops import flatten
 from graphc.op import Kind
+from graphc.ops.control import updating
 from graphc.testing import gradcheck
 from graphc.text import format_graph
 
@@ -202,7 +203,8 @@ CASES = [Case(running_sum, (X,)), Case(simple_rnn, (X, W, W, (D,))), Case(simple
          Case(looked_up, (np.arange(T * B).reshape(T, B) % 3, (3, D))), Case(picked, (X, W)),
          Case(counted_loop, ((B, D), W)),
          Case(simple_rnn, ((1, B, D), W, W, (D,))), Case(simple_rnn, ((2, B, D), W, W, (D,))),
-         *(Case(simple_rnn, ((7, B, D), W, W, (D,)), {"segments": k, "reverse": r}) for k, r in ((1, False), (2, True), (3, False))),
+         *(Case(simple_rnn, ((7, B, D), W, W, (D,)), {"segments": k, "reverse": r})
+           for k, r in ((1, False), (2, True), (3, False))),
          Case(lstm, ((6, B, 4 * D), (D, 4 * D), (4 * D,), (B, D)), {"segments": 3})]
 
 
@@ -428,9 +430,9 @@ def test_every_step_draws_anew_and_the_gradient_sees_the_same_numbers(backend: s
     drop = nn.Dropout(0.5)
     x = graphc.placeholder("x", (6, 200))
     outside = graphc.uniform((200,))
-    _, (dropped, drawn, fixed, inner) = graphc.scan(lambda _, r: (None, (
-        drop(r), graphc.uniform((3,)), outside + 0.0 * r, graphc.scan(lambda _, k: (None, graphc.normal(())), None, length=4)[1])),
-        None, x)
+    numbers = lambda: graphc.scan(lambda _, k: (None, graphc.normal(())), None, length=4)[1]  # noqa: E731
+    _, (dropped, drawn, fixed, inner) = graphc.scan(
+        lambda _, r: (None, (drop(r), graphc.uniform((3,)), outside + 0.0 * r, numbers())), None, x)
     f = graphc.function([x], [dropped, drawn, fixed, inner, graphc.grad(dropped.sum(), x)], backend=backend)
     ones = np.ones((6, 200), "float32")
     first, second = f(ones), f(ones)
@@ -454,7 +456,7 @@ def test_both_backends_draw_the_same_bits() -> None:
 
 def test_a_state_that_a_branch_updates() -> None:
     count, x = graphc.state("count", 0), graphc.placeholder("x", ())
-    y = graphc.cond(x > 0, lambda: graphc.ops.control.updating(x * 2.0, {count: count + 1}), lambda: x)
+    y = graphc.cond(x > 0, lambda: updating(x * 2.0, {count: count + 1}), lambda: x)
     for backend in ("numpy", "native"):
         count.assign(0)
         f = graphc.function([x], y, backend=backend)
@@ -491,7 +493,8 @@ WRONG: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
               r"carry\['h'\] starts as f32\[3\], a step makes it f64\[3\]"),
     "structure": (lambda: graphc.scan(lambda c, x: ((c, c), None), Z, XS), graphc.GraphError, r"from \* to \(\*, \*\)"),
     "no length": (lambda: graphc.scan(lambda c, x: (c, None), Z), graphc.GraphError, "give xs or length"),
-    "another length": (lambda: graphc.scan(lambda c, x: (c, None), Z, XS, length=4), graphc.ShapeError, "length has 4 steps, xs is"),
+    "another length": (lambda: graphc.scan(lambda c, x: (c, None), Z, XS, length=4), graphc.ShapeError,
+                       "length has 4 steps, xs is"),
     "lengths": (lambda: graphc.scan(lambda c, x: (c, None), Z, {"a": XS, "b": XS[1:]}), graphc.ShapeError,
                 r"xs\['a'\] has 5 steps, xs\['b'\] is f32\[4,3\]"),
     "no axis": (lambda: graphc.scan(lambda c, x: (c, None), Z, graphc.constant(1.0)), graphc.ShapeError, "needs a first axis"),
@@ -499,7 +502,7 @@ WRONG: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "segments": (lambda: graphc.scan(lambda c, x: (c, None), Z, XS, segments=0), graphc.GraphError, "positive number"),
     "open segments": (lambda: graphc.scan(lambda c, x: (c, None), Z, graphc.placeholder("o", ("time", 3)), segments=2),
                       graphc.GraphError, "segments need a fixed number of steps, there are 'time'"),
-    "update": (lambda: graphc.scan(lambda c, x: (graphc.ops.control.updating(c, {COUNTER: x.sum().astype("int64")}), None), Z, XS),
+    "update": (lambda: graphc.scan(lambda c, x: (updating(c, {COUNTER: x.sum().astype("int64")}), None), Z, XS),
                graphc.GraphError, "'counter' is updated inside the loop; carry its value"),
     "flag": (lambda: graphc.cond(Z.sum(), lambda: Z, lambda: Z), graphc.DTypeError, r"the flag is f32\[\]"),
     "flags": (lambda: graphc.cond(Z > 0, lambda: Z, lambda: Z), graphc.ShapeError, r"the flag is bool\[3\]"),

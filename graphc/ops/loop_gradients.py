@@ -3,12 +3,12 @@
 Knows which values of the forward loop the backward one keeps, and which parts of a gradient need not be in a loop at all.
 Must not know how a pull-back is found (it is handed in), or how loops run.
 
-Backwards, a step reads values of the forward step.  Those that cost something (contractions, folds, exponentials...) and what
-is handed from step to step are stacked by a second forward loop, which has the first one's operands and steps: a pass makes
-the two one.  Cheap maps and views are computed again.
+Backwards, a step reads values of the forward step.  Those that cost something (contractions, folds, exponentials...) and
+what is handed from step to step are stacked by a second forward loop, which has the first one's operands and steps: a pass
+makes the two one.  Cheap maps and views are computed again.
 
-The cotangent of an operand that every step reads is a sum over steps.  Where its summands are contractions of values of the step,
-the loop only stacks those values, and one contraction over steps and labels follows: a weight's gradient is one large
+The cotangent of an operand that every step reads is a sum over steps.  Where its summands are contractions of values of the
+step, the loop only stacks those values, and one contraction over steps and labels follows: a weight's gradient is one large
 product instead of many small ones.
 """
 
@@ -31,8 +31,8 @@ from .sources import size_of, zeros
 Pull = Callable[[Sequence[Node], Sequence[Tensor], Sequence[Node]], list["Tensor | None"]]
 Outside = Callable[[], Tensor]  # a value outside the loop, once the loops are made
 
-CHEAP = {"add", "sub", "mul", "neg", "abs", "minimum", "maximum", "lt", "le", "gt", "ge", "eq", "ne", "and_", "or_", "xor", "not_",
-         "select", "const", "constant", "cast", "fma", "sign", "square"}  # instructions that cost less than a stored value
+CHEAP = {"add", "sub", "mul", "neg", "abs", "minimum", "maximum", "lt", "le", "gt", "ge", "eq", "ne", "and_", "or_", "xor",
+         "not_", "select", "const", "constant", "cast", "fma", "sign", "square"}  # cost less than reading a stored value
 TYPICAL = 32  # an open size, where values are compared by size
 
 

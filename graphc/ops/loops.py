@@ -60,8 +60,8 @@ def _scan(*arrays: np.ndarray, carries: int, sequences: int, length: int, revers
 scan = define(Op(
     "scan", Kind.LOOP, _scan_type, _scan, scan_gradients, dtypes="fib",
     doc="`length` runs of a nested graph.  Operands: what is handed from run to run, sequences of which each run reads one "
-        "entry, and what every run reads.  Results: what the last run handed on, and what the runs gave, stacked.  With `recompute`, the gradient keeps "
-        "nothing but what is handed from run to run."))
+        "entry, and what every run reads.  Results: what the last run handed on, and what the runs gave, stacked.  With "
+        "`recompute`, the gradient keeps nothing but what is handed from run to run."))
 
 
 # -- cond ------------------------------------------------------------------------------------------------------------
