@@ -66,7 +66,7 @@ def replace(value: Any, function: Callable[[Any], Any]) -> Any:
 def compute(module: Module, inputs: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
     """The module's result on arrays, with the current weights.
 
-    Sizes are fixed in the trace: a layer may need them (a recurrent one unrolls), and programs are kept per size anyway.
+    Sizes are fixed in the trace: a layer may need them, and programs are kept per size anyway.
     """
     arrays = [leaf for leaf in leaves((inputs, keywords)) if isinstance(leaf, np.ndarray)]
     settings = tuple(repr(leaf) for leaf in leaves((inputs, keywords)) if not isinstance(leaf, np.ndarray))
