@@ -1,1 +1,1 @@
-"""Benchmarks: `python -m bench` compares whole training steps, `python bench/contract.py` contractions alone."""
+"""Whole training steps of graphc beside numpy, PyTorch and JAX: `python -m bench --help`."""

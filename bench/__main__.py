@@ -1,153 +1,96 @@
-"""Whole training steps side by side: one process per contender, timed in interleaved rounds, equal losses checked.
+"""Whole training steps side by side: one process for each contender, timed in interleaved rounds, equal losses checked.
 
-python -m bench                                   graphc, numpy and PyTorch eager
-python -m bench --peers PATH/TO/python            PyTorch and JAX from an environment of their own
-python -m bench --compile                         torch.compile of the whole step too (minutes of compiling)
-python -m bench --output docs/benchmark.md --plot docs/benchmark.png
+  python -m bench --list                            the workloads
+  python -m bench --only gpt                        those whose name contains "gpt"
+  python -m bench --only mlp --against torch        graphc and PyTorch alone
+  python -m bench --peers PATH/TO/python            PyTorch and JAX from an environment of their own
+  python -m bench --compile                         torch.compile of the whole step too (up to a minute for each workload)
+  python -m bench --output page.md --plot page.svg  everything measured as a page and a picture
+
+All contenders start from the same weights and data; the losses of the first three steps must agree, else the run stops.
+A "loop" is many steps in one call (step.run(n), jax.lax.fori_loop); all else is one call a step, from Python.  "Faster by" is
+the median over rounds of the ratio within a round: on a machine that others use too, only that can be trusted.  A contender
+that could not take part is named in the output, with the reason; the exit status is 1 where that is more than a library that
+is not installed.  `bench/contract.py` measures contractions alone, `bench/elementwise.py` loops and reductions.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import statistics
-import subprocess
 import sys
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from .workloads import WORKLOADS, Workload
+from . import report
+from .rounds import Result, Unequal, compare
+from .workloads import load
 
-ROOT = Path(__file__).resolve().parent.parent
-
-
-@dataclass
-class Contender:
-    """One process and its measurements."""
-
-    name: str
-    process: subprocess.Popen[str]
-    loss: float = 0.0
-    first: float = 0.0
-    imported: float = 0.0
-    seconds: list[float] = field(default_factory=list)
-    memory: int = 0
+PEERS = ("numpy", "torch", "jax")
 
 
-def start(python: str, peer: str, mode: str, index: int, threads: int) -> Contender | None:
-    """A contender that is built and warm, None where its library is missing."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(threads),
-                   "OPENBLAS_NUM_THREADS": str(threads), "GRAPHC_CACHE": "0"}
-    if threads == 1:
-        environment["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
-    process = subprocess.Popen([python, "-m", "bench.workloads", peer, mode, str(index), str(threads)], cwd=ROOT, text=True,
-                               stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment)
-    assert process.stdout is not None
-    line = process.stdout.readline().split()
-    if not line:
-        return None
-    name = {"call": peer, "loop": f"{peer} loop", "compile": f"{peer}.compile"}[mode]
-    return Contender(name, process, float(line[0]), float(line[1]), float(line[2]))
-
-
-def round_of(contender: Contender, steps: int) -> None:
-    assert contender.process.stdin is not None and contender.process.stdout is not None
-    contender.process.stdin.write(f"{steps}\n")
-    contender.process.stdin.flush()
-    seconds, memory = contender.process.stdout.readline().split()
-    contender.seconds.append(float(seconds))
-    contender.memory = int(memory)
-
-
-def compare(workload: Workload, index: int, arguments: argparse.Namespace) -> list[Contender]:
-    """All contenders on one workload; raises where a loss differs."""
-    peers = arguments.peers or sys.executable
-    wanted = [(sys.executable, "graphc", "call"), (sys.executable, "graphc", "loop"), (sys.executable, "numpy", "call"),
-              (peers, "torch", "call"), (peers, "jax", "call"), (peers, "jax", "loop")]
-    if arguments.compile:
-        wanted.append((peers, "torch", "compile"))
-    contenders = [c for w in wanted if (c := start(*w, index, arguments.threads)) is not None]
-    reference = contenders[0].loss
-    for c in contenders:
-        if abs(c.loss - reference) > 2e-3 * abs(reference):
-            raise SystemExit(f"{workload.name}: {c.name} has loss {c.loss}, graphc {reference}: not the same mathematics")
-    for _ in range(arguments.rounds):
-        for c in contenders:
-            slow = c.name in ("torch", "jax", "numpy", "torch.compile")
-            round_of(c, max(2, workload.steps // (10 if slow and workload.steps > 1000 else 1)))
-    for c in contenders:
-        assert c.process.stdin is not None
-        c.process.stdin.close()
-        c.process.wait()
-    return contenders
-
-
-def table(workload: Workload, contenders: list[Contender]) -> str:
-    ours = {c.name: c for c in contenders if c.name.startswith("graphc")}
-    lines = [f"### {workload.name}", "",
-             "| | µs per step, median (least) | graphc is faster by (paired median) | first step s | import s | peak MB |",
-             "|---|---:|---:|---:|---:|---:|"]
-    for c in contenders:
-        own = ours["graphc loop" if c.name.endswith("loop") else "graphc"]
-        ratio = statistics.median(a / b for a, b in zip(c.seconds, own.seconds, strict=True))
-        shown = "" if c.name.startswith("graphc") else f"{ratio:.2f}×"
-        lines.append(f"| {c.name} | {statistics.median(c.seconds) * 1e6:,.2f} ({min(c.seconds) * 1e6:,.2f}) | {shown} | "
-                     f"{c.first:.2f} | {c.imported:.2f} | {c.memory / 1024:,.0f} |")
-    return "\n".join(lines) + "\n"
-
-
-def plot(results: list[tuple[Workload, list[Contender]]], path: str) -> None:
-    """Bars: how many times faster graphc is than each contender in the same mode."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(10, 1 + 1.1 * len(results)))
-    y, ticks, names = 0.0, [], []
-    for workload, contenders in reversed(results):
-        ours = {c.name: c for c in contenders if c.name.startswith("graphc")}
-        for c in contenders:
-            if not c.name.startswith("graphc"):
-                own = ours["graphc loop" if c.name.endswith("loop") else "graphc"]
-                ratio = statistics.median(a / b for a, b in zip(c.seconds, own.seconds, strict=True))
-                axes.barh(y, ratio, color="#2B6CA3")
-                axes.text(ratio * 1.03, y, f"{c.name} {ratio:.1f}×", va="center", fontsize=8)
-                y += 1
-        ticks.append(y - 2.5)
-        names.append(workload.name)
-        y += 1
-    axes.set_yticks(ticks, names, fontsize=8)
-    axes.axvline(1, color="#57606A", linewidth=1)
-    axes.set_xscale("log")
-    axes.set_xlabel("graphc is faster by")
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-
-
-def main() -> None:
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peers", help="a Python interpreter that has torch and jax")
-    parser.add_argument("--compile", action="store_true", help="torch.compile too")
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--only", type=int, action="append", help="the number of a workload")
-    parser.add_argument("--output")
-    parser.add_argument("--plot")
-    arguments = parser.parse_args()
-    results = []
-    for index, workload in enumerate(WORKLOADS):
-        if arguments.only and index not in arguments.only:
-            continue
-        contenders = compare(workload, index, arguments)
-        results.append((workload, contenders))
-        print(table(workload, contenders), flush=True)
-    if arguments.output:
-        Path(arguments.output).write_text("\n".join(table(*r) for r in results))
-    if arguments.plot:
-        plot(results, arguments.plot)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    parser.add_argument("--list", action="store_true", help="name the workloads and stop")
+    parser.add_argument("--only", action="append", metavar="NAME", help="workloads whose name contains this; repeatable")
+    parser.add_argument("--against", nargs="+", choices=PEERS, default=list(PEERS), help="which peers (all)")
+    parser.add_argument("--peers", default=sys.executable, metavar="PYTHON",
+                        help="the interpreter that has torch and jax (this one)")
+    parser.add_argument("--compile", action="store_true", help="torch.compile of the whole step too")
+    parser.add_argument("--rounds", type=int, default=15, help="turns of each contender (15)")
+    parser.add_argument("--threads", type=int, default=cores, help=f"of each contender (all cores: {cores})")
+    parser.add_argument("--file", default="", help="a Python file with a list WORKLOADS instead of the standard ones")
+    parser.add_argument("--output", metavar="FILE", help="write the tables as Markdown")
+    parser.add_argument("--plot", metavar="FILE", help="write a picture (SVG)")
+    o = parser.parse_args(argv)
+    workloads = load(o.file)
+    chosen = [w for name, w in workloads.items() if not o.only or any(part in name for part in o.only)]
+    if not chosen:
+        parser.error(f"no workload's name contains {' or '.join(o.only)}: there are {', '.join(workloads)}")
+    if o.rounds < 1 or o.threads < 1:
+        parser.error("--rounds and --threads must be positive")
+    if o.list:
+        for w in chosen:
+            libraries = ["graphc", "torch", *(p for p in ("jax", "numpy") if getattr(w, p) is not None)]
+            print(f"{w.name:10} {w.title:65} {w.flops / 1e6:10,.3f} MFLOP a step  {' '.join(libraries)}")
+        return 0
+    if "jax" in o.against and 1 < o.threads < cores:
+        print(f"JAX cannot be held to {o.threads} threads; it uses {cores}", file=sys.stderr)
+
+    wanted = [(sys.executable, "graphc", "call"), (sys.executable, "graphc", "loop"), (sys.executable, "numpy", "call"),
+              (o.peers, "torch", "call"), (o.peers, "torch", "compile"), (o.peers, "jax", "call"), (o.peers, "jax", "loop")]
+    wanted = [w for w in wanted if (w[1] == "graphc" or w[1] in o.against) and (w[2] != "compile" or o.compile)]
+    results: list[Result] = []
+    for workload in chosen:
+        try:
+            result = compare(workload, wanted, o.threads, o.rounds, file=o.file, say=progress)
+        except Unequal as error:
+            progress("")
+            print(error, file=sys.stderr)
+            return 2
+        results.append(result)
+        progress("")
+        print(report.table(result), flush=True)
+    print(report.machine(results))
+    print(report.summary(results))
+    if o.output:
+        Path(o.output).write_text(report.document(results, o.threads))
+    if o.plot:
+        Path(o.plot).write_text(report.plot(results))
+    failed = [f"{r.workload.name}: {c.name}: {c.reason}" for r in results for c in r.left_out if not c.missing]
+    for line in failed:
+        print(f"failed: {line}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def progress(text: str) -> None:
+    """One line on standard error, overwritten where that is a terminal; elsewhere rounds are told once."""
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+    elif text and (" round " not in text or " round 1 " in text):
+        print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

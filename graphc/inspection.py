@@ -14,7 +14,7 @@ import numpy as np
 from .errors import GraphError
 from .ir import Graph, Node, at, topological, user_origin
 from .op import Kind
-from .plan import Form, Kernel, Plan, Role
+from .plan import Form, Kernel, Loop, Plan, Role
 from .text import format_graph, format_json, format_plan
 
 if TYPE_CHECKING:
@@ -146,6 +146,10 @@ def report(program: Program, sizes: Mapping[str, int]) -> str:
     lines.append(f"  {in_place} of {len(special.graph.updates)} updates in place, {len(plan.copies)} copies")
     if getattr(special.executable, "unrolled", False):
         lines.append("  the step is so small that it is unrolled: no loops, cells in registers across steps")
+    for step in plan.steps:
+        if isinstance(step, Loop):
+            how = "shared by the threads" if step.parallel else "one after the other"
+            lines.append(f"  {step.name}: {step.count} runs of {len(step.body.kernels)} kernels, {how}")
     for kernel, runs in plan.runs:
         targets = [plan.home(b) for b in kernel.writes]
         cells = [t.name for t in targets if t.role is Role.CELL]

@@ -152,6 +152,13 @@ class Program:
         if known is None:
             pipeline = Pipeline()
             graph = pipeline.concrete(self.simplified, sizes)
+            tiny = False
+            if self.backend == "native":
+                from .runtime.native.unroll import scalar_operations
+
+                tiny = scalar_operations(graph, flops) is not None
+                if not tiny:
+                    graph = pipeline.chunked(self.simplified, graph, sizes)
             plan = pipeline.plan(graph)
             if self.memory_budget is not None and plan.arena_bytes > self.memory_budget:
                 given = ", ".join(f"{k}={v}" for k, v in sizes.items()) or "these sizes"
@@ -161,10 +168,8 @@ class Program:
             if self.backend == "native":
                 from .runtime.native.executable import Native
                 from .runtime.native.threads import available_parallelism
-                from .runtime.native.unroll import scalar_operations
 
                 wanted = self.threads or available_parallelism()
-                tiny = scalar_operations(graph, flops) is not None
                 executable = Native(graph, plan, wanted if plan.flops >= LARGE_STEP else 1, unrolled=tiny)
                 pipeline.seconds.update(executable.seconds)
             else:

@@ -9,7 +9,7 @@ graph would have a cycle).  What another cluster reads is stored, unless computi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -152,8 +152,18 @@ class Fusion:
                                               and place.base not in forced)):
                         forced.add(operand)
             elif kind in BARRIERS:
-                forced.update(i for i in node.inputs if i.op.kind in FLUID and not self.is_leaf(i))
+                forced.update(i for i in node.inputs
+                              if i.op.kind in FLUID and not self.is_leaf(i) and (
+                                  not node.graphs or self.same_memory(i, forced) is None))
         return forced
+
+    def same_memory(self, operand: Node, forced: Container[Node]) -> Node | None:
+        """The node whose memory, read from first to last, is the operand: a reshape needs no memory of its own."""
+        place = strided(operand, lambda n: n in forced)
+        if place is None or place.offset or place.base.type.size != operand.type.size or place.strides != dense(operand):
+            return None
+        base = place.base
+        return None if base.op.kind in FLUID and not self.is_leaf(base) and base not in forced else base
 
     def start(self, node: Node, form: Form, space: Sequence[Any], axes: tuple[int, ...] = ()) -> Cluster:
         cluster = Cluster(len(self.clusters), form, tuple(space), axes, anchor=node)
@@ -337,7 +347,8 @@ class Fusion:
         if node is None or not node.graphs:
             return self.kernel(cluster, outputs)
         results = {o.attributes["item"] if o.op.kind is Kind.ITEM else 0: self.stored[o] for o in outputs}
-        operands = [self.leaf_buffer(i) if self.is_leaf(i) else self.stored[i] for i in node.inputs]
+        bases = [i if i in self.home else self.same_memory(i, self.home) or i for i in node.inputs]
+        operands = [self.leaf_buffer(i) if self.is_leaf(i) else self.stored[i] for i in bases]
         return nested_step(f"{node.op.name}_{cluster.number}", node, operands, dict(sorted(results.items())), self.plan_of)
 
     def kernel(self, cluster: Cluster, outputs: list[Node]) -> Kernel:
@@ -405,6 +416,15 @@ class Fusion:
             if self.is_leaf(node):
                 self.leaf_buffer(node)
         return Fused(tuple(steps), self.stored, self.leaves)
+
+
+def dense(node: Node) -> tuple[int, ...]:
+    """Row-major strides of a node's type; 0 for axes of size 1."""
+    strides, step = [], 1
+    for size in reversed(node.shape):
+        strides.append(0 if size == 1 else step)
+        step *= int(size)
+    return tuple(reversed(strides))
 
 
 def read_in_place(body: Graph, source: Node) -> bool:

@@ -43,7 +43,7 @@ def plan_memory(graph: Graph, fused: Fused, schedule: Schedule) -> Plan:
     for buffer, life in own.items():
         for step in range(life.first, life.last + 1):
             live[step] += align(buffer.bytes)
-    used = [*fused.leaves.values(), *(home for _, home in schedule.copies)]
+    used = [*fused.leaves.values(), *(home for _, home in schedule.copies), *schedule.aliases.values()]
     cells: dict[Cell, Buffer] = {b.cell: b for b in used if b.cell is not None}
     return Plan(
         steps=schedule.kernels,

@@ -12,6 +12,7 @@ from time import perf_counter
 from graphc.ir import Graph, for_each_graph
 from graphc.plan import Plan
 
+from .chunk import chunk
 from .expand import expand_composites, specialize
 from .fuse import fuse
 from .loops import merge_scans
@@ -63,6 +64,16 @@ class Pipeline:
         graph = for_each_graph(specialize(graph, sizes), lambda g: simplify(expand_composites(g)))
         verify_graph(graph)
         self._done("specialize", graph, start)
+        return graph
+
+    def chunked(self, open_graph: Graph, graph: Graph, sizes: Mapping[str, int]) -> Graph:
+        """The concrete graph with its batch in chunks where that pays."""
+        start = perf_counter()
+        first = {str(i.shape[0]) for i in open_graph.inputs if i.shape and not isinstance(i.shape[0], int)}
+        batches = {name: size for name, size in sizes.items() if name in first}
+        graph = chunk(graph, batches, lambda other: Pipeline().concrete(open_graph, {**sizes, **other}))
+        verify_graph(graph)
+        self._done("chunk", graph, start)
         return graph
 
     def plan(self, graph: Graph) -> Plan:

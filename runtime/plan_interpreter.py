@@ -52,16 +52,15 @@ def run_kernel(kernel: Kernel, arena: Arena) -> None:
 def run_loop(loop: Loop, arena: Arena) -> None:
     """Runs of the body, each on its own entries and on what the run before handed on."""
     count = loop.count or 0
-    now = {c.read: arena.array(c.start).copy() for c in loop.carried}
-    shared = {inside: arena.array(outside) for outside, inside in loop.shared}
+    now = {c.read: arena.array(c.start).reshape(c.read.type.shape).copy() for c in loop.carried}
+    shared = {inside: arena.array(outside).reshape(inside.type.shape) for outside, inside in loop.shared}
+    whole = {inside: arena.array(outside).reshape(count, *inside.type.shape) for outside, inside in loop.sliced}
     for place in reversed(range(count)) if loop.reverse else range(count):
-        entries = {inside: arena.array(whole)[place] for whole, inside in loop.sliced}
-        given = {**now, **shared, **entries}
+        given = {**now, **shared, **{inside: array[place] for inside, array in whole.items()}}
         results = dict(zip(loop.body.outputs, interpret_plan(loop.body, [given[b] for b in loop.body.inputs]), strict=True))
         now = {c.read: results[c.write] for c in loop.carried}
-        for whole, inside in loop.sliced:
-            if inside in results:
-                arena.array(whole)[place] = results[inside]
+        for inside in results.keys() & whole.keys():
+            whole[inside][place] = results[inside]
     for c in loop.carried:
         if c.last is not None:
             arena.array(c.last)[...] = now[c.read]
@@ -70,7 +69,8 @@ def run_loop(loop: Loop, arena: Arena) -> None:
 def run_branch(branch: Branch, arena: Arena) -> None:
     """The side that the flag names."""
     side = branch.then if arena.array(branch.flag) else branch.otherwise
-    results = interpret_plan(side, [arena.array(b).copy() for b in branch.operands])
+    results = interpret_plan(side, [arena.array(b).reshape(i.type.shape).copy()
+                                    for b, i in zip(branch.operands, side.inputs, strict=True)])
     for buffer, value in zip(branch.writes, results, strict=True):
         arena.array(buffer)[...] = value
 

@@ -94,6 +94,13 @@ def test_no_inputs_and_scalars() -> None:
     assert program.run(3).tolist() == [6, 8, 10]
 
 
+def test_state_that_is_written_but_never_read() -> None:
+    a, out = graphc.state("a", np.ones((8, 256))), graphc.state("out", np.zeros((8, 256)))
+    program = graphc.function([], [], {out: a + a})
+    program.run(2)
+    assert (out.numpy() == 2).all()
+
+
 def test_threads_give_equal_bits() -> None:
     generator = np.random.default_rng(0)
     data, target = generator.standard_normal((96, 70)), generator.standard_normal((96, 9))

@@ -1,0 +1,155 @@
+"""The benchmark's own truth: every workload is the same mathematics in all libraries, and it says so where it is not."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from bench.__main__ import main
+from bench.contenders import BUILDERS
+from bench.rounds import Contender, Unequal, check_equal
+from bench.workload import Optimizer, Workload
+from bench.workloads import load
+from bench.workloads.encoder import encoder
+from bench.workloads.gpt import gpt
+from bench.workloads.lenet import lenet
+from bench.workloads.lstm import lstm
+from bench.workloads.mlp import mlp
+from bench.workloads.resnet import resnet
+
+ROOT = Path(__file__).resolve().parent.parent
+ADAM = Optimizer("Adam", 1e-3)
+TINY = (
+    mlp("tutorial", "", (2, 1), 4, "", "sum", Optimizer("SGD", 0.01)),
+    mlp("tanh", "", (3, 5, 2), 4, "Tanh", "mse", Optimizer("SGD", 0.01, momentum=0.9)),
+    mlp("relu", "", (3, 6, 5, 4), 7, "ReLU", "cross_entropy", ADAM),
+    mlp("gelu", "", (3, 5, 2), 4, "GELU", "mse", Optimizer("AdamW", 1e-3, weight_decay=0.01)),
+    gpt("gpt", "", layers=1, width=8, heads=2, context=4, batch=2, vocabulary=5),
+    lenet("lenet", "", batch=2),
+    resnet("resnet", "", batch=2, size=8),
+    lstm("lstm", "", time=3, batch=2, inputs=4, hidden=8),
+    encoder("encoder", "", layers=1, width=8, heads=2, wide=16, time=4, batch=2),
+)
+
+
+def contenders(w: Workload, *peers: str, build: Callable[..., Workload] = lambda w, peer: w) -> list[Contender]:
+    """Three steps in this process for each peer."""
+    made = []
+    for peer in peers:
+        step = BUILDERS[peer](build(w, peer), 1, "call")
+        made.append(Contender(peer, "call", told={"losses": [step(1) for _ in range(3)]}))
+    return made
+
+
+@pytest.mark.parametrize("w", TINY, ids=[w.name for w in TINY])
+def test_libraries_agree(w: Workload) -> None:
+    made = contenders(w, "graphc", "torch", *(["numpy"] if w.numpy is not None else []))
+    check_equal(w, made)
+    losses = made[0].told["losses"]
+    assert losses[2] < losses[0]
+    assert float(BUILDERS["graphc"](w, 1, "loop")(3)) == losses[2]
+
+
+@pytest.mark.parametrize("change", [
+    {"optimizer": Optimizer("Adam", 1.1e-3)},
+    {"optimizer": Optimizer("SGD", 0.05)},
+    {"loss": lambda lib, model, x, y: 1.001 * lib.nn.functional.cross_entropy(model(x), y)},
+    {"loss": lambda lib, model, x, y: lib.nn.functional.cross_entropy(model(x), y, label_smoothing=0.01)},
+], ids=["rate", "optimizer", "scale", "smoothing"])
+def test_unequal_mathematics_is_refused(change: dict[str, object]) -> None:
+    w = TINY[2]
+    made = contenders(w, "graphc", "torch", build=lambda w, peer: dataclasses.replace(w, **change) if peer == "torch" else w)
+    with pytest.raises(Unequal, match=r"relu: torch has loss .* at step [123], graphc .*: not the same mathematics"):
+        check_equal(w, made)
+
+
+def test_nan_is_not_equal_to_anything() -> None:
+    made = [Contender(p, "call", told={"losses": [1.0, 0.5, last]}) for p, last in (("graphc", 0.4), ("torch", float("nan")))]
+    with pytest.raises(Unequal, match="step 3"):
+        check_equal(TINY[0], made)
+
+
+@pytest.mark.parametrize("name", ["mlp64", "mlp784", "lenet", "resnet"])
+def test_operations_are_what_torch_counts(name: str) -> None:
+    w = load()[name]
+    state, x, y = w.values()
+    module = w.model(torch)
+    module.load_state_dict({n: torch.from_numpy(v) for n, v in state.items()})
+    with FlopCounterMode(display=False) as counter:
+        w.loss(torch, module, torch.from_numpy(x), torch.from_numpy(y)).backward()
+    assert counter.get_total_flops() == w.flops
+
+
+FILE = """
+from dataclasses import replace
+from bench.workload import Optimizer
+from bench.workloads.mlp import mlp
+
+def loss(lib, model, x, y):
+    return lib.nn.functional.mse_loss(model(x), y) * (2 if lib.__name__ == "torch" else 1)
+
+fair = mlp("fair", "a fair one", (3, 4, 2), 4, "Tanh", "mse", Optimizer("SGD", 0.01))
+WORKLOADS = [fair, replace(fair, name="alone", numpy=None), replace(fair, name="foul", loss=loss)]
+"""
+
+
+def test_one_command_measures_and_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, page, picture = tmp_path / "workloads.py", tmp_path / "page.md", tmp_path / "page.svg"
+    file.write_text(FILE)
+    assert main(["--file", str(file), "--only", "fair", "--only", "alone", "--against", "torch", "numpy", "--rounds", "1",
+                 "--threads", "1", "--output", str(page), "--plot", str(picture)]) == 0
+    said = capsys.readouterr()
+    assert "a fair one" in said.out and "Left out: numpy (not written for this workload)." in said.out
+    assert "fair: building torch call" in said.err
+    text = page.read_text()
+    for part in ("| graphc |", "| graphc loop |", "| numpy |", "| torch |", "FMA float32", "triad", "Versions: graphc",
+                 "peak MB", "compile + first step s", "Best peer with one call a step"):
+        assert part in text, part
+    assert picture.read_text().startswith("<svg") and picture.read_text().count("<rect") == 1 + 3
+
+
+def test_one_command_refuses_unequal_mathematics(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "workloads.py"
+    file.write_text(FILE)
+    assert main(["--file", str(file), "--only", "foul", "--against", "torch", "--rounds", "1"]) == 2
+    said = capsys.readouterr()
+    assert "not the same mathematics" in said.err and "µs" not in said.out
+
+
+def test_missing_library_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An interpreter without torch: named, and no failure; one that ends otherwise: a failure."""
+    file, none, broken = tmp_path / "workloads.py", tmp_path / "none", tmp_path / "broken"
+    file.write_text(FILE)
+    none.write_text(f"#!{sys.executable}\nimport sys; sys.exit(\"ModuleNotFoundError: No module named 'torch'\")\n")
+    broken.write_text(f"#!{sys.executable}\nimport sys; sys.exit('ImportError: libtorch.so is damaged')\n")
+    for python, status in ((none, 0), (broken, 1)):
+        python.chmod(0o755)
+        assert main(["--file", str(file), "--only", "alone", "--against", "torch", "--rounds", "1",
+                     "--peers", str(python)]) == status
+        said = capsys.readouterr()
+        assert "Left out: torch (" in said.out and "No peer took part." in said.out
+        assert ("damaged" in said.err) == (status == 1)
+
+
+def test_list_names_every_workload(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--list"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(load())
+
+
+def test_elementwise_kernels_agree_and_are_measured() -> None:
+    """The script compares results before it times; a tiny size of every case, as a user would run it."""
+    command = [sys.executable, "bench/elementwise.py", "--sizes", "12K", "--threads", "1", "--rounds", "1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    from bench.elementwise import CASES
+
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines] == list(CASES)
+    assert all("of triad" in line and "xtorch" in line for line in lines)
