@@ -50,7 +50,8 @@ def picture(model: Autoencoder, path: str, side: int = 12) -> None:
     across = np.linspace(-2, 2, side, dtype=np.float32)
     points = np.stack(np.meshgrid(across, across[::-1]), -1).reshape(-1, 2)
     images = 1 / (1 + np.exp(-model.decoder(points)))
-    grid = images.reshape(side, side, 8, 8).transpose(0, 2, 1, 3).reshape(8 * side, 8 * side)
+    framed = np.pad(images.reshape(side, side, 8, 8), ((0, 0), (0, 0), (1, 1), (1, 1)))
+    grid = framed.transpose(0, 2, 1, 3).reshape(10 * side, 10 * side)
     rows = np.kron(255 - 255 * grid, np.ones((4, 4))).astype(np.uint8)  # every pixel four times as large
 
     def chunk(kind: bytes, data: bytes) -> bytes:
