@@ -12,11 +12,12 @@ run.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 
 from graphc.ir import Graph, Node, inherit, key_of, make, rebuild, rewrite
 from graphc.op import Kind
-from graphc.ops.bodies import below, close_loop, depending, opened
+from graphc.ops.bodies import below, close_loop, depending, replaced
 from graphc.ops.contractions import LETTERS, contract, split_spec
 from graphc.ops.control import results_of
 from graphc.ops.loop_gradients import branches
@@ -66,12 +67,13 @@ def merged(graph: Graph) -> Graph:
                 wanted |= {node: stacks for node in group}
         if not wanted:
             return graph
-        graph = _with_results(graph, lambda node, inputs, wanted=wanted: (  # type: ignore[misc]
-            _united(node, inputs, wanted[node]) if node in wanted else None))
+        graph = _with_results(graph, partial(_united, wanted))
 
 
-def _united(node: Node, inputs: tuple[Node, ...], stacks: tuple[Node, ...]) -> Results:
-    (body,) = node.graphs
+def _united(wanted: Mapping[Node, tuple[Node, ...]], node: Node, inputs: tuple[Node, ...]) -> Results | None:
+    if node not in wanted:
+        return None
+    (body,), stacks = node.graphs, wanted[node]
     k = node.attributes["carries"]
     united = inherit(make(node.op, inputs, node.attributes, (Graph(body.inputs, (*body.outputs[:k], *stacks)),)), node)
     results = [t.node for t in results_of(united)]
@@ -79,7 +81,7 @@ def _united(node: Node, inputs: tuple[Node, ...], stacks: tuple[Node, ...]) -> R
     return [*results[:k], *(place[output] for output in body.outputs[k:])]
 
 
-def _with_results(graph: Graph, replace: object) -> Graph:
+def _with_results(graph: Graph, replace: Callable[[Node, tuple[Node, ...]], Results | None]) -> Graph:
     """The graph with nodes replaced by their results: `replace(node, inputs)` gives a node per result, or None."""
     results: dict[Node, Results | None] = {}
 
@@ -88,7 +90,7 @@ def _with_results(graph: Graph, replace: object) -> Graph:
             return found[node.attributes["item"]]  # nothing reads an item that has no replacement
         if not node.graphs:
             return None
-        results[node] = found = replace(node, inputs)  # type: ignore[operator]
+        results[node] = found = replace(node, inputs)
         if found is None:
             return None
         for result in found:
@@ -151,111 +153,110 @@ def _entry(node: Node) -> Node:
 
 def smaller_loop(node: Node, inputs: tuple[Node, ...], used: set[int]) -> Results | None:
     """A loop's results, made by a loop that does no more than they need; None where it is one already."""
-    (body,) = node.graphs
-    carries, sequences = node.attributes["carries"], node.attributes["sequences"]
-    first = carries + sequences
-    formals, length = body.inputs, node.attributes["length"]
-    stacks = sorted(r for r in used if r >= carries)
-    live = {r for r in used if r < carries}
-    while True:
-        order = below([body.outputs[r] for r in (*live, *stacks)])
-        read = set(order)
-        more = {i for i in range(carries) if formals[i] in read}
-        if more <= live:
-            break
-        live |= more
     if not used:
         return [None] * len(node.types)
-    varying = depending(order, formals[:first])
-    carried = depending(order, formals[:carries])
-    outputs = {body.outputs[r] for r in (*live, *stacks)}
-    readers: dict[Node, int] = {}
-    for n in order:
-        for i in n.inputs:
-            readers[i] = readers.get(i, 0) + 1
-    early = {n for n in order if n in varying and n not in carried and _product(n, formals[carries:first], varying)}
-    late = {n for r in stacks if (n := body.outputs[r]) in carried and n not in readers
-            and not any(body.outputs[i] is n for i in live) and _product(n, varying, varying)}
-    simple = [r for r in stacks if (n := body.outputs[r]) in formals[carries:first] or n in early or n not in varying]
-    if (len(live) == carries and len(used) == len(node.types) and all(f in read for f in formals) and not early and not late
-            and not simple and len(outputs) == len(live) + len(stacks)
-            and not any(map(_repeated, inputs[carries:first]))):
-        return None
-    known = dict(zip(formals[first:], inputs[first:], strict=True))  # what every step reads: the operands themselves
-    own: dict[Node, Node] = {}  # placeholder -> operand
-
-    def enter(inside: Node, operand: Node) -> None:
-        known[inside] = placeholder("x", inside.shape, inside.dtype).node
-        own[known[inside]] = operand
-
-    kept = sorted(live)
-    for i in kept:
-        enter(formals[i], inputs[i])
-    entries: dict[Node, Node] = {}
-    for f, operand in zip(formals[carries:first], inputs[carries:first], strict=True):
-        entries[f] = operand
-        if _repeated(operand):
-            known[f] = _entry(operand)
-        elif f in read:
-            enter(f, operand)
-    fixed = dict(zip(formals[first:], inputs[first:], strict=True))
-    for n in below([body.outputs[r] for r in (*live, *stacks)]):
-        if n in early:
-            entries[n] = _product_of_stacks(n, entries, fixed)
-            enter(n, entries[n])
-    wanted: dict[Node, None] = {}
-    for r in stacks:
-        if r not in simple:
-            n = body.outputs[r]
-            wanted[next(i for i in n.inputs if i in varying) if n in late else n] = None
-    roots = rewrite_open([*(body.outputs[i] for i in kept), *wanted], known)
-    reached = set(below(roots, set(own)))
-    places = [p for k, p in enumerate(own) if k < len(kept) or p in reached]
-    graph, captured = close_loop(places, roots)
-    attributes = {**node.attributes, "carries": len(kept), "sequences": len(places) - len(kept)}
-    made = [t.node for t in results_of(inherit(make(node.op, [*(own[p] for p in places), *captured], attributes, (graph,)),
-                                               node))] if roots else []
-    results: Results = [None] * len(node.types)
-    for i, result in zip(kept, made, strict=False):
-        results[i] = result
-    stacked = dict(zip(wanted, made[len(kept):], strict=True))
-    for r in stacks:
-        n = body.outputs[r]
-        if n in entries:
-            results[r] = entries[n]
-        elif n not in varying:
-            results[r] = expand_to(Tensor(rewrite_open([n], fixed)[0]), (length, *n.shape)).node
-        elif n in late:
-            results[r] = _product_of_stacks(n, stacked, fixed)
-        else:
-            results[r] = stacked[n]
-    return results
+    needs = Needs(node, inputs, used)
+    return None if needs.everything else needs.results()
 
 
-def rewrite_open(roots: Sequence[Node], known: dict[Node, Node]) -> list[Node]:
-    """The roots on other inputs, without going below what is known."""
-    inside = tuple(known)
-    return opened(Graph(inside, tuple(roots)), [known[i] for i in inside])
+class Needs:
+    """What the results of a loop that are read need of its body, and what of that needs no loop."""
 
+    def __init__(self, node: Node, inputs: tuple[Node, ...], used: set[int]) -> None:
+        self.node, self.inputs = node, inputs
+        (self.body,) = node.graphs
+        self.carries = node.attributes["carries"]
+        first = self.carries + node.attributes["sequences"]
+        formals, outputs = self.body.inputs, self.body.outputs
+        self.stacks = sorted(r for r in used if r >= self.carries)
+        self.kept, self.order = self.live({r for r in used if r < self.carries})
+        self.read = set(self.order)
+        self.sequences = dict(zip(formals[self.carries:first], inputs[self.carries:first], strict=True))
+        self.fixed = dict(zip(formals[first:], inputs[first:], strict=True))
+        self.repeated = {f for f, operand in self.sequences.items() if _repeated(operand)}
+        self.varying = depending(self.order, formals[:first])
+        carried = depending(self.order, formals[:self.carries])
+        entries = self.sequences.keys() - self.repeated
+        self.early = [n for n in self.order if n not in carried and self.product(n, entries)]
+        inside = {i for n in self.order for i in n.inputs} | {outputs[i] for i in self.kept}
+        self.late = {n for r in self.stacks if (n := outputs[r]) in carried - inside and self.product(n, self.varying)}
 
-def _product(node: Node, entries: object, varying: set[Node]) -> bool:
-    """Whether a node is a contraction of one of the entries with a value that is equal in all steps."""
-    if node.op.kind is not Kind.CONTRACT:
-        return False
-    left, right, out = split_spec(node.attributes["spec"])
-    if set(left + right) == set(out):
-        return False  # an outer product: larger than what it is made of
-    a, b = node.inputs
-    return (a in entries and b not in varying) or (b in entries and a not in varying)  # type: ignore[operator]
+    def live(self, kept: set[int]) -> tuple[list[int], list[Node]]:
+        """The carries that are needed, those that others need among them, and what they and the stacks are made of."""
+        outputs, formals = self.body.outputs, self.body.inputs
+        while True:
+            order = below([outputs[r] for r in (*sorted(kept), *self.stacks)])
+            more = {i for i in range(self.carries) if formals[i] in set(order)}
+            if more <= kept:
+                return sorted(kept), order
+            kept = kept | more
 
+    def product(self, node: Node, entries: Collection[Node]) -> bool:
+        """Whether a node is a contraction of one of the entries with a value that is equal in all steps.
 
-def _product_of_stacks(node: Node, stacks: dict[Node, Node], fixed: dict[Node, Node]) -> Node:
-    """That contraction for all steps at once; steps become its first axis."""
-    left, right, out = split_spec(node.attributes["spec"])
-    step = next(label for label in LETTERS if label not in left + right)
-    a, b = node.inputs
-    if a in stacks:
-        whole, other = Tensor(stacks[a]), Tensor(rewrite_open([b], fixed)[0])
-        return contract(whole, other, step + left, right, step + out).node
-    whole, other = Tensor(stacks[b]), Tensor(rewrite_open([a], fixed)[0])
-    return contract(other, whole, left, step + right, step + out).node
+        An outer product is none: it is larger than what it is made of, and costs no more in the loop.
+        """
+        if node.op.kind is not Kind.CONTRACT:
+            return False
+        left, right, out = split_spec(node.attributes["spec"])
+        varying = [i for i in node.inputs if i in self.varying]
+        return set(left + right) != set(out) and len(varying) == 1 and varying[0] in entries
+
+    def made_outside(self, n: Node) -> bool:
+        """Whether a stack is made without this loop."""
+        return n in self.sequences or n in self.early or n not in self.varying
+
+    @property
+    def everything(self) -> bool:
+        """Whether the loop does what is needed and nothing else."""
+        stacked = [self.body.outputs[r] for r in self.stacks]
+        return (len(self.kept) == self.carries and len(stacked) == len(self.body.outputs) - self.carries
+                and self.read.issuperset(self.body.inputs) and not self.repeated and not self.early and not self.late
+                and len(set(stacked)) == len(stacked) and not any(map(self.made_outside, stacked)))
+
+    def results(self) -> Results:
+        node, outputs = self.node, self.body.outputs
+        entered: dict[Node, Node] = {self.body.inputs[i]: self.inputs[i] for i in self.kept}  # in the body -> operand
+        known: dict[Node, Node] = dict(self.fixed)
+        entries = dict(self.sequences)
+        for n, operand in self.sequences.items():
+            if n in self.repeated:
+                known[n] = _entry(operand)
+            else:
+                entered[n] = operand
+        for n in self.early:
+            entered[n] = entries[n] = self.of_all_steps(n, entries)
+        wanted: dict[Node, None] = {}
+        for n in (outputs[r] for r in self.stacks):
+            if not self.made_outside(n):
+                wanted[next(i for i in n.inputs if i in self.varying) if n in self.late else n] = None
+        own = {n: placeholder("x", n.shape, n.dtype).node for n in entered}
+        roots = replaced([*(outputs[i] for i in self.kept), *wanted], known | own)
+        made: list[Node] = []
+        if roots:
+            reached = set(below(roots, set(own.values())))
+            kept = [n for k, n in enumerate(own) if k < len(self.kept) or own[n] in reached]
+            graph, captured = close_loop([own[n] for n in kept], roots)
+            attributes = {**node.attributes, "carries": len(self.kept), "sequences": len(kept) - len(self.kept)}
+            loop = make(node.op, [*(entered[n] for n in kept), *captured], attributes, (graph,))
+            made = [t.node for t in results_of(inherit(loop, node))]
+        stacked = dict(zip(wanted, made[len(self.kept):], strict=True))
+        results: Results = [None] * len(node.types)
+        for i, result in zip(self.kept, made, strict=False):
+            results[i] = result
+        for r in self.stacks:
+            n = outputs[r]
+            if n not in self.varying:
+                results[r] = expand_to(Tensor(replaced([n], self.fixed)[0]), (node.attributes["length"], *n.shape)).node
+            else:
+                results[r] = entries.get(n) or (self.of_all_steps(n, stacked) if n in self.late else stacked[n])
+        return results
+
+    def of_all_steps(self, node: Node, stacks: Mapping[Node, Node]) -> Node:
+        """A contraction of an entry with a shared value, for all steps at once; steps become its first axis."""
+        left, right, out = split_spec(node.attributes["spec"])
+        step = next(label for label in LETTERS if label not in left + right)
+        a, b = (Tensor(stacks[i] if i in self.varying else replaced([i], self.fixed)[0]) for i in node.inputs)
+        if node.inputs[0] in self.varying:
+            return contract(a, b, step + left, right, step + out).node
+        return contract(a, b, left, step + right, step + out).node

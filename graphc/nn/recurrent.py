@@ -142,11 +142,12 @@ class _Recurrent(Module):
         step = STEPS[self.kind][0]
         weights = {w: self._parameters.get(f"{w}_{suffix}") for w in
                    ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")}
-        assert weights["weight_ih"] is not None and weights["weight_hh"] is not None
+        weight = weights["weight_hh"]
+        assert weights["weight_ih"] is not None and weight is not None
         gates = linear(x, weights["weight_ih"], weights["bias_ih"])
 
         def advance(carried: Carried, gates_x: Tensor) -> tuple[Carried, Tensor]:
-            gates_h = linear(carried[0], weights["weight_hh"], weights["bias_hh"])
+            gates_h = linear(carried[0], weight, weights["bias_hh"])
             new = step(gates_x, gates_h, carried, self.nonlinearity)
             if weights["weight_hr"] is not None:
                 new = (linear(new[0], weights["weight_hr"]), *new[1:])
