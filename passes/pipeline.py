@@ -17,6 +17,7 @@ from .fuse import fuse
 from .memory import plan_memory
 from .schedule import schedule
 from .simplify import simplify, stabilize
+from .split import split_long_sums
 from .verify import verify_graph, verify_plan
 
 Observer = Callable[[str, Graph | Plan], None]
@@ -50,9 +51,9 @@ class Pipeline:
         return graph
 
     def concrete(self, graph: Graph, sizes: Mapping[str, int]) -> Graph:
-        """A graph for given sizes; what only known sizes allow to fold is folded."""
+        """A graph for given sizes: what only these allow to fold is folded; last, as simplify would undo it, sums are split."""
         start = perf_counter()
-        graph = simplify(expand_composites(specialize(graph, sizes)))
+        graph = split_long_sums(simplify(expand_composites(specialize(graph, sizes))))
         verify_graph(graph)
         self._done("specialize", graph, start)
         return graph
