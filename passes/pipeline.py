@@ -19,6 +19,7 @@ from .loops import merge_scans
 from .memory import plan_memory
 from .schedule import schedule
 from .simplify import simplify, stabilize
+from .split import split_long_sums
 from .verify import verify_graph, verify_plan
 
 Observer = Callable[[str, Graph | Plan], None]
@@ -86,6 +87,7 @@ class Pipeline:
 
 def nested_plan(graph: Graph) -> Plan:
     """Fuse, order, place; graphs inside the graph become plans inside the plan."""
+    graph = split_long_sums(graph)  # last of the graph's rewrites: simplify would undo it
     fused = fuse(graph, nested_plan)
     plan = plan_memory(graph, fused, schedule(graph, fused))
     verify_plan(plan)

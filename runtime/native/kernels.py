@@ -13,9 +13,10 @@ from math import prod
 from graphc.op import Kind
 from graphc.plan import Form, Kernel
 
+from .contraction_kernels import contraction_scratch, emit_contract
 from .elements import Elements, LoweringError, row_major
 from .emit import Function, Module, i64
-from .epilogues import contraction_of, contraction_scratch, emit_contract
+from .epilogues import contraction_of
 from .loops import Threads, Work, emit_map, scalar_cost
 from .reductions import emit_columns, emit_rows, reduction_scratch
 from .routines import emit_routine, routine_scratch
@@ -45,9 +46,7 @@ def element_operations(kernel: Kernel) -> int:
             case Kind.CONTRACT:
                 c = contraction_of(node)[0]
                 total += prod(c.batch) * prod(c.m) * prod(c.n) * prod(c.k) // 8
-    if kernel.form is not Form.CONTRACT:
-        total += sum(b.bytes // 4 for b in (*kernel.reads, *kernel.writes))
-    return total
+    return total + sum(b.bytes // 4 for b in (*kernel.reads, *kernel.writes))
 
 
 @lru_cache(maxsize=512)
@@ -59,7 +58,7 @@ def is_serial(kernel: Kernel) -> bool:
 def scratch_sizes(kernel: Kernel, target: Target) -> tuple[int, int]:
     """(bytes of private memory per thread, bytes shared by all threads) that the kernel needs, 64-byte aligned."""
     if kernel.form is Form.CONTRACT:
-        return contraction_scratch(kernel, target), 0
+        return contraction_scratch(kernel, target)
     if kernel.form in (Form.ROWS, Form.COLUMNS):
         return reduction_scratch(kernel, target, is_serial(kernel))
     if kernel.form is Form.ROUTINE:
