@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from graphc.passes.fuse import fuse
 from graphc.passes.pipeline import Pipeline
 from graphc.runtime.native.elements import LoweringError
 from graphc.runtime.plan_interpreter import interpret_plan
@@ -19,7 +18,7 @@ from graphc.runtime.plan_interpreter import interpret_plan
 import graphc
 from graphc import testing
 from graphc.cli import main
-from graphc.ir import Graph, make
+from graphc.ir import Graph, make, topological
 from graphc.op import REGISTRY, Kind, Op, define
 from graphc.ops.control import results_of
 from graphc.plan import Form
@@ -118,9 +117,11 @@ def test_a_batch_on_several_threads_gives_the_same_bits() -> None:
 
 
 def fused_forms(*outs: Tensor) -> list[tuple[Form, int]]:
-    graph = Pipeline().concrete(Graph(tuple(n for n in Graph((), tuple(o.node for o in outs)).nodes
-                                            if "symbol" in n.attributes), tuple(o.node for o in outs)), {})
-    return [(k.form, len(k.writes)) for k in fuse(graph).kernels]
+    """(form, number of results) of each kernel."""
+    roots = tuple(o.node for o in outs)
+    given = tuple(n for n in topological(roots) if "symbol" in n.attributes)
+    pipeline = Pipeline()
+    return [(k.form, len(k.writes)) for k in pipeline.plan(pipeline.concrete(Graph(given, roots), {})).kernels]
 
 
 def test_a_routine_and_its_results_are_one_kernel() -> None:

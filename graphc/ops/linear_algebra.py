@@ -364,7 +364,7 @@ def _lu_routine(r: Any, inputs: Sequence[Any], outputs: Sequence[Any], types: Se
     sign[()] = parity.value
 
 
-def _lu_gradient(g: Sequence[Tensor | None], out: Node, x: Tensor, **_: Any) -> list[Tensor | None]:
+def _lu_gradient(g: Sequence[Tensor | None], out: Node, x: Tensor) -> list[Tensor | None]:
     if g[0] is None:
         return [None]
     factors, order, _sign = results_of(out)

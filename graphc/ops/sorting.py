@@ -102,7 +102,7 @@ def _sort_routine(r: Any, inputs: Sequence[Any], outputs: Sequence[Any], types: 
     r.each(0, n, store)
 
 
-def _sort_gradient(g: Sequence[Tensor | None], out: Node, x: Tensor, *, descending: bool, **_: Any) -> list[Tensor | None]:
+def _sort_gradient(g: Sequence[Tensor | None], out: Node, x: Tensor, *, descending: bool) -> list[Tensor | None]:
     if g[0] is None:
         return [None]
     return [apply("scatter_add", results_of(out)[1], g[0], axis=x.ndim - 1, size=x.shape[-1])]
