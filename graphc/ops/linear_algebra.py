@@ -32,6 +32,7 @@ from .views import expand_to, permute, squeeze, unsqueeze
 
 ROWS = 4  # rows that are updated together, so that each vector read serves all of them
 PANEL = 8  # columns that LU eliminates before it updates the rest
+PAIR = 2  # rows that this update takes together: their factors and the panel's row fill the registers
 
 
 def _square(x: TensorType, **_: Any) -> TensorType:
@@ -309,41 +310,58 @@ def _lu_routine(r: Any, inputs: Sequence[Any], outputs: Sequence[Any], types: Se
         r.each(0, n, lambda j: target.__setitem__(j, source[j]))
     parity = r.variable(r.constant(1.0, dtype))
 
-    def eliminate(k: Any, end: Any) -> None:
-        """Column k, and the columns up to `end`."""
-        best, where_ = r.variable(r.abs(lu[k, k])), r.variable(k)
-        with r.loop(k + 1, n) as i:
-            size = r.abs(lu[i, k])
-            better = size > best.value
-            best.value = r.select(better, size, best.value)
-            where_.value = r.select(better, i, where_.value)
-        with r.when(where_.value != k):
-            upper, lower = lu.row(k), lu.row(where_.value)
+    columns = r.scratch(dtype, PANEL, n)  # the panel, column by column: vectors run down the rows
 
-            def swap(j: Any) -> None:
-                p, q = upper[j], lower[j]
-                upper[j], lower[j] = q, p
+    def exchange(k: Any, pivot_row: Any, count: int) -> None:
+        upper, lower = lu.row(k), lu.row(pivot_row)
 
-            r.each(0, n, swap)
-            first, second = order[k], order[where_.value]
-            order[k], order[where_.value] = second, first
-            parity.value = -parity.value
-        pivot = lu[k, k]
-        scale = r.select(pivot != 0.0, 1.0 / pivot, 0.0 * best.value)
-        top = lu.row(k)
-        with r.loop(k + 1, n) as i:
-            row = lu.row(i)
-            factor = row[k] * scale
-            row[k] = factor
-            r.each(k + 1, end, lambda j: row.__setitem__(j, r.fma(-factor, top[j], row[j])))
+        def swap(j: Any) -> None:
+            p, q = upper[j], lower[j]
+            upper[j], lower[j] = q, p
+
+        r.each(0, n, swap)
+        with r.loop(0, count) as t:
+            p, q = columns[t, k], columns[t, pivot_row]
+            columns[t, k], columns[t, pivot_row] = q, p
+        p, q = order[k], order[pivot_row]
+        order[k], order[pivot_row] = q, p
+        parity.value = -parity.value
+
+    def eliminate(c: Any, first: Any, count: int) -> None:
+        """Column c of the panel, and its part in the columns after it."""
+        k, column = first + c, columns.row(c)
+        best = r.greatest(k, n, dtype, lambda i: r.abs(column[i]))
+        pivot_row = r.variable(k)
+        with r.loop_while(lambda: (pivot_row.value < n - 1) & (r.abs(column[pivot_row.value]) != best)):
+            pivot_row.value = pivot_row.value + 1
+        with r.when(pivot_row.value != k):
+            exchange(k, pivot_row.value, count)
+        pivot = column[k]
+        scale = r.select(pivot != 0.0, 1.0 / pivot, 0.0 * pivot)
+        r.each(k + 1, n, lambda i: column.__setitem__(i, column[i] * scale))
+        with r.loop(c + 1, count) as t:
+            other = columns.row(t)
+            factor = -other[k]
+            r.each(k + 1, n, lambda i: other.__setitem__(i, r.fma(column[i], factor, other[i])))
 
     def panel(first: Any, count: int) -> None:
         end = first + count
-        with r.loop(first, end) as k:
-            eliminate(k, end)
+
+        def fetch(i: Any) -> None:
+            for c in range(count):
+                columns[c, i] = lu[i, first + c]
+
+        def put_back(i: Any) -> None:
+            for c in range(count):
+                lu[i, first + c] = columns[c, i]
+
+        r.each(first, n, fetch)
+        with r.loop(0, count) as c:
+            eliminate(c, first, count)
+        r.each(first, n, put_back)
         rows = [lu.row(first + c) for c in range(count)]
 
-        def rest(j: Any) -> None:
+        def solve(j: Any) -> None:
             known: list[Any] = []
             for c in range(count):
                 value = rows[c][j]
@@ -351,14 +369,29 @@ def _lu_routine(r: Any, inputs: Sequence[Any], outputs: Sequence[Any], types: Se
                     value = r.fma(-rows[c][first + t], known[t], value)
                 known.append(value)
                 rows[c][j] = value
-            with r.loop(end, n) as i:
-                row = lu.row(i)
-                value = row[j]
-                for c in range(count):
-                    value = r.fma(-row[first + c], known[c], value)
-                row[j] = value
 
-        r.each(end, n, rest, vectors=2)
+        r.each(end, n, solve)
+
+        def below(i: Any, together: int) -> None:
+            targets = [lu.row(i + q) for q in range(together)]
+            factors = [[-target[first + c] for c in range(count)] for target in targets]
+
+            def update(j: Any) -> None:
+                values = [target[j] for target in targets]
+                for c in range(count):
+                    known = rows[c][j]
+                    values = [r.fma(factors[q][c], known, value) for q, value in enumerate(values)]
+                for target, value in zip(targets, values, strict=True):
+                    target[j] = value
+
+            r.each(end, n, update)
+
+        if count == PANEL:  # then the rows below are as even in number as n
+            with r.loop(end, n - n % PAIR, PAIR) as i:
+                below(i, PAIR)
+            if n % PAIR:
+                with r.when(end < n):
+                    below(n - 1, 1)
 
     _blocks(r, n, PANEL, panel)
     sign[()] = parity.value
