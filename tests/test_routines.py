@@ -87,6 +87,14 @@ def test_lu(dtype: str, target: str) -> None:
 
 
 @many
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_qr(dtype: str, target: str) -> None:
+    for m, n in ((1, 1), (2, 1), (3, 3), (9, 4), (33, 33), (70, 17)):
+        matrices = rng.normal(size=(3, m, n)).astype(dtype)
+        check(routine("qr", inputs((dtype, (3, m, n)))), [matrices], target=target, tolerance=1000, threads=(1, 2, 3))
+
+
+@many
 @pytest.mark.parametrize("upper", [False, True])
 @pytest.mark.parametrize("transposed", [False, True])
 def test_triangular_solve(upper: bool, transposed: bool, target: str) -> None:
@@ -245,6 +253,8 @@ CHECKED: dict[str, tuple[Callable[..., Any], list[np.ndarray]]] = {
     "det": (graphc.det, [GENERAL]),
     "logdet": (graphc.logdet, [definite(3)]),
     "matrix_power": (lambda x: graphc.matrix_power(x, -2), [GENERAL]),
+    "qr": (lambda x: graphc.linalg.qr(x), [GENERAL]),
+    "lstsq": (graphc.linalg.lstsq, [rng.normal(size=(5, 3)), rng.normal(size=(5, 2))]),
     "lu": (lambda x: graphc.linalg.lu_factor(x)[0], [GENERAL]),
 }
 
@@ -387,17 +397,18 @@ def test_loops_conditions_and_variables(one_routine: Callable[..., Op], target: 
 @many
 @pytest.mark.parametrize("n", [1, 2, 3, 8, 15, 64, 65, 200])
 def test_sums_gathers_and_scratch(one_routine: Callable[..., Op], n: int, target: str) -> None:
-    """Row by row: the sum of squares, and the row backwards by way of scratch memory, read at an index that is data."""
+    """Row by row: the sum of squares, the greatest, and the row backwards through scratch, at an index that is data."""
     def function(r: Any, operands: Sequence[Any], outs: Sequence[Any], types: Sequence[Any]) -> None:
-        (x, order), (total, turned) = operands, outs
+        (x, order), (total, turned, best) = operands, outs
         kept = r.scratch("float32", n)
         r.each(0, n, lambda i: kept.__setitem__(n - 1 - i, x[i] * 2.0), vectors=3)
         r.each(0, n, lambda i: turned.__setitem__(i, kept[order[i]]))
         total[()] = r.sum(0, n, "float32", lambda i: x[i] * x[i])
+        best[()] = r.greatest(0, n, "float32", lambda i: x[i])
 
-    op = one_routine(function, lambda x, order: (x.with_shape(x.shape[:-1]), x),
+    op = one_routine(function, lambda x, order: (x.with_shape(x.shape[:-1]), x, x.with_shape(x.shape[:-1])),
                      lambda x, order: (np.sum(x * x, -1, dtype=np.float32),
-                                       np.take_along_axis(2 * x[..., ::-1], order, -1)), core=0)
+                                       np.take_along_axis(2 * x[..., ::-1], order, -1), x.max(-1)), core=0)
     symbols = inputs(("float32", (4, n)), ("int64", (4, n)))
     outs = results_of(make(op, [s.node for s in symbols]))
     check(kernel(Form.ROUTINE, symbols, outs, (4,)),

@@ -16,7 +16,7 @@ from typing import Any
 from graphc.ir import Node
 from graphc.op import Kind
 from graphc.plan import Kernel, align
-from graphc.types import as_dtype, least
+from graphc.types import TensorType, as_dtype, count, least
 
 from .elements import LLVM, LoweringError
 from .emit import SIZES, Carried, Function, Module, Value, constant, element, i64, lane_numbers, lanes, vector
@@ -390,15 +390,18 @@ def _write(r: Routine, kernel: Kernel, node: Node, reads: Sequence[Value], write
     cut = _batch(node)
     f = r.f
 
-    def part(pointer: Value, dtype: str, shape: tuple[int, ...]) -> Array:
-        scalar = LLVM[dtype]
+    def sizes(type_: TensorType) -> tuple[int, ...]:
+        return tuple(int(s) for s in type_.shape[cut:])
+
+    def part(pointer: Value, type_: TensorType) -> Array:
+        scalar, shape = LLVM[type_.dtype.name], sizes(type_)
         offset = f.mul(member, i64(prod(shape)))
         return Array(r, f.offset(pointer, offset, "i8" if scalar == "i1" else scalar), scalar, shape)
 
     places = dict(zip(kernel.body.inputs, reads, strict=True))
-    inputs = [part(places[i], i.dtype.name, i.shape[cut:]) for i in node.inputs]
+    inputs = [part(places[i], i.type) for i in node.inputs]
     wanted = {n.attributes.get("item", 0): w for n, w in zip(kernel.body.outputs, writes, strict=True)}
-    outputs = [part(wanted[k], t.dtype.name, t.shape[cut:]) if k in wanted else r.scratch(t.dtype.name, *t.shape[cut:])
+    outputs = [part(wanted[k], t) if k in wanted else r.scratch(t.dtype.name, *sizes(t))
                for k, t in enumerate(node.types)]
     node.op.routine(r, inputs, outputs, [i.type for i in node.inputs], **node.attributes)  # type: ignore[misc]
 
@@ -416,7 +419,7 @@ def routine_scratch(kernel: Kernel, target: Target, lanes: int) -> int:
 def emit_routine(w: Work) -> None:
     """A loop over this thread's members of the batch, each computed from beginning to end."""
     node = routine_of(w.kernel)
-    members = prod(node.types[0].shape[:_batch(node)])
+    members = int(count(node.types[0].shape[:_batch(node)]))
     if members == 0 or all(int(t.size) == 0 for t in node.types):
         return
     reads = [w.elements.memory[i].pointer for i in w.kernel.body.inputs]
