@@ -27,6 +27,7 @@ from graphc.text import format_graph, format_plan, parse
 from graphc.types import int64
 
 from .test_native_kernels import check, inputs, kernel, many
+from .torch_oracle import as_list
 
 rng = np.random.default_rng(3)
 NUMBERS = count()
@@ -446,3 +447,27 @@ def test_a_routine_says_what_it_costs() -> None:
     assert plan.flops > 2 * 2 * 100 ** 3 // 3
     assert "routine" in format_plan(plan)
     assert graphc.argsort(x).dtype == int64
+
+
+@pytest.mark.parametrize("backend", ["numpy", "native"])
+@pytest.mark.parametrize("shape", [(0, 0), (2, 0, 0), (0, 3, 3)])
+def test_empty_matrices(shape: tuple[int, ...], backend: str) -> None:
+    x, zeros = graphc.placeholder("x", shape, "float64"), torch.zeros(shape, dtype=torch.float64)
+    for name in ("det", "inv", "cholesky", "slogdet", "qr"):
+        ours, theirs = as_list(getattr(graphc.linalg, name)(x)), as_list(getattr(torch.linalg, name)(zeros))
+        for got, expected in zip(graphc.function([x], ours, backend=backend)(zeros.numpy()), theirs, strict=True):
+            np.testing.assert_array_equal(got, expected.numpy())
+    gradient = graphc.grad(graphc.det(x).sum(), x)
+    assert graphc.function([x], gradient, backend=backend)(zeros.numpy()).shape == shape
+    assert graphc.function([x], [x - x.sum(), *graphc.sort(x)], backend=backend)(zeros.numpy())[0].shape == shape
+
+
+@pytest.mark.parametrize("shape", [(3, 0), (0, 3), (0, 0)])
+def test_tensors_without_elements(shape: tuple[int, int]) -> None:
+    x = graphc.placeholder("x", shape)
+    outs = [x - x.sum(1, keepdims=True), x.sum(1), x.sum(0), x - x.sum(), x @ x.T, x.T @ x, x.cumsum(0), x.cumsum(1),
+            graphc.concat([x, x], 0)]
+    for some in (*([out] for out in outs), outs):
+        numpy, native = (graphc.function([x], some, backend=b)(np.zeros(shape)) for b in ("numpy", "native"))
+        for expected, got in zip(numpy, native, strict=True):
+            np.testing.assert_array_equal(got, expected)
