@@ -64,6 +64,9 @@ for _axis in (0, 1, -1):
         both(f"sort_{_axis}_{_down}", lambda m, x, a=_axis, d=_down: m.sort(x, dim=a, descending=d), C)
         both(f"argsort_{_axis}_{_down}", lambda m, x, a=_axis, d=_down: m.argsort(x, dim=a, descending=d), C)
         both(f"topk_{_axis}_{_down}", lambda m, x, a=_axis, d=_down: m.topk(x, 2, dim=a, largest=d), C)
+for _k in (1, 5, 20, 33):
+    for _down in (False, True):
+        both(f"topk_of_many_{_k}_{_down}", lambda m, x, k=_k, d=_down: m.topk(x, k, dim=1, largest=d), normal(3, 100, 2))
 for _label, _array in (("ties", TIES), ("nan", WITH_NAN), ("integers", INTEGERS), ("int32", INTEGERS.astype(np.int32)),
                        ("bools", INTEGERS > 0)):
     for _down in (False, True):

@@ -62,6 +62,21 @@ def test_sort(dtype: str, target: str) -> None:
 
 
 @many
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "int64", "bool"])
+def test_topk(dtype: str, target: str) -> None:
+    for shape, k in (((1,), 1), ((7,), 7), ((5, 33), 4), ((2, 3, 200), 1), ((2, 1000), 64)):
+        for largest in (False, True):
+            values = (rng.normal(size=shape) * 9).astype(dtype)
+            if dtype.startswith("float") and values.size > 9:
+                values.reshape(-1)[::50] = np.nan
+                values.reshape(-1)[1::4] = 0.0
+                values.reshape(-1)[2::8] = -0.0
+            check(routine("topk", inputs((dtype, shape)), k=k, largest=largest), [values], target=target, threads=(1, 2, 3))
+    for ordered in (np.arange(300), np.arange(300)[::-1]):  # the worst and the best case
+        check(routine("topk", inputs((dtype, (300,))), k=5, largest=True), [ordered.astype(dtype)], target=target)
+
+
+@many
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int64"])
 def test_searchsorted(dtype: str, target: str) -> None:
     for n, m in ((1, 1), (3, 5), (16, 17), (100, 33), (0, 4)):
