@@ -227,7 +227,7 @@ def unravel(position: Index, shape: Sequence[int]) -> tuple[Index, ...]:
     """The indices of the element at a row-major position."""
     result: list[Index] = []
     for size in reversed(shape):
-        if size == 1:
+        if size <= 1:  # of an axis without elements nothing is ever read
             result.append(Index((), 0))
             continue
         low, high = position.range

@@ -13,8 +13,10 @@ from .ops.linear_algebra import (
     cholesky,
     det,
     inv,
+    lstsq,
     lu_factor,
     matrix_power,
+    qr,
     slogdet,
     solve,
     solve_triangular,
@@ -23,8 +25,8 @@ from .ops.products import cross, matrix_norm, multi_dot, vecdot, vector_norm
 from .ops.views import synonym
 from .tensor import Tensor, TensorLike, as_tensor
 
-__all__ = ["cholesky", "cross", "det", "diagonal", "inv", "lu_factor", "matmul", "matrix_norm", "matrix_power", "multi_dot",
-           "norm", "slogdet", "solve", "solve_triangular", "vecdot", "vector_norm"]
+__all__ = ["cholesky", "cross", "det", "diagonal", "inv", "lstsq", "lu_factor", "matmul", "matrix_norm", "matrix_power",
+           "multi_dot", "norm", "qr", "slogdet", "solve", "solve_triangular", "vecdot", "vector_norm"]
 
 
 def norm(x: TensorLike, ord: Any = None, axis: Any = None, keepdims: bool = False, **kw: Any) -> Tensor:

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from graphc.passes.fuse import fuse
 from graphc.passes.pipeline import Pipeline
 from graphc.runtime.native.elements import LoweringError
 from graphc.runtime.plan_interpreter import interpret_plan
@@ -19,7 +18,7 @@ from graphc.runtime.plan_interpreter import interpret_plan
 import graphc
 from graphc import testing
 from graphc.cli import main
-from graphc.ir import Graph, make
+from graphc.ir import Graph, make, topological
 from graphc.op import REGISTRY, Kind, Op, define
 from graphc.ops.control import results_of
 from graphc.plan import Form
@@ -28,6 +27,7 @@ from graphc.text import format_graph, format_plan, parse
 from graphc.types import int64
 
 from .test_native_kernels import check, inputs, kernel, many
+from .torch_oracle import as_list
 
 rng = np.random.default_rng(3)
 NUMBERS = count()
@@ -62,6 +62,21 @@ def test_sort(dtype: str, target: str) -> None:
 
 
 @many
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "int64", "bool"])
+def test_topk(dtype: str, target: str) -> None:
+    for shape, k in (((1,), 1), ((7,), 7), ((5, 33), 4), ((2, 3, 200), 1), ((2, 1000), 64)):
+        for largest in (False, True):
+            values = (rng.normal(size=shape) * 9).astype(dtype)
+            if dtype.startswith("float") and values.size > 9:
+                values.reshape(-1)[::50] = np.nan
+                values.reshape(-1)[1::4] = 0.0
+                values.reshape(-1)[2::8] = -0.0
+            check(routine("topk", inputs((dtype, shape)), k=k, largest=largest), [values], target=target, threads=(1, 2, 3))
+    for ordered in (np.arange(300), np.arange(300)[::-1]):  # the worst and the best case
+        check(routine("topk", inputs((dtype, (300,))), k=5, largest=True), [ordered.astype(dtype)], target=target)
+
+
+@many
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int64"])
 def test_searchsorted(dtype: str, target: str) -> None:
     for n, m in ((1, 1), (3, 5), (16, 17), (100, 33), (0, 4)):
@@ -85,6 +100,14 @@ def test_lu(dtype: str, target: str) -> None:
     for n in (1, 2, 3, 7, 8, 9, 16, 31, 66):
         matrices = rng.normal(size=(3, n, n)).astype(dtype)
         check(routine("lu", inputs((dtype, (3, n, n)))), [matrices], target=target, tolerance=4000, threads=(1, 2, 3))
+
+
+@many
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_qr(dtype: str, target: str) -> None:
+    for m, n in ((1, 1), (2, 1), (3, 3), (9, 4), (33, 33), (70, 17)):
+        matrices = rng.normal(size=(3, m, n)).astype(dtype)
+        check(routine("qr", inputs((dtype, (3, m, n)))), [matrices], target=target, tolerance=1000, threads=(1, 2, 3))
 
 
 @many
@@ -118,9 +141,11 @@ def test_a_batch_on_several_threads_gives_the_same_bits() -> None:
 
 
 def fused_forms(*outs: Tensor) -> list[tuple[Form, int]]:
-    graph = Pipeline().concrete(Graph(tuple(n for n in Graph((), tuple(o.node for o in outs)).nodes
-                                            if "symbol" in n.attributes), tuple(o.node for o in outs)), {})
-    return [(k.form, len(k.writes)) for k in fuse(graph).kernels]
+    """(form, number of results) of each kernel."""
+    roots = tuple(o.node for o in outs)
+    given = tuple(n for n in topological(roots) if "symbol" in n.attributes)
+    pipeline = Pipeline()
+    return [(k.form, len(k.writes)) for k in pipeline.plan(pipeline.concrete(Graph(given, roots), {})).kernels]
 
 
 def test_a_routine_and_its_results_are_one_kernel() -> None:
@@ -244,6 +269,8 @@ CHECKED: dict[str, tuple[Callable[..., Any], list[np.ndarray]]] = {
     "det": (graphc.det, [GENERAL]),
     "logdet": (graphc.logdet, [definite(3)]),
     "matrix_power": (lambda x: graphc.matrix_power(x, -2), [GENERAL]),
+    "qr": (lambda x: graphc.linalg.qr(x), [GENERAL]),
+    "lstsq": (graphc.linalg.lstsq, [rng.normal(size=(5, 3)), rng.normal(size=(5, 2))]),
     "lu": (lambda x: graphc.linalg.lu_factor(x)[0], [GENERAL]),
 }
 
@@ -386,17 +413,18 @@ def test_loops_conditions_and_variables(one_routine: Callable[..., Op], target: 
 @many
 @pytest.mark.parametrize("n", [1, 2, 3, 8, 15, 64, 65, 200])
 def test_sums_gathers_and_scratch(one_routine: Callable[..., Op], n: int, target: str) -> None:
-    """Row by row: the sum of squares, and the row backwards by way of scratch memory, read at an index that is data."""
+    """Row by row: the sum of squares, the greatest, and the row backwards through scratch, at an index that is data."""
     def function(r: Any, operands: Sequence[Any], outs: Sequence[Any], types: Sequence[Any]) -> None:
-        (x, order), (total, turned) = operands, outs
+        (x, order), (total, turned, best) = operands, outs
         kept = r.scratch("float32", n)
         r.each(0, n, lambda i: kept.__setitem__(n - 1 - i, x[i] * 2.0), vectors=3)
         r.each(0, n, lambda i: turned.__setitem__(i, kept[order[i]]))
         total[()] = r.sum(0, n, "float32", lambda i: x[i] * x[i])
+        best[()] = r.greatest(0, n, "float32", lambda i: x[i])
 
-    op = one_routine(function, lambda x, order: (x.with_shape(x.shape[:-1]), x),
+    op = one_routine(function, lambda x, order: (x.with_shape(x.shape[:-1]), x, x.with_shape(x.shape[:-1])),
                      lambda x, order: (np.sum(x * x, -1, dtype=np.float32),
-                                       np.take_along_axis(2 * x[..., ::-1], order, -1)), core=0)
+                                       np.take_along_axis(2 * x[..., ::-1], order, -1), x.max(-1)), core=0)
     symbols = inputs(("float32", (4, n)), ("int64", (4, n)))
     outs = results_of(make(op, [s.node for s in symbols]))
     check(kernel(Form.ROUTINE, symbols, outs, (4,)),
@@ -434,3 +462,27 @@ def test_a_routine_says_what_it_costs() -> None:
     assert plan.flops > 2 * 2 * 100 ** 3 // 3
     assert "routine" in format_plan(plan)
     assert graphc.argsort(x).dtype == int64
+
+
+@pytest.mark.parametrize("backend", ["numpy", "native"])
+@pytest.mark.parametrize("shape", [(0, 0), (2, 0, 0), (0, 3, 3)])
+def test_empty_matrices(shape: tuple[int, ...], backend: str) -> None:
+    x, zeros = graphc.placeholder("x", shape, "float64"), torch.zeros(shape, dtype=torch.float64)
+    for name in ("det", "inv", "cholesky", "slogdet", "qr"):
+        ours, theirs = as_list(getattr(graphc.linalg, name)(x)), as_list(getattr(torch.linalg, name)(zeros))
+        for got, expected in zip(graphc.function([x], ours, backend=backend)(zeros.numpy()), theirs, strict=True):
+            np.testing.assert_array_equal(got, expected.numpy())
+    gradient = graphc.grad(graphc.det(x).sum(), x)
+    assert graphc.function([x], gradient, backend=backend)(zeros.numpy()).shape == shape
+    assert graphc.function([x], [x - x.sum(), *graphc.sort(x)], backend=backend)(zeros.numpy())[0].shape == shape
+
+
+@pytest.mark.parametrize("shape", [(3, 0), (0, 3), (0, 0)])
+def test_tensors_without_elements(shape: tuple[int, int]) -> None:
+    x = graphc.placeholder("x", shape)
+    outs = [x - x.sum(1, keepdims=True), x.sum(1), x.sum(0), x - x.sum(), x @ x.T, x.T @ x, x.cumsum(0), x.cumsum(1),
+            graphc.concat([x, x], 0)]
+    for some in (*([out] for out in outs), outs):
+        numpy, native = (graphc.function([x], some, backend=b)(np.zeros(shape)) for b in ("numpy", "native"))
+        for expected, got in zip(numpy, native, strict=True):
+            np.testing.assert_array_equal(got, expected)

@@ -1,4 +1,4 @@
-"""Linear algebra on the last two axes: three ROUTINE ops (Cholesky, LU, triangular solve), and what they give.
+"""Linear algebra on the last two axes: four ROUTINE ops (Cholesky, LU, QR, triangular solve), and what they give.
 
 Knows blocked algorithms by rows, and gradients in terms of ops that have gradients: those of Cholesky after Murray,
 "Differentiation of the Cholesky decomposition" (2016, equation 9), of LU after de Hoog, Anderssen and Lukas,
@@ -26,12 +26,13 @@ from . import elementwise as e
 from .contractions import matmul, matrix_diagonal
 from .control import apply_all, results_of
 from .reductions import any_, prod_, sum_
-from .shaping import diag_embed, tril, triu
+from .shaping import concat, diag_embed, tril, triu
 from .sources import eye, iota
-from .views import expand_to, permute, squeeze, unsqueeze
+from .views import expand_to, narrow, permute, squeeze, unsqueeze
 
 ROWS = 4  # rows that are updated together, so that each vector read serves all of them
 PANEL = 8  # columns that LU eliminates before it updates the rest
+PAIR = 2  # rows that this update takes together: their factors and the panel's row fill the registers
 
 
 def _square(x: TensorType, **_: Any) -> TensorType:
@@ -309,41 +310,58 @@ def _lu_routine(r: Any, inputs: Sequence[Any], outputs: Sequence[Any], types: Se
         r.each(0, n, lambda j: target.__setitem__(j, source[j]))
     parity = r.variable(r.constant(1.0, dtype))
 
-    def eliminate(k: Any, end: Any) -> None:
-        """Column k, and the columns up to `end`."""
-        best, where_ = r.variable(r.abs(lu[k, k])), r.variable(k)
-        with r.loop(k + 1, n) as i:
-            size = r.abs(lu[i, k])
-            better = size > best.value
-            best.value = r.select(better, size, best.value)
-            where_.value = r.select(better, i, where_.value)
-        with r.when(where_.value != k):
-            upper, lower = lu.row(k), lu.row(where_.value)
+    columns = r.scratch(dtype, PANEL, n)  # the panel, column by column: vectors run down the rows
 
-            def swap(j: Any) -> None:
-                p, q = upper[j], lower[j]
-                upper[j], lower[j] = q, p
+    def exchange(k: Any, pivot_row: Any, count: int) -> None:
+        upper, lower = lu.row(k), lu.row(pivot_row)
 
-            r.each(0, n, swap)
-            first, second = order[k], order[where_.value]
-            order[k], order[where_.value] = second, first
-            parity.value = -parity.value
-        pivot = lu[k, k]
-        scale = r.select(pivot != 0.0, 1.0 / pivot, 0.0 * best.value)
-        top = lu.row(k)
-        with r.loop(k + 1, n) as i:
-            row = lu.row(i)
-            factor = row[k] * scale
-            row[k] = factor
-            r.each(k + 1, end, lambda j: row.__setitem__(j, r.fma(-factor, top[j], row[j])))
+        def swap(j: Any) -> None:
+            p, q = upper[j], lower[j]
+            upper[j], lower[j] = q, p
+
+        r.each(0, n, swap)
+        with r.loop(0, count) as t:
+            p, q = columns[t, k], columns[t, pivot_row]
+            columns[t, k], columns[t, pivot_row] = q, p
+        p, q = order[k], order[pivot_row]
+        order[k], order[pivot_row] = q, p
+        parity.value = -parity.value
+
+    def eliminate(c: Any, first: Any, count: int) -> None:
+        """Column c of the panel, and its part in the columns after it."""
+        k, column = first + c, columns.row(c)
+        best = r.greatest(k, n, dtype, lambda i: r.abs(column[i]))
+        pivot_row = r.variable(k)
+        with r.loop_while(lambda: (pivot_row.value < n - 1) & (r.abs(column[pivot_row.value]) != best)):
+            pivot_row.value = pivot_row.value + 1
+        with r.when(pivot_row.value != k):
+            exchange(k, pivot_row.value, count)
+        pivot = column[k]
+        scale = r.select(pivot != 0.0, 1.0 / pivot, 0.0 * pivot)
+        r.each(k + 1, n, lambda i: column.__setitem__(i, column[i] * scale))
+        with r.loop(c + 1, count) as t:
+            other = columns.row(t)
+            factor = -other[k]
+            r.each(k + 1, n, lambda i: other.__setitem__(i, r.fma(column[i], factor, other[i])))
 
     def panel(first: Any, count: int) -> None:
         end = first + count
-        with r.loop(first, end) as k:
-            eliminate(k, end)
+
+        def fetch(i: Any) -> None:
+            for c in range(count):
+                columns[c, i] = lu[i, first + c]
+
+        def put_back(i: Any) -> None:
+            for c in range(count):
+                lu[i, first + c] = columns[c, i]
+
+        r.each(first, n, fetch)
+        with r.loop(0, count) as c:
+            eliminate(c, first, count)
+        r.each(first, n, put_back)
         rows = [lu.row(first + c) for c in range(count)]
 
-        def rest(j: Any) -> None:
+        def solve(j: Any) -> None:
             known: list[Any] = []
             for c in range(count):
                 value = rows[c][j]
@@ -351,20 +369,35 @@ def _lu_routine(r: Any, inputs: Sequence[Any], outputs: Sequence[Any], types: Se
                     value = r.fma(-rows[c][first + t], known[t], value)
                 known.append(value)
                 rows[c][j] = value
-            with r.loop(end, n) as i:
-                row = lu.row(i)
-                value = row[j]
-                for c in range(count):
-                    value = r.fma(-row[first + c], known[c], value)
-                row[j] = value
 
-        r.each(end, n, rest, vectors=2)
+        r.each(end, n, solve)
+
+        def below(i: Any, together: int) -> None:
+            targets = [lu.row(i + q) for q in range(together)]
+            factors = [[-target[first + c] for c in range(count)] for target in targets]
+
+            def update(j: Any) -> None:
+                values = [target[j] for target in targets]
+                for c in range(count):
+                    known = rows[c][j]
+                    values = [r.fma(factors[q][c], known, value) for q, value in enumerate(values)]
+                for target, value in zip(targets, values, strict=True):
+                    target[j] = value
+
+            r.each(end, n, update)
+
+        if count == PANEL:  # then the rows below are as even in number as n
+            with r.loop(end, n - n % PAIR, PAIR) as i:
+                below(i, PAIR)
+            if n % PAIR:
+                with r.when(end < n):
+                    below(n - 1, 1)
 
     _blocks(r, n, PANEL, panel)
     sign[()] = parity.value
 
 
-def _lu_gradient(g: Sequence[Tensor | None], out: Node, x: Tensor, **_: Any) -> list[Tensor | None]:
+def _lu_gradient(g: Sequence[Tensor | None], out: Node, x: Tensor) -> list[Tensor | None]:
     if g[0] is None:
         return [None]
     factors, order, _sign = results_of(out)
@@ -398,6 +431,84 @@ def _ordered(b: Tensor, order: Tensor) -> Tensor:
 def _unordered(b: Tensor, order: Tensor) -> Tensor:
     """The rows put back to where the order took them from."""
     return apply("scatter_add", _spread(order, b.shape[-1]), b, axis=b.ndim - 2, size=b.shape[-2])
+
+
+# -- QR --------------------------------------------------------------------------------------------------------------
+
+
+def _qr_type(x: TensorType) -> tuple[TensorType, TensorType]:
+    if not x.dtype.is_float:
+        raise DTypeError("floats are needed")
+    if x.ndim < 2 or (isinstance(x.shape[-1], int) and isinstance(x.shape[-2], int) and x.shape[-2] < x.shape[-1]):
+        raise ShapeError("matrices with at least as many rows as columns are needed")
+    return x, x.with_shape((*x.shape[:-2], x.shape[-1], x.shape[-1]))
+
+
+def _qr_routine(r: Any, inputs: Sequence[Any], outputs: Sequence[Any], types: Sequence[TensorType]) -> None:
+    """Householder's reflections, as LAPACK chooses them: forwards on x for R, then backwards on the identity for Q."""
+    (x,), (q, upper) = inputs, outputs
+    (m, n), dtype = (int(s) for s in types[0].shape[-2:]), types[0].dtype.name
+    work, mirrors, scales = r.scratch(dtype, m, n), r.scratch(dtype, n, m), r.scratch(dtype, n)
+
+    def reflect(target: Any, k: Any, low: Any) -> None:
+        """target - scale * v (v' target) for the k-th reflection v, in the columns from `low` on."""
+        mirror, scale = mirrors.row(k), scales[k]
+
+        def columns(j: Any) -> None:
+            along = r.variable(target[k, j] * mirror[k])
+            with r.loop(k + 1, m) as i:
+                along.value = r.fma(mirror[i], target[i, j], along.value)
+            moved = along.value * -scale
+            with r.loop(k, m) as i:
+                target[i, j] = r.fma(mirror[i], moved, target[i, j])
+
+        r.each(low, n, columns, vectors=4)
+
+    with r.loop(0, m) as i:
+        r.each(0, n, lambda j: work.__setitem__((i, j), x[i, j]))
+        r.each(0, n, lambda j: q.__setitem__((i, j), r.select(j == i, r.constant(1.0, dtype), 0.0)))
+    with r.loop(0, n) as k:
+        mirror = mirrors.row(k)
+        r.each(k, m, lambda i: mirror.__setitem__(i, work[i, k]))
+        below = r.sum(k + 1, m, dtype, lambda i: mirror[i] * mirror[i])
+        first = mirror[k]
+        size = r.sqrt(r.fma(first, first, below))
+        last = below == 0.0  # nothing to reflect
+        turned = r.select(last, first, r.select(first > 0.0, -size, size))
+        divisor = r.select(last, 1.0, first - turned)
+        r.each(k + 1, m, lambda i: mirror.__setitem__(i, mirror[i] / divisor))
+        mirror[k] = 1.0
+        scales[k] = r.select(last, 0.0, (turned - first) / r.select(last, 1.0, turned))
+        reflect(work, k, k + 1)
+        work[k, k] = turned
+    with r.loop(0, n) as k:
+        r.each(0, k, lambda j: upper.__setitem__((k, j), 0.0))
+        r.each(k, n, lambda j: upper.__setitem__((k, j), work[k, j]))
+    with r.loop(0, n, reverse=True) as k:
+        reflect(q, k, k)
+
+
+def _qr_gradient(g: Sequence[Tensor | None], out: Node, x: Tensor) -> list[Tensor | None]:
+    """Roberts and Roberts, "QR and LQ decomposition matrix backpropagation algorithms" (2020), for full column rank."""
+    q, upper = results_of(out)
+    of_q, of_upper = g
+    inner: Tensor | None = None if of_upper is None else matmul(upper, _t(of_upper))
+    if of_q is not None:
+        product = matmul(_t(of_q), q)
+        inner = -product if inner is None else inner - product
+    if inner is None:
+        return [None]
+    moved = matmul(q, tril(inner) + _t(tril(inner, -1)))
+    moved = moved if of_q is None else moved + of_q
+    return [_t(_triangular(upper, _t(moved), upper=True))]
+
+
+_TALL = np.array([[[0.3, 1.0], [4.0, -1.0], [1.0, 0.2]], [[-1.0, 2.0], [0.4, 3.0], [2.5, 0.3]]])
+_qr: Op = define(Op(
+    "qr", Kind.ROUTINE, _qr_type, lambda x: tuple(np.linalg.qr(x)), _qr_gradient, routine=_qr_routine, core=2,
+    operations=lambda x: int(x.size) * 4 * (_n(x) + 2),
+    samples=(Sample((_TALL,)), Sample((_TALL[0].astype(np.float32),))),
+    doc="Q with orthonormal columns and the upper R with Q R = x, for x with at least as many rows as columns."))
 
 
 # -- solve, inverse, determinant -------------------------------------------------------------------------------------
@@ -544,6 +655,36 @@ def lu_factor(x: TensorLike) -> tuple[Tensor, Tensor]:
     """
     factors, order, _ = apply_all(_lu, _floating(x))
     return factors, order
+
+
+@public
+def qr(x: TensorLike, mode: str = "reduced") -> tuple[Tensor, Tensor]:
+    """(Q, R) with Q R = x, Q's columns orthonormal and R upper triangular: torch.linalg.qr in its reduced form.
+
+    The gradient needs full rank of the first min(m, n) columns.
+    """
+    if mode != "reduced":
+        raise GraphError(f"qr: mode is 'reduced', got {mode!r}{at(user_origin())}")
+    matrix = _floating(x)
+    if matrix.ndim > 1 and isinstance(m := matrix.shape[-2], int) and isinstance(n := matrix.shape[-1], int) and m < n:
+        q, left = apply_all(_qr, narrow(matrix, -1, 0, m))
+        return q, concat([left, matmul(_t(q), narrow(matrix, -1, m, n - m))], -1)
+    q, upper = apply_all(_qr, matrix)
+    return q, upper
+
+
+@public
+def lstsq(a: TensorLike, b: TensorLike) -> Tensor:
+    """The X that makes the norm of a X - b least, by QR: the solution of torch.linalg.lstsq.
+
+    a   [.., m, n] with m >= n, of full rank (a zero on R's diagonal gives inf or NaN)
+    b   [.., m, columns]
+    """
+    matrix, right = _together("lstsq", a, b)
+    if matrix.shape[-2] != right.shape[-2]:
+        raise ShapeError(f"lstsq: {matrix.type} and {right.type} have different numbers of rows{at(user_origin())}")
+    q, upper = apply_all(_qr, matrix)
+    return _triangular(upper, matmul(_t(q), right), upper=True)
 
 
 @public

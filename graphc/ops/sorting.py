@@ -102,7 +102,7 @@ def _sort_routine(r: Any, inputs: Sequence[Any], outputs: Sequence[Any], types: 
     r.each(0, n, store)
 
 
-def _sort_gradient(g: Sequence[Tensor | None], out: Node, x: Tensor, *, descending: bool, **_: Any) -> list[Tensor | None]:
+def _sort_gradient(g: Sequence[Tensor | None], out: Node, x: Tensor, *, descending: bool) -> list[Tensor | None]:
     if g[0] is None:
         return [None]
     return [apply("scatter_add", results_of(out)[1], g[0], axis=x.ndim - 1, size=x.shape[-1])]
@@ -117,6 +117,76 @@ _sort: Op = define(Op(
     samples=(Sample(((3, 7),), {"descending": False}), Sample(((2, 3, 5),), {"descending": True}),
              Sample(((1,),), {"descending": False})),
     dtypes="fib", doc="The last axis in order, and where each element was; stable, NaN greatest."))
+
+
+# -- the first few ---------------------------------------------------------------------------------------------------
+
+FEW = 64  # of so many elements at most, from four times as many, one pass with a short list beats sorting
+BLOCK = 64  # elements that are passed over together where none of them belongs in the list
+
+
+def _topk_type(x: TensorType, *, k: int, largest: bool) -> tuple[TensorType, TensorType]:
+    if not x.ndim or (isinstance(x.shape[-1], int) and k > x.shape[-1]):
+        raise ShapeError(f"a last axis of at least {k} elements is needed")
+    chosen = x.with_shape((*x.shape[:-1], k))
+    return chosen, chosen.with_dtype(int64)
+
+
+def _topk_numpy(x: np.ndarray, *, k: int, largest: bool) -> tuple[np.ndarray, np.ndarray]:
+    values, places = _sort_numpy(x, descending=largest)
+    return values[..., :k], places[..., :k]
+
+
+def _topk_routine(r: Any, inputs: Sequence[Any], outputs: Sequence[Any], types: Sequence[TensorType], *, k: int, largest: bool
+                  ) -> None:
+    """A list of the best so far, in order; blocks whose best does not beat the list's last are passed over."""
+    (x,), (values, places) = inputs, outputs
+    dtype = types[0].dtype.name
+    kind = "int32" if dtype == "bool" else dtype.replace("float", "int")
+    n = int(types[0].shape[-1])
+    best, order = r.scratch(kind, k), r.scratch("int64", k)
+
+    def key(i: Any) -> Any:
+        return _sort_key(r, x[i], dtype, not largest)  # the greatest key comes first
+
+    filled = r.variable(0)
+
+    def insert(i: Any) -> None:
+        new, at = key(i), r.variable(filled.value)
+        with r.when(filled.value == k):
+            at.value = at.value - 1  # the last one falls out
+        with r.loop_while(lambda: (at.value > 0) & (best[r.maximum(at.value - 1, 0)] < new)):
+            best[at.value], order[at.value] = best[at.value - 1], order[at.value - 1]
+            at.value = at.value - 1
+        best[at.value], order[at.value] = new, i
+        filled.value = r.minimum(filled.value + 1, k)
+
+    with r.loop(0, k) as i:
+        insert(i)
+    with r.loop(k, n, BLOCK) as first:
+        end = r.minimum(first + BLOCK, n)
+        with r.when(r.greatest(first, end, kind, key) > best[k - 1]), r.loop(first, end) as i, r.when(key(i) > best[k - 1]):
+            insert(i)
+
+    def store(i: Any) -> None:
+        place = order[i]
+        places[i] = place
+        values[i] = x[place]
+
+    r.each(0, k, store)
+
+
+def _topk_gradient(g: Sequence[Tensor | None], out: Node, x: Tensor, *, k: int, largest: bool) -> list[Tensor | None]:
+    if g[0] is None:
+        return [None]
+    return [apply("scatter_add", results_of(out)[1], g[0], axis=x.ndim - 1, size=x.shape[-1])]
+
+
+_topk: Op = define(Op(
+    "topk", Kind.ROUTINE, _topk_type, _topk_numpy, _topk_gradient, routine=_topk_routine,
+    operations=lambda x, *, k, largest: 2 * int(x.size) + int(x.size) // max(1, int(x.shape[-1])) * k * 40,
+    samples=(Sample(((3, 7),), {"k": 2, "largest": True}), Sample(((2, 3, 5),), {"k": 3, "largest": False})),
+    dtypes="fib", doc="The k greatest (or least) elements of the last axis in order, and where each was; earlier ones first."))
 
 
 def _along(x: TensorLike, axis: Any, kw: dict[str, Any]) -> tuple[Tensor, int]:
@@ -158,12 +228,15 @@ def topk(x: TensorLike, k: int, axis: int = -1, largest: bool = True, sorted: bo
     Of equal elements the earlier ones are taken; PyTorch does not say which.
     """
     tensor, place = _along(x, axis, kw)
-    values, places = sort(tensor, place, largest)
     if not tensor.ndim:
-        return values, places
+        return sort(tensor)
     size = tensor.shape[place]
     if k < 0 or (isinstance(size, int) and k > size):
         raise ShapeError(f"topk: {k} elements of axis {place} of {tensor.type}{at(user_origin())}")
+    if 0 < k <= FEW and isinstance(size, int) and size >= 4 * k:
+        values, places = apply_all(_topk, moveaxis(tensor, place, -1), k=int(k), largest=bool(largest))
+        return moveaxis(values, -1, place), moveaxis(places, -1, place)
+    values, places = sort(tensor, place, largest)
     return narrow(values, place, 0, k), narrow(places, place, 0, k)
 
 

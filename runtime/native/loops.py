@@ -139,6 +139,8 @@ class Work:
         """
         f, e = self.f, self.elements
         lanes = e.lanes
+        if low.number is not None and low.number == high.number:
+            return [initial(0)]
         if variable.number is not None:  # a range of one element
             with e.inside(Scope()):
                 return [body(initial(0))]

@@ -130,7 +130,7 @@ def column_chunks(passes: Passes) -> Chunks | None:
 
 def across_rows(kernel: Kernel, passes: Passes) -> bool:
     """Rows so short that vectors run across them."""
-    return passes.reduced_count <= NARROW and passes.kept_count > 2 * passes.reduced_count
+    return bool(passes.kept_axes) and passes.reduced_count <= NARROW and passes.kept_count > 2 * passes.reduced_count
 
 
 def reduction_scratch(kernel: Kernel, target: Target, serial: bool) -> tuple[int, int]:

@@ -16,6 +16,7 @@ from typing import Any
 from graphc.ir import Node
 from graphc.op import Kind
 from graphc.plan import Kernel, align
+from graphc.types import TensorType, as_dtype, count, least
 
 from .elements import LLVM, LoweringError
 from .emit import SIZES, Carried, Function, Module, Value, constant, element, i64, lane_numbers, lanes, vector
@@ -24,7 +25,8 @@ from .scalar import NativeScalar
 from .target import Target
 
 Plain = float | int | bool
-SUMS = 4  # partial sums of `sum`: as many additions are under way at once
+Join = Callable[[Value, Value], Value]
+PARTIAL = 4  # partial results of a sum: as many additions are under way at once
 
 
 class Number:
@@ -276,7 +278,7 @@ class Routine:
     @contextmanager
     def _inside(self, lanes: int, mask: Value | None = None) -> Iterator[None]:
         if self.lanes:
-            raise LoweringError("`each` and `sum` cannot stand inside `each`")
+            raise LoweringError("neither `each` nor a sum can stand inside `each`")
         self.lanes, self.mask = lanes, mask
         yield
         self.lanes, self.mask = 0, None
@@ -314,37 +316,45 @@ class Routine:
                 body(Number(self, single))
 
     def sum(self, low: Number | int, high: Number | int, dtype: str, term: Callable[[Number], Number]) -> Number:
-        f, scalar = self.f, LLVM[dtype]
+        return self._fold(low, high, LLVM[dtype], term, self.s.add, 0)
+
+    def greatest(self, low: Number | int, high: Number | int, dtype: str, term: Callable[[Number], Number]) -> Number:
+        return self._fold(low, high, LLVM[dtype], term, self.s.maximum, least(as_dtype(dtype)))
+
+    def _fold(self, low: Number | int, high: Number | int, scalar: str, term: Callable[[Number], Number], join: Join,
+              neutral: Plain) -> Number:
+        """Several partial results at once, joined in an order that depends on the number of terms alone."""
+        f, lanes = self.f, self.width
         start, stop = self.index(low).value, self.index(high).value
-        lanes = self.width
-        block = SUMS * lanes
+        block = PARTIAL * lanes
         end = f.add(start, f.mul(f.binary("sdiv", f.sub(stop, start), i64(block)), i64(block)))
-        totals = Carried([constant(0, vector(lanes, scalar))] * SUMS)
+
+        def more(total: Value, index: Number, lanes: int) -> Value:
+            value = term(index).whole()
+            return join(total, f.broadcast(value, lanes) if lanes and not value.lanes else value)
+
+        totals = Carried([constant(neutral, vector(lanes, scalar))] * PARTIAL)
         with f.loop(start, end, block, totals) as base, self._inside(lanes):
-            totals.next = [self._plus(t, term(Number(self, f.add(base, i64(k * lanes)), 1)), lanes)
+            totals.next = [more(t, Number(self, f.add(base, i64(k * lanes)), 1), lanes)
                            for k, t in enumerate(totals.values)]
         total = totals.results
         while len(total) > 1:
-            total = [self.s.add(a, b) for a, b in zip(total[::2], total[1::2], strict=True)]
-        tail = Carried(total)
+            total = [join(a, b) for a, b in zip(total[::2], total[1::2], strict=True)]
         if self.target.has_masks:
+            tail = Carried(total)
             with f.loop(end, stop, lanes, tail) as base:
                 mask = f.lane_mask(f.sub(stop, base), lanes)
                 with self._inside(lanes, mask):
-                    more = self._plus(tail.values[0], term(Number(self, base, 1)), lanes)
-                tail.next = [f.select(mask, more, tail.values[0])]
-            return Number(self, self._across(tail.results[0]))
-        single = Carried([constant(0, scalar)])
+                    joined = more(tail.values[0], Number(self, base, 1), lanes)
+                tail.next = [f.select(mask, joined, tail.values[0])]
+            return Number(self, self._across(tail.results[0], join))
+        single = Carried([constant(neutral, scalar)])
         with f.loop(end, stop, 1, single) as base:
-            single.next = [self._plus(single.values[0], term(Number(self, base)), 0)]
-        return Number(self, self.s.add(self._across(total[0]), single.results[0]))
+            single.next = [more(single.values[0], Number(self, base), 0)]
+        return Number(self, join(self._across(total[0], join), single.results[0]))
 
-    def _plus(self, total: Value, term: Number, lanes: int) -> Value:
-        value = term.whole()
-        return self.s.add(total, self.f.broadcast(value, lanes) if lanes and not value.lanes else value)
-
-    def _across(self, value: Value) -> Value:
-        """The sum of all lanes, halves first."""
+    def _across(self, value: Value, join: Join) -> Value:
+        """All lanes joined, halves first."""
         lanes = value.lanes
         while lanes > 1:
             half = lanes // 2
@@ -353,7 +363,7 @@ class Routine:
                 order = ", ".join(f"i32 {first + k}" for k in range(half))
                 parts.append(self.f.emit(f"shufflevector {value}, {value.type} poison, <{half} x i32> <{order}>",
                                          vector(half, value.element)))
-            value, lanes = self.s.add(*parts), half
+            value, lanes = join(*parts), half
         return self.f.extract(value, 0)
 
 
@@ -380,15 +390,18 @@ def _write(r: Routine, kernel: Kernel, node: Node, reads: Sequence[Value], write
     cut = _batch(node)
     f = r.f
 
-    def part(pointer: Value, dtype: str, shape: tuple[int, ...]) -> Array:
-        scalar = LLVM[dtype]
+    def sizes(type_: TensorType) -> tuple[int, ...]:
+        return tuple(int(s) for s in type_.shape[cut:])
+
+    def part(pointer: Value, type_: TensorType) -> Array:
+        scalar, shape = LLVM[type_.dtype.name], sizes(type_)
         offset = f.mul(member, i64(prod(shape)))
         return Array(r, f.offset(pointer, offset, "i8" if scalar == "i1" else scalar), scalar, shape)
 
     places = dict(zip(kernel.body.inputs, reads, strict=True))
-    inputs = [part(places[i], i.dtype.name, i.shape[cut:]) for i in node.inputs]
+    inputs = [part(places[i], i.type) for i in node.inputs]
     wanted = {n.attributes.get("item", 0): w for n, w in zip(kernel.body.outputs, writes, strict=True)}
-    outputs = [part(wanted[k], t.dtype.name, t.shape[cut:]) if k in wanted else r.scratch(t.dtype.name, *t.shape[cut:])
+    outputs = [part(wanted[k], t) if k in wanted else r.scratch(t.dtype.name, *sizes(t))
                for k, t in enumerate(node.types)]
     node.op.routine(r, inputs, outputs, [i.type for i in node.inputs], **node.attributes)  # type: ignore[misc]
 
@@ -406,7 +419,7 @@ def routine_scratch(kernel: Kernel, target: Target, lanes: int) -> int:
 def emit_routine(w: Work) -> None:
     """A loop over this thread's members of the batch, each computed from beginning to end."""
     node = routine_of(w.kernel)
-    members = prod(node.types[0].shape[:_batch(node)])
+    members = int(count(node.types[0].shape[:_batch(node)]))
     if members == 0 or all(int(t.size) == 0 for t in node.types):
         return
     reads = [w.elements.memory[i].pointer for i in w.kernel.body.inputs]

@@ -121,7 +121,7 @@ class Unroller:
         assert fold is not None
         dtype = node.inputs[0].dtype
         kept = [a for a in range(x.ndim) if a not in axes]
-        lines = np.transpose(x, (*kept, *axes)).reshape(int(node.type.size), -1)
+        lines = np.transpose(x, (*kept, *axes)).reshape(int(node.type.size), prod(x.shape[a] for a in axes))
         result = np.empty(len(lines), object)
         for i, line in enumerate(lines):
             states = [fold.lift(self.s, v, i64(k)) for k, v in enumerate(line)]
@@ -137,7 +137,7 @@ class Unroller:
         moved = np.moveaxis(np.array(x, dtype=object), axis, -1).copy()
         if node.attributes["reverse"]:
             moved = moved[..., ::-1].copy()
-        for line in moved.reshape(-1, moved.shape[-1]):
+        for line in moved.reshape(prod(moved.shape[:-1]), moved.shape[-1]):
             for k in range(1, len(line)):
                 line[k] = fold.combine(self.s, (line[k - 1],), (line[k],))[0]
         if node.attributes["reverse"]:
@@ -152,8 +152,9 @@ class Unroller:
         sizes = dict(zip(left + right, (*a.shape, *b.shape), strict=True))
         order = out + "".join(summed)
         grid = [sizes[label] for label in order]
-        x = self._spread(a, left, order, grid).reshape(int(node.type.size), -1)
-        y = self._spread(b, right, order, grid).reshape(int(node.type.size), -1)
+        lines = int(node.type.size), prod(sizes[label] for label in summed)
+        x = self._spread(a, left, order, grid).reshape(lines)
+        y = self._spread(b, right, order, grid).reshape(lines)
         result = np.empty(len(x), object)
         for i, (xs, ys) in enumerate(zip(x, y, strict=True)):
             chains: list[Value | None] = [None, None]
