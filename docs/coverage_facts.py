@@ -90,9 +90,9 @@ SiLU Sigmoid Softmax Softplus Softshrink Softsign SquareReLU Tanh Threshold
 Linear Identity Flatten Conv1d Conv2d Conv3d ConvTranspose1d ConvTranspose2d ConvTranspose3d MaxPool1d MaxPool2d MaxPool3d
 AvgPool1d AvgPool2d AvgPool3d AdaptiveAvgPool1d AdaptiveAvgPool2d AdaptiveAvgPool3d BatchNorm1d BatchNorm2d BatchNorm3d
 LayerNorm GroupNorm InstanceNorm1d InstanceNorm2d InstanceNorm3d RMSNorm Dropout Dropout1d Dropout2d Dropout3d Embedding RNN
-LSTM GRU RNNCell LSTMCell GRUCell PixelShuffle Upsample UpsamplingBilinear2d UpsamplingNearest2d Fold Unfold CosineSimilarity ZeroPad2d
-ConstantPad1d ConstantPad2d ConstantPad3d ReflectionPad2d ReplicationPad2d Module Parameter Sequential ModuleList ModuleDict
-ParameterList ParameterDict
+LSTM GRU RNNCell LSTMCell GRUCell PixelShuffle Upsample UpsamplingBilinear2d UpsamplingNearest2d Fold Unfold CosineSimilarity
+ZeroPad2d ConstantPad1d ConstantPad2d ConstantPad3d ReflectionPad2d ReplicationPad2d Module Parameter
+Sequential ModuleList ModuleDict ParameterList ParameterDict
 """
 ONEFLOW_NAMES = {*ONEFLOW_ARGUMENTS, *_ALSO.split()}
 

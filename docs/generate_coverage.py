@@ -200,7 +200,8 @@ def page() -> str:
         "keeps it up to date.", "",
         "`=` says: the same arguments with the same defaults. Else the cell says what graphc lacks, what it has also, and "
         "defaults that differ. OneFlow's column is from the public documentation of its version 1.0, as far as it is known "
-        "to us: \"there\" says that the name exists, an empty cell nothing.", "",
+        "to us, without `contiguous_params`, `fused`, `last_step` and `verbose`: \"there\" says that the name exists, an empty "
+        "cell nothing.", "",
         "These arguments of PyTorch's are nowhere repeated:", "", "| arguments | why not |", "|---|---|",
         *(f"| {', '.join(f'`{n}`' for n in names.split(', '))} | {why} |" for names, why in NEVER.items()), "",
         "`dtype` of layers is keyword-only. Where PyTorch computes something else than OneFlow, PyTorch's mathematics are "

@@ -15,21 +15,23 @@ PAGE = (ROOT / "docs" / "coverage.md").read_text()
 LOSSES = """L1Loss MSELoss SmoothL1Loss HuberLoss CrossEntropyLoss NLLLoss BCELoss BCEWithLogitsLoss KLDivLoss MarginRankingLoss
     TripletMarginLoss CosineEmbeddingLoss HingeEmbeddingLoss SoftMarginLoss MultiMarginLoss MultiLabelMarginLoss
     MultiLabelSoftMarginLoss PoissonNLLLoss GaussianNLLLoss CTCLoss CombinedMarginLoss"""
-OPTIMIZERS = "SGD Adam AdamW Adagrad Adadelta Adamax NAdam RAdam RMSprop Rprop ASGD LAMB LARS Adafactor Muon Lion Ftrl LBFGS EMA"
+OPTIMIZERS = """SGD Adam AdamW Adagrad Adadelta Adamax NAdam RAdam RMSprop Rprop ASGD LAMB LARS Adafactor Muon Lion Ftrl LBFGS
+    EMA"""
 SCHEDULES = """StepLR MultiStepLR ExponentialLR ConstantLR LinearLR CosineAnnealingLR CosineAnnealingWarmRestarts CosineDecayLR
     PolynomialLR CyclicLR OneCycleLR WarmupLR SequentialLR ChainedScheduler LambdaLR MultiplicativeLR ReduceLROnPlateau"""
 LAYERS = """Linear Bilinear Identity Flatten Unflatten Conv1d Conv2d Conv3d ConvTranspose1d ConvTranspose2d ConvTranspose3d
-    MaxPool1d MaxPool2d MaxPool3d AvgPool1d AvgPool2d AvgPool3d AdaptiveAvgPool1d AdaptiveAvgPool2d AdaptiveAvgPool3d BatchNorm1d
-    BatchNorm2d BatchNorm3d LayerNorm GroupNorm InstanceNorm1d InstanceNorm2d InstanceNorm3d RMSNorm Dropout Dropout2d Embedding
-    RNN LSTM GRU MultiheadAttention TransformerEncoderLayer PixelShuffle Upsample ELU CELU SELU GELU QuickGELU ReLU ReLU6
-    LeakyReLU PReLU RReLU Hardtanh Hardsigmoid Hardswish Hardshrink Softshrink Tanhshrink Softplus Softsign SiLU Mish GLU
-    LogSigmoid LogSoftmax Softmax Softmin Threshold SquareReLU"""
-INITS = "uniform_ normal_ trunc_normal_ xavier_uniform_ xavier_normal_ kaiming_uniform_ kaiming_normal_ orthogonal_ constant_ " \
-        "ones_ zeros_ eye_ dirac_ sparse_"
+    MaxPool1d MaxPool2d MaxPool3d AvgPool1d AvgPool2d AvgPool3d AdaptiveAvgPool1d AdaptiveAvgPool2d AdaptiveAvgPool3d
+    BatchNorm1d BatchNorm2d BatchNorm3d LayerNorm GroupNorm InstanceNorm1d InstanceNorm2d InstanceNorm3d RMSNorm
+    Dropout Dropout2d Embedding RNN LSTM GRU MultiheadAttention TransformerEncoderLayer PixelShuffle Upsample ELU CELU
+    SELU GELU QuickGELU ReLU ReLU6 LeakyReLU PReLU RReLU Hardtanh Hardsigmoid Hardswish Hardshrink Softshrink
+    Tanhshrink Softplus Softsign SiLU Mish GLU LogSigmoid LogSoftmax Softmax Softmin Threshold SquareReLU"""
+INITS = """uniform_ normal_ trunc_normal_ xavier_uniform_ xavier_normal_ kaiming_uniform_ kaiming_normal_ orthogonal_ constant_
+    ones_ zeros_ eye_ dirac_ sparse_"""
 
 
 def test_page_is_up_to_date() -> None:
-    done = subprocess.run([sys.executable, str(ROOT / "docs" / "generate_coverage.py"), "--check"], capture_output=True, text=True)
+    command = [sys.executable, str(ROOT / "docs" / "generate_coverage.py"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, f"run python docs/generate_coverage.py\n{done.stdout}{done.stderr}"
 
 
@@ -48,6 +50,7 @@ def test_what_is_equal_and_what_differs_is_told() -> None:
     assert row["nn.LSTM"][1:3] == ["=", "there"]  # PyTorch's own signature says *args
     assert row["nn.functional.conv2d"][1] == "="  # read from the first line of a documentation
     assert row["nn.functional.scaled_dot_product_attention"][1] == "="
-    assert row["optim.AdamW"][1].startswith("also `do_bias_correction`") and "`weight_decay` is 0 there" in row["optim.AdamW"][2]
+    assert row["optim.AdamW"][1].startswith("also `do_bias_correction`")
+    assert "`weight_decay` is 0 there" in row["optim.AdamW"][2]
     assert "lacks `max_norm`" in row["nn.Embedding"][1] and "not in PyTorch" in row["optim.Lion"][1]
     assert row["round"][1] == "lacks `decimals`"
