@@ -96,10 +96,7 @@ Sequential ModuleList ModuleDict ParameterList ParameterDict
 """
 ONEFLOW_NAMES = {*ONEFLOW_ARGUMENTS, *_ALSO.split()}
 
-# How our positional arguments of ops are called in PyTorch; a difference in these names alone is none.
+# How optional arguments of our ops are called in PyTorch; a difference in these names alone is none.
 SPELLINGS = {
-    "input": ("x", "a", "condition"), "tensor": ("x", "b"), "other": ("b",), "vec2": ("b",), "x1": ("a",), "x2": ("b",),
-    "dim": ("axis",), "keepdim": ("keepdims",), "end": ("stop",), "size": ("shape",), "fill_value": ("value",),
-    "dims": ("axes", "axis", "repeats", "dim"), "dim0": ("a",), "dim1": ("b",), "shifts": ("shift",), "tensors": ("x",),
-    "split_size_or_sections": ("size",), "mat2": ("b",), "self": ("a",),
+    "dim": ("axis",), "keepdim": ("keepdims",), "dims": ("axes", "axis", "repeats", "dim"),
 }

@@ -89,7 +89,11 @@ def equal(a: Any, b: Any) -> bool:
 
 
 def differences(name: str, own: Arguments, theirs: Arguments, explain: bool = True) -> list[str]:
-    """What PyTorch's has and ours has not, the other way round, and defaults that differ."""
+    """What PyTorch's has and ours has not, the other way round, and defaults that differ.
+
+    explain   names are PyTorch's own, and every difference has a reason; else only optional arguments are compared, as
+              positional ones have names of their own
+    """
     said = []
     spelled = {ours: real for real in theirs for ours in SPELLINGS.get(real, ()) if real not in own and ours in own}
     known = set(own) | set(spelled.values())
@@ -98,17 +102,18 @@ def differences(name: str, own: Arguments, theirs: Arguments, explain: bool = Tr
         return REASONS.get((name, argument)) or REASONS.get(argument) or UNEXPLAINED
 
     for argument in theirs:
-        if argument not in known and argument not in HIDDEN | {"args", "dtype", "operands"}:
+        if argument not in known and argument not in HIDDEN | {"args", "dtype", "operands"} \
+                and (explain or theirs[argument] is not REQUIRED):
             said.append(f"lacks `{argument}`" + (f": {why(argument)}" if explain else ""))
-    if theirs or explain:
-        for argument in own:
-            if argument not in theirs and argument not in spelled and argument not in HIDDEN | {"dtype"} and explain \
-                    and argument not in ("arguments", "keywords", "modules"):
-                said.append(f"also `{argument}`: {why(argument)}")
+    if not explain:
+        return said
     for argument, default in own.items():
-        if argument in theirs and default is not REQUIRED and not equal(default, theirs[argument]) and explain \
-                and theirs[argument] is not REQUIRED and not (argument in ("modules", "values") and default == ()):
-            said.append(f"`{argument}` is {theirs[argument]!r} there")
+        if argument in theirs:
+            both = REQUIRED not in (default, theirs[argument])
+            if both and not equal(default, theirs[argument]) and not (argument in ("modules", "values") and default == ()):
+                said.append(f"`{argument}` is {theirs[argument]!r} there")
+        elif argument not in spelled and argument not in HIDDEN | {"dtype", "arguments", "keywords", "modules"}:
+            said.append(f"also `{argument}`: {why(argument)}")
     return said
 
 
@@ -146,13 +151,12 @@ def section(title: str, names: Iterable[str], own: Any, theirs: Any, prefix: str
     return [*lines, ""]
 
 
-def ops() -> list[str]:
-    """Functions of graphc itself: where torch has one of the same name, what more that takes."""
-    lines = ["## Ops", "", "Every function of `graphc`; positional arguments have names of their own, `axis`/`dim` and "
-             "`keepdims`/`keepdim` are synonyms.", "", "| name | `torch.` |", "|---|---|"]
-    for name, f in sorted(graphc.tensor.FUNCTIONS.items()):
+def ops(title: str, about: str, functions: dict[str, Any], theirs: Any) -> list[str]:
+    """Functions, and which optional arguments PyTorch's of the same name take also."""
+    lines = [f"## {title}", "", about, "", f"| name | `{theirs.__name__}.` |", "|---|---|"]
+    for name, f in sorted(functions.items()):
         if name not in INTERNAL:
-            other = getattr(torch, name, None)
+            other = getattr(theirs, name, None)
             found = arguments(f)
             verdict = "" if other is None else "; ".join(differences(name, found, of_torch(name, other), explain=False)) or "="
             lines.append(f"| `{name}({cell(shown(found))})` | {cell(verdict)} |")
@@ -193,6 +197,8 @@ def page() -> str:
     optimizers = [n for n in optim.__all__ if inspect.isclass(getattr(optim, n)) and n not in ("Optimizer", "ParamGroup")]
     schedules = [n for n in lr_scheduler.__all__ if inspect.isclass(getattr(lr_scheduler, n))]
     inits = [n for n in sorted(vars(nn.init)) if n.endswith("_") and n[0] != "_"]
+    linear_algebra = {n: f for n, f in vars(graphc.linalg).items() if inspect.isfunction(f) and n[0] != "_"
+                      and f in graphc.tensor.FUNCTIONS.values()}
     rest = [n for n in nn.functional.__all__ if n not in functional_losses]
     lines = [
         "# Coverage: every name and its arguments, beside PyTorch's and OneFlow's", "",
@@ -214,7 +220,10 @@ def page() -> str:
         *section("Activations", activations, nn, torch.nn, "nn."),
         *section("Initial values", inits, nn.init, torch.nn.init, "nn.init."),
         *section("Functions", rest, nn.functional, torch.nn.functional, "nn.functional."),
-        *ops(), *absent(),
+        *ops("Ops", "Every function of `graphc`. Positional arguments have names of their own, `axis`/`dim` and "
+             "`keepdims`/`keepdim` are synonyms: only optional arguments are compared.", graphc.tensor.FUNCTIONS, torch),
+        *ops("Linear algebra", "`graphc.linalg`, likewise.", linear_algebra, torch.linalg),
+        *absent(),
     ]
     return "\n".join(lines).rstrip() + "\n"
 
