@@ -32,6 +32,10 @@ class Ours:
         return graphc.zeros(shape, "float64")
 
     @staticmethod
+    def grad(loss: Tensor, wrt: Tensor) -> Tensor:
+        return graphc.grad(loss, wrt)
+
+    @staticmethod
     def integer(value: int) -> Tensor:
         return graphc.constant(value, "int64")
 
@@ -48,6 +52,12 @@ class Theirs:
     @staticmethod
     def zeros(*shape: int) -> Any:
         return torch.zeros(shape, dtype=torch.float64)
+
+    @staticmethod
+    def grad(loss: Any, wrt: Any) -> Any:
+        if not wrt.requires_grad:
+            wrt.requires_grad_()
+        return torch.autograd.grad(loss, wrt, create_graph=True)[0]
 
     @staticmethod
     def integer(value: int) -> Any:
@@ -184,6 +194,21 @@ def counted_loop(lib: Any, x: Any, w: Any) -> Any:
     return lib.fori_loop(1, 4, lambda i, h: (h @ w).tanh() * i, x)
 
 
+def descent(lib: Any, x: Any, w: Any, rate: Any) -> Any:
+    """Gradient steps inside a loop: its gradient is a hypergradient."""
+    def step(w: Any, row: Any) -> Any:
+        loss = (((row @ w).tanh() - row) ** 2).sum()
+        return w - rate.exp() * 0.1 * lib.grad(loss, w), loss
+    return lib.scan(step, w, x)
+
+
+def gradient_of_a_loop_in_a_loop(lib: Any, x: Any, w: Any) -> Any:
+    def step(h: Any, row: Any) -> Any:
+        inner = lib.scan(lambda k, r: ((k * r).sin(), k), h, x)[1]
+        return h - lib.grad((inner * inner).sum(), h) * 0.01 + row @ w, inner.sum()
+    return lib.scan(step, lib.zeros(B, D) + x[0], x)
+
+
 @dataclass(frozen=True)
 class Case:
     program: Program
@@ -201,7 +226,7 @@ CASES = [Case(running_sum, (X,)), Case(simple_rnn, (X, W, W, (D,))), Case(simple
          Case(loop_in_branch, (X, W, (D,))), Case(shift_register, (X,)), Case(mapped, (X, W)),
          Case(scaled, (X, (B, D), (B, D))), Case(invariants, (X, W, (3,))), Case(unused, (X, W)), Case(detached, (X, W)),
          Case(looked_up, (np.arange(T * B).reshape(T, B) % 3, (3, D))), Case(picked, (X, W)),
-         Case(counted_loop, ((B, D), W)),
+         Case(counted_loop, ((B, D), W)), Case(descent, (X, W, ())), Case(gradient_of_a_loop_in_a_loop, ((3, B, D), W)),
          Case(simple_rnn, ((1, B, D), W, W, (D,))), Case(simple_rnn, ((2, B, D), W, W, (D,))),
          *(Case(simple_rnn, ((7, B, D), W, W, (D,)), {"segments": k, "reverse": r})
            for k, r in ((1, False), (2, True), (3, False))),
