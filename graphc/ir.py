@@ -210,7 +210,7 @@ def _infer(op: Op, inputs: Sequence[Node], attributes: dict[str, Any], graphs: S
         given = inputs[0].types if op.kind is Kind.ITEM else tuple(i.type for i in inputs)
         types = op.infer(*given, **attributes, **extra)
     except GraphError as error:
-        shown = ", ".join(str(i.types[0]) for i in inputs)
+        shown = ", ".join(str(t) for i in inputs for t in i.types)
         raise type(error)(f"{op.name}({shown}): {error}{at(origin)}") from None
     return types if isinstance(types, tuple) else (types,)
 

@@ -6,6 +6,7 @@ Knows the fields that describe an op and the registry that holds them.  Must not
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
@@ -47,6 +48,41 @@ class ScalarBuilder(Protocol):
     def __getattr__(self, name: str) -> Callable[..., Any]: ...
 
 
+class RoutineBuilder(Protocol):
+    """What `Op.routine` speaks to: the loops and the memory of an algorithm on one member of a batch.
+
+    ``routine(r, inputs, outputs, types, **attributes)`` is called once, and writes the algorithm down: `inputs` and
+    `outputs` are arrays of the last `Op.core` axes (the leading axes are the batch, whose members are independent),
+    `types` the operands' full types.  Sizes are ordinary ints; everything that is known only when the program runs is
+    a *number*: opaque, with Python's operators ``+ - * / // %``, comparisons and ``& | ~``, mixing with Python's own
+    numbers.  What else a ScalarBuilder offers is a method here: ``r.sqrt(x)``, ``r.select(condition, a, b)``.
+
+    An array has ``a[i, j]``, ``a[i, j] = x`` and ``a.row(i)``, the array of the remaining axes; indices are ints or
+    int64 numbers, and must be inside.
+
+    loop        ``with r.loop(low, high) as i``: the body for each i in order; `step` apart, or backwards with `reverse`
+    loop_while  ``with r.loop_while(condition)``: the body as long as ``condition()``, asked before each round, holds
+    when        ``with r.when(condition)``: the body where the condition holds
+    each        ``body(i)`` for each i, in any order and many at once: i stands for neighbouring positions, and what is
+                read there is a vector of up to `vectors` registers.  The body may hold loops, but no condition on i
+    sum         the sum of ``term(i)``, of a dtype, many at once, in an order that depends on the number of terms alone
+    variable    a number that changes: read and write its ``.value``.  It keeps the type of its first value; made inside
+                `each`, it may differ from lane to lane
+    scratch     an array of memory of this member's own, of undefined content
+    constant    a number of a given dtype
+    """
+
+    def loop(self, low: Any, high: Any, step: int = 1, reverse: bool = False) -> AbstractContextManager[Any]: ...
+    def loop_while(self, condition: Callable[[], Any]) -> AbstractContextManager[None]: ...
+    def when(self, condition: Any) -> AbstractContextManager[None]: ...
+    def each(self, low: Any, high: Any, body: Callable[[Any], None], vectors: int = 1) -> None: ...
+    def sum(self, low: Any, high: Any, dtype: str, term: Callable[[Any], Any]) -> Any: ...
+    def variable(self, value: Any) -> Any: ...
+    def scratch(self, dtype: str, *shape: int) -> Any: ...
+    def constant(self, value: float | int | bool, dtype: str) -> Any: ...
+    def __getattr__(self, name: str) -> Callable[..., Any]: ...
+
+
 @dataclass(frozen=True)
 class Fold:
     """A reduction's body: an associative `combine` on a state of one or more scalars.
@@ -79,13 +115,17 @@ class Op:
                 raises ShapeError or DTypeError with the bare reason, the caller adds op, types and source line
     numpy       its meaning: ``numpy(*arrays, **attributes) -> array``
     vjp         per input ``f(g, out, *inputs, **attributes) -> Tensor``; None where no gradient flows.
-                Or one callable that returns a sequence, one entry per input
+                Or one callable that returns a sequence, one entry per input.  With several results it is one callable,
+                g a list with None for results without cotangent, and out the node itself
     scalar      MAP: ``scalar(s, *values, **attributes)`` over a ScalarBuilder
     fold        REDUCE, PREFIX: the body
     index       VIEW: ``index(indices, input_type, **attributes) -> (indices, guard)``; maps an element of the
                 result to an element of the operand.  guard is a list of (index, low, high) that must hold low <= index
                 < high, else the element is the attribute ``fill``
-    routine     ROUTINE: ``routine(r, inputs, outputs, types, **attributes)`` over the routine builder
+    routine     ROUTINE: ``routine(r, inputs, outputs, types, **attributes)`` over a RoutineBuilder
+    core        ROUTINE: how many last axes of the first result one run of the algorithm makes; the axes before them
+                are the batch, with which every operand and every result begins
+    operations  ROUTINE: ``operations(*types, **attributes) -> int``, about how many scalar operations it all takes
     expand      COMPOSITE: ``expand(*inputs, **attributes) -> Tensor``
     commutes    the two inputs may be exchanged
     domain      MAP: per input the open interval in which tests draw values
@@ -103,13 +143,14 @@ class Op:
     fold: Fold | None = None
     index: Callable[..., Any] | None = None
     routine: Callable[..., Any] | None = None
+    core: int = 1
+    operations: Callable[..., int] | None = None
     expand: Callable[..., Any] | None = None
     commutes: bool = False
     domain: tuple[tuple[float, float], ...] = ()
     smooth: bool = True
     dtypes: str = "f"
     samples: tuple[Sample, ...] = ()
-    results: int = 1
     doc: str = ""
 
     def __repr__(self) -> str:
@@ -139,6 +180,8 @@ def define(op: Op) -> Op:
               Kind.COMPOSITE: "expand", Kind.ROUTINE: "routine"}.get(op.kind)
     if needed and getattr(op, needed) is None:
         raise ValueError(f"op {op.name!r} of kind {op.kind.value} needs the field {needed!r}")
+    if op.kind is Kind.ROUTINE and op.operations is None:
+        raise ValueError(f"op {op.name!r} of kind routine needs the field 'operations'")
     REGISTRY[op.name] = op
     return op
 

@@ -306,6 +306,121 @@ class Tensor:
     def triu(self, diagonal: int = 0) -> Tensor: return FUNCTIONS["triu"](self, diagonal)
     def detach(self) -> Tensor: return FUNCTIONS["stop_gradient"](self)
 
+    # -- order, rows and columns, linear algebra ---------------------------------------------------------------
+
+    def sort(self, axis: int = -1, descending: bool = False, stable: bool = True, **kw: Any) -> tuple[Tensor, Tensor]:
+        """(values, indices) in order along an axis; stable, NaN greatest."""
+        return FUNCTIONS["sort"](self, axis, descending, stable, **kw)
+
+    def argsort(self, axis: int = -1, descending: bool = False, stable: bool = True, **kw: Any) -> Tensor:
+        """The int64 positions that put an axis in order."""
+        return FUNCTIONS["argsort"](self, axis, descending, stable, **kw)
+
+    def topk(self, k: int, axis: int = -1, largest: bool = True, sorted: bool = True, **kw: Any) -> tuple[Tensor, Tensor]:
+        """(values, indices) of the k greatest (or least) elements along an axis."""
+        return FUNCTIONS["topk"](self, k, axis, largest, sorted, **kw)
+
+    def kthvalue(self, k: int, axis: int = -1, keepdims: bool = False, **kw: Any) -> tuple[Tensor, Tensor]:
+        """(value, index) of the k-th least element along an axis, counted from 1."""
+        return FUNCTIONS["kthvalue"](self, k, axis, keepdims, **kw)
+
+    def median(self, axis: int | None = None, keepdims: bool = False, **kw: Any) -> Any:
+        """The lower median of all elements, or (values, indices) along an axis."""
+        return FUNCTIONS["median"](self, axis, keepdims, **kw)
+
+    def quantile(self, q: TensorLike, axis: int | None = None, keepdims: bool = False, **kw: Any) -> Tensor:
+        """The q-quantiles along an axis, or of all elements."""
+        return FUNCTIONS["quantile"](self, q, axis, keepdims, **kw)
+
+    def cummax(self, axis: int = -1, **kw: Any) -> tuple[Tensor, Tensor]: return FUNCTIONS["cummax"](self, axis, **kw)
+    def cummin(self, axis: int = -1, **kw: Any) -> tuple[Tensor, Tensor]: return FUNCTIONS["cummin"](self, axis, **kw)
+
+    def logcumsumexp(self, axis: int | None = None, **kw: Any) -> Tensor:
+        """log of the running sum of exponentials along an axis."""
+        return FUNCTIONS["logcumsumexp"](self, axis, **kw)
+
+    def index_select(self, axis: int, index: TensorLike) -> Tensor: return FUNCTIONS["index_select"](self, axis, index)
+
+    def scatter(self, axis: int, index: TensorLike, src: TensorLike) -> Tensor:
+        """This tensor with src written at an index along an axis."""
+        return FUNCTIONS["scatter"](self, axis, index, src)
+
+    def scatter_add(self, axis: int, index: TensorLike, src: TensorLike) -> Tensor:
+        """This tensor with src added at an index along an axis."""
+        return FUNCTIONS["scatter_add"](self, axis, index, src)
+
+    def index_add(self, axis: int, index: TensorLike, source: TensorLike, alpha: Any = 1) -> Tensor:
+        """This tensor with source added at the entries of an axis that a 1-d index names."""
+        return FUNCTIONS["index_add"](self, axis, index, source, alpha)
+
+    def index_fill(self, axis: int, index: TensorLike, value: TensorLike) -> Tensor:
+        """This tensor with a value at the entries of an axis that a 1-d index names."""
+        return FUNCTIONS["index_fill"](self, axis, index, value)
+
+    def narrow(self, axis: int, start: Size, length: Size) -> Tensor: return FUNCTIONS["narrow"](self, axis, start, length)
+    def roll(self, shifts: Any, axis: Any = None, **kw: Any) -> Tensor: return FUNCTIONS["roll"](self, shifts, axis, **kw)
+    def tile(self, *repeats: Any) -> Tensor: return FUNCTIONS["tile"](self, repeats[0] if len(repeats) == 1 else repeats)
+    def repeat(self, *repeats: Any) -> Tensor: return FUNCTIONS["repeat"](self, *repeats)
+
+    def repeat_interleave(self, repeats: int, axis: int | None = None, **kw: Any) -> Tensor:
+        """Each entry of an axis several times in a row."""
+        return FUNCTIONS["repeat_interleave"](self, repeats, axis, **kw)
+
+    def split(self, size: Any, axis: int = 0, **kw: Any) -> list[Tensor]: return FUNCTIONS["split"](self, size, axis, **kw)
+    def chunk(self, chunks: int, axis: int = 0, **kw: Any) -> list[Tensor]: return FUNCTIONS["chunk"](self, chunks, axis, **kw)
+    def unbind(self, axis: int = 0, **kw: Any) -> list[Tensor]: return FUNCTIONS["unbind"](self, axis, **kw)
+    def swapaxes(self, a: int, b: int) -> Tensor: return FUNCTIONS["transpose"](self, a, b)
+    def moveaxis(self, source: Any, destination: Any) -> Tensor: return FUNCTIONS["moveaxis"](self, source, destination)
+
+    swapdims, movedim = swapaxes, moveaxis
+
+    def expand_as(self, other: Tensor) -> Tensor: return FUNCTIONS["expand_as"](self, other)
+    def view_as(self, other: Tensor) -> Tensor: return FUNCTIONS["view_as"](self, other)
+    def diff(self, n: int = 1, axis: int = -1, **kw: Any) -> Tensor: return FUNCTIONS["diff"](self, n, axis, **kw)
+
+    def diagonal(self, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Tensor:
+        """A diagonal of two axes, as a last axis."""
+        return FUNCTIONS["diagonal"](self, offset, dim1, dim2)
+
+    def diag(self, diagonal: int = 0) -> Tensor: return FUNCTIONS["diag"](self, diagonal)
+    def trace(self) -> Tensor: return FUNCTIONS["trace"](self)
+
+    @property
+    def mT(self) -> Tensor:
+        """The last two axes exchanged."""
+        return FUNCTIONS["mT"](self)
+
+    def mm(self, other: TensorLike) -> Tensor: return FUNCTIONS["mm"](self, other)
+    def bmm(self, other: TensorLike) -> Tensor: return FUNCTIONS["bmm"](self, other)
+    def mv(self, other: TensorLike) -> Tensor: return FUNCTIONS["mv"](self, other)
+    def dot(self, other: TensorLike) -> Tensor: return FUNCTIONS["dot"](self, other)
+    def outer(self, other: TensorLike) -> Tensor: return FUNCTIONS["outer"](self, other)
+
+    def addmm(self, a: TensorLike, b: TensorLike, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
+        """beta * self + alpha * (a @ b)."""
+        return FUNCTIONS["addmm"](self, a, b, beta=beta, alpha=alpha)
+
+    def cholesky(self, upper: bool = False) -> Tensor: return FUNCTIONS["cholesky"](self, upper)
+    def inverse(self) -> Tensor: return FUNCTIONS["inv"](self)
+    def det(self) -> Tensor: return FUNCTIONS["det"](self)
+    def logdet(self) -> Tensor: return FUNCTIONS["logdet"](self)
+    def slogdet(self) -> tuple[Tensor, Tensor]: return FUNCTIONS["slogdet"](self)
+    def matrix_power(self, n: int) -> Tensor: return FUNCTIONS["matrix_power"](self, n)
+
+    def lerp(self, end: TensorLike, weight: TensorLike) -> Tensor: return FUNCTIONS["lerp"](self, end, weight)
+    def clamp_min(self, min: TensorLike) -> Tensor: return FUNCTIONS["clip"](self, min=min)
+    def clamp_max(self, max: TensorLike) -> Tensor: return FUNCTIONS["clip"](self, max=max)
+    def isnan(self) -> Tensor: return FUNCTIONS["isnan"](self)
+    def isinf(self) -> Tensor: return FUNCTIONS["isinf"](self)
+    def isfinite(self) -> Tensor: return FUNCTIONS["isfinite"](self)
+    def log2(self) -> Tensor: return FUNCTIONS["log2"](self)
+    def log10(self) -> Tensor: return FUNCTIONS["log10"](self)
+    def trunc(self) -> Tensor: return FUNCTIONS["trunc"](self)
+
+    def nan_to_num(self, nan: Any = 0.0, posinf: Any = None, neginf: Any = None) -> Tensor:
+        """NaN and infinities replaced by numbers."""
+        return FUNCTIONS["nan_to_num"](self, nan, posinf, neginf)
+
     def backward(self) -> None:
         """Inside `nn.Graph.build`: marks this scalar as the loss that the graph's optimizers minimise."""
         FUNCTIONS["mark_backward"](self)

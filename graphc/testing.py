@@ -162,9 +162,9 @@ def _first_wrong(outputs: Sequence[Tensor], check: _Check) -> Node | None:
     nodes = topological([o.node for o in outputs])
     values = dict(zip(nodes, check.value([Tensor(n) for n in nodes]), strict=True))
     for node in nodes:
-        floating = [k for k, i in enumerate(node.inputs) if i.dtype == float64 and
+        floating = [k for k, i in enumerate(node.inputs) if i.types[0].dtype == float64 and
                     (node.op.has_gradient(k) or (node.op.kind is Kind.COMPOSITE and not node.op.vjp))]
-        if not floating or node.dtype != float64 or node.graphs or not node.op.smooth:
+        if not floating or len(node.types) > 1 or node.dtype != float64 or node.graphs or not node.op.smooth:
             continue
         symbols = [placeholder(f"input{k}", i.shape, i.dtype) for k, i in enumerate(node.inputs)]
         loss = _projected([Tensor(make(node.op, [s.node for s in symbols], node.attributes))], check.rng)

@@ -50,7 +50,7 @@ def cost_per_element(node: Node) -> int:
     """Scalar operations for one element of a MAP; 0 of a view or source, 1 of anything else."""
     if node.op.kind is Kind.MAP:
         return _scalar_cost(node.op, len(node.inputs), tuple(node.attributes.items()))
-    return 0 if node.op.kind in (Kind.VIEW, Kind.SOURCE) else 1
+    return 0 if node.op.kind in (Kind.VIEW, Kind.SOURCE, Kind.ITEM) else 1
 
 
 def flops(node: Node) -> int:
@@ -60,6 +60,8 @@ def flops(node: Node) -> int:
         right = rest.split("->")[0]
         sizes = dict(zip(left + right, (*node.inputs[0].shape, *node.inputs[1].shape), strict=True))
         return 2 * int(count(sizes.values()))
+    if node.op.kind is Kind.ROUTINE and node.op.operations is not None:
+        return node.op.operations(*(i.type for i in node.inputs), **node.attributes)
     if node.op.kind in (Kind.REDUCE, Kind.PREFIX, Kind.SCATTER):
         return int(node.inputs[-1].type.size)
     if node.op.kind is Kind.MAP:

@@ -64,6 +64,16 @@ def test_rrelu_draws_slopes_in_training_and_takes_their_mean_in_evaluation() -> 
     compare(layer.eval(), torch.nn.RReLU(0.2, 0.4).eval(), X)
 
 
+@pytest.mark.parametrize("name", ["softmax", "softmin", "log_softmax"])
+def test_softmax_converts_its_input_first(name: str) -> None:
+    x = arrays_of((4, 50), dtype="float32")
+    got, wanted = ours(lambda x: getattr(F, name)(40 * x, 1, dtype="float64"), x), \
+        theirs(lambda x: getattr(oracle, name)(40 * x, 1, dtype=torch.float64), x)
+    assert got[0][0].dtype == np.float64 and got[1][0].dtype == np.float32
+    agree(got[0], wanted[0], {"rtol": 1e-10, "atol": 1e-12}, "value")
+    agree(got[1], wanted[1], {"rtol": 2e-6, "atol": 2e-6}, "gradient")
+
+
 def test_gumbel_softmax_gives_distributions_and_hard_ones_are_one_hot() -> None:
     x = graphc.placeholder("x", (50, 4), "float64")
     soft, hard = run([x], [F.gumbel_softmax(x, 0.7), F.gumbel_softmax(x, 0.7, hard=True)], arrays_of((50, 4)))
@@ -79,7 +89,8 @@ LAYERS: list[tuple[str, tuple[Any, ...], dict[str, Any], tuple[Any, ...]]] = [
     ("Linear", (4, 3), {}, ((5, 4),)), ("Linear", (4, 3), {"bias": False}, ((2, 5, 4),)), ("Linear", (4, 3), {}, ((4,),)),
     ("Bilinear", (4, 3, 2), {}, ((5, 4), (5, 3))), ("Bilinear", (4, 3, 2), {"bias": False}, ((2, 5, 4), (2, 5, 3))),
     ("Embedding", (6, 3), {}, (INDICES,)), ("Embedding", (6, 3), {"padding_idx": 2}, (INDICES,)),
-    ("Embedding", (6, 3), {"padding_idx": -1}, (INDICES,)),
+    ("Embedding", (6, 3), {"padding_idx": -1}, (INDICES,)), ("Embedding", (6, 3), {"scale_grad_by_freq": True}, (INDICES,)),
+    ("Embedding", (6, 3), {"scale_grad_by_freq": True, "padding_idx": 2}, (INDICES,)),
     ("EmbeddingBag", (6, 3), {"mode": "sum"}, (INDICES,)), ("EmbeddingBag", (6, 3), {"mode": "mean"}, (INDICES,)),
     ("EmbeddingBag", (6, 3), {"mode": "mean", "padding_idx": 2}, (INDICES,)),
     ("Flatten", (), {}, ((2, 3, 4),)), ("Flatten", (0, 1), {}, ((2, 3, 4),)), ("Unflatten", (1, (2, 2)), {}, ((3, 4),)),
@@ -87,10 +98,12 @@ LAYERS: list[tuple[str, tuple[Any, ...], dict[str, Any], tuple[Any, ...]]] = [
     ("LayerNorm", (4,), {"bias": False}, ((2, 3, 4),)), ("LayerNorm", (4,), {"elementwise_affine": False}, ((3, 4),)),
     ("RMSNorm", (4,), {}, ((3, 4),)), ("RMSNorm", ([3, 4],), {"eps": 1e-3}, ((2, 3, 4),)),
     ("GroupNorm", (2, 6), {}, ((3, 6, 4),)), ("GroupNorm", (3, 6), {"affine": False}, ((2, 6),)),
-    ("GroupNorm", (1, 4), {}, ((2, 4, 3, 3),)),
+    ("GroupNorm", (1, 4), {}, ((2, 4, 3, 3),)), ("GroupNorm", (2, 4), {"bias": False}, ((2, 4, 3, 3),)),
     ("InstanceNorm1d", (3,), {"affine": True}, ((2, 3, 5),)), ("InstanceNorm1d", (3,), {}, ((3, 5),)),
     ("InstanceNorm2d", (3,), {"affine": True}, ((2, 3, 4, 5),)), ("InstanceNorm3d", (2,), {}, ((2, 2, 3, 2, 2),)),
     ("LocalResponseNorm", (3,), {}, ((2, 5, 4),)), ("LocalResponseNorm", (2,), {"alpha": 0.1}, ((2, 5, 3, 3),)),
+    ("BatchNorm2d", (3,), {"bias": False}, ((2, 3, 4, 4),)),
+    ("InstanceNorm1d", (3,), {"affine": True, "bias": False}, ((2, 3, 4),)),
     ("BatchNorm1d", (4,), {}, ((5, 4),)), ("BatchNorm1d", (4,), {}, ((5, 4, 3),)),
     ("BatchNorm2d", (3,), {"affine": False}, ((2, 3, 4, 4),)), ("BatchNorm3d", (2,), {}, ((2, 2, 2, 3, 3),)),
     ("Conv1d", (3, 4, 3), {}, ((2, 3, 8),)), ("Conv1d", (4, 6, 3), {"groups": 2, "padding": 2}, ((2, 4, 8),)),
@@ -326,6 +339,16 @@ def test_a_whole_transformer_is_pytorchs() -> None:
                     tolerance={"rtol": 1e-9, "atol": 1e-11})
     (mine,) = run([], [nn.Transformer.generate_square_subsequent_mask(3)], [])
     np.testing.assert_array_equal(mine, mask)
+
+
+@pytest.mark.filterwarnings("ignore:enable_nested_tensor")
+def test_a_transformer_takes_stacks_of_the_users_own() -> None:
+    def made(lib: Any) -> Any:
+        layer = lib.TransformerEncoderLayer(4, 2, 5, dropout=0.0)
+        return lib.Transformer(4, 2, num_decoder_layers=1, dim_feedforward=5, dropout=0.0,
+                               custom_encoder=lib.TransformerEncoder(layer, 1))
+
+    compare_modules(made(nn), made(torch.nn), (4, 2, 4), (3, 2, 4), tolerance={"rtol": 1e-9, "atol": 1e-11})
 
 
 # -- dropout ---------------------------------------------------------------------------------------------------------

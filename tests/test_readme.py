@@ -68,5 +68,26 @@ def test_character_gpt_learns() -> None:
     assert first > 3.0 and last < 2.3
 
 
+def test_variational_autoencoder_beats_the_mean_image(tmp_path: Path) -> None:
+    first, last, held = runpy.run_path(str(ROOT / "examples" / "vae_digits.py"))["main"](30, str(tmp_path / "grid.png"))
+    assert first > 30 and last < 25.5
+    assert 24 < held < 25.8  # the mean of all images says 27.2; far below 24 the divergence would be missing
+    assert (tmp_path / "grid.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_lstm_forecasts_better_than_the_naive_guess() -> None:
+    reached, naive = runpy.run_path(str(ROOT / "examples" / "lstm_series.py"))["main"](10)
+    assert 0.1 < reached < 0.45 * naive
+
+
+@pytest.mark.parametrize("name", ["vae_digits", "lstm_series"])
+def test_examples_with_options_explain_themselves(name: str, capsys: pytest.CaptureFixture[str],
+                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        runpy.run_path(str(ROOT / "examples" / f"{name}.py"), run_name="__main__")
+    assert "--epochs" in capsys.readouterr().out
+
+
 def test_custom_optimizer_runs() -> None:
     runpy.run_path(str(ROOT / "examples" / "custom_optimizer.py"), run_name="__main__")

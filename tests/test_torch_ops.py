@@ -12,6 +12,8 @@ import torch
 
 import graphc
 
+from .torch_oracle import assert_agrees
+
 rng = np.random.default_rng(2)
 
 
@@ -216,32 +218,14 @@ row("linear", graphc.linear, torch.nn.functional.linear, A, normal(5, 4), normal
 row("linear_vector", graphc.linear, torch.nn.functional.linear, A, normal(4))
 
 STEPS = {"floor", "ceil", "round", "trunc", "sign", "floor_divide", "norm_0_"}
-LOOSE = {"float32": 3e-5, "float64": 1e-10}
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("case", ROWS, ids=[r[0] for r in ROWS])
 def test_values_and_gradients_agree(case: Row, dtype: str) -> None:
     name, ours, theirs, arrays = case
-    arrays = [a.astype(dtype) for a in arrays]
-    symbols = [graphc.placeholder(f"x{k}", a.shape, dtype) for k, a in enumerate(arrays)]
-    tensors = [torch.tensor(a, requires_grad=True) for a in arrays]
-    expected = theirs(*tensors)
-    out = ours(*symbols)
-    assert out.shape == tuple(expected.shape)
-    assert out.dtype.name == str(expected.dtype).removeprefix("torch.")
-    projection = np.random.default_rng(1).normal(size=out.shape).astype(dtype)
-    with_gradient = not name.startswith(tuple(STEPS))
-    wanted = []
-    if with_gradient:
-        gradients = torch.autograd.grad(expected, tensors, torch.tensor(projection), allow_unused=True)
-        wanted = [np.zeros(a.shape, dtype) if g is None else g.numpy() for g, a in zip(gradients, arrays, strict=True)]
-    found = graphc.vjp(out, symbols, projection) if with_gradient else []
-    backend = "native" if dtype == "float32" else "numpy"
-    got = graphc.function(symbols, [out, *found], backend=backend)(*arrays)
-    for mine, reference in zip(got, [expected.detach().numpy(), *wanted], strict=True):
-        scale = max(1.0, float(np.abs(reference[np.isfinite(reference)]).max(initial=0.0)))
-        np.testing.assert_allclose(mine, reference, rtol=LOOSE[dtype], atol=LOOSE[dtype] * scale)
+    assert_agrees(ours, theirs, arrays, dtype, gradient=not name.startswith(tuple(STEPS)),
+                  backend="native" if dtype == "float32" else "numpy")
 
 
 # -- integers, bools and promotion -----------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from ..errors import ShapeError
 from ..ir import at, user_origin
 from ..ops.composites import softmax
 from ..tensor import Tensor, TensorLike, as_tensor
+from ..types import DTypeLike
 from . import activations as functions
 from .module import Module
 from .parameter import Parameter
@@ -250,10 +251,10 @@ class Softmax2d(Module):
 class PReLU(Module):
     """x where positive, else weight * x, with a learned slope, or one per channel."""
 
-    def __init__(self, num_parameters: int = 1, init: float = 0.25) -> None:
+    def __init__(self, num_parameters: int = 1, init: float = 0.25, *, dtype: DTypeLike | None = None) -> None:
         super().__init__()
         self.num_parameters = num_parameters
-        self.weight = Parameter(np.full(num_parameters, init))
+        self.weight = Parameter(np.full(num_parameters, init), dtype=dtype)
 
     def forward(self, input: TensorLike) -> Tensor:
         return functions.prelu(input, self.weight)

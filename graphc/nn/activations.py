@@ -17,6 +17,7 @@ from ..ops.random import uniform
 from ..ops.views import moveaxis, narrow, normal_axis, reshape
 from ..tensor import Parameter as Cellular
 from ..tensor import Tensor, TensorLike, as_tensor
+from ..types import DTypeLike
 from .randomness import advancing, fresh_key
 
 
@@ -192,26 +193,34 @@ def _default_axis(x: Tensor) -> int:
     return 0 if x.ndim in (0, 1, 3) else 1  # PyTorch's implicit axis, for unbatched images and batches of rows
 
 
-def softmax(input: TensorLike, dim: int | None = None) -> Tensor:
-    """exp(x) / sum(exp(x)) along an axis."""
+def _converted(input: TensorLike, dtype: DTypeLike | None) -> Tensor:
     x = as_tensor(input)
+    return x if dtype is None else x.astype(dtype)
+
+
+def softmax(input: TensorLike, dim: int | None = None, *, dtype: DTypeLike | None = None) -> Tensor:
+    """exp(x) / sum(exp(x)) along an axis; the input is converted to `dtype` first where that is given."""
+    x = _converted(input, dtype)
     return composites.softmax(x, _default_axis(x) if dim is None else dim)
 
 
-def softmin(input: TensorLike, dim: int | None = None) -> Tensor:
+def softmin(input: TensorLike, dim: int | None = None, *, dtype: DTypeLike | None = None) -> Tensor:
     """softmax of -x."""
-    return softmax(-as_tensor(input), dim)
+    return softmax(-as_tensor(input), dim, dtype=dtype)
 
 
-def log_softmax(input: TensorLike, dim: int | None = None) -> Tensor:
-    """log of softmax, without overflow."""
-    x = as_tensor(input)
+def log_softmax(input: TensorLike, dim: int | None = None, *, dtype: DTypeLike | None = None) -> Tensor:
+    """log of softmax, without overflow; the input is converted to `dtype` first where that is given."""
+    x = _converted(input, dtype)
     return composites.log_softmax(x, _default_axis(x) if dim is None else dim)
 
 
-def gumbel_softmax(logits: TensorLike, tau: float = 1.0, hard: bool = False, dim: int = -1, *,
+def gumbel_softmax(logits: TensorLike, tau: float = 1.0, hard: bool = False, eps: float = 1e-10, dim: int = -1, *,
                    key: Cellular | None = None) -> Tensor:
-    """A differentiable sample of a categorical distribution (Jang et al. 2017); `hard` rounds it to one-hot forward."""
+    """A differentiable sample of a categorical distribution (Jang et al. 2017); `hard` rounds it to one-hot forward.
+
+    eps has no effect, here as in PyTorch, which keeps it for its place among the arguments.
+    """
     x = as_tensor(logits)
     axis = normal_axis(dim, x.ndim)
     own = fresh_key() if key is None else key

@@ -201,7 +201,7 @@ class GroupNorm(Module):
     """Mean 0, variance 1 over groups of channels of each sample."""
 
     def __init__(self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True, *,
-                 dtype: DTypeLike | None = None) -> None:
+                 dtype: DTypeLike | None = None, bias: bool = True) -> None:
         super().__init__()
         positive("GroupNorm", num_groups=num_groups, num_channels=num_channels)
         if num_channels % num_groups:
@@ -209,7 +209,7 @@ class GroupNorm(Module):
                              f"{at(user_origin())}")
         self.num_groups, self.num_channels, self.eps, self.affine = num_groups, num_channels, eps, affine
         self.register_parameter("weight", Parameter(np.ones(num_channels), dtype=dtype) if affine else None)
-        self.register_parameter("bias", Parameter(np.zeros(num_channels), dtype=dtype) if affine else None)
+        self.register_parameter("bias", Parameter(np.zeros(num_channels), dtype=dtype) if affine and bias else None)
 
     def forward(self, input: TensorLike) -> Tensor:
         return group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
@@ -224,14 +224,14 @@ class _Tracked(Module):
     ranks: tuple[int, ...] = ()
 
     def __init__(self, num_features: int, eps: float, momentum: float | None, affine: bool, track_running_stats: bool,
-                 dtype: DTypeLike | None) -> None:
+                 dtype: DTypeLike | None, bias: bool) -> None:
         super().__init__()
         positive(type(self).__name__, num_features=num_features)
         self.num_features, self.eps, self.momentum = num_features, eps, momentum
         self.affine, self.track_running_stats = affine, track_running_stats
         kind = as_dtype(dtype or float32).numpy
         self.register_parameter("weight", Parameter(np.ones(num_features), dtype=dtype) if affine else None)
-        self.register_parameter("bias", Parameter(np.zeros(num_features), dtype=dtype) if affine else None)
+        self.register_parameter("bias", Parameter(np.zeros(num_features), dtype=dtype) if affine and bias else None)
         tracked = track_running_stats
         self.register_buffer("running_mean", np.zeros(num_features, kind) if tracked else None)
         self.register_buffer("running_var", np.ones(num_features, kind) if tracked else None)
@@ -258,8 +258,8 @@ class _Tracked(Module):
 
 class _BatchNorm(_Tracked):
     def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, affine: bool = True,
-                 track_running_stats: bool = True, *, dtype: DTypeLike | None = None) -> None:
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, dtype)
+                 track_running_stats: bool = True, *, dtype: DTypeLike | None = None, bias: bool = True) -> None:
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, dtype, bias)
 
     def forward(self, input: TensorLike) -> Tensor:
         x = self._checked(input)
@@ -296,8 +296,8 @@ class BatchNorm3d(_BatchNorm):
 
 class _InstanceNorm(_Tracked):
     def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1, affine: bool = False,
-                 track_running_stats: bool = False, *, dtype: DTypeLike | None = None) -> None:
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, dtype)
+                 track_running_stats: bool = False, *, dtype: DTypeLike | None = None, bias: bool = True) -> None:
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, dtype, bias)
 
     def forward(self, input: TensorLike) -> Tensor:
         x = self._checked(input)

@@ -9,6 +9,7 @@ from ..ir import at, user_origin
 from ..ops import elementwise as e
 from ..ops import indexing
 from ..ops.reductions import max_, sum_
+from ..ops.sources import ones, zeros
 from ..ops.views import unsqueeze
 from ..tensor import Parameter as Cellular
 from ..tensor import Tensor, TensorLike, as_tensor
@@ -34,24 +35,33 @@ def _padding_row(padding_idx: int | None, rows: int) -> int | None:
     return padding_idx % rows
 
 
-def embedding(input: TensorLike, weight: TensorLike, padding_idx: int | None = None) -> Tensor:
+def embedding(input: TensorLike, weight: TensorLike, padding_idx: int | None = None, *, scale_grad_by_freq: bool = False
+              ) -> Tensor:
     """Rows of weight [rows, features] at an index of any shape; the row `padding_idx` gets no gradient.
 
-    An index outside the table reads NaN: native code cannot raise in the middle of a step.
+    With `scale_grad_by_freq` the gradient of each row is divided by how often the index names it.  An index outside the
+    table reads NaN: native code cannot raise in the middle of a step.
     """
     index, table = as_tensor(input), as_tensor(weight)
     if not index.dtype.is_integer:
         raise DTypeError(f"embedding: the index must be of integers, got {index.type}{at(user_origin())}")
     row = None if padding_idx is None else _padding_row(padding_idx, table.shape[0].__index__())
-    return indexing.embedding(table, index, row)
+    rows = indexing.embedding(table, index, row)
+    if not scale_grad_by_freq:
+        return rows
+    flat = index.reshape(-1)
+    counts = indexing.scatter_add(zeros(table.shape[:1], rows.dtype), 0, flat, ones(flat.shape, rows.dtype))
+    value = rows.detach()
+    return value + (rows - value) / unsqueeze(indexing.embedding(counts, index), -1)  # plus zero, whose slope is the scale
 
 
 class Embedding(Module):
     """A table of vectors [num_embeddings, embedding_dim], looked up by integers; starts N(0, 1), the padding row 0."""
 
     def __init__(self, num_embeddings: int, embedding_dim: int, padding_idx: int | None = None, *,
-                 dtype: DTypeLike | None = None) -> None:
+                 scale_grad_by_freq: bool = False, dtype: DTypeLike | None = None) -> None:
         super().__init__()
+        self.scale_grad_by_freq = scale_grad_by_freq
         positive("Embedding", num_embeddings=num_embeddings, embedding_dim=embedding_dim)
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
         self.padding_idx = _padding_row(padding_idx, num_embeddings)
@@ -65,19 +75,20 @@ class Embedding(Module):
             self.weight.cell.array[self.padding_idx] = 0
 
     @classmethod
-    def from_pretrained(cls, embeddings: object, freeze: bool = True, padding_idx: int | None = None) -> Embedding:
+    def from_pretrained(cls, embeddings: object, freeze: bool = True, padding_idx: int | None = None, *,
+                        scale_grad_by_freq: bool = False) -> Embedding:
         """A table with given values; frozen ones are left alone by optimizers."""
         values = value_of(embeddings)
         if values.ndim != 2:
             raise ShapeError(f"from_pretrained needs a matrix, got shape {list(values.shape)}{at(user_origin())}")
-        table = cls(values.shape[0], values.shape[1], padding_idx,
+        table = cls(values.shape[0], values.shape[1], padding_idx, scale_grad_by_freq=scale_grad_by_freq,
                     dtype="float64" if values.dtype == np.float64 else None)
         table.weight.assign(values)
         table.weight.requires_grad = not freeze
         return table
 
     def forward(self, input: TensorLike) -> Tensor:
-        return embedding(input, self.weight, self.padding_idx)
+        return embedding(input, self.weight, self.padding_idx, scale_grad_by_freq=self.scale_grad_by_freq)
 
     def extra_repr(self) -> str:
         padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"

@@ -159,20 +159,23 @@ class TransformerDecoder(Module):
 
 
 class Transformer(Module):
-    """Encoder and decoder stacks: forward(src, tgt, masks...)."""
+    """Encoder and decoder stacks, or the modules given for them: forward(src, tgt, masks...)."""
 
     def __init__(self, d_model: int = 512, nhead: int = 8, num_encoder_layers: int = 6, num_decoder_layers: int = 6,
                  dim_feedforward: int = 2048, dropout: float = 0.1, activation: ActivationLike = "relu",
-                 layer_norm_eps: float = 1e-5, batch_first: bool = False, norm_first: bool = False, bias: bool = True,
-                 *, dtype: DTypeLike | None = None) -> None:
+                 custom_encoder: Module | None = None, custom_decoder: Module | None = None, layer_norm_eps: float = 1e-5,
+                 batch_first: bool = False, norm_first: bool = False, bias: bool = True, *, dtype: DTypeLike | None = None
+                 ) -> None:
         super().__init__()
         settings: dict[str, Any] = {
             "dim_feedforward": dim_feedforward, "dropout": dropout, "activation": activation, "dtype": dtype,
             "layer_norm_eps": layer_norm_eps, "batch_first": batch_first, "norm_first": norm_first, "bias": bias}
-        self.encoder = TransformerEncoder(TransformerEncoderLayer(d_model, nhead, **settings), num_encoder_layers,
-                                          LayerNorm(d_model, layer_norm_eps, bias=bias, dtype=dtype))
-        self.decoder = TransformerDecoder(TransformerDecoderLayer(d_model, nhead, **settings), num_decoder_layers,
-                                          LayerNorm(d_model, layer_norm_eps, bias=bias, dtype=dtype))
+        self.encoder = custom_encoder if custom_encoder is not None else TransformerEncoder(
+            TransformerEncoderLayer(d_model, nhead, **settings), num_encoder_layers,
+            LayerNorm(d_model, layer_norm_eps, bias=bias, dtype=dtype))
+        self.decoder = custom_decoder if custom_decoder is not None else TransformerDecoder(
+            TransformerDecoderLayer(d_model, nhead, **settings), num_decoder_layers,
+            LayerNorm(d_model, layer_norm_eps, bias=bias, dtype=dtype))
         self.d_model, self.nhead, self.batch_first = d_model, nhead, batch_first
         for parameter in self.parameters():
             if parameter.ndim > 1:

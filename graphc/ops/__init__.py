@@ -1,6 +1,39 @@
 """All ops: importing this package fills the registry."""
 
-from . import composites, contractions, control, elementwise, indexing, loops, random, reductions, shaping, sources, views
+from . import (
+    arranging,
+    composites,
+    contractions,
+    control,
+    elementwise,
+    indexing,
+    linear_algebra,
+    loops,
+    pointwise,
+    products,
+    random,
+    reductions,
+    shaping,
+    sorting,
+    sources,
+    views,
+)
 
-__all__ = ["composites", "contractions", "control", "elementwise", "indexing", "loops", "random", "reductions", "shaping",
-           "sources", "views"]
+__all__ = [
+    "arranging",
+    "composites",
+    "contractions",
+    "control",
+    "elementwise",
+    "indexing",
+    "linear_algebra",
+    "loops",
+    "pointwise",
+    "products",
+    "random",
+    "reductions",
+    "shaping",
+    "sorting",
+    "sources",
+    "views",
+]

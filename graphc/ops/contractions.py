@@ -17,7 +17,7 @@ from ..tensor import Tensor, TensorLike, apply, as_tensor, public
 from ..types import DType, Size, TensorType, broadcast_shapes, format_shapes, int64, promote
 from . import elementwise as e
 from .reductions import sum_
-from .views import expand_to, permute, reshape, slice_, squeeze
+from .views import expand_to, normal_axis, permute, reshape, slice_, squeeze
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -241,18 +241,36 @@ def _stretch(x: Tensor, labels: str, sizes: dict[str, Size]) -> tuple[Tensor, st
     return expand_to(x, tuple(sizes[label] for label in labels)), labels
 
 
+def matrix_diagonal(x: Tensor, offset: int = 0) -> Tensor:
+    """A diagonal of the last two axes, as a last axis; `offset` places to the right of (negative: below) the main one."""
+    n, m = (s.__index__() for s in x.shape[-2:])
+    start = offset if offset >= 0 else -offset * m
+    length = max(0, min(n, m - offset) if offset >= 0 else min(n + offset, m))
+    flat = reshape(x, (*x.shape[:-2], n * m))
+    rank = flat.ndim
+    zeros_, ones_ = (0,) * (rank - 1), (1,) * (rank - 1)
+    return slice_(flat, (*zeros_, start if length else 0), (*ones_, m + 1), (*flat.shape[:-1], length))
+
+
 @public
-def diagonal(x: TensorLike) -> Tensor:
-    """The diagonal of the last two axes of a square matrix (or a batch of them)."""
+def diagonal(x: TensorLike, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Tensor:
+    """A diagonal of two axes, which become a last one: torch.diagonal (numpy.diagonal)."""
     tensor = as_tensor(x)
-    labels = LETTERS[:tensor.ndim - 2] + "zz"
-    return _diagonal(tensor, labels)[0]
+    if tensor.ndim < 2:
+        raise ShapeError(f"diagonal: two axes are needed, got {tensor.type}{at(user_origin())}")
+    i, j = normal_axis(dim1, tensor.ndim), normal_axis(dim2, tensor.ndim)
+    if i == j:
+        raise ShapeError(f"diagonal: two different axes are needed, got {dim1} and {dim2}{at(user_origin())}")
+    return matrix_diagonal(permute(tensor, (*(a for a in range(tensor.ndim) if a not in (i, j)), i, j)), offset)
 
 
 @public
 def trace(x: TensorLike) -> Tensor:
-    """The sum of the diagonal of a square matrix."""
-    return sum_(diagonal(x), -1)
+    """The sum of the diagonal of a matrix."""
+    tensor = as_tensor(x)
+    if tensor.ndim < 2:
+        raise ShapeError(f"trace: a matrix is needed, got {tensor.type}{at(user_origin())}")
+    return sum_(matrix_diagonal(tensor), -1)
 
 
 @public

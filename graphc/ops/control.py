@@ -13,7 +13,14 @@ from ..op import REGISTRY, Kind, Op, Sample, define, same_type
 from ..tensor import Parameter, Tensor, TensorLike, apply, as_tensor, public
 from ..types import TensorType
 
-define(Op("item", Kind.ITEM, lambda *types, item: types[item], dtypes="fib", doc="One result of a node that has several."))
+
+def _item_type(*types: TensorType, item: int) -> TensorType:
+    if not 0 <= item < len(types):
+        raise ShapeError(f"there is no result {item}")
+    return types[item]
+
+
+define(Op("item", Kind.ITEM, _item_type, dtypes="fib", doc="One result of a node that has several."))
 
 
 def results_of(node: Node) -> list[Tensor]:
@@ -21,6 +28,11 @@ def results_of(node: Node) -> list[Tensor]:
     if len(node.types) == 1:
         return [Tensor(node)]
     return [Tensor(make(REGISTRY["item"], (node,), {"item": k})) for k in range(len(node.types))]
+
+
+def apply_all(op: Op, *inputs: Tensor, **attributes: Any) -> list[Tensor]:
+    """All results of an op on these tensors."""
+    return results_of(make(op, [i.node for i in inputs], attributes))
 
 
 _stop = define(Op("stop_gradient", Kind.MAP, same_type, lambda x: x, (None,), lambda s, x: x, dtypes="fib",

@@ -357,6 +357,21 @@ _logcumsumexp = _prefix(
     Fold(lambda dtype: (-math.inf,), _logaddexp), "log of the running sum of exponentials.", "f")
 
 
+def _running(name: str, numpy: np.ufunc, fold: Fold, doc: str) -> Op:
+    return define(Op(name, Kind.PREFIX, lambda x, *, axis, reverse: x,
+                     _cumulative(lambda x, axis: numpy.accumulate(x, axis=axis)), (None,), fold=fold,
+                     samples=PREFIX_SAMPLES, dtypes="fi", smooth=False, doc=doc))
+
+
+_running_max = _running("running_max", np.maximum, MAX, "Greatest element so far; cummax carries the gradient.")
+_running_min = _running("running_min", np.minimum, MIN, "Least element so far; cummin carries the gradient.")
+
+
+def running_extreme(x: Tensor, axis: int, least_: bool) -> Tensor:
+    """The least or greatest element so far along an axis, without gradient."""
+    return apply(_running_min if least_ else _running_max, x, axis=axis, reverse=False)
+
+
 def _along(record: Op, x: Tensor, axis: Any, kw: dict[str, Any]) -> Tensor:
     axis = synonym(axis, kw)
     if kw:

@@ -232,22 +232,38 @@ def triu(x: TensorLike, diagonal: int = 0) -> Tensor:
 
 
 @public
-def diag_embed(x: TensorLike) -> Tensor:
-    """Matrices with the last axis on their diagonal."""
+def diag_embed(x: TensorLike, offset: int = 0, dim1: int = -2, dim2: int = -1) -> Tensor:
+    """Matrices (in the axes dim1 and dim2) with the last axis of x on a diagonal, zeros elsewhere: torch.diag_embed."""
     tensor = as_tensor(x)
-    n = tensor.shape[-1]
-    return e.where(iota((n, n), 0) == iota((n, n), 1), unsqueeze(tensor, -1), 0)
+    i, j = normal_axis(dim1, tensor.ndim + 1), normal_axis(dim2, tensor.ndim + 1)
+    if i == j:
+        raise ShapeError(f"diag_embed: two different axes are needed, got {dim1} and {dim2}{at(user_origin())}")
+    rank, moved = tensor.ndim, [0] * (tensor.ndim - 1)
+    before, after = ([*moved, offset], [*moved, 0]) if offset >= 0 else ([*moved, 0], [*moved, -offset])
+    placed = pad_with(tensor, before, after, [0] * rank)  # one entry per column
+    n = placed.shape[-1]
+    matrix = e.where(iota((n, n), 1) - iota((n, n), 0) == offset, unsqueeze(placed, -2), 0)
+    if (i, j) == (rank - 1, rank):
+        return matrix
+    order = list(range(rank - 1))
+    for place, source in sorted(((i, rank - 1), (j, rank))):
+        order.insert(place, source)
+    return permute(matrix, order)
 
 
 @public
-def diag(x: TensorLike) -> Tensor:
-    """The diagonal of a matrix, or the matrix with a vector on its diagonal."""
+def diag(x: TensorLike, diagonal: int = 0) -> Tensor:
+    """A diagonal of a matrix, or the matrix with a vector on that diagonal: torch.diag."""
     tensor = as_tensor(x)
-    if tensor.ndim == 1:
-        return diag_embed(tensor)
-    n, m = (s.__index__() for s in tensor.shape)
-    k = min(n, m)
-    return FUNCTIONS["diagonal"](narrow(narrow(tensor, 0, 0, k), 1, 0, k))
+    if tensor.ndim not in (1, 2):
+        raise ShapeError(f"diag: a vector or a matrix is needed, got {tensor.type}{at(user_origin())}")
+    return diag_embed(tensor, diagonal) if tensor.ndim == 1 else FUNCTIONS["diagonal"](tensor, diagonal)
+
+
+@public
+def diagflat(x: TensorLike, offset: int = 0) -> Tensor:
+    """The matrix with the flattened x on a diagonal."""
+    return diag_embed(reshape(as_tensor(x), -1), offset)
 
 
 @public

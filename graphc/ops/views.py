@@ -16,7 +16,7 @@ from ..errors import GraphError, ShapeError
 from ..index import Guard, Index, linear, unravel
 from ..ir import at, user_origin
 from ..op import Kind, Op, Sample, define
-from ..tensor import Tensor, TensorLike, apply, as_tensor, public
+from ..tensor import FUNCTIONS, Tensor, TensorLike, apply, as_tensor, public
 from ..types import Dim, Shape, Size, TensorType, as_shape, as_size, count
 
 Indices = tuple[Index, ...]
@@ -179,17 +179,27 @@ def transpose(x: TensorLike, a: int, b: int) -> Tensor:
     return permute(tensor, axes)
 
 
-swapaxes = transpose
+@public
+def swapaxes(x: TensorLike, a: int, b: int) -> Tensor:
+    """Swaps two axes: numpy's name of transpose."""
+    return transpose(x, a, b)
 
 
 @public
-def moveaxis(x: TensorLike, source: int, destination: int) -> Tensor:
-    """Moves one axis to another place; the others keep their order."""
+def moveaxis(x: TensorLike, source: int | Sequence[int], destination: int | Sequence[int]) -> Tensor:
+    """Moves axes to other places; the others keep their order."""
     tensor = as_tensor(x)
-    i, j = normal_axis(source, tensor.ndim), normal_axis(destination, tensor.ndim)
-    order = [a for a in range(tensor.ndim) if a != i]
-    order.insert(j, i)
+    sources = [normal_axis(a, tensor.ndim) for a in ((source,) if isinstance(source, int) else source)]
+    places = [normal_axis(a, tensor.ndim) for a in ((destination,) if isinstance(destination, int) else destination)]
+    if len(sources) != len(places) or len(set(sources)) != len(sources) or len(set(places)) != len(places):
+        raise ShapeError(f"moveaxis: from {source} to {destination} does not say where each axis goes{at(user_origin())}")
+    order = [a for a in range(tensor.ndim) if a not in sources]
+    for place, axis in sorted(zip(places, sources, strict=True)):
+        order.insert(place, axis)
     return permute(tensor, order)
+
+
+FUNCTIONS.update(swapdims=swapaxes, movedim=moveaxis)
 
 
 # -- expand ----------------------------------------------------------------------------------------------------------
@@ -262,7 +272,7 @@ def _slice_numpy(x: np.ndarray, *, starts: tuple, steps: tuple, sizes: tuple) ->
 
 
 def _unslice(g: Tensor, out: Tensor, x: Tensor, *, starts: tuple, steps: tuple, sizes: Shape) -> Tensor:
-    high = tuple(full - start - ((n - 1) * step + 1)
+    high = tuple(full - start - (0 if isinstance(n, int) and n == 0 else (n - 1) * step + 1)
                  for full, start, step, n in zip(x.shape, starts, steps, sizes, strict=True))
     return pad_with(g, starts, high, tuple(s - 1 for s in steps))
 

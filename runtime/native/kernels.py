@@ -18,20 +18,21 @@ from .emit import Function, Module, i64
 from .epilogues import contraction_of, contraction_scratch, emit_contract
 from .loops import Threads, Work, emit_map, scalar_cost
 from .reductions import emit_columns, emit_rows, reduction_scratch
+from .routines import emit_routine, routine_scratch
 from .scans import emit_prefix, emit_scatter
 from .target import Target
 from .threads import emit_barrier
 
 SERIAL = 1 << 17  # element operations, two to four microseconds: less is not worth a second thread
 EMITTERS = {Form.MAP: emit_map, Form.ROWS: emit_rows, Form.COLUMNS: emit_columns, Form.CONTRACT: emit_contract,
-            Form.PREFIX: emit_prefix, Form.SCATTER: emit_scatter}
+            Form.PREFIX: emit_prefix, Form.SCATTER: emit_scatter, Form.ROUTINE: emit_routine}
 
 
 def element_operations(kernel: Kernel) -> int:
     """About how many scalar instructions the kernel takes, a product with its sum counted as an eighth."""
     total = 0
     for node in kernel.body.nodes:
-        size = int(node.type.size)
+        size = int(node.types[0].size)
         match node.op.kind:
             case Kind.MAP:
                 total += size * scalar_cost(node)
@@ -39,6 +40,8 @@ def element_operations(kernel: Kernel) -> int:
                 total += int(node.inputs[0].type.size)
             case Kind.PREFIX | Kind.SCATTER:
                 total += 4 * int(node.inputs[-1].type.size)
+            case Kind.ROUTINE:
+                total += node.op.operations(*(i.type for i in node.inputs), **node.attributes)  # type: ignore[misc]
             case Kind.CONTRACT:
                 c = contraction_of(node)[0]
                 total += prod(c.batch) * prod(c.m) * prod(c.n) * prod(c.k) // 8
@@ -59,12 +62,15 @@ def scratch_sizes(kernel: Kernel, target: Target) -> tuple[int, int]:
         return contraction_scratch(kernel, target), 0
     if kernel.form in (Form.ROWS, Form.COLUMNS):
         return reduction_scratch(kernel, target, is_serial(kernel))
+    if kernel.form is Form.ROUTINE:
+        return routine_scratch(kernel, target, vector_lanes(kernel, target)), 0
     return 0, 0
 
 
 def vector_lanes(kernel: Kernel, target: Target) -> int:
     """Lanes of the kernel's vectors: the widest float that varies decides, without floats the widest integer."""
-    varying = [n.dtype for n in kernel.body.nodes if int(n.type.size) > 1 and n.op.kind not in (Kind.VIEW, Kind.SOURCE)]
+    varying = [t.dtype for n in kernel.body.nodes if n.op.kind not in (Kind.VIEW, Kind.SOURCE)
+               for t in n.types if int(t.size) > 1]
     varying += [n.dtype for n in kernel.body.inputs if int(n.type.size) > 1]
     floats = [d.itemsize for d in varying if d.is_float]
     return target.lanes(max(floats or [d.itemsize for d in varying] or [4]))

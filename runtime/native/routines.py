@@ -1,0 +1,426 @@
+"""Row algorithms: the builder that `Op.routine` speaks to, as LLVM code, and the loop over the batch around it.
+
+Knows numbers that stand for a vector's lanes, arrays, loops and scratch memory (the protocol is `op.RoutineBuilder`).
+Must not know any algorithm.  Each member of the batch is computed by one thread from beginning to end, so results do not
+depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from math import prod
+from typing import Any
+
+from graphc.ir import Node
+from graphc.op import Kind
+from graphc.plan import Kernel, align
+
+from .elements import LLVM, LoweringError
+from .emit import SIZES, Carried, Function, Module, Value, constant, element, i64, lane_numbers, lanes, vector
+from .loops import Work
+from .scalar import NativeScalar
+from .target import Target
+
+Plain = float | int | bool
+SUMS = 4  # partial sums of `sum`: as many additions are under way at once
+
+
+class Number:
+    """A value known when the program runs; with a `step`, an index whose lane k is `value + k * step`."""
+
+    __slots__ = ("r", "step", "value")
+    __hash__ = None  # type: ignore[assignment]  # `==` builds a comparison
+
+    def __init__(self, r: Routine, value: Value, step: int = 0) -> None:
+        self.r, self.value, self.step = r, value, step
+
+    @property
+    def is_index(self) -> bool:
+        return self.value.type == "i64"
+
+    def whole(self) -> Value:
+        """The value, every lane spelled out."""
+        if not self.step:
+            return self.value
+        f, lanes = self.r.f, self.r.lanes
+        steps = lane_numbers(lanes)
+        if self.step != 1:
+            steps = f.emit(f"mul {steps.type} {steps.name}, {constant(self.step, steps.type).name}", steps.type)
+        base = f.broadcast(self.value, lanes)
+        return f.emit(f"add {base.type} {base.name}, {steps.name}", base.type)
+
+    def _apply(self, name: str, *others: Number | Plain) -> Number:
+        return self.r.apply(name, self, *others)
+
+    def __add__(self, other: Number | Plain) -> Number:
+        b = self.r.number(other, self)
+        if self.is_index and b.is_index:
+            return Number(self.r, self.r.f.add(self.value, b.value), self.step + b.step)
+        return self._apply("add", b)
+
+    def __sub__(self, other: Number | Plain) -> Number:
+        b = self.r.number(other, self)
+        if self.is_index and b.is_index:
+            return Number(self.r, self.r.f.sub(self.value, b.value), self.step - b.step)
+        return self._apply("sub", b)
+
+    def __mul__(self, other: Number | Plain) -> Number:
+        b = self.r.number(other, self)
+        if self.is_index and b.is_index:
+            a = self if not b.step else b
+            b = b if a is self else self
+            factor = b.value.number
+            if not b.step and (not a.step or factor is not None):
+                return Number(self.r, self.r.f.mul(a.value, b.value), a.step * (factor or 0) if a.step else 0)
+        return self._apply("mul", b)
+
+    def __rsub__(self, other: Plain) -> Number:
+        return self.r.number(other, self) - self
+
+    __radd__, __rmul__ = __add__, __mul__
+
+    def __truediv__(self, other: Number | Plain) -> Number: return self._apply("div", other)
+    def __rtruediv__(self, other: Plain) -> Number: return self.r.number(other, self) / self
+    def __floordiv__(self, other: Number | Plain) -> Number: return self._apply("floordiv", other)
+    def __mod__(self, other: Number | Plain) -> Number: return self._apply("mod", other)
+    def __neg__(self) -> Number: return self._apply("neg")
+    def __and__(self, other: Number | Plain) -> Number: return self._apply("and_", other)
+    def __or__(self, other: Number | Plain) -> Number: return self._apply("or_", other)
+    def __xor__(self, other: Number | Plain) -> Number: return self._apply("xor", other)
+    def __invert__(self) -> Number: return self._apply("not_")
+    def __eq__(self, other: Number | Plain) -> Number: return self._apply("eq", other)  # type: ignore[override]
+    def __ne__(self, other: Number | Plain) -> Number: return self._apply("ne", other)  # type: ignore[override]
+    def __lt__(self, other: Number | Plain) -> Number: return self._apply("lt", other)
+    def __le__(self, other: Number | Plain) -> Number: return self._apply("le", other)
+    def __gt__(self, other: Number | Plain) -> Number: return self._apply("gt", other)
+    def __ge__(self, other: Number | Plain) -> Number: return self._apply("ge", other)
+
+
+class Variable:
+    """A number that changes: stack memory that becomes a register."""
+
+    def __init__(self, r: Routine, first: Number) -> None:
+        self.r = r
+        initial = first.whole()
+        if not initial.lanes:
+            initial = r.f.broadcast(initial, r.lanes)
+        self.type = initial.type
+        self.place = r.f.stack(initial.element, max(1, initial.lanes))
+        r.f.store(initial, self.place)
+
+    @property
+    def value(self) -> Number:
+        return Number(self.r, self.r.f.load(self.place, self.type))
+
+    @value.setter
+    def value(self, new: Number | Plain) -> None:
+        value = new.whole() if isinstance(new, Number) else constant(new, element(self.type))
+        if lanes(self.type) and not value.lanes:
+            value = self.r.f.broadcast(value, lanes(self.type))
+        if value.type != self.type:
+            raise LoweringError(f"a variable of {self.type} cannot become {value.type}")
+        self.r.f.store(value, self.place)
+
+
+class Array:
+    """Row-major memory of known shape."""
+
+    def __init__(self, r: Routine, pointer: Value, scalar: str, shape: tuple[int, ...]) -> None:
+        self.r, self.pointer, self.scalar, self.shape = r, pointer, scalar, shape
+        self.stored = "i8" if scalar == "i1" else scalar  # bools are bytes in memory
+
+    def place(self, indices: Any) -> Number:
+        """The element's position in memory."""
+        given = indices if isinstance(indices, tuple) else (indices,)
+        if len(given) != len(self.shape):
+            raise LoweringError(f"{len(given)} indices for an array of {len(self.shape)} axes")
+        total = Number(self.r, i64(0))
+        for k, index in enumerate(given):
+            total = total + self.r.index(index) * prod(self.shape[k + 1:])
+        return total
+
+    def row(self, index: Number | int) -> Array:
+        """The array of the remaining axes at a scalar index of the first."""
+        offset = self.r.index(index) * prod(self.shape[1:])
+        if offset.step or offset.value.lanes:
+            raise LoweringError("a row needs one index, not a vector of them")
+        return Array(self.r, self.r.f.offset(self.pointer, offset.value, self.stored), self.scalar, self.shape[1:])
+
+    def __getitem__(self, indices: Any) -> Number:
+        f, lanes, mask = self.r.f, self.r.lanes, self.r.mask
+        place = self.place(indices)
+        if place.value.lanes:
+            loaded = f.gather(self.pointer, place.value, self.stored, mask)
+        else:
+            start = f.offset(self.pointer, place.value, self.stored)
+            if not place.step:
+                loaded = f.load(start, self.stored)
+            elif place.step == 1:
+                type_ = vector(lanes, self.stored)
+                loaded = f.load(start, type_) if mask is None else f.masked_load(start, type_, mask)
+            else:
+                loaded = f.gather(start, self.r.strides(place.step), self.stored, mask)
+        if self.scalar == "i1":
+            loaded = f.compare("icmp ne", loaded, constant(0, loaded.type))
+        return Number(self.r, loaded)
+
+    def __setitem__(self, indices: Any, new: Number | Plain) -> None:
+        f, lanes, mask = self.r.f, self.r.lanes, self.r.mask
+        place = self.place(indices)
+        value = new.whole() if isinstance(new, Number) else constant(new, self.scalar)
+        if value.element != self.scalar:
+            raise LoweringError(f"an array of {self.scalar} cannot hold {value.type}")
+        if self.scalar == "i1":
+            value = f.convert("zext", value, "i8")
+        if not place.value.lanes and not place.step:
+            f.store(value, f.offset(self.pointer, place.value, self.stored))
+            return
+        value = f.broadcast(value, lanes) if not value.lanes else value
+        if place.value.lanes:
+            f.scatter(value, self.pointer, place.value, mask)
+            return
+        start = f.offset(self.pointer, place.value, self.stored)
+        if place.step != 1:
+            f.scatter(value, start, self.r.strides(place.step), mask)
+        elif mask is None:
+            f.store(value, start)
+        else:
+            f.masked_store(value, start, mask)
+
+
+class Routine:
+    """Writes one member's algorithm into `f`.
+
+    scratch   where this thread's own memory begins
+    used      bytes of it that the algorithm has asked for
+    lanes     of the innermost `each`, 0 outside; `mask` says which of them exist, None for all
+    """
+
+    def __init__(self, f: Function, target: Target, width: int, private: Value) -> None:
+        self.f, self.s, self.target, self.width, self.private = f, NativeScalar(f), target, width, private
+        self.used, self.lanes = 0, 0
+        self.mask: Value | None = None
+
+    # -- numbers -----------------------------------------------------------------------------------------------
+
+    def number(self, value: Number | Plain, like: Number) -> Number:
+        return value if isinstance(value, Number) else Number(self, constant(value, like.value.element))
+
+    def index(self, value: Number | int) -> Number:
+        return value if isinstance(value, Number) else Number(self, i64(value))
+
+    def constant(self, value: Plain, dtype: str) -> Number:
+        return Number(self, constant(value, LLVM[dtype]))
+
+    def strides(self, step: int) -> Value:
+        return Value("<" + ", ".join(f"i64 {k * step}" for k in range(self.lanes)) + ">", vector(self.lanes, "i64"))
+
+    def apply(self, name: str, *operands: Any) -> Number:
+        """A method of the scalar builder; Python's numbers take the type of the last number given."""
+        numbers = [o for o in operands if isinstance(o, Number)]
+        values = [o if isinstance(o, str) else self.number(o, numbers[-1]).whole() for o in operands]
+        lanes = max((v.lanes for v in values if isinstance(v, Value)), default=0)
+        aligned = [self.f.broadcast(v, lanes) if isinstance(v, Value) and not v.lanes else v for v in values]
+        return Number(self, getattr(self.s, name)(*aligned))
+
+    def __getattr__(self, name: str) -> Callable[..., Number]:
+        if name.startswith("_") or not hasattr(NativeScalar, name):
+            raise AttributeError(name)
+        return lambda *operands: self.apply(name, *operands)
+
+    # -- memory ------------------------------------------------------------------------------------------------
+
+    def variable(self, value: Number | int) -> Variable:
+        return Variable(self, self.index(value) if isinstance(value, int) else value)
+
+    def scratch(self, dtype: str, *shape: int) -> Array:
+        scalar = LLVM[dtype]
+        pointer = self.f.offset(self.private, i64(self.used), "i8")
+        self.used += align(prod(shape) * SIZES[scalar])
+        return Array(self, pointer, scalar, shape)
+
+    # -- control -----------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def loop(self, low: Number | int, high: Number | int, step: int = 1, reverse: bool = False) -> Iterator[Number]:
+        start, stop = self.index(low), self.index(high)
+        with self.f.loop(start.value, stop.value, step) as counted:
+            index = Number(self, counted)
+            yield start + stop - 1 - index if reverse else index
+
+    @contextmanager
+    def loop_while(self, condition: Callable[[], Number]) -> Iterator[None]:
+        f = self.f
+        header, body, done = f.label("while"), f.label("body"), f.label("end")
+        f.branch(header)
+        f.block(header)
+        f.branch_if(self._scalar(condition()), body, done)
+        f.block(body)
+        yield
+        f.branch(header)
+        f.block(done)
+
+    @contextmanager
+    def when(self, condition: Number) -> Iterator[None]:
+        with self.f.when(self._scalar(condition)):
+            yield
+
+    def _scalar(self, condition: Number) -> Value:
+        value = condition.whole()
+        if value.lanes:
+            raise LoweringError("a condition must be the same for all lanes: choose with select")
+        return value
+
+    @contextmanager
+    def _inside(self, lanes: int, mask: Value | None = None) -> Iterator[None]:
+        if self.lanes:
+            raise LoweringError("`each` and `sum` cannot stand inside `each`")
+        self.lanes, self.mask = lanes, mask
+        yield
+        self.lanes, self.mask = 0, None
+
+    def each(self, low: Number | int, high: Number | int, body: Callable[[Number], None], vectors: int = 1) -> None:
+        start, stop = self.index(low).value, self.index(high).value
+        length = stop.number - start.number if start.number is not None and stop.number is not None else None
+        lanes = self.width
+        while length is not None and lanes > 2 and lanes // 2 >= length:
+            lanes //= 2
+        while vectors > 1 and length is not None and length < vectors * lanes:
+            vectors -= 1
+
+        def sweep(first: Value, width: int) -> Value:
+            """All whole blocks of this width; returns where they end."""
+            blocks = self.f.binary("sdiv", self.f.sub(stop, first), i64(width))
+            end = self.f.add(first, self.f.mul(blocks, i64(width)))
+            with self.f.loop(first, end, width) as base, self._inside(width):
+                body(Number(self, base, 1))
+            return end
+
+        rest = sweep(start, vectors * lanes) if vectors > 1 else start
+        if length is not None and (start.number or 0) + length // (vectors * lanes) * (vectors * lanes) == stop.number:
+            if vectors == 1:
+                sweep(rest, lanes)
+            return
+        rest = sweep(rest, lanes)
+        if self.target.has_masks:
+            with self.f.when(self.f.compare("icmp slt", rest, stop)):
+                mask = self.f.lane_mask(self.f.sub(stop, rest), lanes)
+                with self._inside(lanes, mask):
+                    body(Number(self, rest, 1))
+        else:
+            with self.f.loop(rest, stop) as single:
+                body(Number(self, single))
+
+    def sum(self, low: Number | int, high: Number | int, dtype: str, term: Callable[[Number], Number]) -> Number:
+        f, scalar = self.f, LLVM[dtype]
+        start, stop = self.index(low).value, self.index(high).value
+        lanes = self.width
+        block = SUMS * lanes
+        end = f.add(start, f.mul(f.binary("sdiv", f.sub(stop, start), i64(block)), i64(block)))
+        totals = Carried([constant(0, vector(lanes, scalar))] * SUMS)
+        with f.loop(start, end, block, totals) as base, self._inside(lanes):
+            totals.next = [self._plus(t, term(Number(self, f.add(base, i64(k * lanes)), 1)), lanes)
+                           for k, t in enumerate(totals.values)]
+        total = totals.results
+        while len(total) > 1:
+            total = [self.s.add(a, b) for a, b in zip(total[::2], total[1::2], strict=True)]
+        tail = Carried(total)
+        if self.target.has_masks:
+            with f.loop(end, stop, lanes, tail) as base:
+                mask = f.lane_mask(f.sub(stop, base), lanes)
+                with self._inside(lanes, mask):
+                    more = self._plus(tail.values[0], term(Number(self, base, 1)), lanes)
+                tail.next = [f.select(mask, more, tail.values[0])]
+            return Number(self, self._across(tail.results[0]))
+        single = Carried([constant(0, scalar)])
+        with f.loop(end, stop, 1, single) as base:
+            single.next = [self._plus(single.values[0], term(Number(self, base)), 0)]
+        return Number(self, self.s.add(self._across(total[0]), single.results[0]))
+
+    def _plus(self, total: Value, term: Number, lanes: int) -> Value:
+        value = term.whole()
+        return self.s.add(total, self.f.broadcast(value, lanes) if lanes and not value.lanes else value)
+
+    def _across(self, value: Value) -> Value:
+        """The sum of all lanes, halves first."""
+        lanes = value.lanes
+        while lanes > 1:
+            half = lanes // 2
+            parts = []
+            for first in (0, half):
+                order = ", ".join(f"i32 {first + k}" for k in range(half))
+                parts.append(self.f.emit(f"shufflevector {value}, {value.type} poison, <{half} x i32> <{order}>",
+                                         vector(half, value.element)))
+            value, lanes = self.s.add(*parts), half
+        return self.f.extract(value, 0)
+
+
+# -- kernels ---------------------------------------------------------------------------------------------------------
+
+
+def routine_of(kernel: Kernel) -> Node:
+    """The kernel's one routine."""
+    nodes = [n for n in kernel.body.nodes if n.op.kind is Kind.ROUTINE]
+    if len(nodes) != 1:
+        raise LoweringError(f"{kernel!r}: one routine is needed, there are {len(nodes)}")
+    if any(i not in kernel.body.inputs for i in nodes[0].inputs):
+        raise LoweringError(f"{kernel!r}: a routine's operands lie in memory")
+    return nodes[0]
+
+
+def _batch(node: Node) -> int:
+    """How many leading axes are the batch."""
+    return node.types[0].ndim - node.op.core
+
+
+def _write(r: Routine, kernel: Kernel, node: Node, reads: Sequence[Value], writes: Sequence[Value], member: Value) -> None:
+    """One member of the batch; results that nobody wants go to scratch memory."""
+    cut = _batch(node)
+    f = r.f
+
+    def part(pointer: Value, dtype: str, shape: tuple[int, ...]) -> Array:
+        scalar = LLVM[dtype]
+        offset = f.mul(member, i64(prod(shape)))
+        return Array(r, f.offset(pointer, offset, "i8" if scalar == "i1" else scalar), scalar, shape)
+
+    places = dict(zip(kernel.body.inputs, reads, strict=True))
+    inputs = [part(places[i], i.dtype.name, i.shape[cut:]) for i in node.inputs]
+    wanted = {n.attributes.get("item", 0): w for n, w in zip(kernel.body.outputs, writes, strict=True)}
+    outputs = [part(wanted[k], t.dtype.name, t.shape[cut:]) if k in wanted else r.scratch(t.dtype.name, *t.shape[cut:])
+               for k, t in enumerate(node.types)]
+    node.op.routine(r, inputs, outputs, [i.type for i in node.inputs], **node.attributes)  # type: ignore[misc]
+
+
+@lru_cache(maxsize=512)
+def routine_scratch(kernel: Kernel, target: Target, lanes: int) -> int:
+    """Bytes of private memory, found by writing the routine once into a function that nobody keeps."""
+    f = Module().function("spare", [("private", "ptr")])
+    r = Routine(f, target, lanes, f.parameters[0])
+    pointer = f.parameters[0]
+    _write(r, kernel, routine_of(kernel), [pointer] * len(kernel.reads), [pointer] * len(kernel.writes), i64(0))
+    return r.used
+
+
+def emit_routine(w: Work) -> None:
+    """A loop over this thread's members of the batch, each computed from beginning to end."""
+    node = routine_of(w.kernel)
+    members = prod(node.types[0].shape[:_batch(node)])
+    if members == 0 or all(int(t.size) == 0 for t in node.types):
+        return
+    reads = [w.elements.memory[i].pointer for i in w.kernel.body.inputs]
+
+    def run(low: Value, high: Value) -> None:
+        with w.f.loop(low, high) as member:
+            r = Routine(w.f, w.target, w.full_lanes, w.private)
+            _write(r, w.kernel, node, reads, w.writes, member)
+
+    if members == 1 and not w.threads.alone:
+        with w.f.when(w.f.compare("icmp eq", w.threads.thread, i64(0))):
+            run(i64(0), i64(1))
+    else:
+        run(*w.share(members))
+
+
+__all__ = ["Array", "Number", "Routine", "Variable", "emit_routine", "routine_scratch"]
