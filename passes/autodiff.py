@@ -145,6 +145,10 @@ def _apply_rule(node: Node, given: list[Tensor | None], reach: set[Node], held: 
     if node.graphs:  # the rule differentiates the nested graphs, by the pull-back that it is handed
         assert callable(op.vjp)
         parts = op.vjp(given, node, wanted, lambda *arguments: _pull(*arguments)[0])
+    elif len(node.types) > 1:
+        assert callable(op.vjp)
+        result = op.vjp(given, node, *inputs, **node.attributes, graphs=node.graphs)
+        parts = {k: result[k] for k in wanted}
     else:
         g, out = given[0], Tensor(node)
         if g is None:
