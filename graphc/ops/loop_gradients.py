@@ -15,6 +15,7 @@ product instead of many small ones.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from typing import Any
 
 from ..ir import Graph, Node, building, make, phase, scope
@@ -108,6 +109,7 @@ class _Backward:
         self.kept: dict[Node, None] = {}  # values that the forward loop stacks
         self.emitted: dict[Node, None] = {}  # values that the backward loop stacks
         self.summed: dict[Node, Tensor] = {}  # values that it adds up, and where
+        self.totals: dict[Node, Outside] = {}
         self.stacks: dict[Node, Tensor] = {}
         self.sums: dict[Node, Tensor] = {}
 
@@ -174,6 +176,11 @@ class _Backward:
 
     def total(self, node: Node) -> Outside:
         """The sum over steps; linear operations are done once, behind it."""
+        if node not in self.totals:
+            self.totals[node] = cache(self.made_total(node))
+        return self.totals[node]
+
+    def made_total(self, node: Node) -> Outside:
         if self.recompute and node in self.varying:  # stacks are what this loop must not keep
             return self.accumulated(node)
         if node not in self.varying:
@@ -189,9 +196,11 @@ class _Backward:
         if op.kind is Kind.VIEW and not node.attributes.get("fill"):
             under = self.total(inputs[0])
             return lambda: Tensor(make(op, (under().node,), node.attributes))
-        if op.name in ("add", "sub"):
+        if op.name == "add":
+            return self.sum_of(node)
+        if op.name == "sub":
             left, right = (self.total(i) for i in inputs)
-            return (lambda: left() + right()) if op.name == "add" else (lambda: left() - right())
+            return lambda: left() - right()
         if op.name == "neg":
             plain = self.total(inputs[0])
             return lambda: neg(plain())
@@ -203,6 +212,22 @@ class _Backward:
             entries = self.stack(node)
             return lambda: sum_(entries(), 0)
         return self.accumulated(node)
+
+    def sum_of(self, node: Node) -> Outside:
+        """A chain of additions, which may be as long as an operand has readers."""
+        summands: list[Node] = []
+        while node.op.name == "add" and node in self.varying:
+            node, last = node.inputs
+            summands.append(last)
+        parts = [self.total(n) for n in (node, *reversed(summands))]
+
+        def added() -> Tensor:
+            result = parts[0]()
+            for part in parts[1:]:
+                result = result + part()
+            return result
+
+        return added
 
     def accumulated(self, node: Node) -> Outside:
         if node not in self.summed:
