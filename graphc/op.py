@@ -118,7 +118,9 @@ class Op:
     numpy       its meaning: ``numpy(*arrays, **attributes) -> array``
     vjp         per input ``f(g, out, *inputs, **attributes) -> Tensor``; None where no gradient flows.
                 Or one callable that returns a sequence, one entry per input.  With several results it is one callable,
-                g a list with None for results without cotangent, and out the node itself
+                g a list with None for results without cotangent, and out the node itself.
+                With nested graphs: ``f(g, node, wanted, pull)``, which gives {input: cotangent} for the wanted inputs;
+                ``pull(outputs, cotangents, inputs)`` pulls back through nodes of a nested graph
     scalar      MAP: ``scalar(s, *values, **attributes)`` over a ScalarBuilder
     fold        REDUCE, PREFIX: the body
     index       VIEW: ``index(indices, input_type, **attributes) -> (indices, guard)``; maps an element of the

@@ -23,7 +23,7 @@ from graphc.ir import Graph, Node, building, key_of, make, phase, rewrite, topol
 from graphc.op import REGISTRY, Kind
 from graphc.ops.control import results_of
 from graphc.ops.loops import formal
-from graphc.ops.views import expand_to, reshape
+from graphc.ops.views import expand_to, moveaxis, reshape
 from graphc.tensor import Tensor, constant
 from graphc.types import TensorType, int64
 
@@ -48,6 +48,8 @@ class Split:
     free     nodes that depend on nothing of the batch
     inside   nodes that a chunk computes from its own part, with the axis that the batch runs along
     sums     nodes that are the sum (or another fold) over chunks of what each one computes
+    results  loops that a chunk runs on its own part, with the axis that the batch runs along in each result
+    nested   these are the nodes of a loop's body
     """
 
     graph: Graph
@@ -56,6 +58,8 @@ class Split:
     free: set[Node] = field(default_factory=set)
     inside: dict[Node, int] = field(default_factory=dict)
     sums: set[Node] = field(default_factory=set)
+    results: dict[Node, list[int]] = field(default_factory=dict)
+    nested: bool = False
 
     @staticmethod
     def of(graph: Graph, small: Graph, count: int) -> Split | None:
@@ -88,6 +92,14 @@ class Split:
             return
         if not all(i in self.free or i in self.inside for i in node.inputs):
             return  # after the loop
+        if node.op.kind is Kind.LOOP:
+            axes = loop_axes(self, node, other)
+            if axes is not None:
+                self.results[node], self.inside[node] = axes, axes[0]
+            return
+        if node.op.kind is Kind.ITEM and node.inputs[0] in self.results:
+            self.inside[node] = self.results[node.inputs[0]][node.attributes["item"]]
+            return
         rule = RULES.get(node.op.kind)
         axis = self.axis_of(node)
         if rule is None:
@@ -99,6 +111,8 @@ class Split:
 
     def cheap(self, node: Node) -> bool:
         """Whether it may as well be computed on the whole batch, so that chunks can read it: how many labels count, say."""
+        if self.nested:
+            return False
         cone = [n for n in topological([node]) if n not in self.free]
         if any(n.op.kind is Kind.CONTRACT for n in cone):
             return False
@@ -108,6 +122,33 @@ class Split:
     def work(self) -> float:
         """Nanoseconds of the whole step on one thread."""
         return sum(map(nanoseconds, self.graph.nodes))
+
+
+def loop_axes(split: Split, node: Node, other: Node) -> list[int] | None:
+    """The axis of each result along which the batch runs, where every step works row by row of it; else None."""
+    (body,), (small,) = node.graphs, other.graphs
+    twin = twins(body, small)
+    assert twin is not None  # of twins are the bodies, too
+    inner = Split(body, split.count, twin, nested=True)
+    carries = node.attributes["carries"]
+    for k, (place, operand) in enumerate(zip(body.inputs, node.inputs, strict=True)):
+        axis = split.inside.get(operand)
+        if axis is None:
+            inner.free.add(place)
+            continue
+        inner.inside[place] = axis - (carries <= k < carries + node.attributes["sequences"])
+        if inner.inside[place] < 0:
+            return None  # the steps walk along the batch
+    for n in body.nodes:
+        if n not in body.inputs:
+            inner.classify(n)
+            if n.op.kind is Kind.SOURCE and n not in inner.free:
+                return None  # counts rows of the batch
+    axes = [inner.inside.get(n) for n in body.outputs]
+    if any(a != inner.inside.get(place) for a, place in zip(axes[:carries], body.inputs, strict=False)):
+        return None
+    found = [a + (k >= carries) for k, a in enumerate(axes) if a is not None]
+    return found if len(found) == len(axes) else None
 
 
 def inputs_along(split: Split, node: Node, axis: int) -> bool:
@@ -120,8 +161,8 @@ def _map(split: Split, node: Node, other: Node, axis: int) -> bool:
 
 
 def _source(split: Split, node: Node, other: Node, axis: int) -> bool:
-    """Placeholders and constants are cut along their first axis; counting along the batch starts later in each chunk."""
-    return axis == 0 if "axis" not in node.attributes else True
+    """Placeholders and constants are cut; counting along the batch starts later in each chunk."""
+    return True
 
 
 def _reduce(split: Split, node: Node, other: Node, axis: int) -> bool:
@@ -225,11 +266,18 @@ def twins(graph: Graph, small: Graph) -> dict[Node, Node] | None:
             if known is not b:
                 return None
             continue
-        if a.op is not b.op or len(a.inputs) != len(b.inputs) or a.graphs or b.graphs or not same_attributes(a, b):
+        if a.op is not b.op or len(a.inputs) != len(b.inputs) or not same_attributes(a, b) or not same_bodies(a, b):
             return None
         twin[a] = b
         stack.extend(zip(a.inputs, b.inputs, strict=True))
     return twin
+
+
+def same_bodies(a: Node, b: Node) -> bool:
+    """Whether what the nodes hold differs in sizes alone; branches are taken by the whole batch."""
+    if not a.graphs:
+        return True
+    return a.op.kind is Kind.LOOP and twins(a.graphs[0], b.graphs[0]) is not None
 
 
 def same_attributes(a: Node, b: Node) -> bool:
@@ -284,7 +332,7 @@ class Body:
     def build(self, node: Node, chunk: Node) -> Node:
         other = self.split.twin[node]
         if node.op.kind is not Kind.SOURCE:
-            return make(other.op, [self.new[i] for i in node.inputs], other.attributes)
+            return make(other.op, [self.new[i] for i in node.inputs], other.attributes, other.graphs)
         axis = other.attributes["axis"]  # counting
         if axis != self.split.inside[node]:
             return other
@@ -294,7 +342,9 @@ class Body:
 
 def as_sequence(split: Split, node: Node) -> Node:
     """A batch with its chunks as a leading axis."""
-    return reshape(Tensor(node), (split.count, *split.twin[node].shape)).node
+    axis, shape = split.inside[node], split.twin[node].shape
+    parts = reshape(Tensor(node), (*shape[:axis], split.count, *shape[axis:]))
+    return moveaxis(parts, axis, 0).node
 
 
 def build(split: Split, wanted: Sequence[Node]) -> Graph:
@@ -332,8 +382,10 @@ def nanoseconds(node: Node) -> float:
     """About how long one thread takes."""
     if node.op.kind is Kind.CONTRACT:
         return flops(node) / FLOPS_PER_NS
-    if node.op.kind in (Kind.VIEW, Kind.SOURCE):
+    if node.op.kind in (Kind.VIEW, Kind.SOURCE, Kind.ITEM):
         return 0.0
+    if node.op.kind is Kind.LOOP:
+        return float(node.attributes["length"]) * sum(map(nanoseconds, node.graphs[0].nodes))
     return prod(map(int, (node.inputs or (node,))[0].types[0].shape)) * cost_per_element(node) / OPERATIONS_PER_NS
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 
 from graphc.ir import Graph, for_each_graph
+from graphc.op import Kind
 from graphc.plan import Plan
 
 from .chunk import chunk
@@ -71,7 +72,8 @@ class Pipeline:
         """The concrete graph with its batch in chunks where that pays."""
         start = perf_counter()
         first = {str(i.shape[0]) for i in open_graph.inputs if i.shape and not isinstance(i.shape[0], int)}
-        batches = {name: size for name, size in sizes.items() if name in first}
+        lengths = {str(n.attributes["length"]) for n in open_graph.nodes if n.op.kind is Kind.LOOP}
+        batches = {name: size for name, size in sizes.items() if name in first - lengths}
         graph = chunk(graph, batches, lambda other: Pipeline().concrete(open_graph, {**sizes, **other}))
         verify_graph(graph)
         self._done("chunk", graph, start)

@@ -6,6 +6,8 @@ Run a longer campaign:  python -m tests.fuzz --count 2000 --seed 1
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -19,7 +21,9 @@ BINARY = ("add", "sub", "mul", "maximum", "minimum")
 class Fuzzer:
     """Grows one graph from a seed; values stay tame (everything large is squashed)."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, unrolled: bool = False) -> None:
+        """`unrolled` writes loops out step by step, and computes both sides of branches: the same values otherwise."""
+        self.unrolled, self.depth = unrolled, 0
         self.random = np.random.default_rng(seed)
         self.inputs: list[Tensor] = []
         self.arrays: list[np.ndarray] = []
@@ -42,7 +46,7 @@ class Fuzzer:
 
     def grow(self, steps: int) -> None:
         actions = (self.unary, self.unary, self.binary, self.binary, self.reduce, self.view, self.view, self.contract,
-                   self.choose, self.normalise, self.gather, self.prefix, self.join)
+                   self.choose, self.normalise, self.gather, self.prefix, self.join, self.loop, self.branch)
         while steps:
             made = actions[int(self.random.integers(len(actions)))]()
             if made is not None and int(made.size) <= 20000 and made.ndim <= 4:
@@ -144,6 +148,57 @@ class Fuzzer:
         x = self.pick()
         return graphc.concat([x, x.tanh()], self.axis(x)) if x.ndim else None
 
+    @contextmanager
+    def inside(self, pool: Sequence[Tensor], seed: int) -> Iterator[None]:
+        """What grows here is made of `pool` alone, and is the same whenever it grows."""
+        held = self.random, self.pool
+        self.random, self.pool, self.depth = np.random.default_rng(seed), list(pool), self.depth + 1
+        try:
+            yield
+        finally:
+            (self.random, self.pool), self.depth = held, self.depth - 1
+
+    def loop(self) -> Tensor | None:
+        """A few steps along the first axis of a tensor, with a carry and something that every step reads."""
+        xs, init, shared, seed = self.pick(), self.pick(), self.pick(), int(self.random.integers(1 << 30))
+        reverse, segments = bool(self.random.integers(2)), int(self.random.integers(4))
+        last = self.random.random() < 0.5
+        if not xs.ndim or int(xs.shape[0]) > 8 or self.depth > 1:
+            return None
+
+        def step(carry: Tensor, entry: Tensor) -> tuple[Tensor, Tensor]:
+            with self.inside([shared, entry, carry], seed):
+                self.grow(3)
+                made = self.pool[-1]
+                fitting = [t for t in self.pool[3:] if t.shape == carry.shape]
+            return ((fitting[-1] if fitting else made.mean()) + carry * 0.5).tanh(), made
+
+        if not self.unrolled:
+            carry, ys = graphc.scan(step, init, xs, reverse=reverse, segments=segments or None)
+            return carry if last else ys
+        carry, rows = init, []
+        for t in reversed(range(int(xs.shape[0]))) if reverse else range(int(xs.shape[0])):
+            carry, y = step(carry, xs[t])
+            rows.append(y)
+        return carry if last else graphc.stack(rows[::-1] if reverse else rows, 0)
+
+    def branch(self) -> Tensor | None:
+        """One of two small graphs, by the sign of a mean."""
+        operands = [self.pick(), self.pick()]
+        seeds = [int(s) for s in self.random.integers(1 << 30, size=2)]
+        flag = (self.inputs[0] * (1 if self.random.integers(2) else -1)).mean() > 0.0
+        if self.depth > 1:
+            return None
+
+        def side(seed: int) -> Tensor:
+            with self.inside(operands, seed):
+                self.grow(2)
+                return operands[0] * 0.5 + self.pool[-1].mean()
+
+        if self.unrolled:
+            return graphc.where(flag, side(seeds[0]), side(seeds[1]))
+        return graphc.cond(flag, lambda: side(seeds[0]), lambda: side(seeds[1]))
+
     def program(self, steps: int = 12) -> tuple[list[Tensor], list[Tensor], dict[graphc.Parameter, Tensor]]:
         """Inputs, outputs and updates: the last values, a loss, its gradients, and a momentum-like update."""
         self.grow(steps)
@@ -171,6 +226,9 @@ def check(seed: int, steps: int = 12) -> None:
 
     wanted = values(program.graph)
     stages: list[str] = []
+    plain = Fuzzer(seed, unrolled=True)
+    same_inputs, same_outputs, same_updates = plain.program(steps)
+    unrolled = graphc.function(same_inputs, same_outputs, same_updates, backend="numpy").graph
 
     def same(what: str, got: list[np.ndarray]) -> None:
         for k, (a, b) in enumerate(zip(got, wanted, strict=True)):
@@ -182,6 +240,7 @@ def check(seed: int, steps: int = 12) -> None:
         if isinstance(result, Graph):
             same(stage, values(result))
 
+    same("writing loops out", evaluate_graph(unrolled, dict(zip(unrolled.inputs, fuzzer.arrays, strict=True))))
     pipeline = Pipeline(observe=look)
     graph = pipeline.concrete(pipeline.simplified(program.graph), {})
     plan = pipeline.plan(graph)

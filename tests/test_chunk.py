@@ -47,7 +47,31 @@ def running_mean(x: Tensor) -> Tensor:
     return nn.Linear(8, 3)(nn.BatchNorm1d(8)(nn.Linear(6, 8)(x)))
 
 
-MODELS = {f.__name__: f for f in (perceptron, dropout, convolution, attention, embedding, running_mean)}
+def recurrent(x: Tensor) -> Tensor:
+    """Loops over time inside each chunk; the batch is the second axis of what they walk along."""
+    layer = nn.LSTM(2, 5, num_layers=2, bidirectional=True)
+    return nn.Linear(10, 3)(layer(x.reshape((x.shape[0], 3, 2)).transpose(0, 1))[0][-1])
+
+
+def noisy_loop(x: Tensor) -> Tensor:
+    """Draws of all rows in every step, by their positions in the batch."""
+    w = graphc.parameter("w", np.eye(6) * 0.5)
+    h, _ = graphc.scan(lambda h, _: (((h + graphc.normal(x.shape)) @ w).tanh(), None), x, length=3)
+    return h[:, :3]
+
+
+def loop_between_rows(x: Tensor) -> Tensor:
+    w = graphc.parameter("w", np.eye(6) * 0.5)
+    h, _ = graphc.scan(lambda h, _: ((h @ w - h.mean(0)).tanh(), None), x, length=3)
+    return h[:, :3]
+
+
+def branch(x: Tensor) -> Tensor:
+    w = graphc.parameter("w", np.eye(6) * 0.5)
+    return graphc.cond(x.sum() > 0, lambda: x @ w, lambda: x - w.sum())[:, :3]
+
+
+MODELS = {f.__name__: f for f in (perceptron, dropout, convolution, attention, embedding, running_mean, recurrent, noisy_loop)}
 
 
 def step_of(model: Callable[[Tensor], Tensor], target: str) -> graphc.Program:
@@ -92,6 +116,31 @@ def test_a_step_in_chunks_computes_the_same(name: str, target: str, count: int) 
     found = evaluate_graph(graph, feeds_for(graph, target, 12))
     for a, b in zip(expected, found, strict=True):
         np.testing.assert_allclose(b, a, rtol=3e-5, atol=3e-6)
+
+
+@pytest.mark.parametrize("model", (loop_between_rows, branch))
+def test_loops_whose_steps_mix_rows_and_branches_stay_whole(model: Callable[[Tensor], Tensor]) -> None:
+    program = step_of(model, "numbers")
+    whole = Pipeline().concrete(program.simplified, {"batch": 12})
+    split = Split.of(whole, Pipeline().concrete(program.simplified, {"batch": 6}), 2)
+    assert split is None or not any(n.graphs for n in split.inside)
+
+
+def test_threads_share_a_recurrent_step_by_rows() -> None:
+    def run(threads: int) -> tuple[bytes, ...]:
+        graphc.manual_seed(0)
+        x, y = graphc.placeholder("x", (16, "batch", 8)), graphc.placeholder("y", ("batch", 2))
+        layer, head = nn.LSTM(8, 24), nn.Linear(24, 2)
+        parameters = [*layer.parameters(), *head.parameters()]
+        step = graphc.train_step(nn.MSELoss()(head(layer(x)[0][-1]), y), optim.Adam(parameters, lr=1e-2), threads=threads)
+        rng = np.random.default_rng(0)
+        losses = step.run(5, rng.standard_normal((16, 32, 8)), rng.standard_normal((32, 2)))
+        (outer,) = (s for s in step.specialize(batch=32).plan.steps if isinstance(s, Loop))
+        assert outer.parallel and sum(isinstance(s, Loop) for s in outer.body.steps) == 2  # forward and backward, no waiting
+        assert losses[-1] < losses[0]
+        return losses.tobytes(), *(p.numpy().tobytes() for p in parameters)
+
+    assert run(1) == run(2) == run(3)
 
 
 @pytest.mark.parametrize("threads", (2, 3, 4))

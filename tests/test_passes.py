@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from graphc.passes.expand import expand_composites, specialize
+from graphc.passes.loops import merge_scans
 from graphc.passes.pipeline import Pipeline
 from graphc.passes.rules import SIMPLIFYING, STABILIZING, Rule, apply_rule
 from graphc.passes.simplify import simplify, stabilize
@@ -66,6 +67,7 @@ def test_stabilising_rules_survive_extreme_values() -> None:
 # -- filecheck -------------------------------------------------------------------------------------------------------
 
 PASSES = {"stabilize": stabilize, "expand": expand_composites, "simplify": simplify, "split": split_long_sums,
+          "loops": merge_scans,
           "all": lambda g: Pipeline().simplified(g)}
 
 

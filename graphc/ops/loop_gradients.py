@@ -15,6 +15,7 @@ product instead of many small ones.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from typing import Any
 
 from ..ir import Graph, Node, building, make, phase, scope
@@ -27,6 +28,7 @@ from .control import results_of
 from .elementwise import neg
 from .reductions import SUM, sum_
 from .sources import size_of, zeros
+from .views import expand_to, moveaxis, permute, reshape
 
 Pull = Callable[[Sequence[Node], Sequence[Tensor], Sequence[Node]], list["Tensor | None"]]
 Outside = Callable[[], Tensor]  # a value outside the loop, once the loops are made
@@ -107,6 +109,7 @@ class _Backward:
         self.kept: dict[Node, None] = {}  # values that the forward loop stacks
         self.emitted: dict[Node, None] = {}  # values that the backward loop stacks
         self.summed: dict[Node, Tensor] = {}  # values that it adds up, and where
+        self.totals: dict[Node, Outside] = {}
         self.stacks: dict[Node, Tensor] = {}
         self.sums: dict[Node, Tensor] = {}
 
@@ -162,6 +165,9 @@ class _Backward:
         """The values of all steps, stacked."""
         if node not in self.varying:
             return lambda: self.outside(node).expand(self.length, *node.shape)
+        if node not in self.entries and (batched := _BATCHED.get(node.op.name)) is not None:  # the smaller operand is stacked
+            under = self.stack(node.inputs[0])
+            return lambda: batched(under(), node)
         if node in self.backward or self.recompute:
             self.emitted[node] = None
         elif node not in self.entries:
@@ -170,6 +176,11 @@ class _Backward:
 
     def total(self, node: Node) -> Outside:
         """The sum over steps; linear operations are done once, behind it."""
+        if node not in self.totals:
+            self.totals[node] = cache(self.made_total(node))
+        return self.totals[node]
+
+    def made_total(self, node: Node) -> Outside:
         if self.recompute and node in self.varying:  # stacks are what this loop must not keep
             return self.accumulated(node)
         if node not in self.varying:
@@ -180,12 +191,16 @@ class _Backward:
         if op.fold is SUM and op.kind is Kind.REDUCE:
             entries, axes = self.stack(inputs[0]), (0, *(a + 1 for a in node.attributes["axes"]))
             return lambda: sum_(entries(), axes)
+        if op.kind is Kind.SCATTER:
+            return self.scattered(node)
         if op.kind is Kind.VIEW and not node.attributes.get("fill"):
             under = self.total(inputs[0])
             return lambda: Tensor(make(op, (under().node,), node.attributes))
-        if op.name in ("add", "sub"):
+        if op.name == "add":
+            return self.sum_of(node)
+        if op.name == "sub":
             left, right = (self.total(i) for i in inputs)
-            return (lambda: left() + right()) if op.name == "add" else (lambda: left() - right())
+            return lambda: left() - right()
         if op.name == "neg":
             plain = self.total(inputs[0])
             return lambda: neg(plain())
@@ -197,6 +212,22 @@ class _Backward:
             entries = self.stack(node)
             return lambda: sum_(entries(), 0)
         return self.accumulated(node)
+
+    def sum_of(self, node: Node) -> Outside:
+        """A chain of additions, which may be as long as an operand has readers."""
+        summands: list[Node] = []
+        while node.op.name == "add" and node in self.varying:
+            node, last = node.inputs
+            summands.append(last)
+        parts = [self.total(n) for n in (node, *reversed(summands))]
+
+        def added() -> Tensor:
+            result = parts[0]()
+            for part in parts[1:]:
+                result = result + part()
+            return result
+
+        return added
 
     def accumulated(self, node: Node) -> Outside:
         if node not in self.summed:
@@ -213,6 +244,21 @@ class _Backward:
         step = next(label for label in LETTERS if label not in left + right)
         as_, bs = self.stack(a), self.stack(b)
         return lambda: contract(as_(), bs(), step + left, step + right, out)
+
+    def scattered(self, node: Node) -> Outside:
+        """What the steps add at places of one axis, added from one long list of places."""
+        index, updates = node.inputs
+        axis = node.attributes["axis"]
+        if index not in self.varying:
+            total = self.total(updates)
+            return lambda: Tensor(make(node.op, (self.outside(index).node, total().node), node.attributes))
+        indices, additions = self.stack(index), self.stack(updates)
+
+        def listed(x: Tensor) -> Tensor:
+            moved = moveaxis(x, 0, axis)
+            return reshape(moved, (*moved.shape[:axis], moved.shape[axis] * moved.shape[axis + 1], *moved.shape[axis + 2:]))
+
+        return lambda: Tensor(make(node.op, (listed(indices()).node, listed(additions()).node), node.attributes))
 
     def outside(self, node: Node) -> Tensor:
         """A value that is equal in all steps, from the operands themselves."""
@@ -293,6 +339,18 @@ class _Backward:
             results = results_of(make(self.node.op, self.node.inputs, self.node.attributes, (graph,)))
         self.stacks = dict(zip(self.kept, results[len(self.body.outputs):], strict=True))
         return {node: stack.node for node, stack in self.stacks.items()}
+
+
+def _expanded(stack: Tensor, node: Node) -> Tensor:
+    ones = (1,) * (len(node.shape) + 1 - stack.ndim)
+    return expand_to(reshape(stack, (stack.shape[0], *ones, *stack.shape[1:])), (stack.shape[0], *node.shape))
+
+
+_BATCHED: dict[str, Callable[[Tensor, Node], Tensor]] = {  # views of a step's value, as views of all steps' values
+    "expand": _expanded,
+    "reshape": lambda stack, node: reshape(stack, (stack.shape[0], *node.shape)),
+    "permute": lambda stack, node: permute(stack, (0, *(a + 1 for a in node.attributes["axes"]))),
+}
 
 
 def _like(name: str, type_: TensorType) -> Tensor:
