@@ -423,3 +423,56 @@ def test_scatter_of_rows(target: str) -> None:
     node = make(REGISTRY["scatter_add"], (spread.node, rows.node), {"axis": 0, "size": 8})
     check(kernel(Form.SCATTER, [index, rows], [Tensor(node)], (8, 20)),
           [RNG.integers(-2, 10, 50), values_for(rows.node)], target=target, tolerance=50, threads=(1, 3))
+
+
+# -- folds behind a contraction ---------------------------------------------------------------------------------------
+
+ODD = ((5, 3, 7), (17, 33, 16), (64, 100, 31), (13, 64, 300), (200, 130, 70), (40, 257, 9), (300, 8, 3), (33, 2, 50))
+
+
+@many
+def test_column_folds_behind_a_contraction(target: str) -> None:
+    """A bias gradient and its update; several folds; nothing but the fold."""
+    for dtype, (m, n, k) in zip(("float32", "float64") * 4, ODD, strict=True):
+        x, w, mask, old = inputs((dtype, (m, k)), (dtype, (k, n)), ("bool", (m, n)), (dtype, (n,)))
+        dz = g["where"](mask, x @ w, 0.0)
+        total = g["sum"](dz, 0)
+        check(kernel(Form.CONTRACT, [x, w, mask, old], [dz, old - 0.1 * total, total], (m, n), (0,),
+                     in_place=frozenset({(1, 3)})), target=target, tolerance=400, threads=(1, 2, 3))
+        check(kernel(Form.CONTRACT, [x, w, mask, old], [g["max"](dz, 0), g["sum"](g["square"](dz), 0), g["argmin"](x @ w, 0)],
+                     (m, n), (0,)), target=target, tolerance=4000, threads=(1, 2, 3))
+
+
+@many
+def test_totals_behind_a_contraction(target: str) -> None:
+    for m, n, k in (*ODD, (70, 1, 40), (1, 70, 40), (1, 1, 3000)):
+        x, w, y = inputs(("float32", (m, k)), ("float32", (k, n)), ("float32", (m, n)))
+        d = x @ w - y
+        loss = g["mean"](g["square"](d))
+        if m * n > 1:
+            outputs = [d * 2.0, loss, g["max"](d)] + ([g["sum"](d, 0)] if n > 1 and m > 1 else [])
+            check(kernel(Form.CONTRACT, [x, w, y], outputs, (m, n), (0,) if n > 1 and m > 1 else ()), target=target,
+                  tolerance=4000, threads=(1, 2, 3))
+
+
+@many
+def test_row_folds_behind_a_contraction(target: str) -> None:
+    """Softmax and layer norm of a product's rows, where a row is one tile and where it is several."""
+    for dtype, (m, n, k) in zip(("float32", "float64") * 5, (*ODD[:-1], (64, 520, 20), (50, 64, 700), (40, 300, 600)),
+                                strict=True):
+        x, w, b = inputs((dtype, (m, k)), (dtype, (k, n)), (dtype, (n,)))
+        z = x @ w * 0.1 + b
+        mean = g["mean"](z, -1, True)
+        variance = g["mean"](g["square"](z - mean), -1, True)
+        check(kernel(Form.CONTRACT, [x, w, b], [softmax(z), (z - mean) * g["rsqrt"](variance + 1e-5), mean, g["argmax"](z, 1)],
+                     (m, n), (1,)), target=target, tolerance=4000, threads=(1, 2, 3))
+
+
+@many
+def test_folds_behind_a_batched_contraction(target: str) -> None:
+    x, w, r = inputs(("float32", (6, 19, 4)), ("float32", (6, 40, 4)), ("float32", (6, 19, 40)))
+    scores = g["einsum"]("bij,bkj->bik", x, w)
+    check(kernel(Form.CONTRACT, [x, w, r], [softmax(scores * 0.5 + r)], (6, 19, 40), (2,)), target=target, tolerance=400,
+          threads=(1, 2, 3))
+    check(kernel(Form.CONTRACT, [x, w, r], [g["sum"](scores * r, (0, 1)), scores, g["sum"](scores)], (6, 19, 40), (0, 1)),
+          target=target, tolerance=4000, threads=(1, 2, 3))

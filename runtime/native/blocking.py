@@ -140,6 +140,12 @@ class Blocking:
     split_rows: bool
     regions: dict[str, int] = field(hash=False, compare=False)
     scratch_bytes: int = 0
+    gathers_rows: bool = False  # the tiles of a row meet in scratch, and are finished together
+
+    @property
+    def padded_n(self) -> int:
+        """Columns rounded up to whole registers."""
+        return -(-self.n // self.lanes) * self.lanes
 
 
 def still(sizes: Sequence[int]) -> tuple[int, ...]:
@@ -155,10 +161,12 @@ def split_evenly(count: int, most: int) -> tuple[int, int, int]:
 
 
 @lru_cache(maxsize=512)
-def choose_blocking(c: Contraction, target: Target, plain: bool, loads: tuple[bool, bool] = (False, False)) -> Blocking:
+def choose_blocking(c: Contraction, target: Target, plain: bool, loads: tuple[bool, bool] = (False, False),
+                    whole_rows: bool = False) -> Blocking:
     """The blocking of a contraction; `plain` asks for a result that the micro-kernel may write itself.
 
     loads: whether A, whether B is computed while it is packed.
+    whole_rows: finished tiles must have all columns.
     """
     if 0 in c.k:  # an empty sum: one product of zeros, both operands being one number
         c = replace(c, k=(), a_k=(), b_k=(), a_batch=still(c.batch), a_m=still(c.m), b_batch=still(c.batch),
@@ -250,10 +258,15 @@ def choose_blocking(c: Contraction, target: Target, plain: bool, loads: tuple[bo
         panels_in_block = max(1, min(panels, target.l2_bytes // 2 // panel_bytes))
     elif b_span > UNPACKED_BYTES and not thin:  # one panel stays in cache while every row tile uses it
         panels_in_block = 1
+    if whole_rows:
+        panels_in_block = panels
     if not direct and k_blocks > 1:  # the partial sums of a block stay in scratch
         tiles_in_block = max(1, min(tiles_in_block, 512 // height))
-        panels_in_block = max(1, min(panels_in_block, PARTIAL_SUMS // (tiles_in_block * height * width)))
-    split_rows = row_tiles >= panels if not pack_b else row_tiles >= 4 * panels
+        if whole_rows:
+            tiles_in_block = max(1, min(tiles_in_block, PARTIAL_SUMS // (panels * height * width)))
+        else:
+            panels_in_block = max(1, min(panels_in_block, PARTIAL_SUMS // (tiles_in_block * height * width)))
+    split_rows = whole_rows or (row_tiles >= panels if not pack_b else row_tiles >= 4 * panels)
 
     if pack_b:
         streamed = k_in_block * panels_in_block * width * itemsize > target.l1_bytes
@@ -263,6 +276,7 @@ def choose_blocking(c: Contraction, target: Target, plain: bool, loads: tuple[bo
     sizes = {
         "offsets": 8 * max(width, a_line + lanes),
         "tile": 0 if direct else height * width * itemsize,
+        "rows": height * math.ceil(n / lanes) * lanes * itemsize if whole_rows and panels > 1 else 0,
         "a": (k_in_block * a_line + lanes) * itemsize if pack_a else 0,
         "loaded": k_in_block * width * itemsize if loads[1] and b_k == 1 else 0,
         "partial": tiles_in_block * panels_in_block * height * width * itemsize if k_blocks > 1 and not direct else 0,
@@ -285,4 +299,4 @@ def choose_blocking(c: Contraction, target: Target, plain: bool, loads: tuple[bo
         a_table=offsets(a_inner) if a_k is None else (), b_table=offsets(b_inner) if b_k is None else (),
         pack_a=pack_a, pack_b=pack_b, streamed=streamed,
         a_line=a_line, tiles_in_block=tiles_in_block, panels_in_block=panels_in_block,
-        split_rows=split_rows, regions=regions, scratch_bytes=total)
+        split_rows=split_rows, regions=regions, scratch_bytes=total, gathers_rows=whole_rows and panels > 1)

@@ -19,7 +19,8 @@ from graphc.runtime.native.emit import SIZES, Function, Value, i64
 from graphc.runtime.native.target import Target
 from graphc.runtime.native.tiles import Finish, Load, Prefetch, Tile, TileLoops, flat_offset, spread
 
-__all__ = ["Contraction", "Finish", "Load", "Prefetch", "Tile", "emit_contraction", "scratch_bytes", "store_to"]
+__all__ = ["Contraction", "Finish", "Load", "Prefetch", "Tile", "emit_contraction", "scratch_bytes", "store_to",
+           "tile_parts"]
 
 DOT_COLUMNS = 8  # up to so many columns dot products pay
 
@@ -79,18 +80,25 @@ def cost(c: Contraction, g: Blocking, plain: bool, turned: bool, dots: bool) -> 
 
 
 @lru_cache(maxsize=512)
-def choose_road(c: Contraction, target: Target, plain: bool, loads: tuple[bool, bool]) -> Road:
-    """The cheapest road; `plain` says that the result is only stored, at the strides of `c`."""
+def choose_road(c: Contraction, target: Target, plain: bool, loads: tuple[bool, bool], whole_rows: bool = False) -> Road:
+    """The cheapest road; `plain` says that the result is only stored, at the strides of `c`.
+
+    whole_rows: every finished tile must have all columns of its rows.
+    """
     choices = []
     for turned in (False, True):
         d = swapped(c) if turned else c
-        g = choose_blocking(d, target, plain, loads[::-1] if turned else loads)
-        if not g.empty and 0 not in c.k and not any(loads) and dots_fit(d, target):
+        g = choose_blocking(d, target, plain, loads[::-1] if turned else loads, whole_rows and not turned)
+        dots = not g.empty and 0 not in c.k and not any(loads) and dots_fit(d, target)
+        if whole_rows and turned:  # the columns are rows by then: all of them in one tile
+            dots = dots and g.m <= dot_rows(g.m, g.n, target)
+        if dots:
             choices.append((cost(d, g, plain, turned, True), turned, True))
-        choices.append((cost(d, g, plain, turned, False) * (1.1 if turned else 1), turned, False))
+        if not (whole_rows and turned and g.row_tiles > 1):
+            choices.append((cost(d, g, plain, turned, False) * (1.1 if turned else 1), turned, False))
     _, turned, dots = min(choices)
     d = swapped(c) if turned else c
-    blocking = choose_blocking(d, target, plain, loads[::-1] if turned else loads)
+    blocking = choose_blocking(d, target, plain, loads[::-1] if turned else loads, whole_rows and not turned)
     itemsize = ITEMSIZE[c.dtype]
     if dots:
         n, k = blocking.n, math.prod(d.k)
@@ -104,18 +112,32 @@ def choose_road(c: Contraction, target: Target, plain: bool, loads: tuple[bool, 
     return Road(turned, dots, blocking, used, rows, used + (tile_bytes if turned and not plain else 0))
 
 
-def scratch_bytes(c: Contraction, target: Target, *, load_a: bool = False, load_b: bool = False) -> int:
+def scratch_bytes(c: Contraction, target: Target, *, load_a: bool = False, load_b: bool = False,
+                  whole_rows: bool = False) -> int:
     """Bytes of scratch memory that each thread needs, whichever way the result is consumed.
 
-    load_a, load_b: whether that operand is computed by a `Load`.
+    load_a, load_b: whether that operand is computed by a `Load`.  whole_rows: as for `emit_contraction`.
     """
+    if whole_rows:
+        return choose_road(c, target, False, (load_a, load_b), True).scratch_bytes
     return max(choose_road(c, target, plain, (load_a, load_b)).scratch_bytes for plain in (False, True))
+
+
+def tile_parts(c: Contraction, target: Target, *, load_a: bool = False, load_b: bool = False,
+               whole_rows: bool = False) -> tuple[int, int]:
+    """(different `row_part`, different `column_part`) of the tiles that `finish` sees in one member of the batch."""
+    road = choose_road(c, target, False, (load_a, load_b), whole_rows)
+    g = road.blocking
+    rows, columns = (-(-g.m // dot_rows(g.m, g.n, target)), 1) if road.dots else (g.row_tiles, g.panels)
+    if g.gathers_rows:
+        columns = 1
+    return (columns, rows) if road.turned else (rows, columns)
 
 
 def emit_contraction(f: Function, target: Target, c: Contraction, a: Value, b: Value, *, scratch: Value,
                      thread: Value, threads: Value, finish: Finish | None = None,
                      c_pointer: Value | None = None, prefetch: Prefetch | None = None,
-                     load_a: Load | None = None, load_b: Load | None = None) -> None:
+                     load_a: Load | None = None, load_b: Load | None = None, whole_rows: bool = False) -> None:
     """Write the contraction at the end of the current block.
 
     Each finished tile goes to `finish`, whose code is written once; without it the result is stored at `c_pointer`
@@ -127,9 +149,11 @@ def emit_contraction(f: Function, target: Target, c: Contraction, a: Value, b: V
     `load_a` and `load_b` compute an operand's elements while it is packed, several times if that is what blocking
     takes; the operand's pointer is not used then, and its strides only tell along which axis lanes run.
 
+    `whole_rows` asks for tiles that have all columns of their rows, which takes a `finish`.
+
     Raises: ValueError where there is neither `finish` nor `c_pointer`.
     """
-    road = choose_road(c, target, finish is None, (load_a is not None, load_b is not None))
+    road = choose_road(c, target, finish is None, (load_a is not None, load_b is not None), whole_rows)
     if road.blocking.empty:
         return
     if 0 in c.k:  # an empty sum: one product of zeros
@@ -160,13 +184,15 @@ def turned_back(finish: Finish, dtype: str, road: Road, memory: Value) -> Finish
 
     def turn(f: Function, tile: Tile) -> None:
         if tile.stride == 1 or g.m == 1:  # one column or one row: the same memory
-            finish(f, Tile(tile.pointer, 1, tile.columns, tile.rows, tile.j0, tile.i0, tile.batch))
+            finish(f, Tile(tile.pointer, 1, tile.columns, tile.rows, tile.j0, tile.i0, tile.batch, tile.column_part,
+                           tile.row_part))
             return
         stride = road.turned_stride
         with f.loop(i64(0), tile.rows) as row, f.loop(i64(0), tile.columns) as column:
             value = f.load(f.offset(tile.pointer, f.add(f.mul(row, i64(tile.stride)), column), dtype), dtype)
             f.store(value, f.offset(memory, f.add(f.mul(column, i64(stride)), row), dtype))
-        finish(f, Tile(memory, stride, tile.columns, tile.rows, tile.j0, tile.i0, tile.batch))
+        finish(f, Tile(memory, stride, tile.columns, tile.rows, tile.j0, tile.i0, tile.batch, tile.column_part,
+                       tile.row_part))
 
     return turn
 
@@ -199,7 +225,7 @@ def emit_dots(f: Function, target: Target, c: Contraction, g: Blocking, a: Value
             skipped = f.sub(start, begin)
             f.call(name, [f.offset(first, f.mul(begin, i64(a_row)), c.dtype), columns, scratch])
             finish(f, Tile(f.offset(scratch, f.mul(skipped, i64(g.n)), c.dtype), g.n, f.sub(i64(rows), skipped),
-                           i64(g.n), start, i64(0), batch))
+                           i64(g.n), start, i64(0), batch, tile, i64(0)))
 
     spread(f, g.batch, -(-g.m // rows), thread, threads, item)
 

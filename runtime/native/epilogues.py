@@ -6,6 +6,7 @@ how a contraction is blocked.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from math import prod
 
@@ -14,10 +15,11 @@ import numpy as np
 from graphc.access import Strided, strided
 from graphc.index import Index, linear, unravel
 from graphc.ir import Node
+from graphc.labels import labels_of
 from graphc.op import Kind
 from graphc.plan import Kernel
 
-from .contract import Contraction, Tile, emit_contraction, scratch_bytes
+from .contract import Contraction, Tile
 from .elements import LLVM, LoweringError, Memory, Scope, memory_type, row_major
 from .emit import SIZES, Function, Value, i64
 from .loops import State, Work, bind, output_key
@@ -47,19 +49,14 @@ def contraction_of(node: Node) -> tuple[Contraction, Strided, Strided, tuple[str
     The result's last label is the last of n, so that a row of a tile is adjacent in the result; operands change places
     where that asks for it.
     """
-    operands, out = node.attributes["spec"].split("->")
-    left, right = operands.split(",")
-    a, b = node.inputs
-    if out and out[-1] in left and out[-1] not in right:
-        left, right, a, b = right, left, b, a
+    labels = labels_of(node.attributes["spec"])
+    left, right, batch, m, n, k = labels.left, labels.right, labels.batch, labels.m, labels.n, labels.k
+    a, b = reversed(node.inputs) if labels.turned else node.inputs
     sizes = dict(zip(left + right, (*a.shape, *b.shape), strict=True))
-    batch = "".join(x for x in out if x in left and x in right)
-    m, n = "".join(x for x in out if x in left and x not in right), "".join(x for x in out if x not in left)
-    k = "".join(x for x in left if x not in out)
     reads = operand_read(a), operand_read(b)
     of_a, of_b = dict(zip(left, reads[0].strides, strict=True)), dict(zip(right, reads[1].strides, strict=True))
     steps, step = {}, 1
-    for label in reversed(out):
+    for label in reversed(labels.out):
         steps[label] = step
         step *= sizes[label]
 
@@ -73,11 +70,6 @@ def contraction_of(node: Node) -> tuple[Contraction, Strided, Strided, tuple[str
     return contraction, *reads, (batch, m, n)
 
 
-def contraction_scratch(kernel: Kernel, target: Target) -> int:
-    """Bytes of private memory per thread."""
-    return scratch_bytes(contraction_of(contraction_node(kernel))[0], target)
-
-
 def base_pointer(w: Work, read: Strided, dtype: str) -> Value:
     """The address of an operand's first element."""
     memory = w.elements.memory.get(read.base)
@@ -88,25 +80,14 @@ def base_pointer(w: Work, read: Strided, dtype: str) -> Value:
     return w.f.offset(memory.pointer, i64(read.offset), dtype)
 
 
-def emit_contract(w: Work) -> None:
-    """A contraction, stored as it is, or followed by maps over its result, tile by tile."""
-    f, kernel = w.f, w.kernel
-    node = contraction_node(kernel)
-    c, a, b, labels = contraction_of(node)
-    if 0 in kernel.space:
-        return
-    pointers = base_pointer(w, a, c.dtype), base_pointer(w, b, c.dtype)
-    plain = kernel.body.outputs == (node,)
-    epilogue = None if plain else Epilogue(w, node, c, labels)
-    emit_contraction(f, w.target, c, *pointers, scratch=w.private, thread=w.threads.thread, threads=w.threads.count,
-                     c_pointer=w.writes[0] if plain else None, finish=epilogue.finish if epilogue else None,
-                     prefetch=epilogue.prefetch if epilogue and epilogue.streams else None)
-
-
 class Epilogue:
-    """All outputs of a kernel, computed from a finished tile of its contraction."""
+    """All outputs of a kernel over its whole space, computed from a finished tile of its contraction.
 
-    def __init__(self, w: Work, node: Node, c: Contraction, labels: tuple[str, str, str]) -> None:
+    operands    further nodes over that space that a tile is asked for: their elements are the last of `roots`
+    """
+
+    def __init__(self, w: Work, node: Node, c: Contraction, labels: tuple[str, str, str],
+                 operands: Sequence[Node] = ()) -> None:
         self.w, self.node, self.c = w, node, c
         e = w.elements
         out = node.attributes["spec"].split("->")[1]
@@ -121,8 +102,8 @@ class Epilogue:
         lane = self.row if self.by_row else self.column
         e.memory[node] = Memory(Value("null", "ptr"), lambda indices: lane, int(node.type.size))  # set for each row
         self.lane = lane
-        self.outputs = list(enumerate(w.kernel.body.outputs))
-        self.roots = [output_key(e, n, self.indices, node.shape) for _, n in self.outputs]
+        self.outputs = [(i, n) for i, n in enumerate(w.kernel.body.outputs) if n.type.size == node.type.size]
+        self.roots = [output_key(e, n, self.indices, node.shape) for n in (*(n for _, n in self.outputs), *operands)]
         self._check()
         self.cost = w.body_cost(self.roots)
         del e.memory[node]
@@ -147,9 +128,9 @@ class Epilogue:
             place = e.memory[key[0]].place(key[1])
             if place == self.position and SIZES[memory_type(key[0])] == size:
                 found[e.memory[key[0]].pointer] = place
-        for (_, n), pointer in zip(self.outputs, self.w.writes, strict=True):
+        for write, n in self.outputs:
             if SIZES[memory_type(n)] == size:
-                found[pointer] = self.position
+                found[self.w.writes[write]] = self.position
         total = len(found) * int(self.node.type.size) * size
         affine = self.row.number is not None or self.position.factor(self.row.terms[0][0])  # type: ignore[arg-type]
         if total < STREAM or affine is None or self.position.factor(self.column.terms[0][0]) != 1:  # type: ignore[arg-type]
@@ -191,6 +172,9 @@ class Epilogue:
                 aligned = tile.columns.number is not None and tile.columns.number % e.lanes == 0
                 w.sweep(lane, tile.j0, f.add(tile.j0, tile.columns), max(self.cost, 20), body, aligned=aligned)
         del e.memory[node]
+
+    def complete(self) -> None:
+        """Nothing is left after the last tile."""
 
     def place_tile(self, pointer: Value, place: Index) -> None:
         """From here on the contraction's elements are those of the tile."""

@@ -13,9 +13,10 @@ from math import prod
 from graphc.op import Kind
 from graphc.plan import Form, Kernel
 
+from .contraction_kernels import contraction_scratch, emit_contract
 from .elements import Elements, LoweringError, row_major
 from .emit import Function, Module, i64
-from .epilogues import contraction_of, contraction_scratch, emit_contract
+from .epilogues import contraction_of
 from .loops import Threads, Work, emit_map, scalar_cost
 from .reductions import emit_columns, emit_rows, reduction_scratch
 from .routines import emit_routine, routine_scratch
@@ -59,7 +60,7 @@ def is_serial(kernel: Kernel) -> bool:
 def scratch_sizes(kernel: Kernel, target: Target) -> tuple[int, int]:
     """(bytes of private memory per thread, bytes shared by all threads) that the kernel needs, 64-byte aligned."""
     if kernel.form is Form.CONTRACT:
-        return contraction_scratch(kernel, target), 0
+        return contraction_scratch(kernel, target)
     if kernel.form in (Form.ROWS, Form.COLUMNS):
         return reduction_scratch(kernel, target, is_serial(kernel))
     if kernel.form is Form.ROUTINE:

@@ -70,6 +70,12 @@ class Passes:
         return tuple(r for level in self.reductions for r in level)
 
 
+def reduction_of(node: Node) -> Reduction:
+    fold, dtype = node.op.fold, node.inputs[0].dtype
+    assert fold is not None
+    return Reduction(node, fold, tuple(LLVM[d] for d in fold.state_dtypes(dtype)), tuple(fold.identity(dtype)))
+
+
 @lru_cache(maxsize=256)
 def passes_of(kernel: Kernel) -> Passes:
     space, axes = kernel.space, tuple(kernel.axes)
@@ -80,12 +86,9 @@ def passes_of(kernel: Kernel) -> Passes:
     for node in kernel.body.nodes:
         depth[node] = max((depth[i] for i in node.inputs), default=0)
         if node.op.kind is Kind.REDUCE:
-            fold, dtype = node.op.fold, node.inputs[0].dtype
-            assert fold is not None
             if int(node.type.size) != kept_count or int(node.inputs[0].type.size) != kept_count * reduced_count:
                 raise LoweringError(f"{kernel!r}: {node!r} folds another space")
-            levels.setdefault(depth[node], []).append(Reduction(
-                node, fold, tuple(LLVM[d] for d in fold.state_dtypes(dtype)), tuple(fold.identity(dtype))))
+            levels.setdefault(depth[node], []).append(reduction_of(node))
             depth[node] += 1
     outputs = list(enumerate(kernel.body.outputs))
     is_kept = [int(n.type.size) == kept_count for _, n in outputs]
@@ -133,7 +136,7 @@ def across_rows(kernel: Kernel, passes: Passes) -> bool:
 def reduction_scratch(kernel: Kernel, target: Target, serial: bool) -> tuple[int, int]:
     """(private, shared) bytes."""
     passes = passes_of(kernel)
-    rows = kernel.form is Form.ROWS and not across_rows(kernel, passes)
+    rows = kernel.form is Form.CONTRACT or (kernel.form is Form.ROWS and not across_rows(kernel, passes))
     chunks = None if serial else row_chunks(passes) if rows else column_chunks(passes)
     components = sum(len(r.types) for r in passes.all)
     if chunks is not None:
@@ -298,12 +301,18 @@ class Rows:
         if self.chunks is not None:
             self.emit_chunked(self.chunks)
             return
+        with f.loop(*w.share(self.passes.kept_count)) as row:
+            self.emit_row(row)
+
+    def emit_row(self, row: Value) -> None:
+        """One row: all its folds and outputs."""
+        w, e = self.w, self.w.elements
         lanes = e.lanes
         vectors = -(-self.inner_count // lanes)
         whole = self.inner_count % lanes == 0
         straight = (self.outer_count == 1 and vectors <= STRAIGHT and (w.target.has_masks or whole)
                     and sum(self.costs) * vectors <= 160 and self.passes.reduced_count > 0)
-        with f.loop(*w.share(self.passes.kept_count)) as row, e.inside(Scope(bind(self.k, row))):
+        with e.inside(Scope(bind(self.k, row))):
             if straight:
                 self.straight_row(vectors)
             else:

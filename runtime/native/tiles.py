@@ -20,6 +20,7 @@ class Tile:
     """A finished tile: `rows` by `columns` sums, row-major from `pointer` with `stride` elements between rows.
 
     Element (r, j) belongs to the flattened indices (i0 + r, j0 + j) of m and n and to the flattened `batch` index.
+    Tiles that cover the same rows share `row_part`, those that cover the same columns `column_part`.
     """
 
     pointer: Value
@@ -29,6 +30,8 @@ class Tile:
     i0: Value
     j0: Value
     batch: Value
+    row_part: Value
+    column_part: Value
 
 
 Finish = Callable[[Function, Tile], None]
@@ -168,6 +171,9 @@ class TileLoops:
                     b_here = self.at(self.region("b"), f.mul(f.sub(panel, panels[0]), i64(block_panel)))
                 self.emit_tile(item, row_tile, rows[0], panel, panels[0], i0, height, j0, columns, a_here, b_here, out,
                                k_block, count, a_table, b_table)
+            if g.gathers_rows and self.finish:
+                whole = Tile(self.region("rows"), g.padded_n, height, i64(g.n), i0, i64(0), item, row_tile, i64(0))
+                self.finish_after(k_block, whole)
 
     def tile_extent(self, row_tile: Value) -> tuple[Value, Value, Value]:
         """(first flattened row, rows, offset of the first row in A) of a row tile."""
@@ -272,32 +278,42 @@ class TileLoops:
             inside = f.sub(i0, f.mul(segment, i64(g.segment)))
             line = f.add(flat_offset(f, segment, g.c_segments), f.mul(inside, i64(g.c_row)))
             start = result = self.at(out, f.add(line, j0))
-            stride = i64(g.c_row)
+            stride = result_stride = i64(g.c_row)
         else:
-            stride = i64(width)
+            stride = result_stride = i64(width)
             start = result = self.region("tile")
+            if g.gathers_rows:
+                start = result = self.at(self.region("rows"), j0)
+                stride = result_stride = i64(g.padded_n)
             if g.k_blocks > 1:
                 place = f.add(f.mul(f.sub(row_tile, row_first), i64(g.panels_in_block)), f.sub(panel, panel_first))
-                start = self.at(self.region("partial"), f.mul(place, i64(g.height * width)))
+                start, stride = self.at(self.region("partial"), f.mul(place, i64(g.height * width))), i64(width)
                 result = f.select(last, result, start)
+                result_stride = f.select(last, result_stride, stride)
         valid = f.minimum(columns, f.sub(i64(g.n), j0)) if g.n % g.lanes else columns
-        tile = Tile(result, width, height, valid, i0, j0, item)
+        tile = Tile(result, width, height, valid, i0, j0, item, row_tile, panel)
         streams: Sequence[tuple[Value, int]] = ()
         if g.streamed and out is not None:
             streams = [(result, g.c_row * SIZES[self.c.dtype])]
         elif self.prefetch:
             streams = self.prefetch(f, tile)
         tail = f.sub(f.sub(i64(g.n), j0), f.sub(columns, i64(g.lanes)))
-        arguments = [a, b, start, stride, result, stride, count, accumulate, tail, a_table, b_table,
+        arguments = [a, b, start, stride, result, result_stride, count, accumulate, tail, a_table, b_table,
                      self.stream_table(streams)]
         function = self.choose_function(height, columns, len(streams))
         f.do(f"call void {function}({', '.join(map(str, arguments))})")
-        if out is None and self.finish:
-            if g.k_blocks == 1:
+        if out is None and self.finish and not g.gathers_rows:
+            self.finish_after(k_block, tile)
+
+    def finish_after(self, k_block: Value, tile: Tile) -> None:
+        """The call of `finish` once the last block of k is summed."""
+        f, g = self.f, self.blocking
+        assert self.finish is not None
+        if g.k_blocks == 1:
+            self.finish(f, tile)
+        else:
+            with f.when(f.compare("icmp eq", k_block, i64(g.k_blocks - 1))):
                 self.finish(f, tile)
-            else:
-                with f.when(last):
-                    self.finish(f, tile)
 
     def stream_table(self, streams: Sequence[tuple[Value, int]]) -> Value:
         """(address, bytes a row) of each stream, in memory."""

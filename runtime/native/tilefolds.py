@@ -1,0 +1,261 @@
+"""Folds behind a contraction: what is summed over a finished tile while it is in the first-level cache.
+
+Knows three kinds.  Folds over the *columns* of a row work on complete rows, as any ROWS kernel does.  Folds over the
+*rows* (the gradient of a bias) and *totals* over everything (a loss) leave one partial state for each tile in shared
+scratch; after a barrier these are joined tile by tile.  Must not know op names, or how a contraction is blocked.
+
+The tiles are the same for any number of threads, and so is the order of every sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from math import prod
+
+from graphc.index import Index, linear, unravel
+from graphc.ir import Node
+from graphc.op import Kind
+from graphc.plan import Kernel, align
+
+from .contract import Contraction, Tile, tile_parts
+from .elements import LoweringError, Memory, Scope
+from .emit import Carried, Function, Value, constant, i64, vector
+from .epilogues import Epilogue, contraction_node, contraction_of
+from .loops import LINE, MODERATE, State, Work, bind
+from .reductions import Folding, Reduction, Rows, passes_of, reduction_of, reduction_scratch
+from .target import Target
+
+
+@dataclass(frozen=True, eq=False)
+class TileFolds:
+    """The folds of a CONTRACT kernel by kind; `by_row` says that they are all over complete rows."""
+
+    by_row: bool
+    columns: tuple[Reduction, ...]
+    totals: tuple[Reduction, ...]
+
+    def __bool__(self) -> bool:
+        return self.by_row or bool(self.columns or self.totals)
+
+    @property
+    def all(self) -> tuple[Reduction, ...]:
+        return (*self.columns, *self.totals)
+
+
+@lru_cache(maxsize=512)
+def tile_folds(kernel: Kernel) -> TileFolds:
+    found = [n for n in kernel.body.nodes if n.op.kind is Kind.REDUCE]
+    last = max((a for a, size in enumerate(kernel.space) if size != 1), default=0)
+    if last in kernel.axes:
+        return TileFolds(bool(found), (), ())
+    totals = [n for n in found if int(n.type.size) == 1]
+    return TileFolds(False, tuple(reduction_of(n) for n in found if n not in totals), tuple(map(reduction_of, totals)))
+
+
+@dataclass(frozen=True)
+class Parts:
+    """How many partial states there are: of a column, and of a total."""
+
+    rows: int  # in one member of the batch
+    columns: int
+    batch: int
+
+    @property
+    def of_column(self) -> int:
+        return self.batch * self.rows
+
+    @property
+    def of_total(self) -> int:
+        return self.batch * self.rows * self.columns
+
+
+def parts_of(c: Contraction, target: Target) -> Parts:
+    return Parts(*tile_parts(c, target), prod(c.batch))
+
+
+def fold_scratch(kernel: Kernel, target: Target) -> tuple[int, int]:
+    """(private, shared) bytes that the folds of a CONTRACT kernel need."""
+    folds = tile_folds(kernel)
+    if not folds:
+        return 0, 0
+    if folds.by_row:
+        return reduction_scratch(kernel, target, serial=True)
+    c = contraction_of(contraction_node(kernel))[0]
+    parts = parts_of(c, target)
+    states = sum(len(r.types) for r in folds.columns)
+    totals = sum(len(r.types) for r in folds.totals)
+    return 0, states * align(8 * parts.of_column * prod(c.n)) + totals * align(8 * parts.of_total)
+
+
+class FoldingEpilogue(Epilogue):
+    """Maps over a finished tile, with folds down its columns and over all of it."""
+
+    def __init__(self, w: Work, node: Node, c: Contraction, labels: tuple[str, str, str]) -> None:
+        self.folds = tile_folds(w.kernel)
+        super().__init__(w, node, c, labels, [r.node.inputs[0] for r in self.folds.all])
+        keys = dict(zip(self.folds.all, self.roots[len(self.outputs):], strict=True))
+        row_position = self.item * prod(c.m) + self.row
+        self.columns = Folding(w, self.folds.columns, [keys[r] for r in self.folds.columns], row_position)
+        self.totals = Folding(w, self.folds.totals, [keys[r] for r in self.folds.totals], self.position)
+        self.parts = parts_of(c, w.target)
+        self.column_parts: list[Value] = []
+        self.total_parts: list[Value] = []
+        offset = 0
+        for folding, pointers, count in ((self.columns, self.column_parts, self.parts.of_column * prod(c.n)),
+                                         (self.totals, self.total_parts, self.parts.of_total)):
+            for r in folding.reductions:
+                for _ in r.types:
+                    pointers.append(w.f.offset(w.shared, i64(offset), "i8"))
+                    offset += align(8 * count)
+
+    def finish(self, f: Function, tile: Tile) -> None:
+        """Vectors of columns, one after the other, each down all rows of the tile."""
+        w, e = self.w, self.w.elements
+        with e.inside(Scope(bind(self.item, tile.batch))):
+            part = f.add(f.mul(tile.batch, i64(self.parts.rows)), tile.row_part)
+            corner = f.add(f.mul(tile.i0, i64(tile.stride)), tile.j0)
+            self.place_tile(f.offset(tile.pointer, f.sub(i64(0), corner), self.c.dtype), self.row * tile.stride + self.column)
+            if self.by_row:
+                w.limit_lanes(prod(self.c.m))
+                states = w.sweep(self.row, tile.i0, f.add(tile.i0, tile.rows), max(self.cost, 20), self.one,
+                                 self.totals.initial)
+            else:
+                w.limit_lanes(prod(self.c.n))
+                aligned = tile.columns.number is not None and tile.columns.number % e.lanes == 0
+                states = w.sweep(self.column, tile.j0, f.add(tile.j0, tile.columns), max(self.cost, MODERATE + 1),
+                                 lambda state: self.down(f, tile, part, state), self.totals.initial, aligned=aligned)
+            if self.totals.reductions:
+                place = f.add(f.mul(part, i64(self.parts.columns)), tile.column_part)
+                for value, pointer in zip(self.totals.finish(states), self.total_parts, strict=True):
+                    store_state(w, value, pointer, place)
+        del e.memory[self.node]
+
+    def down(self, f: Function, tile: Tile, part: Value, state: State) -> State:
+        """One vector of columns, row by row: its own states go to scratch, those of the totals go on."""
+        e = self.w.elements
+        own = self.columns.initial(e.lanes if e.lane is not None else 0)
+        e.hoist(self.roots)
+        carried = Carried([*own, *state])
+        with f.loop(i64(0), tile.rows, 1, carried) as r, e.inside(Scope(bind(self.row, f.add(tile.i0, r)))):
+            carried.next = self.one(carried.values)
+        done = carried.results if carried.values else []
+        for value, pointer in zip(done[:len(own)], self.column_parts, strict=True):
+            place = f.add(f.mul(part, i64(prod(self.c.n))), e.first(self.column))
+            store_state(self.w, value, pointer, place)
+        return done[len(own):]
+
+    def one(self, state: State) -> State:
+        """One vector of elements."""
+        w, e = self.w, self.w.elements
+        e.emit(self.roots)
+        cut = len(state) - len(self.totals.initial(0))
+        new = [*self.columns.combine(state[:cut], self.columns.lifted()),
+               *self.totals.combine(state[cut:], self.totals.lifted())]
+        w.store_all(self.outputs, self.roots[:len(self.outputs)], self.position)
+        return new
+
+    # -- after the last tile -----------------------------------------------------------------------------------
+
+    def complete(self) -> None:
+        """Joins the partial states in the order of the tiles, and computes what follows from them."""
+        w, f, e = self.w, self.w.f, self.w.elements
+        w.meet()
+        full = {i for i, _ in self.outputs}
+        outputs = [(i, n) for i, n in enumerate(w.kernel.body.outputs) if i not in full]
+        count = prod(self.c.n)
+        if self.columns.reductions:
+            kept = Index.variable("kept", count)
+            mine = [(i, n) for i, n in outputs if int(n.type.size) == count]
+            with e.inside(Scope()):
+                keys = self.expect(self.columns, kept, mine)
+                w.limit_lanes(count)
+                e.hoist(keys)
+
+                def body(state: State) -> State:
+                    self.join(self.columns, self.column_parts, self.parts.of_column, count, e.first(kept))
+                    w.store_all(mine, keys, kept)
+                    return state
+
+                w.sweep(kept, *w.share(count, LINE), MODERATE + 1, body, aligned=count % e.lanes == 0)
+        if self.totals.reductions:
+            mine = [(i, n) for i, n in outputs if int(n.type.size) == 1]
+            with f.when(f.compare("icmp eq", w.threads.thread, i64(0))), e.inside(Scope()):
+                keys = self.expect(self.totals, Index((), 0), mine)
+                self.join(self.totals, self.total_parts, self.parts.of_total, 1, i64(0))
+                w.store_all(mine, keys, Index((), 0))
+
+    def expect(self, folding: Folding, place: Index, outputs: Sequence[tuple[int, Node]]) -> list:
+        """The keys of outputs that read the folds' results at `place`."""
+        e = self.w.elements
+        e.steps.clear()
+        for r in folding.reductions:
+            e.folded[r.node] = place
+        return [e.key(n, unravel(place, n.shape)) for _, n in outputs]
+
+    def join(self, folding: Folding, pointers: Sequence[Value], parts: int, stride: int, first: Value) -> None:
+        """Makes the folds' results known in the current scope."""
+        w, f, e = self.w, self.w.f, self.w.elements
+        types = [t for r in folding.reductions for t in r.types]
+        carried = Carried(folding.initial(e.lanes if e.lane is not None else 0))
+        with f.loop(0, parts, 1, carried) as part:
+            place = f.add(f.mul(part, i64(stride)), first)
+            read = [load_state(w, t, pointer, place) for t, pointer in zip(types, pointers, strict=True)]
+            carried.next = folding.combine(carried.values, read)
+        e.scopes[-1].values.update(folding.results(carried.results))
+
+
+def store_state(w: Work, value: Value, pointer: Value, place: Value) -> None:
+    """Stores a scalar state, or a vector of them side by side, in the lanes that exist."""
+    f, mask = w.f, w.elements.mask
+    if value.element == "i1":
+        value = f.convert("zext", value, "i8")
+    address = f.offset(pointer, place, value.element)
+    if value.lanes and mask is not None:
+        f.masked_store(value, address, mask)
+    else:
+        f.store(value, address)
+
+
+def load_state(w: Work, type_: str, pointer: Value, place: Value) -> Value:
+    f, e = w.f, w.elements
+    memory = "i8" if type_ == "i1" else type_
+    address = f.offset(pointer, place, memory)
+    wide = vector(e.lanes if e.lane is not None else 0, memory)
+    value = f.masked_load(address, wide, e.mask) if e.lane is not None and e.mask is not None else f.load(address, wide)
+    return f.compare("icmp ne", value, constant(0, value.type)) if type_ == "i1" else value
+
+
+class RowEpilogue:
+    """Folds over complete rows of a contraction, with the maps before, between and after them."""
+
+    streams: tuple = ()
+
+    def __init__(self, w: Work, node: Node, c: Contraction, private: int) -> None:
+        self.w, self.node, self.c = replace(w, private=w.f.offset(w.private, i64(private), "i8")), node, c
+        e, space, axes = w.elements, w.kernel.space, w.kernel.axes
+        self.place = lambda indices: linear([indices[a] for a in axes], [space[a] for a in axes])
+        e.memory[node] = Memory(Value("null", "ptr"), self.place, int(node.type.size))  # set for each row
+        self.rows = Rows(self.w, passes_of(w.kernel))
+        position = self.rows.k * prod(c.n) + self.rows.place
+        for roots in self.rows.roots:
+            for key in e.reachable(roots):
+                if key[0] is node and linear(key[1], node.shape) != position:
+                    raise LoweringError(f"{w.kernel!r}: the contraction is read elsewhere than at its own position")
+
+    def finish(self, f: Function, tile: Tile) -> None:
+        e = self.w.elements
+        first = f.add(f.mul(tile.batch, i64(prod(self.c.m))), tile.i0)
+        with e.inside(Scope()):
+            for roots in self.rows.roots:
+                e.hoist(roots)
+            with f.loop(i64(0), tile.rows) as r:
+                line = f.offset(tile.pointer, f.mul(r, i64(tile.stride)), self.c.dtype)
+                e.memory[self.node] = Memory(line, self.place, int(self.node.type.size))
+                self.rows.emit_row(f.add(first, r))
+        del e.memory[self.node]
+
+    def complete(self) -> None:
+        """Nothing is left after the last row."""
+
