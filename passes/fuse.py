@@ -10,7 +10,7 @@ graph would have a cycle).  What another cluster reads is stored, unless computi
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -20,6 +20,7 @@ from graphc.ir import Graph, Node, make
 from graphc.op import Kind
 from graphc.plan import Buffer, Form, Kernel, Role, Step, slot
 
+from .clusters import FULL, KEPT, TOTAL, Cluster, place_behind
 from .cost import cost_per_element, flops
 from .nested import PlanOf, nested_step
 
@@ -28,42 +29,9 @@ RECOMPUTE = 4  # scalar operations that are cheaper than a trip through memory
 LEAVES = 2  # buffers that a recomputed expression may read
 FLUID = (Kind.VIEW, Kind.GATHER, Kind.SOURCE)
 BARRIERS = (Kind.ROUTINE, Kind.LOOP, Kind.COND)  # read whole operands from memory, and nothing joins them
-FULL, KEPT = "full", "kept"
 # Which cluster a map joins first: what is left behind on its own is often cheap enough to compute again.
 PREFERENCE = {form: place for place, form in enumerate((Form.CONTRACT, Form.ROWS, Form.COLUMNS, Form.MAP, Form.PREFIX,
                                                         Form.SCATTER, Form.ROUTINE))}
-
-
-@dataclass(eq=False)
-class Cluster:
-    """Nodes that one kernel computes.  `position` orders clusters as the graph orders their first nodes."""
-
-    number: int
-    form: Form
-    space: tuple[int, ...]
-    axes: tuple[int, ...] = ()
-    members: dict[Node, str] = field(default_factory=dict)  # node -> the level it lives on: full or kept
-    ancestors: int = 0  # bit set of clusters that it depends on
-    anchor: Node | None = None
-    notes: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.place()
-
-    def place(self) -> None:
-        """The symbolic positions of the full space and of the kept one."""
-        self.variables = variables_for(self.space)
-        kept = [a for a in range(len(self.space)) if a not in self.axes]
-        self.full_count, self.kept_count = prod(self.space), prod(self.space[a] for a in kept)
-        self.positions = {FULL: linear(self.variables, self.space),
-                          KEPT: linear([self.variables[a] for a in kept], [self.space[a] for a in kept])}
-
-    def level_of(self, node: Node) -> str | None:
-        """Which of the cluster's spaces the node's elements fill, None where neither."""
-        size = node.type.size
-        if size == self.full_count:
-            return FULL
-        return KEPT if self.form in (Form.ROWS, Form.COLUMNS) and size == self.kept_count else None
 
 
 @dataclass(frozen=True)
@@ -208,9 +176,9 @@ class Fusion:
         if read.base not in cluster.members:  # a guarded view: what is under it is read elsewhere
             return False
         at = cluster.members[read.base]
-        if read.guard or (level == KEPT and at == FULL):
+        if read.guard or (level != FULL and at != level):
             return False
-        if cluster.form is Form.COLUMNS and level == FULL and at == KEPT:
+        if level == FULL and at != FULL and not cluster.by_row:
             return False  # a column's sum is known only after the last row
         if read.base.op.kind is Kind.REDUCE and at == FULL:
             at = KEPT  # a reduction over axes of size 1
@@ -251,7 +219,30 @@ class Fusion:
                   and (cluster.form is Form.ROWS or not self.reads_reduction(cluster, operand))):
                 self.add(cluster, node, KEPT)
                 return
+            elif cluster.form is Form.CONTRACT and self.join_contraction(cluster, node):
+                return
         self.start(node, form, space, axes)
+
+    def join_contraction(self, cluster: Cluster, node: Node) -> bool:
+        """Folds the tiles of a contraction where they are; says why where that cannot be."""
+        found = place_behind(cluster, node)
+        if isinstance(found, str):
+            cluster.notes.append(f"{node.op.name} over {node.attributes['axes']} not in its tiles: {found}")
+            return False
+        level, axes = found
+        operand, old = node.inputs[0], cluster.axes
+        cluster.axes = axes
+        cluster.place()
+        if not self.operand_meets(cluster, operand, unravel(cluster.positions[FULL], operand.shape), FULL):
+            cluster.axes = old
+            cluster.place()
+            cluster.notes.append(f"{node.op.name} over {node.attributes['axes']} not in its tiles: "
+                                 "it reads them elsewhere than at their own place")
+            return False
+        self.add(cluster, node, level)
+        cluster.has_total |= level == TOTAL
+        cluster.notes.append(f"{node.op.name} over {node.attributes['axes']} in its tiles")
+        return True
 
     def reads_reduction(self, cluster: Cluster, operand: Node) -> bool:
         """Whether the operand depends on a reduction of the same cluster."""
@@ -363,7 +354,7 @@ class Fusion:
             else:
                 new[node] = make(node.op, [new[i] for i in node.inputs], node.attributes, node.graphs)
         body = Graph(tuple(slot(i, b.type) for i, b in enumerate(reads)), tuple(new[o] for o in outputs))
-        phases = [m.phase for m in cluster.members]
+        phases = [m.phase for m, level in cluster.members.items() if level == FULL or cluster.form is not Form.CONTRACT]
         named = cluster.anchor or next(iter(cluster.members))
         kernel = Kernel(f"{named.op.name}_{cluster.number}", cluster.form, body, tuple(reads),
                         tuple(self.stored[o] for o in outputs), cluster.space, cluster.axes,
@@ -395,17 +386,23 @@ class Fusion:
         if cluster.form not in (Form.MAP, Form.CONTRACT, Form.ROWS, Form.COLUMNS):
             return
         full, kept = cluster.full_count, cluster.kept_count
+        late = None
+        if cluster.form is Form.CONTRACT and not cluster.by_row:
+            late = after_folds(body, [o for o, level in zip(body.outputs, levels, strict=True) if level != FULL])
         for r, source in enumerate(body.inputs):
             size = int(source.type.size)
             if not body.users[source] and source not in body.outputs:
                 continue
-            if not read_in_place(body, source):
-                continue
+            everywhere = read_in_place(body, source, body.nodes)
+            # a contraction writes what follows from sums over its rows when all tiles are finished
+            at_end = everywhere or (late is not None and read_in_place(body, source, late))
             for w, (out, level) in enumerate(zip(body.outputs, levels, strict=True)):
                 if out.type != source.type:
                     continue
-                whole = level == FULL and size == full and cluster.form in (Form.MAP, Form.CONTRACT)
-                if whole or (level == KEPT and size == kept != full):
+                whole = level == FULL and size == full and (cluster.form is Form.MAP or (
+                    cluster.form is Form.CONTRACT and not cluster.by_row))
+                if (everywhere and whole) or (at_end and ((level == KEPT and size == kept != full)
+                                                          or (level == TOTAL and full > 1))):
                     yield w, r
 
     def run(self) -> Fused:
@@ -427,13 +424,25 @@ def dense(node: Node) -> tuple[int, ...]:
     return tuple(reversed(strides))
 
 
-def read_in_place(body: Graph, source: Node) -> bool:
-    """Whether every result that depends on the slot reads it at the result's own position only.
+def after_folds(body: Graph, outputs: Sequence[Node]) -> list[Node]:
+    """The nodes between the body's folds and these outputs, operands first."""
+    found: set[Node] = set()
+    stack = list(outputs)
+    while stack:
+        node = stack.pop()
+        if node not in found and node.op.kind is not Kind.REDUCE:
+            found.add(node)
+            stack.extend(node.inputs)
+    return [n for n in body.nodes if n in found]
+
+
+def read_in_place(body: Graph, source: Node, nodes: Sequence[Node]) -> bool:
+    """Whether every one of these nodes that depends on the slot reads it at its own position only.
 
     What is computed again inside a kernel may be read through a view that moves elements: then it is not.
     """
     reached = {source}
-    for node in body.nodes:
+    for node in nodes:
         if any(i in reached for i in node.inputs):
             reached.add(node)
             kind = node.op.kind

@@ -116,7 +116,9 @@ class FoldingEpilogue(Epilogue):
         with e.inside(Scope(bind(self.item, tile.batch))):
             part = f.add(f.mul(tile.batch, i64(self.parts.rows)), tile.row_part)
             corner = f.add(f.mul(tile.i0, i64(tile.stride)), tile.j0)
-            self.place_tile(f.offset(tile.pointer, f.sub(i64(0), corner), self.c.dtype), self.row * tile.stride + self.column)
+            place = self.row * tile.stride + self.column
+            self.place_tile(f.offset(tile.pointer, f.sub(i64(0), corner), self.c.dtype), place)
+            e.steps.clear()  # whatever reads the tile depends on the row now
             if self.by_row:
                 w.limit_lanes(prod(self.c.m))
                 states = w.sweep(self.row, tile.i0, f.add(tile.i0, tile.rows), max(self.cost, 20), self.one,

@@ -1,0 +1,105 @@
+"""Clusters: sets of nodes over one iteration space that fusion turns into kernels, and which folds a contraction takes in.
+
+Knows forms, levels and positions.  Must not know op names, uses or memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import prod
+
+from graphc.index import Index, linear, variables_for
+from graphc.ir import Node
+from graphc.labels import labels_of
+from graphc.plan import Form
+
+# Levels: elements of the whole space, of its kept axes, or one number for all of it (behind a contraction only).
+FULL, KEPT, TOTAL = "full", "kept", "total"
+LEAST_FOLDED = 8  # rows or columns of a contraction from which folding them in its tiles pays
+LEAST_ROWS = 16  # complete rows that are worth a contraction of their own blocking
+ROW_BYTES = 4096  # a row of a contraction that is kept together until it is finished
+
+
+@dataclass(eq=False)
+class Cluster:
+    """Nodes that one kernel computes.  `number` orders clusters as the graph orders their first nodes."""
+
+    number: int
+    form: Form
+    space: tuple[int, ...]
+    axes: tuple[int, ...] = ()
+    members: dict[Node, str] = field(default_factory=dict)  # node -> the level it lives on
+    ancestors: int = 0  # bit set of clusters that it depends on
+    anchor: Node | None = None
+    has_total: bool = False  # whether a member is one number for the whole space
+    notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.place()
+
+    def place(self) -> None:
+        """The symbolic positions of the full space and of the kept one."""
+        self.variables = variables_for(self.space)
+        kept = [a for a in range(len(self.space)) if a not in self.axes]
+        self.full_count, self.kept_count = prod(self.space), prod(self.space[a] for a in kept)
+        self.positions = {FULL: linear(self.variables, self.space),
+                          KEPT: linear([self.variables[a] for a in kept], [self.space[a] for a in kept]),
+                          TOTAL: Index((), 0)}
+
+    def level_of(self, node: Node) -> str | None:
+        """Which of the cluster's spaces the node's elements fill, None where neither."""
+        size = node.type.size
+        if size == self.full_count:
+            return FULL
+        if self.form is not Form.CONTRACT:
+            return KEPT if self.form in (Form.ROWS, Form.COLUMNS) and size == self.kept_count else None
+        if self.axes and size == self.kept_count:
+            return KEPT
+        return TOTAL if self.has_total and size == 1 else None
+
+    @property
+    def by_row(self) -> bool:
+        """Whether a fold is known as soon as its row is, and may be read by maps over the space."""
+        last = max((a for a, size in enumerate(self.space) if size != 1), default=0)
+        return self.form is Form.ROWS or (self.form is Form.CONTRACT and last in self.axes)
+
+
+def place_behind(cluster: Cluster, node: Node) -> tuple[str, tuple[int, ...]] | str:
+    """(level, reduced axes of the space) of a fold in the tiles of a contraction, or why it cannot be there."""
+    operand, axes, anchor = node.inputs[0], node.attributes["axes"], cluster.anchor
+    assert anchor is not None and node.op.fold is not None
+    if operand.type.size != cluster.full_count:
+        return "it folds another space"
+    labels = labels_of(anchor.attributes["spec"])
+    reduced = [a for a in axes if operand.shape[a] != 1]
+    kept = [a for a, size in enumerate(operand.shape) if a not in axes and size != 1]
+    if not reduced:
+        return "it folds nothing"
+    if not kept:
+        if cluster.by_row:
+            return "the tiles are folded row by row"
+        if len(node.op.fold.state_dtypes(operand.dtype)) > 1:
+            return "its order is not that of the tiles"
+        return TOTAL, cluster.axes
+    if not labels.in_order:
+        return "the result's axes are not those of its tiles in order"
+    sizes = dict(zip(labels.out, anchor.shape, strict=True))
+    columns = prod(sizes[x] for x in labels.n)
+    rows = cluster.full_count // columns
+    count = prod(operand.shape[a] for a in kept)
+    outside = tuple(range(len(labels.out) - len(labels.n)))
+    inside = tuple(range(len(labels.out) - len(labels.n), len(labels.out)))
+    if max(kept) < min(reduced) and count == rows:
+        if cluster.has_total or cluster.axes == outside:
+            return "the tiles are folded down their columns"
+        if columns < LEAST_FOLDED or columns * operand.dtype.itemsize > ROW_BYTES or rows < LEAST_ROWS:
+            return "its rows are too short, too long or too few"
+        return KEPT, inside
+    if max(reduced) < min(kept) and count == columns:
+        if cluster.by_row:
+            return "the tiles are folded row by row"
+        if prod(sizes[x] for x in labels.m) < LEAST_FOLDED:
+            return "the tiles have too few rows"
+        return KEPT, outside
+    return "it folds neither rows nor columns of the tiles"
