@@ -183,16 +183,16 @@ def turned_back(finish: Finish, dtype: str, road: Road, memory: Value) -> Finish
     g = road.blocking
 
     def turn(f: Function, tile: Tile) -> None:
+        stride = road.turned_stride
         if tile.stride == 1 or g.m == 1:  # one column or one row: the same memory
             finish(f, Tile(tile.pointer, 1, tile.columns, tile.rows, tile.j0, tile.i0, tile.batch, tile.column_part,
-                           tile.row_part))
+                           tile.row_part, stride))
             return
-        stride = road.turned_stride
         with f.loop(i64(0), tile.rows) as row, f.loop(i64(0), tile.columns) as column:
             value = f.load(f.offset(tile.pointer, f.add(f.mul(row, i64(tile.stride)), column), dtype), dtype)
             f.store(value, f.offset(memory, f.add(f.mul(column, i64(stride)), row), dtype))
         finish(f, Tile(memory, stride, tile.columns, tile.rows, tile.j0, tile.i0, tile.batch, tile.column_part,
-                       tile.row_part))
+                       tile.row_part, stride))
 
     return turn
 
@@ -225,7 +225,7 @@ def emit_dots(f: Function, target: Target, c: Contraction, g: Blocking, a: Value
             skipped = f.sub(start, begin)
             f.call(name, [f.offset(first, f.mul(begin, i64(a_row)), c.dtype), columns, scratch])
             finish(f, Tile(f.offset(scratch, f.mul(skipped, i64(g.n)), c.dtype), g.n, f.sub(i64(rows), skipped),
-                           i64(g.n), start, i64(0), batch, tile, i64(0)))
+                           i64(g.n), start, i64(0), batch, tile, i64(0), g.n))
 
     spread(f, g.batch, -(-g.m // rows), thread, threads, item)
 

@@ -27,6 +27,8 @@ from .loops import LINE, MODERATE, State, Work, bind
 from .reductions import Folding, Reduction, Rows, passes_of, reduction_of, reduction_scratch
 from .target import Target
 
+ABREAST = 4  # vectors of a tile whose states stay in registers together
+
 
 @dataclass(frozen=True, eq=False)
 class TileFolds:
@@ -126,13 +128,46 @@ class FoldingEpilogue(Epilogue):
             else:
                 w.limit_lanes(prod(self.c.n))
                 aligned = tile.columns.number is not None and tile.columns.number % e.lanes == 0
-                states = w.sweep(self.column, tile.j0, f.add(tile.j0, tile.columns), max(self.cost, MODERATE + 1),
-                                 lambda state: self.down(f, tile, part, state), self.totals.initial, aligned=aligned)
+                vectors = -(-min(tile.width, prod(self.c.n)) // e.lanes)
+                if (w.target.has_masks or aligned) and vectors <= ABREAST:
+                    states = self.across(f, tile, part, vectors)
+                else:
+                    states = w.sweep(self.column, tile.j0, f.add(tile.j0, tile.columns), max(self.cost, MODERATE + 1),
+                                     lambda state: self.down(f, tile, part, state), self.totals.initial, aligned=aligned)
             if self.totals.reductions:
                 place = f.add(f.mul(part, i64(self.parts.columns)), tile.column_part)
                 for value, pointer in zip(self.totals.finish(states), self.total_parts, strict=True):
                     store_state(w, value, pointer, place)
         del e.memory[self.node]
+
+    def across(self, f: Function, tile: Tile, part: Value, vectors: int) -> list[State]:
+        """Row by row, the states of all columns of the tile in registers."""
+        w, e = self.w, self.w.elements
+        lane = next(iter(self.column.variables()), None)
+        scopes = []
+        for v in range(vectors):
+            left = f.sub(tile.columns, i64(v * e.lanes))
+            whole = left.number is not None and left.number >= e.lanes
+            scopes.append(Scope(bind(self.column, f.add(tile.j0, i64(v * e.lanes))), lane, None if whole else w.tail_mask(left)))
+        lanes = e.lanes if lane is not None else 0
+        initial = [*self.columns.initial(lanes), *self.totals.initial(lanes)]
+        cut, size = len(self.columns.initial(lanes)), len(initial)
+        carried = Carried(initial * vectors)
+        with f.loop(i64(0), tile.rows, 1, carried) as r, e.inside(Scope(bind(self.row, f.add(tile.i0, r)))):
+            e.hoist(self.roots)
+            new: State = []
+            for v, scope in enumerate(scopes):
+                old = carried.values[v * size:(v + 1) * size]
+                with e.inside(Scope(scope.bindings, scope.lane, scope.mask)):
+                    state = self.one(old)
+                    new += [*state[:cut], *w.merge(scope.mask, state[cut:], old[cut:])]
+            carried.next = new
+        for v, scope in enumerate(scopes):
+            with e.inside(scope):
+                for i, pointer in enumerate(self.column_parts):
+                    place = f.add(f.mul(part, i64(prod(self.c.n))), e.first(self.column))
+                    store_state(w, carried.results[v * size + i], pointer, place)
+        return [carried.results[v * size + cut:(v + 1) * size] for v in range(vectors)]
 
     def down(self, f: Function, tile: Tile, part: Value, state: State) -> State:
         """One vector of columns, row by row: its own states go to scratch, those of the totals go on."""

@@ -32,6 +32,7 @@ class Tile:
     batch: Value
     row_part: Value
     column_part: Value
+    width: int  # the most columns that any tile has
 
 
 Finish = Callable[[Function, Tile], None]
@@ -172,7 +173,8 @@ class TileLoops:
                 self.emit_tile(item, row_tile, rows[0], panel, panels[0], i0, height, j0, columns, a_here, b_here, out,
                                k_block, count, a_table, b_table)
             if g.gathers_rows and self.finish:
-                whole = Tile(self.region("rows"), g.padded_n, height, i64(g.n), i0, i64(0), item, row_tile, i64(0))
+                whole = Tile(self.region("rows"), g.padded_n, height, i64(g.n), i0, i64(0), item, row_tile, i64(0),
+                             g.padded_n)
                 self.finish_after(k_block, whole)
 
     def tile_extent(self, row_tile: Value) -> tuple[Value, Value, Value]:
@@ -291,7 +293,7 @@ class TileLoops:
                 result = f.select(last, result, start)
                 result_stride = f.select(last, result_stride, stride)
         valid = f.minimum(columns, f.sub(i64(g.n), j0)) if g.n % g.lanes else columns
-        tile = Tile(result, width, height, valid, i0, j0, item, row_tile, panel)
+        tile = Tile(result, width, height, valid, i0, j0, item, row_tile, panel, width)
         streams: Sequence[tuple[Value, int]] = ()
         if g.streamed and out is not None:
             streams = [(result, g.c_row * SIZES[self.c.dtype])]
