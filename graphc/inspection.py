@@ -162,6 +162,7 @@ def report(program: Program, sizes: Mapping[str, int]) -> str:
         lines.append(what + (f"  [{kernel.scope}]" if kernel.scope else ""))
         if kernel.form is Form.CONTRACT and (reason := why_unfused(plan, kernel)):
             lines.append(f"{'':23}{reason}")
+        lines.extend(f"{'':23}{note}" for note in kernel.notes)
     times = {**program.seconds, **special.seconds}
     lines.append("  compiled in " + ", ".join(f"{k} {v * 1e3:.1f} ms" for k, v in times.items()))
     return "\n".join(lines) + "\n"

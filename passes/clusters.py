@@ -14,11 +14,14 @@ from graphc.ir import Node
 from graphc.labels import labels_of
 from graphc.plan import Form
 
+from .cost import flops
+
 # Levels: elements of the whole space, of its kept axes, or one number for all of it (behind a contraction only).
 FULL, KEPT, TOTAL = "full", "kept", "total"
 LEAST_FOLDED = 8  # rows or columns of a contraction from which folding them in its tiles pays
-LEAST_ROWS = 16  # complete rows that are worth a contraction of their own blocking
-ROW_BYTES = 4096  # a row of a contraction that is kept together until it is finished
+LEAST_ROWS, SHARED_ROWS = 16, 128  # complete rows in a kernel for one thread, and where threads share the rows
+SMALL = 1 << 21  # operations of a contraction that one thread does
+ROW_BYTES = 2048  # a row of a contraction that is kept together until it is finished
 
 
 @dataclass(eq=False)
@@ -93,7 +96,8 @@ def place_behind(cluster: Cluster, node: Node) -> tuple[str, tuple[int, ...]] | 
     if max(kept) < min(reduced) and count == rows:
         if cluster.has_total or cluster.axes == outside:
             return "the tiles are folded down their columns"
-        if columns < LEAST_FOLDED or columns * operand.dtype.itemsize > ROW_BYTES or rows < LEAST_ROWS:
+        if columns < LEAST_FOLDED or columns * operand.dtype.itemsize > ROW_BYTES or rows < (
+                LEAST_ROWS if flops(anchor) < SMALL else SHARED_ROWS):
             return "its rows are too short, too long or too few"
         return KEPT, inside
     if max(reduced) < min(kept) and count == columns:
