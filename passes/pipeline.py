@@ -19,6 +19,7 @@ from .loops import merge_scans
 from .memory import plan_memory
 from .schedule import schedule
 from .simplify import simplify, stabilize
+from .split import split_long_sums
 from .verify import verify_graph, verify_plan
 
 Observer = Callable[[str, Graph | Plan], None]
@@ -59,9 +60,9 @@ class Pipeline:
         return graph
 
     def concrete(self, graph: Graph, sizes: Mapping[str, int]) -> Graph:
-        """A graph for given sizes; what only known sizes allow to fold is folded."""
+        """A graph for given sizes: what only these allow to fold is folded; last, as simplify would undo it, sums are split."""
         start = perf_counter()
-        graph = for_each_graph(specialize(graph, sizes), lambda g: simplify(expand_composites(g)))
+        graph = for_each_graph(specialize(graph, sizes), lambda g: split_long_sums(simplify(expand_composites(g))))
         verify_graph(graph)
         self._done("specialize", graph, start)
         return graph

@@ -25,6 +25,12 @@ class DotTile:
     a_row: int  # elements between rows of A
     b_column: int  # elements between columns of B
 
+    @property
+    def chains(self) -> int:
+        """Partial sums of one result in each lane: a power of two, such that enough sums are on their way at a time."""
+        sums = self.rows * self.columns
+        return 8 if sums == 1 else 4 if sums <= 2 else 2 if sums <= 4 else 1
+
 
 def dot_rows(m: int, n: int, target: Target) -> int:
     """Rows of a tile: enough sums at a time to hide the latency of multiply-add, and no more rows than there are."""
@@ -75,9 +81,24 @@ def dot_function(f: Function, target: Target, tile: DotTile) -> str:
     whole = tile.count // tile.lanes * tile.lanes
     rest = tile.count - whole
     sums = [Value("zeroinitializer", type_)] * len(places)
-    if whole:
+    chains = tile.chains  # few sums would wait for each other
+    blocks = whole // (chains * tile.lanes) * chains * tile.lanes
+    if chains > 1 and blocks:
+        carried = Carried(sums * chains)
+        with g.loop(0, blocks, chains * tile.lanes, carried) as k:
+            parts = [step(g.add(k, i64(c * tile.lanes)), carried.values[c * len(sums):(c + 1) * len(sums)], None)
+                     for c in range(chains)]
+            carried.next = [s for part in parts for s in part]
+        chained = [carried.results[c * len(sums):(c + 1) * len(sums)] for c in range(chains)]
+        while len(chained) > 1:
+            chained = [[plus(g, x, y) for x, y in zip(*pair, strict=True)]
+                       for pair in zip(chained[::2], chained[1::2], strict=True)]
+        sums = chained[0]
+    else:
+        blocks = 0
+    if blocks < whole:
         carried = Carried(sums)
-        with g.loop(0, whole, tile.lanes, carried) as k:
+        with g.loop(blocks, whole, tile.lanes, carried) as k:
             carried.next = step(k, carried.values, None)
         sums = carried.results
     if rest and target.has_masks:

@@ -46,9 +46,7 @@ def element_operations(kernel: Kernel) -> int:
             case Kind.CONTRACT:
                 c = contraction_of(node)[0]
                 total += prod(c.batch) * prod(c.m) * prod(c.n) * prod(c.k) // 8
-    if kernel.form is not Form.CONTRACT:
-        total += sum(b.bytes // 4 for b in (*kernel.reads, *kernel.writes))
-    return total
+    return total + sum(b.bytes // 4 for b in (*kernel.reads, *kernel.writes))
 
 
 @lru_cache(maxsize=512)

@@ -147,7 +147,7 @@ class FoldingEpilogue(Epilogue):
         scopes = []
         for v in range(vectors):
             left = f.sub(tile.columns, i64(v * e.lanes))
-            whole = left.number is not None and left.number >= e.lanes
+            whole = lane is None or (left.number is not None and left.number >= e.lanes)
             scopes.append(Scope(bind(self.column, f.add(tile.j0, i64(v * e.lanes))), lane, None if whole else w.tail_mask(left)))
         lanes = e.lanes if lane is not None else 0
         initial = [*self.columns.initial(lanes), *self.totals.initial(lanes)]
