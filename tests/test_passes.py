@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,13 +13,14 @@ from graphc.passes.expand import expand_composites, specialize
 from graphc.passes.pipeline import Pipeline
 from graphc.passes.rules import SIMPLIFYING, STABILIZING, Rule, apply_rule
 from graphc.passes.simplify import simplify, stabilize
+from graphc.passes.split import split_long_sums
 from graphc.passes.verify import InvalidPlan, verify_graph, verify_plan
 from graphc.runtime.interpreter import evaluate
 from graphc.runtime.plan_interpreter import interpret_loop, interpret_plan
 
 import graphc
 from graphc.ir import Graph
-from graphc.plan import Form, Plan, Role, repeated
+from graphc.plan import Form, Kernel, Plan, Role, repeated
 from graphc.tensor import Tensor, placeholder
 from graphc.text import format_graph, parse
 
@@ -63,7 +65,7 @@ def test_stabilising_rules_survive_extreme_values() -> None:
 
 # -- filecheck -------------------------------------------------------------------------------------------------------
 
-PASSES = {"stabilize": stabilize, "expand": expand_composites, "simplify": simplify,
+PASSES = {"stabilize": stabilize, "expand": expand_composites, "simplify": simplify, "split": split_long_sums,
           "all": lambda g: Pipeline().simplified(g)}
 
 
@@ -153,6 +155,80 @@ def test_an_output_gradient_keeps_its_memory() -> None:
     g = graphc.grad(loss, w)
     program = graphc.function([x], [loss, g], {w: w - 0.1 * g})
     assert "its result is an output" in program.report()
+
+
+def kernel_of(program: graphc.Program, name: str, **sizes: int) -> Kernel:
+    """The kernel that writes a cell."""
+    plan = program.specialize(**sizes).plan
+    return next(k for k in plan.kernels if any(plan.home(b).name == name for b in k.writes))
+
+
+def test_a_bias_is_updated_behind_the_contraction_that_gives_its_gradient() -> None:
+    program = training_step()
+    kernel = kernel_of(program, "b1", batch=32)
+    assert kernel.form is Form.CONTRACT and kernel.space == (32, 40) and kernel.axes == (0,)
+    assert "sum over (0,) in its tiles" in program.report(batch=32)
+    assert not any(k.form is Form.COLUMNS for k in program.specialize(batch=32).plan.kernels)
+
+
+def test_the_loss_is_summed_behind_the_last_layer() -> None:
+    plan = training_step("sgd").specialize(batch=32).plan
+    kernel = next(k for k in plan.kernels if any(plan.home(b).role is Role.OUTPUT for b in k.writes))
+    assert kernel.form is Form.CONTRACT and kernel.space == (32, 8)
+
+
+@pytest.mark.parametrize("reason, build", [
+    ("the tiles are folded row by row", lambda z: [z.softmax(1), z.sum(0)]),
+    ("the tiles are folded down their columns", lambda z: [z.sum(0), z.max(1)]),
+    ("its order is not that of the tiles", lambda z: [z.argmax()]),
+    ("it folds neither rows nor columns of the tiles", lambda z: [z.reshape(32, 4, 10).sum(1)]),
+    ("it reads them elsewhere than at their own place", lambda z: [z, graphc.flip(z, 0).sum(0)]),
+])
+def test_why_a_fold_stays_outside(reason: str, build: Callable[[Tensor], list[Tensor]]) -> None:
+    x, w = placeholder("x", (32, 24)), graphc.parameter("w", np.ones((24, 40)))
+    program = graphc.function([x], build(x @ w))
+    assert reason in program.report()
+    fed = np.random.default_rng(0).standard_normal((32, 24)).astype(np.float32)
+    for one, other in zip(program(fed), graphc.function([x], build(x @ w), backend="numpy")(fed), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_a_bias_that_its_own_tiles_read_is_updated_in_place() -> None:
+    """The tiles read the old bias, the new one is written when all of them are finished."""
+    x, y = placeholder("x", (64, 24)), placeholder("y", (64, 40))
+    for threads in (1, 2):
+        w, b = graphc.parameter("w", np.ones((24, 40)) * 0.1), graphc.parameter("b", np.arange(40) * 0.1)
+        loss = ((x @ w + b - y) ** 2).sum()
+        program = graphc.train_step(loss, graphc.optim.SGD([w, b], lr=0.001), threads=threads)
+        plan = program.specialize().plan
+        kernel = next(k for k in plan.kernels if any(plan.home(b).name == "b" for b in k.writes))
+        assert kernel.form is Form.CONTRACT and not plan.copies
+        g = np.random.default_rng(0)
+        xs, ys = g.standard_normal((64, 24)).astype(np.float32), g.standard_normal((64, 40)).astype(np.float32)
+        old = b.numpy().astype(np.float64)
+        d = xs.astype(np.float64) @ w.numpy().astype(np.float64) + old - ys
+        np.testing.assert_allclose(program(xs, ys), (d * d).sum(), rtol=1e-5)
+        np.testing.assert_allclose(b.numpy(), old - 0.001 * (2 * d).sum(0), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("spec, a, b", [
+    ("ij,jk->ik", (16, 4096), (4096, 16)), ("i,i->", (70001,), (70001,)), ("ji,jk->ik", (8191, 5), (8191, 30)),
+    ("bijc,bjkc->bik", (2, 3, 900, 7), (2, 900, 9, 7)),
+])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_split_sums_give_the_same_bits_for_any_number_of_threads(spec: str, a: tuple, b: tuple, dtype: str) -> None:
+    x, y = placeholder("x", a, dtype), placeholder("y", b, dtype)
+    g = np.random.default_rng(1)
+    fed = [g.standard_normal(s).astype(dtype) for s in (a, b)]
+    found = []
+    for threads in (1, 2, 3):
+        program = graphc.function([x, y], graphc.einsum(spec, x, y), threads=threads)
+        assert any(n.op.name == "sum" for n in program.specialize().graph.nodes), "nothing was split"
+        found.append(np.asarray(program(*fed)))
+    wanted = np.einsum(spec, *(f.astype(np.float64) for f in fed))
+    size = np.einsum(spec, *(np.abs(f.astype(np.float64)) for f in fed))
+    assert np.all(np.abs(found[0] - wanted) <= 8 * np.finfo(dtype).eps * size)
+    assert all(f.tobytes() == found[0].tobytes() for f in found)
 
 
 # -- memory and order ------------------------------------------------------------------------------------------------
