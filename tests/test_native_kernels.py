@@ -476,3 +476,27 @@ def test_folds_behind_a_batched_contraction(target: str) -> None:
           threads=(1, 2, 3))
     check(kernel(Form.CONTRACT, [x, w, r], [g["sum"](scores * r, (0, 1)), scores, g["sum"](scores)], (6, 19, 40), (0, 1)),
           target=target, tolerance=4000, threads=(1, 2, 3))
+
+
+@many
+def test_operands_computed_while_they_are_packed(target: str) -> None:
+    """Maps, masks, casts, broadcasts and views as operands: of A, of B and of both, with and without folds behind."""
+    for dtype, (m, n, k) in zip(("float32", "float64") * 4, ODD, strict=True):
+        x, w, keep, scale, labels = inputs((dtype, (m, k)), (dtype, (k, n)), ("bool", (m, k)), (dtype, (k,)),
+                                           ("int64", (n, k)))
+        a = g["where"](keep, (x - 0.5) * scale, 0.0)
+        b = g["transpose"](g["cast"](labels, dtype), 0, 1)
+        for outputs, axes in (([a @ w], ()), ([x @ b], ()), ([g["relu"](a @ b), g["sum"](a @ b, 0)], (0,)),
+                              ([softmax(a @ w)], (1,)), ([g["transpose"](w, 0, 1) @ g["transpose"](a, 0, 1)], ())):
+            space = (n, m) if outputs[0].shape == (n, m) and m != n else (m, n)
+            check(kernel(Form.CONTRACT, [x, w, keep, scale, labels], outputs, space, axes), target=target, tolerance=8000,
+                  threads=(1, 2, 3))
+
+
+@many
+def test_batched_operands_computed_while_they_are_packed(target: str) -> None:
+    x, w, bias = inputs(("float32", (3, 2, 9, 17)), ("float32", (3, 2, 17, 40)), ("float32", (2, 1, 17)))
+    turned = g["transpose"](g["square"](x) + bias, 2, 3)
+    product = g["einsum"]("abkm,abkn->abmn", turned, w * 2.0)
+    check(kernel(Form.CONTRACT, [x, w, bias], [product, product * 2.0], product.shape), target=target, tolerance=400,
+          threads=(1, 2, 3))

@@ -19,7 +19,7 @@ from graphc.runtime.native.emit import SIZES, Function, Value, i64
 from graphc.runtime.native.target import Target
 from graphc.runtime.native.tiles import Finish, Load, Prefetch, Tile, TileLoops, flat_offset, spread
 
-__all__ = ["Contraction", "Finish", "Load", "Prefetch", "Tile", "emit_contraction", "scratch_bytes", "store_to",
+__all__ = ["Contraction", "Finish", "Load", "Prefetch", "Tile", "emit_contraction", "lanes_along_k", "scratch_bytes", "store_to",
            "tile_parts"]
 
 DOT_COLUMNS = 8  # up to so many columns dot products pay
@@ -121,6 +121,14 @@ def scratch_bytes(c: Contraction, target: Target, *, load_a: bool = False, load_
     if whole_rows:
         return choose_road(c, target, False, (load_a, load_b), True).scratch_bytes
     return max(choose_road(c, target, plain, (load_a, load_b)).scratch_bytes for plain in (False, True))
+
+
+def lanes_along_k(c: Contraction, target: Target, plain: bool, loads: tuple[bool, bool], whole_rows: bool
+                  ) -> tuple[bool, bool]:
+    """Whether the vectors that a `Load` is asked for run along k, for A and for B; else they run along m or n."""
+    road = choose_road(c, target, plain, loads, whole_rows)
+    found = road.blocking.a_k == 1, road.blocking.b_k == 1
+    return found[::-1] if road.turned else found
 
 
 def tile_parts(c: Contraction, target: Target, *, load_a: bool = False, load_b: bool = False,

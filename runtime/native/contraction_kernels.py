@@ -1,29 +1,81 @@
 """CONTRACT kernels: a contraction, and what happens to its finished tiles.
 
-Knows which kind of epilogue a body asks for, and how much scratch memory it takes.  Must not know how it works.
+Knows which kind of epilogue a body asks for, how operands that are no memory are computed while they are packed, and
+how much scratch memory that takes.  Must not know how tiles are made.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import prod
+
+from graphc.index import Index, unravel
+from graphc.ir import Node
+from graphc.labels import labels_of
 from graphc.plan import Kernel, align
 
-from .contract import emit_contraction, scratch_bytes
-from .epilogues import Epilogue, base_pointer, contraction_node, contraction_of
-from .loops import Work
+from .contract import Contraction, Load, emit_contraction, lanes_along_k, scratch_bytes
+from .elements import Scope
+from .emit import Function, Value
+from .epilogues import Epilogue, base_pointer, computed_operands, contraction_node, contraction_of
+from .loops import Work, bind
 from .target import Target
-from .tilefolds import FoldingEpilogue, RowEpilogue, fold_scratch, tile_folds
+from .tilefolds import FoldingEpilogue, RowEpilogue, TileFolds, fold_scratch, tile_folds
 
 
 def tile_bytes(kernel: Kernel, target: Target) -> int:
     """Bytes of private memory that the contraction itself needs on each thread."""
-    c = contraction_of(contraction_node(kernel))[0]
-    return align(scratch_bytes(c, target, whole_rows=tile_folds(kernel).by_row))
+    node = contraction_node(kernel)
+    load_a, load_b = computed_operands(node)
+    return align(scratch_bytes(contraction_of(node)[0], target, load_a=load_a, load_b=load_b,
+                               whole_rows=tile_folds(kernel).by_row))
 
 
 def contraction_scratch(kernel: Kernel, target: Target) -> tuple[int, int]:
     """(bytes of private memory per thread, bytes shared by all threads)."""
     private, shared = fold_scratch(kernel, target)
     return tile_bytes(kernel, target) + private, shared
+
+
+def operand_loads(w: Work, node: Node, c: Contraction, folds: TileFolds) -> dict[str, Load]:
+    """The hooks that compute operands which are no memory, element by element while they are packed."""
+    computed = computed_operands(node)
+    if not any(computed):
+        return {}
+    labels = labels_of(node.attributes["spec"])
+    operands = node.inputs[::-1] if labels.turned else node.inputs
+    along_k = lanes_along_k(c, w.target, w.kernel.body.outputs == (node,), computed,
+                            folds.by_row)
+    sides = zip(("load_a", "load_b"), operands, (labels.left, labels.right), (labels.m, labels.n), (c.m, c.n), along_k,
+                strict=True)
+    loads = {}
+    for (name, operand, own, lines, line_sizes, deep), load in zip(sides, computed, strict=True):
+        if load:
+            groups = ((labels.batch, c.batch), (lines, line_sizes), (labels.k, c.k))
+            loads[name] = operand_load(w, operand, own, groups, deep)
+    return loads
+
+
+def operand_load(w: Work, operand: Node, own: str, groups: Sequence[tuple[str, tuple[int, ...]]], along_k: bool) -> Load:
+    e = w.elements
+    item, line, k = variables = [Index.variable(f"packed {name}", prod(sizes))
+                                 for name, (_, sizes) in zip(("item", "line", "k"), groups, strict=True)]
+    places: dict[str, Index] = {}
+    for (labels, sizes), variable in zip(groups, variables, strict=True):
+        places.update(zip(labels, unravel(variable, sizes), strict=True))
+    key = e.key(operand, [places[label] for label in own])
+    lane = next(iter((k if along_k else line).variables()), None)
+
+    def load(f: Function, line_at: Value, k_at: Value, item_at: Value, lanes: int) -> Value:
+        bindings = {**bind(item, item_at), **bind(line, line_at), **bind(k, k_at)}
+        outside, e.lanes = e.lanes, lanes or e.lanes
+        with e.inside(Scope(bindings, lane if lanes else None)):
+            value = e.emit([key])[0]
+            value = e.broadcast(value) if lanes else value
+        e.lanes = outside
+        return value
+
+    return load
 
 
 def emit_contract(w: Work) -> None:
@@ -33,7 +85,9 @@ def emit_contract(w: Work) -> None:
     c, a, b, labels = contraction_of(node)
     if 0 in kernel.space:
         return
-    pointers = base_pointer(w, a, c.dtype), base_pointer(w, b, c.dtype)
+    computed = computed_operands(node)
+    pointers = [Value("null", "ptr") if load else base_pointer(w, read, c.dtype)
+                for load, read in zip(computed, (a, b), strict=True)]
     folds = tile_folds(kernel)
     plain = kernel.body.outputs == (node,)
     epilogue: Epilogue | RowEpilogue | None = None
@@ -44,6 +98,6 @@ def emit_contract(w: Work) -> None:
     emit_contraction(f, w.target, c, *pointers, scratch=w.private, thread=w.threads.thread, threads=w.threads.count,
                      c_pointer=w.writes[0] if plain else None, finish=epilogue.finish if epilogue else None,
                      prefetch=epilogue.prefetch if isinstance(epilogue, Epilogue) and epilogue.streams else None,
-                     whole_rows=folds.by_row)
+                     whole_rows=folds.by_row, **operand_loads(w, node, c, folds))
     if epilogue:
         epilogue.complete()

@@ -36,8 +36,9 @@ def contraction_node(kernel: Kernel) -> Node:
 
 
 def operand_read(operand: Node) -> Strided:
+    """How an operand lies in memory; one that maps compute while it is packed, as if its value lay there."""
     read = strided(operand)
-    if read is None or read.base.op.kind is not Kind.SOURCE:
+    if read is None or read.base.op.kind not in (Kind.SOURCE, Kind.MAP):
         raise LoweringError(f"{operand!r} is no strided view of memory")
     return read
 
@@ -68,6 +69,12 @@ def contraction_of(node: Node) -> tuple[Contraction, Strided, Strided, tuple[str
         group(batch, of_a), group(m, of_a), group(k, of_a), group(batch, of_b), group(k, of_b), group(n, of_b),
         group(batch, steps), group(m, steps), group(n, steps))
     return contraction, *reads, (batch, m, n)
+
+
+def computed_operands(node: Node) -> tuple[bool, bool]:
+    """Whether A, whether B is computed while it is packed."""
+    _, a, b, _ = contraction_of(node)
+    return a.base.op.kind is Kind.MAP, b.base.op.kind is Kind.MAP
 
 
 def base_pointer(w: Work, read: Strided, dtype: str) -> Value:

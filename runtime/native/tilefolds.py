@@ -22,7 +22,7 @@ from graphc.plan import Kernel, align
 from .contract import Contraction, Tile, tile_parts
 from .elements import LoweringError, Memory, Scope
 from .emit import Carried, Function, Value, constant, i64, vector
-from .epilogues import Epilogue, contraction_node, contraction_of
+from .epilogues import Epilogue, computed_operands, contraction_node, contraction_of
 from .loops import LINE, MODERATE, State, Work, bind
 from .reductions import Folding, Reduction, Rows, passes_of, reduction_of, reduction_scratch
 from .target import Target
@@ -73,8 +73,8 @@ class Parts:
         return self.batch * self.rows * self.columns
 
 
-def parts_of(c: Contraction, target: Target) -> Parts:
-    return Parts(*tile_parts(c, target), prod(c.batch))
+def parts_of(c: Contraction, target: Target, loads: tuple[bool, bool]) -> Parts:
+    return Parts(*tile_parts(c, target, load_a=loads[0], load_b=loads[1]), prod(c.batch))
 
 
 def fold_scratch(kernel: Kernel, target: Target) -> tuple[int, int]:
@@ -85,7 +85,7 @@ def fold_scratch(kernel: Kernel, target: Target) -> tuple[int, int]:
     if folds.by_row:
         return reduction_scratch(kernel, target, serial=True)
     c = contraction_of(contraction_node(kernel))[0]
-    parts = parts_of(c, target)
+    parts = parts_of(c, target, computed_operands(contraction_node(kernel)))
     states = sum(len(r.types) for r in folds.columns)
     totals = sum(len(r.types) for r in folds.totals)
     return 0, states * align(8 * parts.of_column * prod(c.n)) + totals * align(8 * parts.of_total)
@@ -101,7 +101,7 @@ class FoldingEpilogue(Epilogue):
         row_position = self.item * prod(c.m) + self.row
         self.columns = Folding(w, self.folds.columns, [keys[r] for r in self.folds.columns], row_position)
         self.totals = Folding(w, self.folds.totals, [keys[r] for r in self.folds.totals], self.position)
-        self.parts = parts_of(c, w.target)
+        self.parts = parts_of(c, w.target, computed_operands(node))
         self.column_parts: list[Value] = []
         self.total_parts: list[Value] = []
         offset = 0
