@@ -20,7 +20,7 @@ from graphc.ir import Graph, Node, make
 from graphc.op import Kind
 from graphc.plan import Buffer, Form, Kernel, Role, Step, slot
 
-from .clusters import FULL, KEPT, TOTAL, Cluster, place_behind
+from .clusters import FULL, KEPT, TOTAL, Cluster, packs_once, place_behind
 from .cost import cost_per_element, flops
 from .nested import PlanOf, nested_step
 
@@ -272,7 +272,8 @@ class Fusion:
                     if not self.is_leaf(base) and self.home[base] is not own:
                         read_elsewhere.add(base)
             for operand in self.exact_operands(node):
-                needed.update(b for b in self.bases(operand) if not self.is_leaf(b))
+                if not self.may_pack(node, operand):
+                    needed.update(b for b in self.bases(operand) if not self.is_leaf(b))
         for node in self.graph.nodes:
             if node.op.kind is Kind.GATHER:
                 needed.update(b for b in self.bases(node.inputs[0]) if not self.is_leaf(b))
@@ -290,6 +291,15 @@ class Fusion:
     def exact_operands(self, node: Node) -> tuple[Node, ...]:
         """Operands that must lie in memory."""
         return node.inputs if node.op.kind is Kind.CONTRACT or node.op.kind in BARRIERS else ()
+
+    def may_pack(self, contraction: Node, operand: Node) -> bool:
+        """Whether packing may compute the operand: a map that nothing else would bring to memory for free."""
+        if contraction.op.kind is not Kind.CONTRACT:
+            return False
+        read = strided(operand, lambda n: n in self.home)
+        if read is None or read.base.op.kind is not Kind.MAP or self.home[read.base].form is not Form.MAP:
+            return False
+        return packs_once(contraction, operand is contraction.inputs[0])
 
     def recompute_cost(self, node: Node, costs: dict[Node, tuple[int, frozenset[Node]] | None]
                        ) -> tuple[int, frozenset[Node]] | None:

@@ -20,8 +20,8 @@ from graphc.tensor import Tensor
 CHUNK = 512  # products of one sum in a chunk, at least: shorter ones cost more than they share
 CHUNKS = 16  # of one sum, at most
 WORTH = 1 << 17  # an eighth of the products, and the numbers read, from which a second thread pays
-TILE_ROWS, TILE_COLUMNS = 16, 32  # about what is computed at a time: so much is not shared among threads
-ENOUGH = 4  # tiles that keep threads busy
+TILE_ROWS, TILE_COLUMNS = 12, 32  # about what is computed at a time: so much is not shared among threads
+ENOUGH = 3  # tiles that keep threads busy
 
 
 def chunks_of(batch: int, m: int, n: int, k: int, longest: int) -> int:
