@@ -5,7 +5,6 @@ Knows forms, levels and positions.  Must not know op names, uses or memory.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import prod
 
@@ -116,4 +115,4 @@ def packs_once(contraction: Node, first: bool) -> bool:
     sizes = dict(zip(labels.out, contraction.shape, strict=True))
     m, n = prod(sizes[x] for x in labels.m), prod(sizes[x] for x in labels.n)
     lines, others = (m, n) if first != labels.turned else (n, m)
-    return PACKED_LINES <= lines and others <= min(lines, PACKED_OTHERS)
+    return lines >= PACKED_LINES and others <= min(lines, PACKED_OTHERS)

@@ -47,8 +47,8 @@ def split_contraction(node: Node, inputs: tuple[Node, ...]) -> Node | None:
     if not labels.k or 0 in sizes.values():
         return None
     long = max(labels.k, key=lambda x: sizes[x])
-    groups = (prod(sizes[x] for x in group) for group in (labels.batch, labels.m, labels.n, labels.k))
-    count = chunks_of(*groups, sizes[long])
+    batch, m, n, k = (prod(sizes[x] for x in group) for group in (labels.batch, labels.m, labels.n, labels.k))
+    count = chunks_of(batch, m, n, k, sizes[long])
     if count < 2:
         return None
     count = next((c for c in range(count, count // 2, -1) if sizes[long] % c == 0), count)

@@ -19,8 +19,8 @@ from graphc.runtime.native.emit import SIZES, Function, Value, i64
 from graphc.runtime.native.target import Target
 from graphc.runtime.native.tiles import Finish, Load, Prefetch, Tile, TileLoops, flat_offset, spread
 
-__all__ = ["Contraction", "Finish", "Load", "Prefetch", "Tile", "emit_contraction", "lanes_along_k", "scratch_bytes", "store_to",
-           "tile_parts"]
+__all__ = ["Contraction", "Finish", "Load", "Prefetch", "Tile", "emit_contraction", "lanes_along_k", "scratch_bytes",
+           "store_to", "tile_parts"]
 
 DOT_COLUMNS = 8  # up to so many columns dot products pay
 
@@ -80,7 +80,8 @@ def cost(c: Contraction, g: Blocking, plain: bool, turned: bool, dots: bool) -> 
 
 
 @lru_cache(maxsize=512)
-def choose_road(c: Contraction, target: Target, plain: bool, loads: tuple[bool, bool], whole_rows: bool = False) -> Road:
+def choose_road(c: Contraction, target: Target, plain: bool, loads: tuple[bool, bool], whole_rows: bool = False
+                ) -> Road:
     """The cheapest road; `plain` says that the result is only stored, at the strides of `c`.
 
     whole_rows: every finished tile must have all columns of its rows.

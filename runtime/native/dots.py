@@ -91,8 +91,8 @@ def dot_function(f: Function, target: Target, tile: DotTile) -> str:
             carried.next = [s for part in parts for s in part]
         chained = [carried.results[c * len(sums):(c + 1) * len(sums)] for c in range(chains)]
         while len(chained) > 1:
-            chained = [[plus(g, x, y) for x, y in zip(*pair, strict=True)]
-                       for pair in zip(chained[::2], chained[1::2], strict=True)]
+            half = len(chained) // 2
+            chained = [[plus(g, chained[2 * c][s], chained[2 * c + 1][s]) for s in range(len(places))] for c in range(half)]
         sums = chained[0]
     else:
         blocks = 0

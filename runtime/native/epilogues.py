@@ -23,7 +23,6 @@ from .contract import Contraction, Tile
 from .elements import LLVM, LoweringError, Memory, Scope, memory_type, row_major
 from .emit import SIZES, Function, Value, i64
 from .loops import State, Work, bind, output_key
-from .target import Target
 
 STREAM = 1 << 20  # bytes that an epilogue touches from which fetching ahead pays
 

@@ -118,8 +118,8 @@ class FoldingEpilogue(Epilogue):
         with e.inside(Scope(bind(self.item, tile.batch))):
             part = f.add(f.mul(tile.batch, i64(self.parts.rows)), tile.row_part)
             corner = f.add(f.mul(tile.i0, i64(tile.stride)), tile.j0)
-            place = self.row * tile.stride + self.column
-            self.place_tile(f.offset(tile.pointer, f.sub(i64(0), corner), self.c.dtype), place)
+            first = f.offset(tile.pointer, f.sub(i64(0), corner), self.c.dtype)
+            self.place_tile(first, self.row * tile.stride + self.column)
             e.steps.clear()  # whatever reads the tile depends on the row now
             if self.by_row:
                 w.limit_lanes(prod(self.c.m))
@@ -148,7 +148,8 @@ class FoldingEpilogue(Epilogue):
         for v in range(vectors):
             left = f.sub(tile.columns, i64(v * e.lanes))
             whole = lane is None or (left.number is not None and left.number >= e.lanes)
-            scopes.append(Scope(bind(self.column, f.add(tile.j0, i64(v * e.lanes))), lane, None if whole else w.tail_mask(left)))
+            mask = None if whole else w.tail_mask(left)
+            scopes.append(Scope(bind(self.column, f.add(tile.j0, i64(v * e.lanes))), lane, mask))
         lanes = e.lanes if lane is not None else 0
         initial = [*self.columns.initial(lanes), *self.totals.initial(lanes)]
         cut, size = len(self.columns.initial(lanes)), len(initial)
