@@ -287,6 +287,10 @@ class Fusion:
                 costs[node] = None
             elif node in read_elsewhere:
                 self.recomputed.add(node)
+        for node in self.graph.nodes:
+            for operand in node.inputs if node.op.kind is Kind.CONTRACT else ():
+                packed = [b for b in self.bases(operand) if not self.is_leaf(b) and b not in self.stored]
+                self.home[node].notes.extend(f"{b.op.name} is computed while it is packed" for b in packed)
 
     def exact_operands(self, node: Node) -> tuple[Node, ...]:
         """Operands that must lie in memory."""

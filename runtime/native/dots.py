@@ -86,9 +86,9 @@ def dot_function(f: Function, target: Target, tile: DotTile) -> str:
     if chains > 1 and blocks:
         carried = Carried(sums * chains)
         with g.loop(0, blocks, chains * tile.lanes, carried) as k:
-            parts = [step(g.add(k, i64(c * tile.lanes)), carried.values[c * len(sums):(c + 1) * len(sums)], None)
+            after = [step(g.add(k, i64(c * tile.lanes)), carried.values[c * len(sums):(c + 1) * len(sums)], None)
                      for c in range(chains)]
-            carried.next = [s for part in parts for s in part]
+            carried.next = [s for one in after for s in one]
         chained = [carried.results[c * len(sums):(c + 1) * len(sums)] for c in range(chains)]
         while len(chained) > 1:
             half = len(chained) // 2
