@@ -18,7 +18,7 @@ from graphc.ops.views import reshape, slice_
 from graphc.tensor import Tensor
 
 CHUNK = 512  # products of one sum in a chunk, at least: shorter ones cost more than they share
-CHUNKS = 16  # of one sum, at most
+CHUNKS = 8  # of one sum, at most
 WORTH = 1 << 17  # an eighth of the products, and the numbers read, from which a second thread pays
 TILE_ROWS, TILE_COLUMNS = 12, 32  # about what is computed at a time: so much is not shared among threads
 ENOUGH = 3  # tiles that keep threads busy
