@@ -222,7 +222,21 @@ class Fusion:
                 return
             elif cluster.form is Form.CONTRACT and self.join_contraction(cluster, node):
                 return
-        self.start(node, form, space, axes)
+        sibling = self.sibling(form, tuple(space), axes, dependencies)
+        if sibling is not None:
+            self.add(sibling, node, KEPT)
+        else:
+            self.start(node, form, space, axes)
+
+    def sibling(self, form: Form, space: tuple[int, ...], axes: tuple[int, ...], dependencies: list[Node]) -> Cluster | None:
+        """Sums over the columns of what one kernel computes are one pass over it, as those of a norm's scale and shift."""
+        sources = {self.home[d] for d in dependencies}
+        for cluster in reversed(self.clusters):
+            if (cluster.form is form is Form.COLUMNS and cluster.space == space and cluster.axes == axes
+                    and cluster.anchor is not None and self.may_join(cluster, dependencies)
+                    and cluster not in sources and sources & {self.home[d] for d in self.dependencies(cluster.anchor)}):
+                return cluster
+        return None
 
     def join_contraction(self, cluster: Cluster, node: Node) -> bool:
         """Folds the tiles of a contraction where they are; says why where that cannot be."""
