@@ -3,6 +3,7 @@
     python bench/contract.py                              the standard sweep, one thread
     python bench/contract.py --threads 2 --shapes 512x512x512 32x64x64x32:NT
     python bench/contract.py --group thin --dtype double
+    python bench/contract.py --quick --threads 2          a few of each kind, in float32 and float64
 
 A shape is [batch x] m x n x k, then :TN and the like where A or B is stored transposed.  The competitors take turns in
 each round, so the ratio is paired: the median over rounds of (their time / our time).  GF/s are of the best round.
@@ -21,16 +22,24 @@ from dataclasses import dataclass
 from typing import Any
 
 GROUPS = {
-    "square": [f"{s}x{s}x{s}" for s in (16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048)],
+    "square": [f"{s}x{s}x{s}" for s in (16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096)],
     "prime": ["17x19x23", "31x37x41", "61x67x71", "97x101x103", "127x131x137", "251x257x263", "509x521x523"],
     "transposed": [f"{s}x{s}x{s}:{f}" for s in (64, 256, 512) for f in ("NT", "TN", "TT")],
     "thin": ["1x1024x1024", "1x1024x1024:NT", "1024x1x1024", "1024x1x1024:TN", "64x1x64", "1x64x64", "2000x4x64",
              "2000x4x64:TN", "4x2000x64", "16x1024x1024", "17x1000x1000", "1000x17x1000", "16x16x10000:TN", "512x512x1",
              "256x512x10:NT", "4x2x1"],
+    "long": ["16x16x4096", "10x10x4096", "10x10x4096:TN", "32x32x8192", "64x64x4096:TN", "2x64x16384", "1x1x65536",
+             "4x1x65536"],
+    "outer": ["64x64x1", "256x256x1", "256x256x2", "1024x1024x1", "17x1000x1", "1000x17x3"],
     "layers": ["32x128x64", "32x10x128", "128x10x32:TN", "32x128x10:NT", "64x128x32:TN", "256x64x8", "256x64x64",
                "256x64x64:NT", "64x64x256:TN", "256x2048x1024", "1024x2048x256:TN", "256x1024x2048:NT"],
-    "batched": ["32x64x64x32:NT", "32x64x32x64", "32x64x32x64:TN", "32x16x16x16", "100x5x7x3", "8x256x256x64:NT"],
+    "batched": ["32x64x64x32:NT", "32x64x32x64", "32x64x32x64:TN", "32x16x16x16", "100x5x7x3", "8x256x256x64:NT",
+                "128x4x4x4", "32x8x8x8:NT", "1000x1x16x16", "1000x16x1x16", "100x17x13x11:TN"],
 }
+# One or two of each kind, both small and large: a minute on one thread, two on several.
+QUICK = ["16x16x16", "64x64x64", "128x128x128:NT", "256x256x256", "512x512x512", "1024x1024x1024", "97x101x103",
+         "127x131x137:TN", "1x1024x1024", "256x1x256", "17x1000x1000", "16x16x4096", "1x1x65536", "256x256x1",
+         "32x10x128", "64x128x32:TN", "256x64x64", "32x64x64x32:NT", "1000x1x16x16", "128x4x4x4"]
 ROUND_SECONDS = 0.004  # of one competitor's turn
 
 
@@ -184,13 +193,17 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--dtype", choices=["float", "double"], default="float")
+    parser.add_argument("--quick", action="store_true", help="a few shapes of each kind, both element types, 4 rounds")
     options = parser.parse_args()
     for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(options.threads)  # before the libraries are loaded
-    shapes = options.shapes or [s for g in options.group or GROUPS for s in GROUPS[g]]
+    shapes = options.shapes or (QUICK if options.quick else [s for g in options.group or GROUPS for s in GROUPS[g]])
     print("GF/s best (median) of each; x: their time over ours, paired")
-    for text in shapes:
-        print(measure(parse(text), options.dtype, options.threads, options.rounds), flush=True)
+    for dtype in ("float", "double") if options.quick else (options.dtype,):
+        if options.quick:
+            print(dtype)
+        for text in shapes:
+            print(measure(parse(text), dtype, options.threads, 4 if options.quick else options.rounds), flush=True)
 
 
 if __name__ == "__main__":

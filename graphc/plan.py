@@ -57,7 +57,7 @@ class Form(Enum):
     MAP = "map"  # one pass over a space, all axes parallel
     ROWS = "rows"  # kept axes outside, reduced axes inside, vectorised along the last reduced axis
     COLUMNS = "columns"  # reduced axes inside, vectorised along the last kept axis
-    CONTRACT = "contract"  # a contraction, and maps over its result
+    CONTRACT = "contract"  # a contraction, with maps and folds over its result
     PREFIX = "prefix"  # a running fold along one axis
     SCATTER = "scatter"  # additions at data-dependent places
     ROUTINE = "routine"  # a row algorithm
@@ -69,7 +69,7 @@ class Kernel:
 
     body      inputs are slots, one per buffer in `reads`; outputs one per buffer in `writes`
     space     sizes of the iteration space (of a contraction: of its result)
-    axes      of that space, the reduced ones (ROWS, COLUMNS)
+    axes      of that space, the reduced ones (ROWS, COLUMNS; of a contraction: those of the folds behind it)
     in_place  pairs (write, read) that may share memory: each element is read before it is written, by the same iteration
     """
 

@@ -20,6 +20,8 @@ FULL, KEPT, TOTAL = "full", "kept", "total"
 LEAST_FOLDED = 8  # rows or columns of a contraction from which folding them in its tiles pays
 LEAST_ROWS, SHARED_ROWS = 16, 128  # complete rows in a kernel for one thread, and where threads share the rows
 SMALL = 1 << 21  # operations of a contraction that one thread does
+PACKED_LINES, PACKED_OTHERS = 64, 1024  # lines of an operand worth computing in packing; of the other one, at most
+PANEL_SHARE = 8  # times as many columns as rows from which threads share the columns
 ROW_BYTES = 2048  # a row of a contraction that is kept together until it is finished
 
 
@@ -106,3 +108,14 @@ def place_behind(cluster: Cluster, node: Node) -> tuple[str, tuple[int, ...]] | 
             return "the tiles have too few rows"
         return KEPT, outside
     return "it folds neither rows nor columns of the tiles"
+
+
+def packs_once(contraction: Node, first: bool) -> bool:
+    """Whether packing reads each element of an operand about once: the operand that threads share by its lines."""
+    labels = labels_of(contraction.attributes["spec"])
+    sizes = dict(zip(labels.out, contraction.shape, strict=True))
+    m, n = prod(sizes[x] for x in labels.m), prod(sizes[x] for x in labels.n)
+    of_rows = first != labels.turned
+    lines, others = (m, n) if of_rows else (n, m)
+    most = lines if of_rows else lines // PANEL_SHARE  # threads rarely share the panels of the other operand
+    return lines >= PACKED_LINES and others <= min(most, PACKED_OTHERS)

@@ -15,13 +15,14 @@ from math import prod
 from typing import Any
 
 from graphc.access import follow, strided
-from graphc.index import Index, linear, unravel, variables_for
+from graphc.index import Index, linear, unravel
 from graphc.ir import Graph, Node, make
 from graphc.op import Kind
 from graphc.plan import Buffer, Form, Kernel, Role, Step, slot
 
-from .clusters import FULL, KEPT, TOTAL, Cluster, place_behind
+from .clusters import FULL, KEPT, TOTAL, Cluster, packs_once, place_behind
 from .cost import cost_per_element, flops
+from .in_place import shared_places
 from .nested import PlanOf, nested_step
 
 EMBEDDED = 16  # constants up to this many elements are written into the code
@@ -221,7 +222,21 @@ class Fusion:
                 return
             elif cluster.form is Form.CONTRACT and self.join_contraction(cluster, node):
                 return
-        self.start(node, form, space, axes)
+        sibling = self.sibling(form, tuple(space), axes, dependencies)
+        if sibling is not None:
+            self.add(sibling, node, KEPT)
+        else:
+            self.start(node, form, space, axes)
+
+    def sibling(self, form: Form, space: tuple[int, ...], axes: tuple[int, ...], dependencies: list[Node]) -> Cluster | None:
+        """Sums over the columns of what one kernel computes are one pass over it, as those of a norm's scale and shift."""
+        sources = {self.home[d] for d in dependencies}
+        for cluster in reversed(self.clusters):
+            if (cluster.form is form is Form.COLUMNS and cluster.space == space and cluster.axes == axes
+                    and cluster.anchor is not None and self.may_join(cluster, dependencies)
+                    and cluster not in sources and sources & {self.home[d] for d in self.dependencies(cluster.anchor)}):
+                return cluster
+        return None
 
     def join_contraction(self, cluster: Cluster, node: Node) -> bool:
         """Folds the tiles of a contraction where they are; says why where that cannot be."""
@@ -272,7 +287,8 @@ class Fusion:
                     if not self.is_leaf(base) and self.home[base] is not own:
                         read_elsewhere.add(base)
             for operand in self.exact_operands(node):
-                needed.update(b for b in self.bases(operand) if not self.is_leaf(b))
+                if not self.may_pack(node, operand):
+                    needed.update(b for b in self.bases(operand) if not self.is_leaf(b))
         for node in self.graph.nodes:
             if node.op.kind is Kind.GATHER:
                 needed.update(b for b in self.bases(node.inputs[0]) if not self.is_leaf(b))
@@ -286,10 +302,23 @@ class Fusion:
                 costs[node] = None
             elif node in read_elsewhere:
                 self.recomputed.add(node)
+        for node in self.graph.nodes:
+            for operand in node.inputs if node.op.kind is Kind.CONTRACT else ():
+                packed = [b for b in self.bases(operand) if not self.is_leaf(b) and b not in self.stored]
+                self.home[node].notes.extend(f"{b.op.name} is computed while it is packed" for b in packed)
 
     def exact_operands(self, node: Node) -> tuple[Node, ...]:
         """Operands that must lie in memory."""
         return node.inputs if node.op.kind is Kind.CONTRACT or node.op.kind in BARRIERS else ()
+
+    def may_pack(self, contraction: Node, operand: Node) -> bool:
+        """Whether packing may compute the operand: a map that nothing else would bring to memory for free."""
+        if contraction.op.kind is not Kind.CONTRACT:
+            return False
+        read = strided(operand, lambda n: n in self.home)
+        if read is None or read.base.op.kind is not Kind.MAP or self.home[read.base].form is not Form.MAP:
+            return False
+        return packs_once(contraction, operand is contraction.inputs[0])
 
     def recompute_cost(self, node: Node, costs: dict[Node, tuple[int, frozenset[Node]] | None]
                        ) -> tuple[int, frozenset[Node]] | None:
@@ -358,7 +387,7 @@ class Fusion:
         named = cluster.anchor or next(iter(cluster.members))
         kernel = Kernel(f"{named.op.name}_{cluster.number}", cluster.form, body, tuple(reads),
                         tuple(self.stored[o] for o in outputs), cluster.space, cluster.axes,
-                        frozenset(self.shared_places(cluster, body, [cluster.members[o] for o in outputs])),
+                        frozenset(shared_places(cluster, body, [cluster.members[o] for o in outputs])),
                         sum(flops(n) for n in body.nodes),
                         "update" if "update" in phases else named.phase, named.scope, tuple(cluster.notes))
         return kernel
@@ -381,30 +410,6 @@ class Fusion:
                 stack.extend((i, False) for i in reversed(node.inputs))
         return order
 
-    def shared_places(self, cluster: Cluster, body: Graph, levels: Sequence[str]) -> Iterable[tuple[int, int]]:
-        """Pairs (write, read) that may share memory: the read happens only at the write's own element, just before."""
-        if cluster.form not in (Form.MAP, Form.CONTRACT, Form.ROWS, Form.COLUMNS):
-            return
-        full, kept = cluster.full_count, cluster.kept_count
-        late = None
-        if cluster.form is Form.CONTRACT and not cluster.by_row:
-            late = after_folds(body, [o for o, level in zip(body.outputs, levels, strict=True) if level != FULL])
-        for r, source in enumerate(body.inputs):
-            size = int(source.type.size)
-            if not body.users[source] and source not in body.outputs:
-                continue
-            everywhere = read_in_place(body, source, body.nodes)
-            # a contraction writes what follows from sums over its rows when all tiles are finished
-            at_end = everywhere or (late is not None and read_in_place(body, source, late))
-            for w, (out, level) in enumerate(zip(body.outputs, levels, strict=True)):
-                if out.type != source.type:
-                    continue
-                whole = level == FULL and size == full and (cluster.form is Form.MAP or (
-                    cluster.form is Form.CONTRACT and not cluster.by_row))
-                if (everywhere and whole) or (at_end and ((level == KEPT and size == kept != full)
-                                                          or (level == TOTAL and full > 1))):
-                    yield w, r
-
     def run(self) -> Fused:
         self.assign()
         self.choose_stored()
@@ -422,38 +427,6 @@ def dense(node: Node) -> tuple[int, ...]:
         strides.append(0 if size == 1 else step)
         step *= int(size)
     return tuple(reversed(strides))
-
-
-def after_folds(body: Graph, outputs: Sequence[Node]) -> list[Node]:
-    """The nodes between the body's folds and these outputs, operands first."""
-    found: set[Node] = set()
-    stack = list(outputs)
-    while stack:
-        node = stack.pop()
-        if node not in found and node.op.kind is not Kind.REDUCE:
-            found.add(node)
-            stack.extend(node.inputs)
-    return [n for n in body.nodes if n in found]
-
-
-def read_in_place(body: Graph, source: Node, nodes: Sequence[Node]) -> bool:
-    """Whether every one of these nodes that depends on the slot reads it at its own position only.
-
-    What is computed again inside a kernel may be read through a view that moves elements: then it is not.
-    """
-    reached = {source}
-    for node in nodes:
-        if any(i in reached for i in node.inputs):
-            reached.add(node)
-            kind = node.op.kind
-            if kind is Kind.VIEW:
-                variables = variables_for(node.shape)
-                read = follow(node, variables, lambda n, under=node.inputs[0]: n is under)  # type: ignore[misc]
-                if read.guard or linear(read.indices, read.base.shape) != linear(variables, node.shape):
-                    return False
-            elif kind is not Kind.MAP:
-                return False
-    return True
 
 
 def fuse(graph: Graph, plan_of: PlanOf) -> Fused:

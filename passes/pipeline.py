@@ -61,7 +61,7 @@ class Pipeline:
         return graph
 
     def concrete(self, graph: Graph, sizes: Mapping[str, int]) -> Graph:
-        """A graph for given sizes; what only known sizes allow to fold is folded."""
+        """A graph for given sizes: what only these allow to fold is folded; last, as simplify would undo it, sums are split."""
         start = perf_counter()
         graph = for_each_graph(specialize(graph, sizes), lambda g: simplify(expand_composites(g)))
         verify_graph(graph)

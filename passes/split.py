@@ -18,10 +18,10 @@ from graphc.ops.views import reshape, slice_
 from graphc.tensor import Tensor
 
 CHUNK = 512  # products of one sum in a chunk, at least: shorter ones cost more than they share
-CHUNKS = 16  # of one sum, at most
+CHUNKS = 8  # of one sum, at most
 WORTH = 1 << 17  # an eighth of the products, and the numbers read, from which a second thread pays
-TILE_ROWS, TILE_COLUMNS = 16, 32  # about what is computed at a time: so much is not shared among threads
-ENOUGH = 4  # tiles that keep threads busy
+TILE_ROWS, TILE_COLUMNS = 12, 32  # about what is computed at a time: so much is not shared among threads
+ENOUGH = 3  # tiles that keep threads busy
 
 
 def chunks_of(batch: int, m: int, n: int, k: int, longest: int) -> int:
@@ -47,8 +47,8 @@ def split_contraction(node: Node, inputs: tuple[Node, ...]) -> Node | None:
     if not labels.k or 0 in sizes.values():
         return None
     long = max(labels.k, key=lambda x: sizes[x])
-    groups = (prod(sizes[x] for x in group) for group in (labels.batch, labels.m, labels.n, labels.k))
-    count = chunks_of(*groups, sizes[long])
+    batch, m, n, k = (prod(sizes[x] for x in group) for group in (labels.batch, labels.m, labels.n, labels.k))
+    count = chunks_of(batch, m, n, k, sizes[long])
     if count < 2:
         return None
     count = next((c for c in range(count, count // 2, -1) if sizes[long] % c == 0), count)

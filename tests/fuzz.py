@@ -46,7 +46,8 @@ class Fuzzer:
 
     def grow(self, steps: int) -> None:
         actions = (self.unary, self.unary, self.binary, self.binary, self.reduce, self.view, self.view, self.contract,
-                   self.choose, self.normalise, self.gather, self.prefix, self.join, self.loop, self.branch)
+                   self.choose, self.normalise, self.gather, self.prefix, self.join, self.loop, self.branch, self.layer,
+                   self.layer)
         while steps:
             made = actions[int(self.random.integers(len(actions)))]()
             if made is not None and int(made.size) <= 20000 and made.ndim <= 4:
@@ -123,6 +124,30 @@ class Fuzzer:
         except graphc.ShapeError:
             return None
         return (a @ b).tanh()
+
+    def layer(self) -> Tensor | None:
+        """A contraction with what fusion puts before and behind it: a computed operand, folds along rows, columns or all."""
+        x = self.pick()
+        if x.ndim < 2:
+            return None
+        inner, outer = int(x.shape[-1]), int(self.random.choice([1, 3, 8, 10, 17, 40, 70]))
+        if int(x.size) // inner * outer > 20000:
+            return None
+        w = graphc.parameter(f"w{len(self.parameters)}", self.random.uniform(-1, 1, (inner, outer)))
+        self.parameters.append(w)
+        before = int(self.random.integers(3))
+        x = x * 0.5 if before == 0 else graphc.where(x > 0.1, x, 0.0) if before == 1 else x
+        z = (x @ w) * 0.3
+        behind = int(self.random.integers(5))
+        if behind == 0:
+            return z.softmax(-1)
+        if behind == 1:
+            return z.tanh() - z.mean(-1, keepdims=True)
+        if behind == 2:
+            return (z * z).mean(tuple(range(z.ndim - 1))).tanh()
+        if behind == 3:
+            return z.tanh() * (z * z).mean().tanh()
+        return graphc.relu(z)
 
     def choose(self) -> Tensor:
         x = self.pick()

@@ -500,3 +500,23 @@ def test_batched_operands_computed_while_they_are_packed(target: str) -> None:
     product = g["einsum"]("abkm,abkn->abmn", turned, w * 2.0)
     check(kernel(Form.CONTRACT, [x, w, bias], [product, product * 2.0], product.shape), target=target, tolerance=400,
           threads=(1, 2, 3))
+
+
+@many
+def test_folds_behind_a_contraction_in_other_types(target: str) -> None:
+    """Integers summed as wider ones, float32 summed as float64, bools; and an operand that is computed in float64."""
+    for m, n, k in ((40, 33, 20), (17, 64, 9), (50, 8, 70)):
+        i, j, x, w = inputs(("int32", (m, k)), ("int32", (k, n)), ("float32", (m, k)), ("float32", (k, n)))
+        product, z = i @ j, x @ w
+        check(kernel(Form.CONTRACT, [i, j, x, w], [g["sum"](product, 0), g["max"](product, 0), product], (m, n), (0,)),
+              target=target, threads=(1, 2, 3))
+        check(kernel(Form.CONTRACT, [i, j, x, w], [g["sum"](product), g["any"](product > 5), product], (m, n)),
+              target=target, threads=(1, 2, 3))
+        wide = g["cast"](z, "float64")
+        check(kernel(Form.CONTRACT, [i, j, x, w], [g["sum"](wide, 0), g["any"](z > 1.0, 0), z], (m, n), (0,)), target=target,
+              tolerance=1e13, threads=(1, 2, 3))
+        check(kernel(Form.CONTRACT, [i, j, x, w], [g["sum"](wide, 1), wide - g["max"](wide, 1, True)], (m, n), (1,)),
+              target=target, tolerance=1e13, threads=(1, 2, 3))
+        a = g["cast"](g["square"](g["cast"](x, "float64")), "float32")
+        check(kernel(Form.CONTRACT, [i, j, x, w], [a @ w, g["sum"](a @ w, 0)], (m, n), (0,)), target=target, tolerance=4000,
+              threads=(1, 2, 3))

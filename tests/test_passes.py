@@ -23,7 +23,7 @@ import graphc
 from graphc.ir import Graph
 from graphc.plan import Form, Kernel, Plan, Role, repeated
 from graphc.tensor import Tensor, placeholder
-from graphc.text import format_graph, parse
+from graphc.text import format_graph, format_plan, parse
 
 # -- rules -----------------------------------------------------------------------------------------------------------
 
@@ -67,8 +67,7 @@ def test_stabilising_rules_survive_extreme_values() -> None:
 # -- filecheck -------------------------------------------------------------------------------------------------------
 
 PASSES = {"stabilize": stabilize, "expand": expand_composites, "simplify": simplify, "split": split_long_sums,
-          "loops": merge_scans,
-          "all": lambda g: Pipeline().simplified(g)}
+          "loops": merge_scans, "all": lambda g: Pipeline().simplified(g), "fuse": lambda g: Pipeline().plan(g)}
 
 
 def cases() -> list[tuple[str, str, str, list[str]]]:
@@ -88,7 +87,8 @@ def cases() -> list[tuple[str, str, str, list[str]]]:
 def test_filecheck(case: tuple[str, str, str, list[str]]) -> None:
     _, name, text, checks = case
     graph = parse(text)
-    out = format_graph(PASSES[name](graph))
+    result = PASSES[name](graph)
+    out = format_plan(result) if isinstance(result, Plan) else format_graph(result)
     place = 0
     assert checks
     for check in checks:

@@ -80,7 +80,8 @@ def cost(c: Contraction, g: Blocking, plain: bool, turned: bool, dots: bool) -> 
 
 
 @lru_cache(maxsize=512)
-def choose_road(c: Contraction, target: Target, plain: bool, loads: tuple[bool, bool], whole_rows: bool = False) -> Road:
+def choose_road(c: Contraction, target: Target, plain: bool, loads: tuple[bool, bool], whole_rows: bool = False
+                ) -> Road:
     """The cheapest road; `plain` says that the result is only stored, at the strides of `c`.
 
     whole_rows: every finished tile must have all columns of its rows.

@@ -37,23 +37,21 @@ def contraction_scratch(kernel: Kernel, target: Target) -> tuple[int, int]:
     return tile_bytes(kernel, target) + private, shared
 
 
-def operand_loads(w: Work, node: Node, c: Contraction, folds: TileFolds) -> dict[str, Load]:
-    """The hooks that compute operands which are no memory, element by element while they are packed."""
+def operand_loads(w: Work, node: Node, c: Contraction, folds: TileFolds) -> tuple[Load | None, Load | None]:
+    """The hooks that compute operands which are no memory, element by element while they are packed; of A and of B."""
     computed = computed_operands(node)
     if not any(computed):
-        return {}
+        return None, None
     labels = labels_of(node.attributes["spec"])
     operands = node.inputs[::-1] if labels.turned else node.inputs
     along_k = lanes_along_k(c, w.target, w.kernel.body.outputs == (node,), computed,
                             folds.by_row)
-    sides = zip(("load_a", "load_b"), operands, (labels.left, labels.right), (labels.m, labels.n), (c.m, c.n), along_k,
-                strict=True)
-    loads = {}
-    for (name, operand, own, lines, line_sizes, deep), load in zip(sides, computed, strict=True):
-        if load:
-            groups = ((labels.batch, c.batch), (lines, line_sizes), (labels.k, c.k))
-            loads[name] = operand_load(w, operand, own, groups, deep)
-    return loads
+
+    def hook(side: int, own: str, lines: str, sizes: tuple[int, ...]) -> Load | None:
+        groups = ((labels.batch, c.batch), (lines, sizes), (labels.k, c.k))
+        return operand_load(w, operands[side], own, groups, along_k[side]) if computed[side] else None
+
+    return hook(0, labels.left, labels.m, c.m), hook(1, labels.right, labels.n, c.n)
 
 
 def operand_load(w: Work, operand: Node, own: str, groups: Sequence[tuple[str, tuple[int, ...]]], along_k: bool) -> Load:
@@ -95,9 +93,10 @@ def emit_contract(w: Work) -> None:
         epilogue = RowEpilogue(w, node, c, tile_bytes(kernel, w.target))
     elif not plain:
         epilogue = FoldingEpilogue(w, node, c, labels) if folds else Epilogue(w, node, c, labels)
+    load_a, load_b = operand_loads(w, node, c, folds)
     emit_contraction(f, w.target, c, *pointers, scratch=w.private, thread=w.threads.thread, threads=w.threads.count,
                      c_pointer=w.writes[0] if plain else None, finish=epilogue.finish if epilogue else None,
                      prefetch=epilogue.prefetch if isinstance(epilogue, Epilogue) and epilogue.streams else None,
-                     whole_rows=folds.by_row, **operand_loads(w, node, c, folds))
+                     load_a=load_a, load_b=load_b, whole_rows=folds.by_row)
     if epilogue:
         epilogue.complete()

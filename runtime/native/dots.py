@@ -86,13 +86,13 @@ def dot_function(f: Function, target: Target, tile: DotTile) -> str:
     if chains > 1 and blocks:
         carried = Carried(sums * chains)
         with g.loop(0, blocks, chains * tile.lanes, carried) as k:
-            parts = [step(g.add(k, i64(c * tile.lanes)), carried.values[c * len(sums):(c + 1) * len(sums)], None)
+            after = [step(g.add(k, i64(c * tile.lanes)), carried.values[c * len(sums):(c + 1) * len(sums)], None)
                      for c in range(chains)]
-            carried.next = [s for part in parts for s in part]
+            carried.next = [s for one in after for s in one]
         chained = [carried.results[c * len(sums):(c + 1) * len(sums)] for c in range(chains)]
         while len(chained) > 1:
-            chained = [[plus(g, x, y) for x, y in zip(*pair, strict=True)]
-                       for pair in zip(chained[::2], chained[1::2], strict=True)]
+            half = len(chained) // 2
+            chained = [[plus(g, chained[2 * c][s], chained[2 * c + 1][s]) for s in range(len(places))] for c in range(half)]
         sums = chained[0]
     else:
         blocks = 0

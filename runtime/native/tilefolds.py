@@ -118,8 +118,8 @@ class FoldingEpilogue(Epilogue):
         with e.inside(Scope(bind(self.item, tile.batch))):
             part = f.add(f.mul(tile.batch, i64(self.parts.rows)), tile.row_part)
             corner = f.add(f.mul(tile.i0, i64(tile.stride)), tile.j0)
-            place = self.row * tile.stride + self.column
-            self.place_tile(f.offset(tile.pointer, f.sub(i64(0), corner), self.c.dtype), place)
+            first = f.offset(tile.pointer, f.sub(i64(0), corner), self.c.dtype)
+            self.place_tile(first, self.row * tile.stride + self.column)
             e.steps.clear()  # whatever reads the tile depends on the row now
             if self.by_row:
                 w.limit_lanes(prod(self.c.m))
