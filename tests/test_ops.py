@@ -27,7 +27,8 @@ ULPS = {name: 4.0 for name in (
     "exp", "exp2", "expm1", "log", "log2", "log1p", "sin", "cos", "tan", "asin", "acos", "atan", "atan2", "sinh",
     "cosh", "tanh", "sigmoid", "softplus", "erf", "erfc", "power", "rsqrt", "reciprocal")}
 SUMS = {"sum": 8, "prod": 8, "cumsum": 8, "cumprod": 8, "contract": 16, "logcumsumexp": 16, "softmax": 16,
-        "log_softmax": 32, "logsumexp": 16, "gelu": 16, "silu": 8, "log_sigmoid": 8, "scatter_add": 4}
+        "log_softmax": 32, "logsumexp": 16, "gelu": 16, "silu": 8, "log_sigmoid": 8, "scatter_add": 4,
+        "convolution": 16}
 
 
 def all_cases() -> list[Any]:

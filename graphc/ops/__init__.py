@@ -1,6 +1,6 @@
 """All ops: importing this package fills the registry."""
 
-from . import composites, contractions, control, elementwise, indexing, random, reductions, shaping, sources, views
+from . import composites, contractions, control, convolution, elementwise, indexing, random, reductions, shaping, sources, views
 
-__all__ = ["composites", "contractions", "control", "elementwise", "indexing", "random", "reductions", "shaping",
-           "sources", "views"]
+__all__ = ["composites", "contractions", "control", "convolution", "elementwise", "indexing", "random", "reductions",
+           "shaping", "sources", "views"]

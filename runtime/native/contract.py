@@ -13,7 +13,7 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 
-from graphc.runtime.native.blocking import ITEMSIZE, Blocking, Contraction, choose_blocking, merge, swapped
+from graphc.runtime.native.blocking import ITEMSIZE, Axes, Blocking, Contraction, choose_blocking, merge, pieces_run, swapped
 from graphc.runtime.native.dots import DotTile, dot_function, dot_rows
 from graphc.runtime.native.emit import SIZES, Function, Value, i64
 from graphc.runtime.native.target import Target
@@ -53,14 +53,17 @@ def dot_columns_in_place(c: Contraction) -> bool:
     return len(b_k) == 1 and b_k[0][1] == 1 and len(merge(c.n, c.b_n)) <= 1
 
 
-def pack_cost(axes: int, stride: int | None, line_stride: int, lanes: int) -> float:
+def pack_cost(axes: Axes, stride: int | None, run: int, lanes: int, masks: bool) -> float:
     """Cycles to pack one element of an operand."""
-    if axes <= 1 and line_stride == 1:
+    if not axes or (len(axes) == 1 and axes[0][1] == 1):
         return 2 / lanes
-    return 6 / lanes if stride == 1 else 1.3
+    piece = pieces_run(axes) if masks else 0
+    if piece:
+        return 3 / min(piece, lanes) if axes[-1][1] == 1 else 0.8
+    return 6 / lanes if stride == 1 or run else 1.3
 
 
-def cost(c: Contraction, g: Blocking, plain: bool, turned: bool, dots: bool) -> float:
+def cost(c: Contraction, g: Blocking, plain: bool, turned: bool, dots: bool, masks: bool) -> float:
     """Estimated cycles for one member of the batch."""
     m, n, k = g.m, g.n, math.prod(c.k)
     if dots:
@@ -68,9 +71,9 @@ def cost(c: Contraction, g: Blocking, plain: bool, turned: bool, dots: bool) -> 
     else:
         total = m * k * math.ceil(n / g.lanes) / 2 * max(1, 8 / (g.height * g.vectors))
         if g.pack_b:
-            total += n * k * pack_cost(len(g.b_n), g.b_k, g.b_n[-1][1] if g.b_n else 0, g.lanes)
+            total += n * k * pack_cost(g.b_n, g.b_k, g.b_run, g.lanes, masks)
         if g.pack_a:
-            total += m * k * pack_cost(len(g.a_m), g.a_k, g.a_m[-1][1] if g.a_m else 0, g.lanes)
+            total += m * k * pack_cost(g.a_m, g.a_k, g.a_run, g.lanes, masks)
     if plain and not g.direct:
         total += m * n * (2 / g.lanes if merge(c.n, c.c_n)[-1:] in ((), ((n, 1),)) else 1.5)
     if turned and not plain and min(m, n) > 1:
@@ -86,8 +89,8 @@ def choose_road(c: Contraction, target: Target, plain: bool, loads: tuple[bool, 
         d = swapped(c) if turned else c
         g = choose_blocking(d, target, plain, loads[::-1] if turned else loads)
         if not g.empty and 0 not in c.k and not any(loads) and dots_fit(d, target):
-            choices.append((cost(d, g, plain, turned, True), turned, True))
-        choices.append((cost(d, g, plain, turned, False) * (1.1 if turned else 1), turned, False))
+            choices.append((cost(d, g, plain, turned, True, target.has_masks), turned, True))
+        choices.append((cost(d, g, plain, turned, False, target.has_masks) * (1.1 if turned else 1), turned, False))
     _, turned, dots = min(choices)
     d = swapped(c) if turned else c
     blocking = choose_blocking(d, target, plain, loads[::-1] if turned else loads)
