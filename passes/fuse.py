@@ -119,7 +119,7 @@ class Fusion:
                     if operand.op.kind in FLUID and not self.is_leaf(operand) and (
                             place is None or (place.base.op.kind in FLUID and not self.is_leaf(place.base)
                                               and place.base not in forced)):
-                        forced.add(operand)
+                        forced.add(smallest_cut(operand, forced))
             elif kind in BARRIERS:
                 forced.update(i for i in node.inputs
                               if i.op.kind in FLUID and not self.is_leaf(i) and (
@@ -427,6 +427,19 @@ def dense(node: Node) -> tuple[int, ...]:
         strides.append(0 if size == 1 else step)
         step *= int(size)
     return tuple(reversed(strides))
+
+
+def smallest_cut(operand: Node, forced: set[Node]) -> Node:
+    """The view to put into memory so that strides describe the operand: the smallest of the chain that will do.
+
+    Windows of a padded image are as many elements as there are taps times larger than the padded image itself.
+    """
+    best = view = operand
+    while view.op.kind is Kind.VIEW:
+        if view.type.size < best.type.size and strided(operand, lambda n, at=view: n is at or n in forced) is not None:  # type: ignore[misc]
+            best = view
+        view = view.inputs[0]
+    return best
 
 
 def fuse(graph: Graph, plan_of: PlanOf) -> Fused:

@@ -14,6 +14,7 @@ import llvmlite.binding as llvm
 import numpy as np
 import pytest
 from graphc.runtime.native import jit
+from graphc.runtime.native.blocking import swapped
 from graphc.runtime.native.contract import (
     Contraction,
     Finish,
@@ -312,6 +313,28 @@ def test_strides_and_windows(way: str) -> None:
 @pytest.mark.parametrize("name", [name for name in TARGETS if name != "host"])
 def test_strides_and_windows_on_lesser_machines(name: str) -> None:
     check([Case(c, "plain") for c in [*strided("double"), *convolutions()]], TARGETS[name], (1, 2))
+
+
+def pixel_rows(dtype: str, width: int, step: int, swap: bool) -> Contraction:
+    """Pixels of a convolution as columns (or rows): runs of `width` neighbours, `step` apart, in images with a rim."""
+    height, channels, features, batch = 3, 4, 19, 2
+    line, taps = step * width + 2, 3
+    plane, image = (height + 2) * line, channels * (height + 2) * line
+    c = Contraction(dtype, (), (features,), (batch, height, width), (channels, taps, taps),
+                    (), (channels * 9,), (9, 3, 1), (), (plane, line, 1), (image, line, step),
+                    (), (batch * height * width,), (height * width, width, 1))
+    return swapped(c) if swap else c
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_runs_of_pixels(name: str) -> None:
+    """Operands packed a piece of a run at a time: pieces shorter and longer than a vector, steps up to four."""
+    cases = [Case(pixel_rows(dtype, width, step, swap), way, width % 2)
+             for width, step, dtype, way in ((3, 1, "float", "plain"), (5, 1, "float", "twice"), (7, 2, "double", "plain"),
+                                             (16, 1, "float", "plain"), (17, 2, "float", "plain"), (37, 1, "double", "twice"),
+                                             (40, 4, "float", "plain"), (33, 5, "float", "plain"), (9, 3, "i32", "plain"))
+             for swap in (False, True)]
+    check(cases, TARGETS[name])
 
 
 @pytest.mark.parametrize("name", TARGETS)

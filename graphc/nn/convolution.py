@@ -1,8 +1,7 @@
-"""Convolutions: window views contracted with the weights, so that gradients are contractions too.
+"""Convolutions as layers and functions; what one is, and its gradient, is an op's affair.
 
-conv over [N, C, positions...] with weights [O, C / groups, taps...]: each axis of positions becomes windows of taps, and
-channels and taps are summed in one contraction.  A transposed convolution spreads its input (zeros between elements) and
-convolves with the flipped weights.
+conv over [N, C, positions...] with weights [O, C / groups, taps...].  A transposed convolution spreads its input (zeros
+between elements) and convolves with the flipped weights.
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ import numpy as np
 
 from ..errors import GraphError, ShapeError
 from ..ir import at, user_origin
-from ..ops.contractions import einsum
-from ..ops.views import flip, pad_with, reshape, window
+from ..ops.convolution import convolve, padded, turned_weight
+from ..ops.views import reshape
 from ..tensor import Tensor, TensorLike, as_tensor
 from ..types import DTypeLike
 from . import init
@@ -25,7 +24,6 @@ from .padding import MODES, pad
 from .parameter import Parameter
 
 Sizes = Union[int, Sequence[int]]
-POSITIONS, TAPS = "xyz", "ijk"
 
 
 def repeated(value: Sizes, number: int, what: str) -> tuple[int, ...]:
@@ -59,32 +57,11 @@ def _paddings(padding: Sizes | str, kernel: Sequence[int], stride: Sequence[int]
     return [(p, p) for p in repeated(padding, len(kernel), f"{name}: padding")]
 
 
-def windows(x: Tensor, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> Tensor:
-    """[N, C, positions...] as [N, C, windows..., taps...]."""
-    for axis, (size, step, apart) in enumerate(zip(kernel, stride, dilation, strict=True), start=2):
-        x = window(x, axis, size, step, apart)
-    return x
-
-
 def _with_bias(out: Tensor, bias: TensorLike | None, single: bool) -> Tensor:
     if bias is not None:
         b = as_tensor(bias)
         out = out + reshape(b, (b.shape[0], *(1,) * (out.ndim - 2)))
     return reshape(out, out.shape[1:]) if single else out
-
-
-def _convolve(x: Tensor, weight: Tensor, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int],
-              groups: int, weight_labels: str) -> Tensor:
-    """The contraction; weight_labels name the weight's axes: o (outputs of a group) and c (inputs of a group)."""
-    n = len(kernel)
-    positions, taps = POSITIONS[:n], TAPS[:n]
-    seen = windows(x, kernel, stride, dilation)
-    if groups == 1:
-        return einsum(f"nc{positions}{taps},{weight_labels}{taps}->no{positions}", seen, weight)
-    seen = reshape(seen, (seen.shape[0], groups, x.shape[1] // groups, *seen.shape[2:]))
-    weight = reshape(weight, (groups, weight.shape[0] // groups, *weight.shape[1:]))
-    out = einsum(f"ngc{positions}{taps},g{weight_labels}{taps}->ngo{positions}", seen, weight)
-    return reshape(out, (out.shape[0], out.shape[1] * out.shape[2], *out.shape[3:]))
 
 
 def _conv(n: int, input: TensorLike, weight: TensorLike, bias: TensorLike | None, stride: Sizes, padding: Sizes | str,
@@ -101,8 +78,7 @@ def _conv(n: int, input: TensorLike, weight: TensorLike, bias: TensorLike | None
     kernel = [int(k) for k in w.shape[2:]]
     steps, apart = repeated(stride, n, f"{name}: stride"), repeated(dilation, n, f"{name}: dilation")
     amounts = _paddings(padding, kernel, steps, apart, name)
-    x = pad_with(x, (0, 0, *(a for a, _ in amounts)), (0, 0, *(b for _, b in amounts)), (0,) * (n + 2))
-    return _with_bias(_convolve(x, w, kernel, steps, apart, groups, "oc"), bias, single)
+    return _with_bias(convolve(x, w, tuple(amounts), steps, apart, groups), bias, single)
 
 
 def conv1d(input: TensorLike, weight: TensorLike, bias: TensorLike | None = None, stride: Sizes = 1,
@@ -139,10 +115,9 @@ def _conv_transpose(n: int, input: TensorLike, weight: TensorLike, bias: TensorL
         raise ShapeError(f"{name}: output_padding {extra} must be below stride {steps} or dilation {apart}"
                          f"{at(user_origin())}")
     reach = [d * (k - 1) - p for k, d, p in zip(kernel, apart, amounts, strict=True)]
-    x = pad_with(x, (0, 0, *reach), (0, 0, *(r + e for r, e in zip(reach, extra, strict=True))),
-                 (0, 0, *(s - 1 for s in steps)))
-    flipped = flip(w, tuple(range(2, n + 2)))
-    return _with_bias(_convolve(x, flipped, kernel, (1,) * n, apart, groups, "co"), bias, single)
+    x = padded(x, ((0, 0),) * n, [s - 1 for s in steps])
+    around = tuple((r, r + e) for r, e in zip(reach, extra, strict=True))
+    return _with_bias(convolve(x, turned_weight(w, groups), around, (1,) * n, apart, groups), bias, single)
 
 
 def conv_transpose1d(input: TensorLike, weight: TensorLike, bias: TensorLike | None = None, stride: Sizes = 1,

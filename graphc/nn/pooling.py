@@ -16,12 +16,13 @@ from ..errors import GraphError, ShapeError
 from ..ir import at, user_origin
 from ..ops import elementwise as e
 from ..ops.contractions import einsum
+from ..ops.convolution import windows
 from ..ops.reductions import argmax, max_, mean, sum_
 from ..ops.shaping import concat
 from ..ops.sources import iota
 from ..ops.views import narrow, pad_with, reshape
 from ..tensor import Tensor, TensorLike, as_tensor, constant
-from .convolution import Sizes, batched, repeated, windows
+from .convolution import Sizes, batched, repeated
 
 LETTERS = "nc" + "xyz"
 

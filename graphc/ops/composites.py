@@ -152,10 +152,25 @@ def _gelu_expand(x: Tensor, *, approximate: str) -> Tensor:
     return 0.5 * x * (1.0 + e.erf(x * math.sqrt(0.5)))
 
 
-_gelu = define(Op("gelu", Kind.COMPOSITE, lambda x, *, approximate: x, _gelu_numpy, (), expand=_gelu_expand,
+def _gelu_gradient(g: Tensor, out: Tensor, x: Tensor, *, approximate: str) -> Tensor:
+    """g times the slope: the slope is one tensor that the forward pass can leave, where g * a + g * b needs a and b."""
+    if approximate == "tanh":
+        t = e.tanh(x * (ROOT_2_OVER_PI + ROOT_2_OVER_PI * CUBIC * x * x))
+        inner = x * (0.5 * ROOT_2_OVER_PI + 1.5 * ROOT_2_OVER_PI * CUBIC * x * x)
+        return g * (0.5 + 0.5 * t + (1.0 - t * t) * inner)
+    density = e.exp(x * x * -0.5) * (1 / math.sqrt(2 * math.pi))
+    return g * (0.5 + 0.5 * e.erf(x * math.sqrt(0.5)) + x * density)
+
+
+def _silu_gradient(g: Tensor, out: Tensor, x: Tensor) -> Tensor:
+    s = e.sigmoid(x)
+    return g * (s + x * s * (1.0 - s))
+
+
+_gelu = define(Op("gelu", Kind.COMPOSITE, lambda x, *, approximate: x, _gelu_numpy, (_gelu_gradient,), expand=_gelu_expand,
                   samples=(Sample(((3, 4),), {"approximate": "none"}), Sample(((3, 4),), {"approximate": "tanh"})),
                   doc="x times the normal distribution function of x."))
-_silu = define(Op("silu", Kind.COMPOSITE, lambda x: x, lambda x: (x * e._sigmoid(x)).astype(x.dtype), (),
+_silu = define(Op("silu", Kind.COMPOSITE, lambda x: x, lambda x: (x * e._sigmoid(x)).astype(x.dtype), (_silu_gradient,),
                   expand=lambda x: x * e.sigmoid(x), samples=SHAPE, doc="x * sigmoid(x)."))
 _log_sigmoid = define(Op("log_sigmoid", Kind.COMPOSITE, lambda x: x, lambda x: (-e._softplus(-x)).astype(x.dtype), (),
                          expand=lambda x: -e.softplus(-x), samples=SHAPE, doc="log(sigmoid(x)), without underflow."))

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from graphc.runtime.native.microkernel import most_rows
+from graphc.runtime.native.packing import PIECE
 from graphc.runtime.native.target import Target
 
 ITEMSIZE = {"float": 4, "double": 8, "i32": 4, "i64": 8, "i16": 2, "i8": 1}
@@ -23,6 +24,7 @@ THIN_ROWS, THIN_DEPTH = 8, 16  # so few rows stream a large B once, in blocks of
 PARTIAL_SUMS = 1 << 18  # elements of partial sums in scratch
 UNPACKED_BYTES = 256 << 10  # a block of an operand that spans no more than this is used where it is
 LEAST_SUMS = 12  # registers of sums in a tile that keep multiply-add busy
+LEAST_PIECE, LARGEST_STEP = 4, 4  # lines that are copied a vector at a time: so many, so few elements apart
 LEAST_RUN = 8  # neighbours in k that are worth transposing in registers
 TABLE_LIMIT = 4096  # offsets in one table of k offsets
 
@@ -86,6 +88,11 @@ def offsets(axes: Axes) -> tuple[int, ...]:
 def run(axes: Axes) -> int:
     """How many successive k are neighbours, over and over, where they are several axes; 0 where too few to matter."""
     return axes[-1][0] if len(axes) > 1 and axes[-1][1] == 1 and axes[-1][0] >= LEAST_RUN else 0
+
+
+def pieces_run(axes: Axes) -> int:
+    """How many successive lines of an operand start a few elements apart, over and over: 0 where too few for a vector."""
+    return axes[-1][0] if axes and 0 < axes[-1][1] <= LARGEST_STEP and axes[-1][0] >= LEAST_PIECE else 0
 
 
 @dataclass(frozen=True)
@@ -274,7 +281,7 @@ def choose_blocking(c: Contraction, target: Target, plain: bool, loads: tuple[bo
         streamed = b_span > UNPACKED_BYTES and not thin
     a_line = height if height <= lanes else lanes * math.ceil(height / lanes)
     sizes = {
-        "offsets": 8 * max(width, a_line + lanes),
+        "offsets": 8 * PIECE * (max(width, a_line) + 2 * lanes),
         "tile": 0 if direct else height * width * itemsize,
         "rows": height * math.ceil(n / lanes) * lanes * itemsize if whole_rows and panels > 1 else 0,
         "a": (k_in_block * a_line + lanes) * itemsize if pack_a else 0,

@@ -13,7 +13,7 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 
-from graphc.runtime.native.blocking import ITEMSIZE, Blocking, Contraction, choose_blocking, merge, swapped
+from graphc.runtime.native.blocking import ITEMSIZE, Axes, Blocking, Contraction, choose_blocking, merge, pieces_run, swapped
 from graphc.runtime.native.dots import DotTile, dot_function, dot_rows
 from graphc.runtime.native.emit import SIZES, Function, Value, i64
 from graphc.runtime.native.target import Target
@@ -54,14 +54,17 @@ def dot_columns_in_place(c: Contraction) -> bool:
     return len(b_k) == 1 and b_k[0][1] == 1 and len(merge(c.n, c.b_n)) <= 1
 
 
-def pack_cost(axes: int, stride: int | None, line_stride: int, lanes: int) -> float:
+def pack_cost(axes: Axes, stride: int | None, run: int, lanes: int, masks: bool) -> float:
     """Cycles to pack one element of an operand."""
-    if axes <= 1 and line_stride == 1:
+    if not axes or (len(axes) == 1 and axes[0][1] == 1):
         return 2 / lanes
-    return 6 / lanes if stride == 1 else 1.3
+    piece = pieces_run(axes) if masks else 0
+    if piece:
+        return 3 / min(piece, lanes) if axes[-1][1] == 1 else 0.8
+    return 6 / lanes if stride == 1 or run else 1.3
 
 
-def cost(c: Contraction, g: Blocking, plain: bool, turned: bool, dots: bool) -> float:
+def cost(c: Contraction, g: Blocking, plain: bool, turned: bool, dots: bool, masks: bool) -> float:
     """Estimated cycles for one member of the batch."""
     m, n, k = g.m, g.n, math.prod(c.k)
     if dots:
@@ -69,9 +72,9 @@ def cost(c: Contraction, g: Blocking, plain: bool, turned: bool, dots: bool) -> 
     else:
         total = m * k * math.ceil(n / g.lanes) / 2 * max(1, 8 / (g.height * g.vectors))
         if g.pack_b:
-            total += n * k * pack_cost(len(g.b_n), g.b_k, g.b_n[-1][1] if g.b_n else 0, g.lanes)
+            total += n * k * pack_cost(g.b_n, g.b_k, g.b_run, g.lanes, masks)
         if g.pack_a:
-            total += m * k * pack_cost(len(g.a_m), g.a_k, g.a_m[-1][1] if g.a_m else 0, g.lanes)
+            total += m * k * pack_cost(g.a_m, g.a_k, g.a_run, g.lanes, masks)
     if plain and not g.direct:
         total += m * n * (2 / g.lanes if merge(c.n, c.c_n)[-1:] in ((), ((n, 1),)) else 1.5)
     if turned and not plain and min(m, n) > 1:
@@ -94,9 +97,9 @@ def choose_road(c: Contraction, target: Target, plain: bool, loads: tuple[bool, 
         if whole_rows and turned:  # the columns are rows by then: all of them in one tile
             dots = dots and g.m <= dot_rows(g.m, g.n, target)
         if dots:
-            choices.append((cost(d, g, plain, turned, True), turned, True))
+            choices.append((cost(d, g, plain, turned, True, target.has_masks), turned, True))
         if not (whole_rows and turned and g.row_tiles > 1):
-            choices.append((cost(d, g, plain, turned, False) * (1.1 if turned else 1), turned, False))
+            choices.append((cost(d, g, plain, turned, False, target.has_masks) * (1.1 if turned else 1), turned, False))
     _, turned, dots = min(choices)
     d = swapped(c) if turned else c
     blocking = choose_blocking(d, target, plain, loads[::-1] if turned else loads, whole_rows and not turned)

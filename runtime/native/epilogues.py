@@ -24,6 +24,7 @@ from .elements import LLVM, LoweringError, Memory, Scope, memory_type, row_major
 from .emit import SIZES, Function, Value, i64
 from .loops import State, Work, bind, output_key
 
+LEAST_ROW = 48  # elements of a result's row for which its images are worth a contraction each
 STREAM = 1 << 20  # bytes that an epilogue touches from which fetching ahead pays
 
 
@@ -60,8 +61,11 @@ def contraction_of(node: Node) -> tuple[Contraction, Strided, Strided, tuple[str
         steps[label] = step
         step *= sizes[label]
 
+    apart = apart_in_result(n, sizes, steps)
+    batch, n = batch + n[:apart], n[apart:]
+
     def group(labels: str, values: dict[str, int]) -> tuple[int, ...]:
-        return tuple(values[label] for label in labels)
+        return tuple(values.get(label, 0) for label in labels)
 
     contraction = Contraction(
         LLVM[node.dtype.name], group(batch, sizes), group(m, sizes), group(n, sizes), group(k, sizes),
@@ -74,6 +78,18 @@ def computed_operands(node: Node) -> tuple[bool, bool]:
     """Whether A, whether B is computed while it is packed."""
     _, a, b, _ = contraction_of(node)
     return a.base.op.kind is Kind.MAP, b.base.op.kind is Kind.MAP
+
+
+def apart_in_result(labels: str, sizes: dict[str, int], steps: dict[str, int]) -> int:
+    """How many leading labels of n become a batch, so that a row of a tile is adjacent in the result.
+
+    The images of a convolution are such: the channels lie between them and their pixels.
+    """
+    for place in range(len(labels) - 1, 0, -1):
+        outer, inner = labels[place - 1], labels[place:]
+        if steps[outer] != prod(sizes[x] for x in inner):
+            return place if prod(sizes[x] for x in inner) >= LEAST_ROW else 0
+    return 0
 
 
 def base_pointer(w: Work, read: Strided, dtype: str) -> Value:

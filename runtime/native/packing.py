@@ -6,6 +6,8 @@ A packed block has one line per k; a line holds the operand at `width` rows (of 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from graphc.runtime.native.emit import SIZES, Carried, Function, Module, Value, i64, vector
 
 PARAMETERS = (
@@ -60,6 +62,80 @@ def pack_lines(module: Module, dtype: str, lanes: int, table: bool, masks: bool)
                     f.store(f.load(f.offset(line, j, dtype), dtype), f.offset(target, j, dtype))
                 with f.loop(width, padded) as j:
                     f.store(Value("zeroinitializer", dtype), f.offset(target, j, dtype))
+    return name
+
+
+PIECE = 4  # words of a piece: where it goes, where it comes from, and two masks
+
+
+def list_pieces(f: Function, table: Value, first: Value, width: Value, padded: Value, lanes: int, run: int,
+                offset: Callable[[Value], Value]) -> Value:
+    """Writes the pieces of a line into `table` and returns their number.
+
+    A line's `width` elements have the flattened indices from `first` on; within each `run` of them offsets grow by one
+    step.  A piece lies in one run and is at most `lanes` long; the last one is filled with zeros up to `padded`.
+    """
+    start = i64(0)
+    header, body, done = f.label("pieces"), f.label("piece"), f.label("end")
+    before = f.current
+    f.branch(header)
+    f.block(header)
+    at, number = Value(f.fresh(), "i64"), Value(f.fresh(), "i64")
+    place = len(f.lines)
+    f.lines.append("")
+    f.branch_if(f.compare("icmp slt", at, padded), body, done)
+    f.block(body)
+    index = f.add(first, at)
+    inside = f.binary("urem", index, i64(run))
+    valid = f.minimum(f.sub(i64(run), inside), f.sub(width, at))
+    valid = f.minimum(valid, i64(lanes))
+    beyond = f.compare("icmp sle", valid, i64(0))  # columns that exist only to fill a register
+    load = f.select(beyond, i64(0), valid)
+    store = f.select(beyond, f.minimum(f.sub(padded, at), i64(lanes)), valid)
+    to = f.offset(table, f.mul(number, i64(PIECE)), "i64")
+    source = f.select(beyond, i64(0), offset(index))
+    for word, value in enumerate((at, source, low_bits(f, load), low_bits(f, store))):
+        f.store(value, f.offset(to, i64(word), "i64"))
+    after, count = f.add(at, store), f.add(number, i64(1))
+    latch = f.current
+    f.branch(header)
+    f.lines[place] = (f"  {at.name} = phi i64 [ {start.name}, %{before} ], [ {after.name}, %{latch} ]\n"
+                      f"  {number.name} = phi i64 [ 0, %{before} ], [ {count.name}, %{latch} ]")
+    f.block(done)
+    return number
+
+
+def low_bits(f: Function, count: Value) -> Value:
+    """A word whose `count` lowest bits are set, for at most 63."""
+    return f.sub(f.binary("shl", i64(1), count), i64(1))
+
+
+def pack_pieces(module: Module, dtype: str, lanes: int, step: int, table: bool) -> str:
+    """``to[k, j] = source[offset(j) + offset(k)]`` by the pieces of `list_pieces`, elements of a piece `step` apart.
+
+    `offsets` is the table of pieces and `width` their number.  Needs masked loads and stores.
+    """
+    name = f"pack.pieces.{dtype}.{lanes}.{step}.{'t' if table else 'f'}".replace("-", "n")
+    if name in module.functions:
+        return name
+    f = module.function(name, PARAMETERS, attributes="noinline nounwind")
+    to, to_stride, source, pieces, number, _padded, count, k_stride, k_table = f.parameters
+    bits, type_ = f"i{lanes}", vector(lanes, dtype)
+
+    def mask(piece: Value, word: int) -> Value:
+        return f.emit(f"bitcast {f.load(f.offset(piece, i64(word), 'i64'), bits, align=8)} to <{lanes} x i1>",
+                      vector(lanes, "i1"))
+
+    steps = Value("<" + ", ".join(f"i64 {i * step}" for i in range(lanes)) + ">", vector(lanes, "i64"))
+    with f.loop(i64(0), number) as p:
+        piece = f.offset(pieces, f.mul(p, i64(PIECE)), "i64")
+        line = f.offset(source, f.load(f.offset(piece, i64(1), "i64"), "i64"), dtype)
+        target = f.offset(to, f.load(piece, "i64"), dtype)
+        load, store = mask(piece, 2), mask(piece, 3)
+        with f.loop(i64(0), count) as k:
+            start = f.offset(line, k_offset(f, k, k_stride, k_table, table), dtype)
+            value = f.masked_load(start, type_, load) if step == 1 else f.gather(start, steps, dtype, load)
+            f.masked_store(value, f.offset(target, f.mul(k, to_stride), dtype), store)
     return name
 
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from graphc.runtime.native.blocking import Axes, Blocking, Contraction
+from graphc.runtime.native.blocking import Axes, Blocking, Contraction, pieces_run
 from graphc.runtime.native.emit import SIZES, Function, Value, constant, i64
 from graphc.runtime.native.microkernel import MicroKernel, TileShape, tile_function
-from graphc.runtime.native.packing import pack_general, pack_lines, pack_transposed
+from graphc.runtime.native.packing import list_pieces, pack_general, pack_lines, pack_pieces, pack_transposed
 from graphc.runtime.native.target import Target
 
 
@@ -215,6 +215,13 @@ class TileLoops:
                           i64(k_stride or 0), table])
             return
         offsets = self.region("offsets")
+        along = pieces_run(axes) if self.target.has_masks else 0
+        if along and (by_table or k_stride != 1 or along >= g.lanes):
+            number = list_pieces(f, offsets, first, f.minimum(width, f.sub(i64(limit), first)), padded, g.lanes, along,
+                                 lambda index: flat_offset(f, index, axes))
+            name = pack_pieces(f.module, dtype, g.lanes, axes[-1][1], by_table)
+            f.call(name, [to, to_stride, source, offsets, number, padded, count, i64(k_stride or 0), table])
+            return
         with f.loop(i64(0), f.mul(f.binary("udiv", f.add(padded, i64(g.lanes - 1)), i64(g.lanes)), i64(g.lanes))) as j:
             index = f.minimum(f.add(first, f.minimum(j, f.sub(width, i64(1)))), i64(limit - 1))
             f.store(flat_offset(f, index, axes), f.offset(offsets, j, "i64"))

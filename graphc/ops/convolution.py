@@ -1,0 +1,192 @@
+"""The convolution as one COMPOSITE: windows contracted with weights, and a gradient that is convolutions again.
+
+Knows how windows, padding and strides of a convolution and of its gradients relate.  Must not know layers or code.
+
+Left to the views alone, the gradient of the input would be a contraction with an axis per tap, whose elements are added up
+where the windows overlap: as many values in memory as the image has, times the number of taps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import gcd, prod
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from ..errors import ShapeError
+from ..op import Kind, Op, Sample, define
+from ..tensor import Tensor, apply
+from ..types import Size, TensorType
+from .contractions import einsum
+from .shaping import stack
+from .sources import zeros
+from .views import flip, pad_with, permute, reshape, slice_, transpose, window
+
+Pairs = tuple[tuple[Size, Size], ...]
+POSITIONS, TAPS = "xyz", "ijk"
+MOST_PHASES = 8  # convolutions that one gradient is made of; for larger strides zeros are put between its elements
+
+
+def windows(x: Tensor, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> Tensor:
+    """[N, C, positions...] as [N, C, windows..., taps...]."""
+    for axis, (size, step, apart) in enumerate(zip(kernel, stride, dilation, strict=True), start=2):
+        x = window(x, axis, size, step, apart)
+    return x
+
+
+def padded(x: Tensor, padding: Pairs, between: Sequence[int] | None = None) -> Tensor:
+    """Zeros before, after (negative: cropped) and between the positions."""
+    return pad_with(x, (0, 0, *(a for a, _ in padding)), (0, 0, *(b for _, b in padding)),
+                    (0, 0, *(between or (0,) * len(padding))))
+
+
+def _type(x: TensorType, w: TensorType, *, padding: Pairs, stride: tuple[int, ...], dilation: tuple[int, ...],
+          groups: int) -> TensorType:
+    sizes: list[Size] = []
+    for size, taps, (low, high), step, apart in zip(x.shape[2:], w.shape[2:], padding, stride, dilation, strict=True):
+        span, full = apart * (taps - 1) + 1, size + low + high
+        if isinstance(full, int) and isinstance(span, int) and full < span:
+            raise ShapeError(f"a window that spans {span} does not fit {full} positions")
+        sizes.append((full - span) // step + 1)
+    return x.with_shape((x.shape[0], w.shape[0], *sizes))
+
+
+def _numpy(x: np.ndarray, w: np.ndarray, *, padding: Pairs, stride: tuple[int, ...], dilation: tuple[int, ...],
+           groups: int) -> np.ndarray:
+    n = len(stride)
+    for axis, (low, high) in enumerate(padding, start=2):  # negative amounts crop
+        x = np.take(x, range(max(0, -low), x.shape[axis] - max(0, -high)), axis)
+    x = np.pad(x, ((0, 0), (0, 0), *((max(0, a), max(0, b)) for a, b in padding)))
+    spans = tuple(d * (k - 1) + 1 for d, k in zip(dilation, w.shape[2:], strict=True))
+    seen = sliding_window_view(x, spans, tuple(range(2, n + 2)))
+    seen = seen[(..., *(slice(None, None, s) for s in stride), *(slice(None, None, d) for d in dilation))]
+    seen = seen.reshape(x.shape[0], groups, x.shape[1] // groups, *seen.shape[2:])
+    weight = w.reshape(groups, w.shape[0] // groups, *w.shape[1:])
+    at, taps = POSITIONS[:n], TAPS[:n]
+    out = np.einsum(f"ngc{at}{taps},goc{taps}->ngo{at}", seen, weight, optimize=True)
+    return out.reshape(x.shape[0], w.shape[0], *out.shape[3:]).astype(x.dtype, copy=False)
+
+
+def _expand(x: Tensor, w: Tensor, *, padding: Pairs, stride: tuple[int, ...], dilation: tuple[int, ...],
+            groups: int) -> Tensor:
+    n = len(stride)
+    at, taps = POSITIONS[:n], TAPS[:n]
+    seen = windows(padded(x, padding), [int(k) for k in w.shape[2:]], stride, dilation)
+    if groups == 1:
+        return einsum(f"nc{at}{taps},oc{taps}->no{at}", seen, w)
+    seen = reshape(seen, (seen.shape[0], groups, x.shape[1] // groups, *seen.shape[2:]))
+    weight = reshape(w, (groups, w.shape[0] // groups, *w.shape[1:]))
+    out = einsum(f"ngc{at}{taps},goc{taps}->ngo{at}", seen, weight)
+    return reshape(out, (out.shape[0], out.shape[1] * out.shape[2], *out.shape[3:]))
+
+
+def turned_weight(w: Tensor, groups: int) -> Tensor:
+    """[outputs, inputs / groups, taps...] as the weight of the way back: [inputs, outputs / groups, taps reversed...]."""
+    w = flip(w, tuple(range(2, w.ndim)))
+    if groups == 1:
+        return transpose(w, 0, 1)
+    parts = transpose(reshape(w, (groups, w.shape[0] // groups, *w.shape[1:])), 1, 2)
+    return reshape(parts, (parts.shape[0] * parts.shape[1], *parts.shape[2:]))
+
+
+def _for_x(g: Tensor, out: Tensor, x: Tensor, w: Tensor, *, padding: Pairs, stride: tuple[int, ...],
+           dilation: tuple[int, ...], groups: int) -> Tensor:
+    """Convolutions of the gradient with the reversed weights: one for each place that a position has in its stride."""
+    kernel = [int(k) for k in w.shape[2:]]
+    if all(k <= s and d == 1 for k, s, d in zip(kernel, stride, dilation, strict=True)):
+        return _apart(g, x, w, padding, stride, groups)
+    if prod(stride) > MOST_PHASES:
+        spread = padded(g, ((0, 0),) * len(stride), [s - 1 for s in stride])
+        return _whole(spread, x, turned_weight(w, groups), padding, dilation, groups)
+    phases = [_phase(g, x, w, padding, stride, dilation, groups, place) for place in np.ndindex(*stride)]
+    return _interleaved(phases, x, stride)
+
+
+def _whole(g: Tensor, x: Tensor, turned: Tensor, padding: Pairs, dilation: tuple[int, ...], groups: int) -> Tensor:
+    """The way back through a convolution of stride 1; `g` may be shorter than its result, by a rest of the stride."""
+    amounts = []
+    for size, have, taps, (low, _), apart in zip(x.shape[2:], g.shape[2:], turned.shape[2:], padding, dilation, strict=True):
+        reach = apart * (int(taps) - 1)  # size == have + before + after - reach
+        amounts.append((reach - low, size - have + low))
+    return convolve(g, turned, tuple(amounts), (1,) * len(dilation), dilation, groups)
+
+
+def _apart(g: Tensor, x: Tensor, w: Tensor, padding: Pairs, stride: tuple[int, ...], groups: int) -> Tensor:
+    """Windows that do not overlap: every tap has positions of its own."""
+    n = len(stride)
+    at, taps = POSITIONS[:n], TAPS[:n]
+    parts = reshape(g, (g.shape[0], groups, g.shape[1] // groups, *g.shape[2:]))
+    weight = reshape(w, (groups, w.shape[0] // groups, *w.shape[1:]))
+    pairs = "".join(a + t for a, t in zip(at, taps, strict=True))
+    each = einsum(f"ngo{at},goc{taps}->ngc{pairs}", parts, weight)
+    gaps = [0, 0, 0, *(v for k, s in zip(w.shape[2:], stride, strict=True) for v in (0, s - int(k)))]
+    each = pad_with(each, (0,) * each.ndim, gaps, (0,) * each.ndim)
+    joined = reshape(each, (*x.shape[:2], *(p * s for p, s in zip(g.shape[2:], stride, strict=True))))
+    ends = tuple((-low, size + low - have) for size, have, (low, _) in zip(x.shape[2:], joined.shape[2:], padding, strict=True))
+    return padded(joined, ends)
+
+
+def _phase(g: Tensor, x: Tensor, w: Tensor, padding: Pairs, stride: tuple[int, ...], dilation: tuple[int, ...],
+           groups: int, place: tuple[int, ...]) -> Tensor:
+    """The gradient at positions ``stride * q + place``: taps that meet them, over neighbouring elements of `g`."""
+    starts, steps, sizes, amounts, apart = [], [], [], [], []
+    for size, have, taps, (low, _), s, d, r in zip(x.shape[2:], g.shape[2:], w.shape[2:], padding, stride, dilation, place,
+                                                   strict=True):
+        first = next((i for i in range(s) if (i * d - r - low) % s == 0), s)
+        step = s // gcd(s, d)
+        number = len(range(first, int(taps), step))
+        if first == s or not number:  # no window reaches these positions
+            return zeros((*x.shape[:2], *((n + t - 1) // t for n, t in zip(x.shape[2:], stride, strict=True))), x.dtype)
+        shift, apart_here = (r + low - first * d) // s, d // gcd(s, d)
+        before = apart_here * (number - 1) - shift
+        starts.append(first)
+        steps.append(step)
+        sizes.append(number)
+        apart.append(apart_here)
+        amounts.append((before, (size + s - 1) // s - have - before + apart_here * (number - 1)))
+    weight = slice_(w, (0, 0, *starts), (1, 1, *steps), (*w.shape[:2], *sizes))
+    return convolve(g, turned_weight(weight, groups), tuple(amounts), (1,) * len(stride), tuple(apart), groups)
+
+
+def _interleaved(phases: list[Tensor], x: Tensor, stride: tuple[int, ...]) -> Tensor:
+    """One image from the images of its places in each stride."""
+    if len(phases) == 1:
+        return phases[0]
+    n, parts = len(stride), phases[0].shape[2:]
+    joined = reshape(stack(phases, -1), (*x.shape[:2], *parts, *stride))
+    joined = permute(joined, (0, 1, *(a for axis in range(n) for a in (2 + axis, 2 + n + axis))))
+    joined = reshape(joined, (*x.shape[:2], *(p * s for p, s in zip(parts, stride, strict=True))))
+    return slice_(joined, (0,) * x.ndim, (1,) * x.ndim, x.shape)
+
+
+def _for_w(g: Tensor, out: Tensor, x: Tensor, w: Tensor, *, padding: Pairs, stride: tuple[int, ...],
+           dilation: tuple[int, ...], groups: int) -> Tensor:
+    n = len(stride)
+    at, taps = POSITIONS[:n], TAPS[:n]
+    seen = windows(padded(x, padding), [int(k) for k in w.shape[2:]], stride, dilation)
+    if groups == 1:
+        return einsum(f"nc{at}{taps},no{at}->oc{taps}", seen, g)
+    seen = reshape(seen, (seen.shape[0], groups, x.shape[1] // groups, *seen.shape[2:]))
+    parts = reshape(g, (g.shape[0], groups, g.shape[1] // groups, *g.shape[2:]))
+    return reshape(einsum(f"ngc{at}{taps},ngo{at}->goc{taps}", seen, parts), w.shape)
+
+
+_CASES = (
+    (((2, 3, 5, 6), (4, 3, 3, 2)), {"padding": ((1, 1), (0, 1)), "stride": (1, 1), "dilation": (1, 1), "groups": 1}),
+    (((2, 2, 7, 6), (3, 2, 3, 3)), {"padding": ((1, 1), (1, 0)), "stride": (2, 2), "dilation": (1, 1), "groups": 1}),
+    (((1, 4, 9), (6, 2, 3)), {"padding": ((2, 1),), "stride": (2,), "dilation": (2,), "groups": 2}),
+    (((1, 4, 10), (2, 2, 3)), {"padding": ((1, 1),), "stride": (3,), "dilation": (2,), "groups": 2}),
+    (((2, 2, 7, 7), (3, 2, 2, 3)), {"padding": ((0, 0), (1, 1)), "stride": (3, 3), "dilation": (1, 1), "groups": 1}),
+    (((1, 2, 5, 13), (2, 2, 2, 5)), {"padding": ((-1, 0), (1, 1)), "stride": (1, 9), "dilation": (1, 2), "groups": 1}),
+)
+_convolution = define(Op(
+    "convolution", Kind.COMPOSITE, _type, _numpy, (_for_x, _for_w), expand=_expand,
+    samples=tuple(Sample(shapes, attributes) for shapes, attributes in _CASES),
+    doc="Cross-correlation of [N, C, positions...] with weights [O, C / groups, taps...], zeros around."))
+
+
+def convolve(x: Tensor, w: Tensor, padding: Pairs, stride: tuple[int, ...], dilation: tuple[int, ...],
+             groups: int) -> Tensor:
+    """x [N, C, positions...] with w [O, C / groups, taps...]; padding: (before, after) per axis, negative amounts crop."""
+    return apply(_convolution, x, w, padding=tuple(padding), stride=tuple(stride), dilation=tuple(dilation), groups=groups)
