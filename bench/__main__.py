@@ -22,7 +22,7 @@ import sys
 from pathlib import Path
 
 from . import report
-from .rounds import Result, Unequal, compare
+from .rounds import Result, Unequal, compare, start_machine
 from .workloads import load
 
 PEERS = ("numpy", "torch", "jax")
@@ -62,16 +62,18 @@ def main(argv: list[str] | None = None) -> int:
               (o.peers, "torch", "call"), (o.peers, "torch", "compile"), (o.peers, "jax", "call"), (o.peers, "jax", "loop")]
     wanted = [w for w in wanted if (w[1] == "graphc" or w[1] in o.against) and (w[2] != "compile" or o.compile)]
     results: list[Result] = []
-    for workload in chosen:
-        try:
-            result = compare(workload, wanted, o.threads, o.rounds, file=o.file, say=progress)
-        except Unequal as error:
+    machine = start_machine(o.threads)
+    try:
+        for workload in chosen:
+            results.append(compare(workload, wanted, machine, o.threads, o.rounds, file=o.file, say=progress))
             progress("")
-            print(error, file=sys.stderr)
-            return 2
-        results.append(result)
+            print(report.table(results[-1]), flush=True)
+    except Unequal as error:
         progress("")
-        print(report.table(result), flush=True)
+        print(error, file=sys.stderr)
+        return 2
+    finally:
+        machine.close()
     print(report.machine(results))
     print(report.summary(results))
     if o.output:

@@ -139,8 +139,16 @@ def check_equal(workload: Workload, contenders: list[Contender]) -> None:
                               "not the same mathematics")
 
 
-def compare(workload: Workload, wanted: list[tuple[str, str, str]], threads: int, rounds: int, *, file: str = "",
-            turn: float = TURN_SECONDS, idle: float = IDLE_SECONDS, say: Callable[[str], None] = lambda text: None) -> Result:
+def start_machine(threads: int) -> Contender:
+    """The process that measures the machine: what it told at its start, and the FMA peak whenever it is asked."""
+    machine = start(sys.executable, "machine", "call", "", threads)
+    if machine.process is None:
+        raise RuntimeError(f"the machine could not be measured: {machine.reason}")
+    return machine
+
+
+def compare(workload: Workload, wanted: list[tuple[str, str, str]], machine: Contender, threads: int, rounds: int, *,
+            file: str = "", say: Callable[[str], None] = lambda text: None) -> Result:
     """One workload on all wanted (python, peer, mode); the first is the reference.  Raises Unequal."""
     contenders: list[Contender] = []
     left_out: list[Contender] = []
@@ -157,17 +165,13 @@ def compare(workload: Workload, wanted: list[tuple[str, str, str]], threads: int
         if not contenders or contenders[0].peer != "graphc":
             raise RuntimeError(f"{workload.name}: graphc did not start: {left_out[0].reason}")
         check_equal(workload, contenders)
-        machine = start(sys.executable, "machine", "call", workload.name, threads)
-        everything.append(machine)
-        if machine.process is None:
-            raise RuntimeError(f"the machine could not be measured: {machine.reason}")
         for c in contenders:  # how many steps fill a turn
             while True:
                 seconds = c.ask(f"0 {c.steps}")["seconds"]
-                if c.steps == MOST_STEPS or seconds * c.steps > turn / 2:
+                if c.steps == MOST_STEPS or seconds * c.steps > TURN_SECONDS / 2:
                     break
-                c.steps = min(MOST_STEPS, max(2 * c.steps, int(turn / seconds)))
-            c.steps = max(1, min(MOST_STEPS, int(turn / seconds)))
+                c.steps = min(MOST_STEPS, max(2 * c.steps, int(TURN_SECONDS / seconds)))
+            c.steps = max(1, min(MOST_STEPS, int(TURN_SECONDS / seconds)))
         peaks = []
         for number in range(rounds):
             say(f"{workload.name}: round {number + 1} of {rounds}")
@@ -175,7 +179,7 @@ def compare(workload: Workload, wanted: list[tuple[str, str, str]], threads: int
             for k in range(len(contenders)):
                 c = contenders[(k + number) % len(contenders)]
                 if threads > 1:
-                    time.sleep(idle)
+                    time.sleep(IDLE_SECONDS)
                 answer = c.ask(f"{-(-c.steps // 4)} {c.steps}")
                 c.seconds.append(answer["seconds"])
                 c.memory = answer["memory"]
