@@ -71,7 +71,7 @@ for _label, _array in (("ties", TIES), ("nan", WITH_NAN), ("integers", INTEGERS)
                        ("bools", INTEGERS > 0)):
     for _down in (False, True):
         both(f"sort_{_label}_{_down}", lambda m, x, d=_down: m.sort(x, dim=-1, descending=d, stable=True), _array)
-for _n in (1, 2, 3, 8, 31, 64, 100):
+for _n in (1, 2, 31, 100):
     both(f"sort_size_{_n}", lambda m, x: m.sort(x, dim=1), normal(2, _n))
 both("sort_method", lambda m, x: x.sort(dim=0)[0], A)
 both("msort", lambda m, x: m.msort(x), A)
@@ -106,12 +106,12 @@ for _name in ("cummax", "cummin"):
 
 # -- linear algebra
 
-for _n in (1, 2, 3, 5, 8, 17):
+for _n in (1, 4, 17):
     for _upper in (False, True):
         both(f"cholesky_{_n}_{_upper}", lambda m, x, u=_upper: m.linalg.cholesky(x, upper=u), definite(_n, 2))
         for _left in (False, True):
             for _unit in (False, True):
-                for _columns in (1, 3, 20):
+                for _columns in (1, 20) if _n == 17 else (3,):
                     _shape = (2, _n, _columns) if _left else (2, _columns, _n)
                     both(f"solve_triangular_{_n}_{_columns}_{_upper}_{_left}_{_unit}",
                          lambda m, a, b, u=_upper, s=_left, i=_unit: m.linalg.solve_triangular(

@@ -7,9 +7,11 @@ from . import (
     control,
     convolution,
     elementwise,
+    factorizations,
     indexing,
     linear_algebra,
     loops,
+    order_statistics,
     pointwise,
     products,
     random,
@@ -17,6 +19,7 @@ from . import (
     shaping,
     sorting,
     sources,
+    triangular,
     views,
 )
 
@@ -27,9 +30,11 @@ __all__ = [
     "control",
     "convolution",
     "elementwise",
+    "factorizations",
     "indexing",
     "linear_algebra",
     "loops",
+    "order_statistics",
     "pointwise",
     "products",
     "random",
@@ -37,5 +42,6 @@ __all__ = [
     "shaping",
     "sorting",
     "sources",
+    "triangular",
     "views",
 ]

@@ -1,10 +1,7 @@
-"""Linear algebra on the last two axes: four ROUTINE ops (Cholesky, LU, QR, triangular solve), and what they give.
+"""Linear algebra on the last two axes: composites of factorisations with gradients of their own, and public functions.
 
-Knows blocked algorithms by rows, and gradients in terms of ops that have gradients: those of Cholesky after Murray,
-"Differentiation of the Cholesky decomposition" (2016, equation 9), of LU after de Hoog, Anderssen and Lukas,
-"Differentiation of matrix functionals using triangular factorization" (2011), the others after Giles, "An extended
-collection of matrix derivative results for forward and reverse mode algorithmic differentiation" (2008).  Must not know
-how members of a batch are shared out, or LLVM.
+Knows gradients after Giles, "An extended collection of matrix derivative results for forward and reverse mode
+algorithmic differentiation" (2008).  Must not know how a factor is computed.
 
 A matrix without an answer (singular, not positive definite) cannot raise inside a static step: its whole result is NaN,
 which `check_numerics=True` reports, while the other members of the batch are computed.
@@ -12,510 +9,28 @@ which `check_numerics=True` reports, while the other members of the batch are co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
-
 import numpy as np
 
-from ..errors import DTypeError, GraphError, ShapeError
-from ..ir import Node, at, user_origin
+from ..errors import GraphError, ShapeError
+from ..ir import at, user_origin
 from ..op import Kind, Op, Sample, define
 from ..tensor import Tensor, TensorLike, apply, as_tensor, public
-from ..types import Size, TensorType, broadcast_shapes, float32, int64, promote
+from ..types import TensorType, broadcast_shapes, float32, promote
 from . import elementwise as e
 from .contractions import matmul, matrix_diagonal
-from .control import apply_all, results_of
+from .control import apply_all
+from .factorizations import GENERAL, lu_op, ordered, qr_op, unordered
 from .reductions import any_, prod_, sum_
-from .shaping import concat, diag_embed, tril, triu
-from .sources import eye, iota
-from .views import expand_to, narrow, permute, squeeze, unsqueeze
-
-ROWS = 4  # rows that are updated together, so that each vector read serves all of them
-PANEL = 8  # columns that LU eliminates before it updates the rest
-PAIR = 2  # rows that this update takes together: their factors and the panel's row fill the registers
-
-
-def _square(x: TensorType, **_: Any) -> TensorType:
-    if not x.dtype.is_float:
-        raise DTypeError("floats are needed")
-    if x.ndim < 2 or x.shape[-1] != x.shape[-2]:
-        raise ShapeError("a square matrix (or a batch of them) is needed")
-    return x
-
-
-def _n(x: TensorType) -> int:
-    return int(x.shape[-1])
-
-
-def _members(x: TensorType) -> int:
-    return int(x.size) // max(1, _n(x) ** 2)
-
-
-def _t(x: Tensor) -> Tensor:
-    """The last two axes exchanged."""
-    return permute(x, (*range(x.ndim - 2), x.ndim - 1, x.ndim - 2)) if x.ndim > 1 else x
-
-
-def _halved(x: Tensor) -> Tensor:
-    """The lower triangle with half of the diagonal."""
-    n = x.shape[-1]
-    row, column = iota((n, n), 0), iota((n, n), 1)
-    return e.where(row > column, x, e.where(row == column, x * 0.5, 0.0))
-
-
-def _blocks(r: Any, n: int, rows: int, block: Callable[[Any, int], None]) -> None:
-    """block(i, count) for rows i .. i + count - 1, the last block shorter."""
-    whole = n // rows * rows
-    if whole:
-        with r.loop(0, whole, rows) as i:
-            block(i, rows)
-    if n > whole:
-        block(whole, n - whole)
-
-
-def _each_matrix(function: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
-    """numpy's function for every member by itself, NaN where it finds no answer."""
-
-    def evaluate(x: np.ndarray) -> np.ndarray:
-        out = np.empty_like(x)
-        for place in np.ndindex(x.shape[:-2]):
-            try:
-                out[place] = function(x[place])
-            except np.linalg.LinAlgError:
-                out[place] = np.nan
-        return out
-
-    return evaluate
-
-
-# -- Cholesky --------------------------------------------------------------------------------------------------------
-
-
-def _cholesky_numpy(x: np.ndarray) -> np.ndarray:
-    factor = _each_matrix(np.linalg.cholesky)((x + np.swapaxes(x, -1, -2)) * x.dtype.type(0.5))
-    bad = ~np.isfinite(factor).all((-1, -2), keepdims=True)
-    return np.where(bad, x.dtype.type(np.nan), np.swapaxes(factor, -1, -2))
-
-
-def _cholesky_routine(r: Any, inputs: Sequence[Any], outputs: Sequence[Any], types: Sequence[TensorType]) -> None:
-    """By blocks of rows of the upper factor: subtract what finished rows explain, factor the diagonal block, solve."""
-    (x,), (u,) = inputs, outputs
-    n, dtype = _n(types[0]), types[0].dtype.name
-    good = r.variable(r.constant(True, "bool"))
-
-    def block(i: Any, count: int) -> None:
-        rows = [u.row(i + q) for q in range(count)]
-
-        def update(j: Any) -> None:
-            left = [r.variable((x[i + q, j] + x[j, i + q]) * 0.5) for q in range(count)]
-            with r.loop(0, i) as k:
-                finished = u.row(k)
-                above = finished[j]
-                for q in range(count):
-                    left[q].value = r.fma(-finished[i + q], above, left[q].value)
-            for q in range(count):
-                rows[q][j] = left[q].value
-
-        r.each(i, n, update, vectors=4)
-        corner: dict[tuple[int, int], Any] = {}
-        inverse = []
-        for q in range(count):
-            for t in range(q, count):
-                value = rows[q][i + t]
-                for p in range(q):
-                    value = r.fma(-corner[p, q], corner[p, t], value)
-                if t == q:
-                    good.value = good.value & (value > 0.0) & r.is_finite(value)
-                    corner[q, q] = r.sqrt(value)
-                    inverse.append(1.0 / corner[q, q])
-                else:
-                    corner[q, t] = value * inverse[q]
-                rows[q][i + t] = corner[q, t]
-
-        def solve(j: Any) -> None:
-            found: list[Any] = []
-            for q in range(count):
-                value = rows[q][j]
-                for p in range(q):
-                    value = r.fma(-corner[p, q], found[p], value)
-                found.append(value * inverse[q])
-                rows[q][j] = found[q]
-
-        r.each(i + count, n, solve)
-        for q in range(count):
-            r.each(0, i + q, lambda j, row=rows[q]: row.__setitem__(j, 0.0))
-
-    _blocks(r, n, ROWS, block)
-    with r.when(~good.value), r.loop(0, n) as i:
-        row = u.row(i)
-        r.each(0, n, lambda j: row.__setitem__(j, r.constant(float("nan"), dtype)))
-
-
-def _cholesky_gradient(g: Tensor, out: Tensor, x: Tensor) -> Tensor:
-    inner = _halved(matmul(out, _t(g)))
-    half = _triangular(out, inner, upper=True)
-    full = _triangular(out, _t(half), upper=True)
-    return (full + _t(full)) * 0.5
-
-
-_POSITIVE = np.array([[[4.0, 1.0, 0.5], [1.0, 3.0, -0.7], [0.5, -0.7, 2.0]],
-                      [[2.0, -0.3, 0.0], [-0.3, 1.5, 0.4], [0.0, 0.4, 1.0]]])
-_cholesky = define(Op(
-    "cholesky", Kind.ROUTINE, _square, _cholesky_numpy, (_cholesky_gradient,), routine=_cholesky_routine, core=2,
-    operations=lambda x: _members(x) * (_n(x) ** 3 // 3 + 8 * _n(x) ** 2),
-    samples=(Sample((_POSITIVE,)), Sample((_POSITIVE[0].astype(np.float32),))),
-    doc="The upper R with R'R = x; NaN where x is not positive definite.  Reads the symmetric part (x + x')/2."))
-
-
-# -- triangular systems ----------------------------------------------------------------------------------------------
-
-
-def _triangular_type(a: TensorType, b: TensorType, *, upper: bool, transposed: bool, unit: bool) -> TensorType:
-    _square(a)
-    if a.dtype != b.dtype:
-        raise DTypeError("the matrix and the right-hand sides must have one dtype")
-    if b.ndim != a.ndim or b.shape[:-1] != a.shape[:-1]:
-        raise ShapeError("the right-hand sides must be [.., n, columns] with the matrix's leading axes")
-    return b
-
-
-def _triangular_numpy(a: np.ndarray, b: np.ndarray, *, upper: bool, transposed: bool, unit: bool) -> np.ndarray:
-    m = np.triu(a) if upper else np.tril(a)
-    m = np.swapaxes(m, -1, -2) if transposed else m
-    n = a.shape[-1]
-    out = np.array(b)
-    for i in reversed(range(n)) if upper != transposed else range(n):
-        if not unit:
-            out[..., i, :] = out[..., i, :] / m[..., i, i, None]
-        rest = slice(0, i) if upper != transposed else slice(i + 1, n)
-        out[..., rest, :] -= m[..., rest, i, None] * out[..., i, None, :]
-    return out
-
-
-def _triangular_routine(r: Any, inputs: Sequence[Any], outputs: Sequence[Any], types: Sequence[TensorType], *, upper: bool,
-                        transposed: bool, unit: bool) -> None:
-    """Substitution: a block of rows of the answer at a time, all columns of a few vectors together."""
-    (a, b), (out,) = inputs, outputs
-    n, m, dtype = _n(types[0]), int(types[1].shape[-1]), types[0].dtype.name
-    backwards = upper != transposed
-
-    def row_of(p: Any) -> Any:
-        """The row that is solved p-th."""
-        return (n - 1) - p if backwards else p
-
-    if m == 1:  # vectors run along the matrix' rows instead
-        def value(i: Any) -> Any:
-            return out[i, 0] if unit else out[i, 0] / a[i, i]
-
-        if transposed:
-            r.each(0, n, lambda i: out.__setitem__((i, 0), b[i, 0]))
-        with r.loop(0, n, reverse=backwards) as i:
-            low, high = (i + 1, n) if backwards != transposed else (0, i)
-            if transposed:
-                low, high = (0, i) if backwards else (i + 1, n)
-                known = value(i)
-                out[i, 0] = known
-                r.each(low, high, lambda k: out.__setitem__((k, 0), r.fma(-a[i, k], known, out[k, 0])))
-            else:
-                out[i, 0] = b[i, 0] - r.sum(low, high, dtype, lambda k: a[i, k] * out[k, 0])
-                out[i, 0] = value(i)
-        return
-
-    def columns(j: Any) -> None:
-        def block(p: Any, count: int) -> None:
-            rows = [row_of(p + q) for q in range(count)]
-            left = [r.variable(b[rows[q], j]) for q in range(count)]
-            with r.loop(0, p) as k:
-                other = row_of(k)
-                known = out[other, j]
-                for q in range(count):
-                    factor = a[other, rows[q]] if transposed else a[rows[q], other]
-                    left[q].value = r.fma(-factor, known, left[q].value)
-            found: list[Any] = []
-            for q in range(count):
-                value = left[q].value
-                for t in range(q):
-                    factor = a[rows[t], rows[q]] if transposed else a[rows[q], rows[t]]
-                    value = r.fma(-factor, found[t], value)
-                found.append(value if unit else value * (1.0 / a[rows[q], rows[q]]))
-                out[rows[q], j] = found[q]
-
-        _blocks(r, n, ROWS, block)
-
-    r.each(0, m, columns, vectors=4)
-
-
-def _triangular_gradient(g: Tensor, out: Tensor, a: Tensor, b: Tensor, *, upper: bool, transposed: bool, unit: bool
-                         ) -> list[Tensor]:
-    back = apply(_solve_triangular, a, g, upper=upper, transposed=not transposed, unit=unit)
-    outer = -matmul(out, _t(back)) if transposed else -matmul(back, _t(out))
-    inside = 1 if unit else 0
-    return [triu(outer, inside) if upper else tril(outer, -inside), back]
-
-
-_LOWER = np.array([[1.5, 0.3, -0.2], [0.4, -1.2, 0.6], [-0.7, 0.5, 2.0]])
-_solve_triangular: Op = define(Op(
-    "solve_triangular", Kind.ROUTINE, _triangular_type, _triangular_numpy, _triangular_gradient,
-    routine=_triangular_routine, core=2,
-    operations=lambda a, b, **_: int(b.size) * (_n(a) + 4),
-    samples=tuple(Sample((_LOWER.astype(dtype), shape), {"upper": upper, "transposed": transposed, "unit": unit})
-                  for upper, transposed, unit, dtype, shape in (
-                      (False, False, False, np.float64, np.array([[1.0, 2.0], [0.5, -1.0], [3.0, 0.2]])),
-                      (True, False, True, np.float64, np.array([[1.0], [0.5], [3.0]])),
-                      (True, True, False, np.float64, np.array([[1.0], [0.5], [3.0]])),
-                      (False, True, True, np.float64, np.array([[1.0, 2.0], [0.5, -1.0], [3.0, 0.2]])),
-                      (False, False, False, np.float32, np.array([[1.0], [0.5], [3.0]], np.float32)))),
-    doc="The X with op(A) X = B, A the upper or lower triangle of the first operand; unit: its diagonal is not read."))
-
-
-def _triangular(a: Tensor, b: Tensor, *, upper: bool, transposed: bool = False, unit: bool = False) -> Tensor:
-    """The op; a matrix that is a transposed view is read as it lies in memory."""
-    if a.node.op.kind is Kind.VIEW and a.node is _t(Tensor(a.node.inputs[0])).node:
-        a, upper, transposed = Tensor(a.node.inputs[0]), not upper, not transposed
-    return apply(_solve_triangular, a, b, upper=upper, transposed=transposed, unit=unit)
-
-
-# -- LU --------------------------------------------------------------------------------------------------------------
-
-
-def _lu_type(x: TensorType) -> tuple[TensorType, TensorType, TensorType]:
-    _square(x)
-    return x, TensorType(int64, x.shape[:-1]), x.with_shape(x.shape[:-2])
-
-
-def _lu_numpy(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    n = x.shape[-1]
-    factors, order = np.array(x), np.broadcast_to(np.arange(n), x.shape[:-1]).copy()
-    sign = np.ones(x.shape[:-2], x.dtype)
-    for place in np.ndindex(x.shape[:-2]):
-        lu, rows = factors[place], order[place]
-        for k in range(n):
-            best = k + int(np.argmax(np.abs(lu[k:, k])))
-            if best != k:
-                lu[[k, best]], rows[[k, best]] = lu[[best, k]], rows[[best, k]]
-                sign[place] *= -1
-            if lu[k, k] != 0:
-                lu[k + 1:, k] /= lu[k, k]
-            lu[k + 1:, k + 1:] -= np.outer(lu[k + 1:, k], lu[k, k + 1:])
-    return factors, order, sign
-
-
-def _lu_routine(r: Any, inputs: Sequence[Any], outputs: Sequence[Any], types: Sequence[TensorType]) -> None:
-    """Elimination with partial pivoting: a panel of columns at a time, whose product then updates what is right of it."""
-    (x,), (lu, order, sign) = inputs, outputs
-    n, dtype = _n(types[0]), types[0].dtype.name
-    with r.loop(0, n) as i:
-        order[i] = i
-        source, target = x.row(i), lu.row(i)
-        r.each(0, n, lambda j: target.__setitem__(j, source[j]))
-    parity = r.variable(r.constant(1.0, dtype))
-
-    columns = r.scratch(dtype, PANEL, n)  # the panel, column by column: vectors run down the rows
-
-    def exchange(k: Any, pivot_row: Any, count: int) -> None:
-        upper, lower = lu.row(k), lu.row(pivot_row)
-
-        def swap(j: Any) -> None:
-            p, q = upper[j], lower[j]
-            upper[j], lower[j] = q, p
-
-        r.each(0, n, swap)
-        with r.loop(0, count) as t:
-            p, q = columns[t, k], columns[t, pivot_row]
-            columns[t, k], columns[t, pivot_row] = q, p
-        p, q = order[k], order[pivot_row]
-        order[k], order[pivot_row] = q, p
-        parity.value = -parity.value
-
-    def eliminate(c: Any, first: Any, count: int) -> None:
-        """Column c of the panel, and its part in the columns after it."""
-        k, column = first + c, columns.row(c)
-        best = r.greatest(k, n, dtype, lambda i: r.abs(column[i]))
-        pivot_row = r.variable(k)
-        with r.loop_while(lambda: (pivot_row.value < n - 1) & (r.abs(column[pivot_row.value]) != best)):
-            pivot_row.value = pivot_row.value + 1
-        with r.when(pivot_row.value != k):
-            exchange(k, pivot_row.value, count)
-        pivot = column[k]
-        scale = r.select(pivot != 0.0, 1.0 / pivot, 0.0 * pivot)
-        r.each(k + 1, n, lambda i: column.__setitem__(i, column[i] * scale))
-        with r.loop(c + 1, count) as t:
-            other = columns.row(t)
-            factor = -other[k]
-            r.each(k + 1, n, lambda i: other.__setitem__(i, r.fma(column[i], factor, other[i])))
-
-    def panel(first: Any, count: int) -> None:
-        end = first + count
-
-        def fetch(i: Any) -> None:
-            for c in range(count):
-                columns[c, i] = lu[i, first + c]
-
-        def put_back(i: Any) -> None:
-            for c in range(count):
-                lu[i, first + c] = columns[c, i]
-
-        r.each(first, n, fetch)
-        with r.loop(0, count) as c:
-            eliminate(c, first, count)
-        r.each(first, n, put_back)
-        rows = [lu.row(first + c) for c in range(count)]
-
-        def solve(j: Any) -> None:
-            known: list[Any] = []
-            for c in range(count):
-                value = rows[c][j]
-                for t in range(c):
-                    value = r.fma(-rows[c][first + t], known[t], value)
-                known.append(value)
-                rows[c][j] = value
-
-        r.each(end, n, solve)
-
-        def below(i: Any, together: int) -> None:
-            targets = [lu.row(i + q) for q in range(together)]
-            factors = [[-target[first + c] for c in range(count)] for target in targets]
-
-            def update(j: Any) -> None:
-                values = [target[j] for target in targets]
-                for c in range(count):
-                    known = rows[c][j]
-                    values = [r.fma(factors[q][c], known, value) for q, value in enumerate(values)]
-                for target, value in zip(targets, values, strict=True):
-                    target[j] = value
-
-            r.each(end, n, update)
-
-        if count == PANEL:  # then the rows below are as even in number as n
-            with r.loop(end, n - n % PAIR, PAIR) as i:
-                below(i, PAIR)
-            if n % PAIR:
-                with r.when(end < n):
-                    below(n - 1, 1)
-
-    _blocks(r, n, PANEL, panel)
-    sign[()] = parity.value
-
-
-def _lu_gradient(g: Sequence[Tensor | None], out: Node, x: Tensor) -> list[Tensor | None]:
-    if g[0] is None:
-        return [None]
-    factors, order, _sign = results_of(out)
-    n = x.shape[-1]
-    lower = e.where(iota((n, n), 0) == iota((n, n), 1), 1.0, tril(factors, -1))
-    upper = triu(factors)
-    inner = tril(matmul(_t(lower), tril(g[0], -1)), -1) + triu(matmul(triu(g[0]), _t(upper)))
-    half = _triangular(factors, inner, upper=False, transposed=True, unit=True)
-    return [_unordered(_t(_triangular(factors, _t(half), upper=True)), order)]
-
-
-_GENERAL = np.array([[[0.3, 1.0, 2.0], [4.0, -1.0, 0.5], [1.0, 0.2, -0.7]],
-                     [[1.0, 2.0, 0.1], [0.4, 3.0, 1.0], [2.5, 0.3, 1.0]]])
-_lu: Op = define(Op(
-    "lu", Kind.ROUTINE, _lu_type, _lu_numpy, _lu_gradient, routine=_lu_routine, core=2,
-    operations=lambda x: _members(x) * (2 * _n(x) ** 3 // 3 + 8 * _n(x) ** 2),
-    samples=(Sample((_GENERAL,)), Sample((_GENERAL.astype(np.float32),))),
-    doc="L (below the diagonal, its own being 1) and U of x with its rows in the second result's order, whose sign is "
-        "the third: partial pivoting.  A singular x has a zero on U's diagonal."))
-
-
-def _spread(order: Tensor, columns: Size) -> Tensor:
-    return expand_to(unsqueeze(order, -1), (*order.shape, columns))
-
-
-def _ordered(b: Tensor, order: Tensor) -> Tensor:
-    """The rows of b in the order."""
-    return apply("gather", b, _spread(order, b.shape[-1]), axis=b.ndim - 2)
-
-
-def _unordered(b: Tensor, order: Tensor) -> Tensor:
-    """The rows put back to where the order took them from."""
-    return apply("scatter_add", _spread(order, b.shape[-1]), b, axis=b.ndim - 2, size=b.shape[-2])
-
-
-# -- QR --------------------------------------------------------------------------------------------------------------
-
-
-def _qr_type(x: TensorType) -> tuple[TensorType, TensorType]:
-    if not x.dtype.is_float:
-        raise DTypeError("floats are needed")
-    if x.ndim < 2 or (isinstance(x.shape[-1], int) and isinstance(x.shape[-2], int) and x.shape[-2] < x.shape[-1]):
-        raise ShapeError("matrices with at least as many rows as columns are needed")
-    return x, x.with_shape((*x.shape[:-2], x.shape[-1], x.shape[-1]))
-
-
-def _qr_routine(r: Any, inputs: Sequence[Any], outputs: Sequence[Any], types: Sequence[TensorType]) -> None:
-    """Householder's reflections, as LAPACK chooses them: forwards on x for R, then backwards on the identity for Q."""
-    (x,), (q, upper) = inputs, outputs
-    (m, n), dtype = (int(s) for s in types[0].shape[-2:]), types[0].dtype.name
-    work, mirrors, scales = r.scratch(dtype, m, n), r.scratch(dtype, n, m), r.scratch(dtype, n)
-
-    def reflect(target: Any, k: Any, low: Any) -> None:
-        """target - scale * v (v' target) for the k-th reflection v, in the columns from `low` on."""
-        mirror, scale = mirrors.row(k), scales[k]
-
-        def columns(j: Any) -> None:
-            along = r.variable(target[k, j] * mirror[k])
-            with r.loop(k + 1, m) as i:
-                along.value = r.fma(mirror[i], target[i, j], along.value)
-            moved = along.value * -scale
-            with r.loop(k, m) as i:
-                target[i, j] = r.fma(mirror[i], moved, target[i, j])
-
-        r.each(low, n, columns, vectors=4)
-
-    with r.loop(0, m) as i:
-        r.each(0, n, lambda j: work.__setitem__((i, j), x[i, j]))
-        r.each(0, n, lambda j: q.__setitem__((i, j), r.select(j == i, r.constant(1.0, dtype), 0.0)))
-    with r.loop(0, n) as k:
-        mirror = mirrors.row(k)
-        r.each(k, m, lambda i: mirror.__setitem__(i, work[i, k]))
-        below = r.sum(k + 1, m, dtype, lambda i: mirror[i] * mirror[i])
-        first = mirror[k]
-        size = r.sqrt(r.fma(first, first, below))
-        last = below == 0.0  # nothing to reflect
-        turned = r.select(last, first, r.select(first > 0.0, -size, size))
-        divisor = r.select(last, 1.0, first - turned)
-        r.each(k + 1, m, lambda i: mirror.__setitem__(i, mirror[i] / divisor))
-        mirror[k] = 1.0
-        scales[k] = r.select(last, 0.0, (turned - first) / r.select(last, 1.0, turned))
-        reflect(work, k, k + 1)
-        work[k, k] = turned
-    with r.loop(0, n) as k:
-        r.each(0, k, lambda j: upper.__setitem__((k, j), 0.0))
-        r.each(k, n, lambda j: upper.__setitem__((k, j), work[k, j]))
-    with r.loop(0, n, reverse=True) as k:
-        reflect(q, k, k)
-
-
-def _qr_gradient(g: Sequence[Tensor | None], out: Node, x: Tensor) -> list[Tensor | None]:
-    """Roberts and Roberts, "QR and LQ decomposition matrix backpropagation algorithms" (2020), for full column rank."""
-    q, upper = results_of(out)
-    of_q, of_upper = g
-    inner: Tensor | None = None if of_upper is None else matmul(upper, _t(of_upper))
-    if of_q is not None:
-        product = matmul(_t(of_q), q)
-        inner = -product if inner is None else inner - product
-    if inner is None:
-        return [None]
-    moved = matmul(q, tril(inner) + _t(tril(inner, -1)))
-    moved = moved if of_q is None else moved + of_q
-    return [_t(_triangular(upper, _t(moved), upper=True))]
-
-
-_TALL = np.array([[[0.3, 1.0], [4.0, -1.0], [1.0, 0.2]], [[-1.0, 2.0], [0.4, 3.0], [2.5, 0.3]]])
-_qr: Op = define(Op(
-    "qr", Kind.ROUTINE, _qr_type, lambda x: tuple(np.linalg.qr(x)), _qr_gradient, routine=_qr_routine, core=2,
-    operations=lambda x: int(x.size) * 4 * (_n(x) + 2),
-    samples=(Sample((_TALL,)), Sample((_TALL[0].astype(np.float32),))),
-    doc="Q with orthonormal columns and the upper R with Q R = x, for x with at least as many rows as columns."))
-
+from .shaping import concat, diag_embed
+from .sources import eye
+from .triangular import cholesky_op, each_matrix, square_type, swapped, triangular, triangular_type
+from .views import expand_to, narrow, squeeze, unsqueeze
 
 # -- solve, inverse, determinant -------------------------------------------------------------------------------------
 
 
 def _solve_type(a: TensorType, b: TensorType, *, transposed: bool) -> TensorType:
-    return _triangular_type(a, b, upper=True, transposed=transposed, unit=False)
+    return triangular_type(a, b, upper=True, transposed=transposed, unit=False)
 
 
 def _solve_numpy(a: np.ndarray, b: np.ndarray, *, transposed: bool) -> np.ndarray:
@@ -530,27 +45,27 @@ def _solve_numpy(a: np.ndarray, b: np.ndarray, *, transposed: bool) -> np.ndarra
 
 
 def _solve_expand(a: Tensor, b: Tensor, *, transposed: bool) -> Tensor:
-    factors, order, _ = apply_all(_lu, a)
+    factors, order, _ = apply_all(lu_op, a)
     if transposed:
-        half = _triangular(factors, b, upper=True, transposed=True)
-        found = _unordered(_triangular(factors, half, upper=False, transposed=True, unit=True), order)
+        half = triangular(factors, b, upper=True, transposed=True)
+        found = unordered(triangular(factors, half, upper=False, transposed=True, unit=True), order)
     else:
-        half = _triangular(factors, _ordered(b, order), upper=False, unit=True)
-        found = _triangular(factors, half, upper=True)
+        half = triangular(factors, ordered(b, order), upper=False, unit=True)
+        found = triangular(factors, half, upper=True)
     singular = any_(matrix_diagonal(factors) == 0.0, -1)
     return e.where(unsqueeze(unsqueeze(singular, -1), -1), float("nan"), found)
 
 
 def _solve_gradient(g: Tensor, out: Tensor, a: Tensor, b: Tensor, *, transposed: bool) -> list[Tensor]:
     back = apply(_solve, a, g, transposed=not transposed)
-    return [-matmul(out, _t(back)) if transposed else -matmul(back, _t(out)), back]
+    return [-matmul(out, swapped(back)) if transposed else -matmul(back, swapped(out)), back]
 
 
 _solve: Op = define(Op(
     "solve", Kind.COMPOSITE, _solve_type, _solve_numpy, _solve_gradient, expand=_solve_expand,
-    samples=(Sample((_GENERAL[0], np.array([[1.0, 2.0], [0.5, -1.0], [3.0, 0.2]])), {"transposed": False}),
-             Sample((_GENERAL[1].astype(np.float32), np.array([[1.0], [0.5], [3.0]], np.float32)), {"transposed": True}),
-             Sample((_GENERAL, np.array([[[1.0], [0.5], [3.0]]] * 2)), {"transposed": True})),
+    samples=(Sample((GENERAL[0], np.array([[1.0, 2.0], [0.5, -1.0], [3.0, 0.2]])), {"transposed": False}),
+             Sample((GENERAL[1].astype(np.float32), np.array([[1.0], [0.5], [3.0]], np.float32)), {"transposed": True}),
+             Sample((GENERAL, np.array([[[1.0], [0.5], [3.0]]] * 2)), {"transposed": True})),
     doc="The X with a X = b (or a' X = b) by LU; NaN where a is singular."))
 
 
@@ -559,15 +74,15 @@ def _identity_like(a: Tensor) -> Tensor:
 
 
 _inv: Op = define(Op(
-    "inv", Kind.COMPOSITE, _square, _each_matrix(np.linalg.inv),
-    (lambda g, out, a: -matmul(matmul(_t(out), g), _t(out)),),
-    expand=lambda a: apply(_solve, a, _identity_like(a), transposed=False), samples=(Sample((_GENERAL,)),
-                                                                                    Sample((_GENERAL.astype(np.float32),))),
+    "inv", Kind.COMPOSITE, square_type, each_matrix(np.linalg.inv),
+    (lambda g, out, a: -matmul(matmul(swapped(out), g), swapped(out)),),
+    expand=lambda a: apply(_solve, a, _identity_like(a), transposed=False), samples=(Sample((GENERAL,)),
+                                                                                    Sample((GENERAL.astype(np.float32),))),
     doc="The inverse matrix; NaN where there is none."))
 
 
 def _scalar_type(a: TensorType) -> TensorType:
-    return _square(a).with_shape(a.shape[:-2])
+    return square_type(a).with_shape(a.shape[:-2])
 
 
 def _cofactors(a: Tensor) -> Tensor:
@@ -575,36 +90,36 @@ def _cofactors(a: Tensor) -> Tensor:
 
     A pivot of zero counts as one of rounding's size: it cancels but for errors of that size.
     """
-    factors, order, sign = apply_all(_lu, a)
+    factors, order, sign = apply_all(lu_op, a)
     pivots = matrix_diagonal(factors)
     tiny = float(np.finfo(a.dtype.numpy).eps)
     safe = e.where(pivots == 0.0, tiny, pivots)
     factors = factors + diag_embed(safe - pivots)
-    half = _triangular(factors, _identity_like(a), upper=True, transposed=True)
-    inverse = _unordered(_triangular(factors, half, upper=False, transposed=True, unit=True), order)
+    half = triangular(factors, _identity_like(a), upper=True, transposed=True)
+    inverse = unordered(triangular(factors, half, upper=False, transposed=True, unit=True), order)
     scale = sign * prod_(safe, -1)
     return unsqueeze(unsqueeze(scale, -1), -1) * inverse
 
 
 def _det_expand(a: Tensor) -> Tensor:
-    factors, _, sign = apply_all(_lu, a)
+    factors, _, sign = apply_all(lu_op, a)
     return sign * prod_(matrix_diagonal(factors), -1)
 
 
 def _sign_expand(a: Tensor) -> Tensor:
-    factors, _, sign = apply_all(_lu, a)
+    factors, _, sign = apply_all(lu_op, a)
     return sign * prod_(e.sign(matrix_diagonal(factors)), -1)
 
 
 def _logabsdet_expand(a: Tensor) -> Tensor:
-    return sum_(e.log(e.abs_(matrix_diagonal(apply_all(_lu, a)[0]))), -1)
+    return sum_(e.log(e.abs_(matrix_diagonal(apply_all(lu_op, a)[0]))), -1)
 
 
 def _per_matrix(g: Tensor) -> Tensor:
     return unsqueeze(unsqueeze(g, -1), -1)
 
 
-_MATRICES = (Sample((_GENERAL,)), Sample((_GENERAL[0].astype(np.float32),)))
+_MATRICES = (Sample((GENERAL,)), Sample((GENERAL[0].astype(np.float32),)))
 _det = define(Op(
     "det", Kind.COMPOSITE, _scalar_type, lambda a: np.asarray(np.linalg.det(a), a.dtype),
     (lambda g, out, a: _per_matrix(g) * _cofactors(a),), expand=_det_expand, samples=_MATRICES, doc="The determinant."))
@@ -643,8 +158,8 @@ def cholesky(x: TensorLike, upper: bool = False) -> Tensor:
 
     Only the symmetric part of x counts, and its gradient is symmetric.  NaN where x is not positive definite.
     """
-    factor = apply(_cholesky, _floating(x))
-    return factor if upper else _t(factor)
+    factor = apply(cholesky_op, _floating(x))
+    return factor if upper else swapped(factor)
 
 
 @public
@@ -653,7 +168,7 @@ def lu_factor(x: TensorLike) -> tuple[Tensor, Tensor]:
 
     torch.linalg.lu_factor gives LAPACK's exchanges instead of the order of the rows.
     """
-    factors, order, _ = apply_all(_lu, _floating(x))
+    factors, order, _ = apply_all(lu_op, _floating(x))
     return factors, order
 
 
@@ -667,9 +182,9 @@ def qr(x: TensorLike, mode: str = "reduced") -> tuple[Tensor, Tensor]:
         raise GraphError(f"qr: mode is 'reduced', got {mode!r}{at(user_origin())}")
     matrix = _floating(x)
     if matrix.ndim > 1 and isinstance(m := matrix.shape[-2], int) and isinstance(n := matrix.shape[-1], int) and m < n:
-        q, left = apply_all(_qr, narrow(matrix, -1, 0, m))
-        return q, concat([left, matmul(_t(q), narrow(matrix, -1, m, n - m))], -1)
-    q, upper = apply_all(_qr, matrix)
+        q, left = apply_all(qr_op, narrow(matrix, -1, 0, m))
+        return q, concat([left, matmul(swapped(q), narrow(matrix, -1, m, n - m))], -1)
+    q, upper = apply_all(qr_op, matrix)
     return q, upper
 
 
@@ -683,8 +198,8 @@ def lstsq(a: TensorLike, b: TensorLike) -> Tensor:
     matrix, right = _together("lstsq", a, b)
     if matrix.shape[-2] != right.shape[-2]:
         raise ShapeError(f"lstsq: {matrix.type} and {right.type} have different numbers of rows{at(user_origin())}")
-    q, upper = apply_all(_qr, matrix)
-    return _triangular(upper, matmul(_t(q), right), upper=True)
+    q, upper = apply_all(qr_op, matrix)
+    return triangular(upper, matmul(swapped(q), right), upper=True)
 
 
 @public
@@ -695,8 +210,8 @@ def solve_triangular(a: TensorLike, b: TensorLike, *, upper: bool, left: bool = 
     """
     matrix, right = _together("solve_triangular", a, b)
     if left:
-        return _triangular(matrix, right, upper=upper, unit=unitriangular)
-    return _t(_triangular(_t(matrix), _t(right), upper=not upper, unit=unitriangular))
+        return triangular(matrix, right, upper=upper, unit=unitriangular)
+    return swapped(triangular(swapped(matrix), swapped(right), upper=not upper, unit=unitriangular))
 
 
 @public
@@ -711,7 +226,7 @@ def solve(a: TensorLike, b: TensorLike, *, left: bool = True) -> Tensor:
         raise ShapeError(f"solve: X a = b needs a matrix b, got {right.type}{at(user_origin())}")
     matrix, right = _together("solve", matrix, unsqueeze(right, -1) if vector else right)
     if not left:
-        return _t(apply(_solve, matrix, _t(right), transposed=True))
+        return swapped(apply(_solve, matrix, swapped(right), transposed=True))
     found = apply(_solve, matrix, right, transposed=False)
     return squeeze(found, -1) if vector else found
 
@@ -752,7 +267,7 @@ def logdet(x: TensorLike) -> Tensor:
 def matrix_power(x: TensorLike, n: int) -> Tensor:
     """The n-th power of square matrices by repeated squaring; of the inverse for a negative n."""
     base = _floating(x)
-    _square(base.type)
+    square_type(base.type)
     if not isinstance(n, int):
         raise GraphError(f"matrix_power: an int is needed, got {n!r}{at(user_origin())}")
     if n == 0:
@@ -772,8 +287,8 @@ def matrix_power(x: TensorLike, n: int) -> Tensor:
 def cholesky_solve(b: TensorLike, factor: TensorLike, upper: bool = False) -> Tensor:
     """The X with A X = b, from the Cholesky factor of A: torch.cholesky_solve."""
     triangle, right = _together("cholesky_solve", factor, b)
-    first, second = (_t(triangle), triangle) if upper else (triangle, _t(triangle))
-    return _triangular(second, _triangular(first, right, upper=False), upper=True)
+    first, second = (swapped(triangle), triangle) if upper else (triangle, swapped(triangle))
+    return triangular(second, triangular(first, right, upper=False), upper=True)
 
 
 @public

@@ -1,10 +1,8 @@
-"""Sorting and searching: two ROUTINE ops, and what is composed of them.
+"""Sorting and searching: three ROUTINE ops and their public functions.
 
 Knows PyTorch's order, in which NaN is the greatest and -0.0 equals 0.0; every sort is stable, so equal elements keep
 their order.  Gradients flow through values by the positions that they came from.  Must not know how rows are shared
 out, or LLVM.
-
-What would have a size that depends on data (`unique`, `nonzero`) cannot be typed and is refused with a remedy.
 """
 
 from __future__ import annotations
@@ -15,17 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DTypeError, GraphError, ShapeError
+from ..errors import DTypeError, ShapeError
 from ..ir import Node, at, user_origin
 from ..op import Kind, Op, Sample, define
-from ..tensor import Tensor, TensorLike, apply, as_tensor, constant, public
+from ..tensor import Tensor, TensorLike, apply, as_tensor, public
 from ..types import TensorType, count, int64, promote
 from . import elementwise as e
 from .control import apply_all, results_of
-from .indexing import gather, take
-from .reductions import require_float, running_extreme, sum_
-from .sources import full_like, iota, size_of
-from .views import moveaxis, narrow, normal_axis, reshape, squeeze, synonym, unsqueeze
+from .sources import full_like
+from .views import moveaxis, narrow, normal_axis, reshape, synonym
 
 # -- sort ------------------------------------------------------------------------------------------------------------
 
@@ -189,7 +185,8 @@ _topk: Op = define(Op(
     dtypes="fib", doc="The k greatest (or least) elements of the last axis in order, and where each was; earlier ones first."))
 
 
-def _along(x: TensorLike, axis: Any, kw: dict[str, Any]) -> tuple[Tensor, int]:
+def along(x: TensorLike, axis: Any, kw: dict[str, Any]) -> tuple[Tensor, int]:
+    """The tensor and a non-negative axis, the last one by default."""
     tensor = as_tensor(x)
     axis = synonym(axis, kw, -1)
     if kw:
@@ -201,7 +198,7 @@ def _along(x: TensorLike, axis: Any, kw: dict[str, Any]) -> tuple[Tensor, int]:
 def sort(x: TensorLike, axis: int = -1, descending: bool = False, stable: bool = True, **kw: Any
          ) -> tuple[Tensor, Tensor]:
     """(values, indices) in order along an axis: torch.sort.  Always stable; NaN is the greatest."""
-    tensor, place = _along(x, axis, kw)
+    tensor, place = along(x, axis, kw)
     if not tensor.ndim:
         return tensor, full_like(tensor, 0, int64)
     values, places = apply_all(_sort, moveaxis(tensor, place, -1), descending=bool(descending))
@@ -227,7 +224,7 @@ def topk(x: TensorLike, k: int, axis: int = -1, largest: bool = True, sorted: bo
 
     Of equal elements the earlier ones are taken; PyTorch does not say which.
     """
-    tensor, place = _along(x, axis, kw)
+    tensor, place = along(x, axis, kw)
     if not tensor.ndim:
         return sort(tensor)
     size = tensor.shape[place]
@@ -238,117 +235,6 @@ def topk(x: TensorLike, k: int, axis: int = -1, largest: bool = True, sorted: bo
         return moveaxis(values, -1, place), moveaxis(places, -1, place)
     values, places = sort(tensor, place, largest)
     return narrow(values, place, 0, k), narrow(places, place, 0, k)
-
-
-# -- order statistics ------------------------------------------------------------------------------------------------
-
-
-def _kept(pair: tuple[Tensor, Tensor], place: int, keepdims: bool) -> tuple[Tensor, Tensor]:
-    values, places = pair
-    return (values, places) if keepdims else (squeeze(values, place), squeeze(places, place))
-
-
-def _keep(keepdims: bool, kw: dict[str, Any]) -> bool:
-    return bool(kw.pop("keepdim", keepdims))
-
-
-@public
-def kthvalue(x: TensorLike, k: int, axis: int = -1, keepdims: bool = False, **kw: Any) -> tuple[Tensor, Tensor]:
-    """(value, index) of the k-th least element along an axis, counted from 1: torch.kthvalue."""
-    keepdims = _keep(keepdims, kw)
-    tensor, place = _along(x, axis, kw)
-    if not tensor.ndim:
-        return sort(tensor)
-    size = tensor.shape[place]
-    if k < 1 or (isinstance(size, int) and k > size):
-        raise ShapeError(f"kthvalue: element {k} of axis {place} of {tensor.type}, counted from 1{at(user_origin())}")
-    values, places = sort(tensor, place)
-    return _kept((narrow(values, place, k - 1, 1), narrow(places, place, k - 1, 1)), place, keepdims)
-
-
-def _middle(tensor: Tensor, place: int, ignore: bool, keepdims: bool) -> tuple[Tensor, Tensor]:
-    size = tensor.shape[place]
-    if isinstance(size, int) and size == 0:
-        raise ShapeError(f"median: no elements along axis {place} of {tensor.type}{at(user_origin())}")
-    values, places = sort(tensor, place)
-    if not tensor.dtype.is_float:
-        middle = (size - 1) // 2
-        pair = narrow(values, place, middle, 1), narrow(places, place, middle, 1)
-    else:
-        numbers = sum_(e.cast(e.logical_not(e.isnan(values)), int64), place, True)  # where the first NaN stands
-        middle_number = e.maximum((numbers - 1) // 2, 0)
-        if not ignore:
-            full = size_of(size, int64)
-            middle_number = e.where(numbers < full, numbers, middle_number)
-        pair = gather(values, place, middle_number), gather(places, place, middle_number)
-    return _kept(pair, place, keepdims)
-
-
-def _median(x: TensorLike, axis: Any, keepdims: bool, ignore: bool, kw: dict[str, Any]) -> Any:
-    keepdims = _keep(keepdims, kw)
-    axis = synonym(axis, kw)
-    tensor, place = _along(x, -1 if axis is None else axis, kw)
-    if axis is None:
-        return _middle(reshape(tensor, -1), 0, ignore, False)[0]
-    return _middle(tensor, place, ignore, keepdims) if tensor.ndim else sort(tensor)
-
-
-@public
-def median(x: TensorLike, axis: int | None = None, keepdims: bool = False, **kw: Any) -> Any:
-    """The lower median of all elements, or (values, indices) along an axis; NaN where there is one: torch.median."""
-    return _median(x, axis, keepdims, False, kw)
-
-
-@public
-def nanmedian(x: TensorLike, axis: int | None = None, keepdims: bool = False, **kw: Any) -> Any:
-    """The lower median of what is not NaN, of all elements, or (values, indices) along an axis."""
-    return _median(x, axis, keepdims, True, kw)
-
-
-INTERPOLATIONS = ("linear", "lower", "higher", "midpoint", "nearest")
-
-
-@public
-def quantile(x: TensorLike, q: TensorLike, axis: int | None = None, keepdims: bool = False, *,
-             interpolation: str = "linear", **kw: Any) -> Tensor:
-    """The q-quantiles (0 <= q <= 1) along an axis, or of all elements; NaN where there is one: torch.quantile.
-
-    A 1-d q gives a result with a leading axis of q's size.
-    """
-    keepdims = _keep(keepdims, kw)
-    axis = synonym(axis, kw)
-    if interpolation not in INTERPOLATIONS:
-        raise GraphError(f"quantile: interpolation is one of {', '.join(INTERPOLATIONS)}, got {interpolation!r}"
-                         f"{at(user_origin())}")
-    tensor, place = _along(x, -1 if axis is None else axis, kw)
-    require_float(tensor, "quantile")
-    rank = tensor.ndim
-    if axis is None or not rank:
-        tensor, place = reshape(tensor, -1), 0
-    at_q = e.cast(q, tensor.dtype) if isinstance(q, Tensor) else constant(np.asarray(q), tensor.dtype)
-    if at_q.ndim > 1:
-        raise ShapeError(f"quantile: q is a number or 1-d, got {at_q.type}{at(user_origin())}")
-    last = size_of(tensor.shape[place], tensor.dtype) - 1
-    values = moveaxis(sort(tensor, place)[0], place, -1)
-    rank_of = reshape(at_q, -1) * last
-    if interpolation == "nearest":
-        rank_of = e.round_(rank_of)
-    elif interpolation == "lower":
-        rank_of = e.floor(rank_of)
-    elif interpolation == "higher":
-        rank_of = e.ceil(rank_of)
-    below = e.floor(rank_of)
-    low = take(values, e.cast(below, int64), -1)
-    high = take(values, e.cast(e.ceil(rank_of), int64), -1)
-    part = full_like(rank_of, 0.5) if interpolation == "midpoint" else rank_of - below
-    result = low + (high - low) * part if interpolation in ("linear", "midpoint") else low
-    greatest = narrow(values, -1, values.shape[-1] - 1, 1)
-    result = e.where(e.isnan(greatest), greatest, result)
-    result = moveaxis(result, -1, 0)  # [q, the other axes]
-    if keepdims:
-        result = (unsqueeze(result, place + 1) if axis is not None and rank else
-                  reshape(result, (result.shape[0], *(1,) * rank)))
-    return squeeze(result, 0) if at_q.ndim == 0 else result
 
 
 # -- searching -------------------------------------------------------------------------------------------------------
@@ -422,58 +308,3 @@ def searchsorted(ordered: TensorLike, values: TensorLike, right: bool = False, *
 def bucketize(x: TensorLike, boundaries: TensorLike, *, right: bool = False) -> Tensor:
     """int64 number of the bucket between 1-d boundaries in which each element lies: torch.bucketize."""
     return searchsorted(boundaries, x, right)
-
-
-# -- running extremes ------------------------------------------------------------------------------------------------
-
-
-def _running(x: TensorLike, axis: Any, least: bool, kw: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    tensor, place = _along(x, axis, kw)
-    if not tensor.ndim:
-        return tensor, full_like(tensor, 0, int64)
-    best = running_extreme(tensor, place, least)
-    newest = tensor == best
-    if tensor.dtype.is_float:
-        newest = newest | e.isnan(tensor)
-    position = iota(tensor.shape, place)
-    places = running_extreme(e.where(newest, position, 0), place, False)
-    return gather(tensor, place, places), places
-
-
-@public
-def cummax(x: TensorLike, axis: int = -1, **kw: Any) -> tuple[Tensor, Tensor]:
-    """(values, indices) of the greatest element so far along an axis, the latest of equal ones: torch.cummax."""
-    return _running(x, axis, False, kw)
-
-
-@public
-def cummin(x: TensorLike, axis: int = -1, **kw: Any) -> tuple[Tensor, Tensor]:
-    """(values, indices) of the least element so far along an axis, the latest of equal ones: torch.cummin."""
-    return _running(x, axis, True, kw)
-
-
-# -- what cannot be typed --------------------------------------------------------------------------------------------
-
-
-def _unknown_size(name: str, remedy: str) -> GraphError:
-    return GraphError(f"{name}: the size of its result depends on data, which a static graph cannot have; {remedy}"
-                      f"{at(user_origin())}")
-
-
-@public
-def unique(x: TensorLike, *_: Any, **__: Any) -> Tensor:
-    """Refused: the size of the result depends on data.  `sort` and a comparison of neighbours mark first occurrences."""
-    raise _unknown_size("unique", "sort, and compare neighbours to mark the first of each run")
-
-
-@public
-def nonzero(x: TensorLike, *_: Any, **__: Any) -> Tensor:
-    """Refused: the size of the result depends on data.  Use the mask itself with `where`, or `topk` of it."""
-    raise _unknown_size("nonzero", "use graphc.where with the mask, or topk(mask, k) for at most k positions")
-
-
-@public
-def masked_select(x: TensorLike, *_: Any, **__: Any) -> Tensor:
-    """Refused: the size of the result depends on data.  Use `where` to put a neutral value where the mask is false."""
-    raise _unknown_size("masked_select", "use graphc.where to put a neutral value where the mask is false")
-
