@@ -308,7 +308,7 @@ class Tensor:
 
     # -- order, rows and columns, linear algebra ---------------------------------------------------------------
 
-    def sort(self, axis: int = -1, descending: bool = False, stable: bool = True, **kw: Any) -> tuple[Tensor, Tensor]:
+    def sort(self, axis: int = -1, descending: bool = False, stable: bool = True, **kw: Any) -> Any:
         """(values, indices) in order along an axis; stable, NaN greatest."""
         return FUNCTIONS["sort"](self, axis, descending, stable, **kw)
 
@@ -316,11 +316,11 @@ class Tensor:
         """The int64 positions that put an axis in order."""
         return FUNCTIONS["argsort"](self, axis, descending, stable, **kw)
 
-    def topk(self, k: int, axis: int = -1, largest: bool = True, sorted: bool = True, **kw: Any) -> tuple[Tensor, Tensor]:
+    def topk(self, k: int, axis: int = -1, largest: bool = True, sorted: bool = True, **kw: Any) -> Any:
         """(values, indices) of the k greatest (or least) elements along an axis."""
         return FUNCTIONS["topk"](self, k, axis, largest, sorted, **kw)
 
-    def kthvalue(self, k: int, axis: int = -1, keepdims: bool = False, **kw: Any) -> tuple[Tensor, Tensor]:
+    def kthvalue(self, k: int, axis: int = -1, keepdims: bool = False, **kw: Any) -> Any:
         """(value, index) of the k-th least element along an axis, counted from 1."""
         return FUNCTIONS["kthvalue"](self, k, axis, keepdims, **kw)
 
@@ -332,8 +332,8 @@ class Tensor:
         """The q-quantiles along an axis, or of all elements."""
         return FUNCTIONS["quantile"](self, q, axis, keepdims, **kw)
 
-    def cummax(self, axis: int = -1, **kw: Any) -> tuple[Tensor, Tensor]: return FUNCTIONS["cummax"](self, axis, **kw)
-    def cummin(self, axis: int = -1, **kw: Any) -> tuple[Tensor, Tensor]: return FUNCTIONS["cummin"](self, axis, **kw)
+    def cummax(self, axis: int = -1, **kw: Any) -> Any: return FUNCTIONS["cummax"](self, axis, **kw)
+    def cummin(self, axis: int = -1, **kw: Any) -> Any: return FUNCTIONS["cummin"](self, axis, **kw)
 
     def logcumsumexp(self, axis: int | None = None, **kw: Any) -> Tensor:
         """log of the running sum of exponentials along an axis."""
@@ -404,7 +404,7 @@ class Tensor:
     def inverse(self) -> Tensor: return FUNCTIONS["inv"](self)
     def det(self) -> Tensor: return FUNCTIONS["det"](self)
     def logdet(self) -> Tensor: return FUNCTIONS["logdet"](self)
-    def slogdet(self) -> tuple[Tensor, Tensor]: return FUNCTIONS["slogdet"](self)
+    def slogdet(self) -> Any: return FUNCTIONS["slogdet"](self)
     def matrix_power(self, n: int) -> Tensor: return FUNCTIONS["matrix_power"](self, n)
 
     def lerp(self, end: TensorLike, weight: TensorLike) -> Tensor: return FUNCTIONS["lerp"](self, end, weight)

@@ -270,7 +270,7 @@ CHECKED: dict[str, tuple[Callable[..., Any], list[np.ndarray]]] = {
     "logdet": (graphc.logdet, [definite(3)]),
     "matrix_power": (lambda x: graphc.matrix_power(x, -2), [GENERAL]),
     "qr": (lambda x: graphc.linalg.qr(x), [GENERAL]),
-    "lstsq": (graphc.linalg.lstsq, [rng.normal(size=(5, 3)), rng.normal(size=(5, 2))]),
+    "lstsq": (lambda a, b: graphc.linalg.lstsq(a, b), [rng.normal(size=(5, 3)), rng.normal(size=(5, 2))]),
     "lu": (lambda x: graphc.linalg.lu_factor(x)[0], [GENERAL]),
 }
 
@@ -348,6 +348,18 @@ def test_what_does_not_fit_is_said(build: Callable[..., Any], message: str) -> N
     with pytest.raises(graphc.GraphError, match=message) as caught:
         build(x)
     assert "test_routines.py" in str(caught.value)
+
+
+def test_results_have_names() -> None:
+    x = graphc.placeholder("x", (4, 3), "float64")
+    value = rng.normal(size=(4, 3))
+    fields = [x.sort().indices, x.topk(2, 0).values, x.median(1).values, graphc.linalg.qr(x).R,
+              graphc.linalg.slogdet(x[:3]).logabsdet, graphc.linalg.lstsq(x, x[:, :1] * 2.0).residuals]
+    found = graphc.function([x], fields)(value)
+    np.testing.assert_array_equal(found[0], np.argsort(value, -1))
+    np.testing.assert_allclose(found[-2], np.linalg.slogdet(value[:3]).logabsdet, rtol=1e-10)
+    np.testing.assert_allclose(found[-1], [0.0], atol=1e-12)
+    assert graphc.function([x], x.sort())(value)[1].dtype == np.int64  # several results are several outputs
 
 
 def test_open_batches() -> None:

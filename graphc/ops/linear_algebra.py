@@ -9,6 +9,8 @@ which `check_numerics=True` reports, while the other members of the batch are co
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from ..errors import GraphError, ShapeError
@@ -133,6 +135,27 @@ _logabsdet = define(Op(
     doc="The logarithm of the determinant's magnitude; -inf of a singular matrix."))
 
 
+class SignAndLogarithm(NamedTuple):
+    """The sign of a determinant, and the logarithm of its magnitude."""
+
+    sign: Tensor
+    logabsdet: Tensor
+
+
+class QR(NamedTuple):
+    """Orthonormal columns, and an upper triangle."""
+
+    Q: Tensor
+    R: Tensor
+
+
+class LeastSquares(NamedTuple):
+    """What makes a sum of squares least, and that sum."""
+
+    solution: Tensor
+    residuals: Tensor
+
+
 # -- public functions ------------------------------------------------------------------------------------------------
 
 
@@ -173,7 +196,7 @@ def lu_factor(x: TensorLike) -> tuple[Tensor, Tensor]:
 
 
 @public
-def qr(x: TensorLike, mode: str = "reduced") -> tuple[Tensor, Tensor]:
+def qr(x: TensorLike, mode: str = "reduced") -> QR:
     """(Q, R) with Q R = x, Q's columns orthonormal and R upper triangular: torch.linalg.qr in its reduced form.
 
     The gradient needs full rank of the first min(m, n) columns.
@@ -183,14 +206,15 @@ def qr(x: TensorLike, mode: str = "reduced") -> tuple[Tensor, Tensor]:
     matrix = _floating(x)
     if matrix.ndim > 1 and isinstance(m := matrix.shape[-2], int) and isinstance(n := matrix.shape[-1], int) and m < n:
         q, left = apply_all(qr_op, narrow(matrix, -1, 0, m))
-        return q, concat([left, matmul(swapped(q), narrow(matrix, -1, m, n - m))], -1)
-    q, upper = apply_all(qr_op, matrix)
-    return q, upper
+        return QR(q, concat([left, matmul(swapped(q), narrow(matrix, -1, m, n - m))], -1))
+    return QR(*apply_all(qr_op, matrix))
 
 
 @public
-def lstsq(a: TensorLike, b: TensorLike) -> Tensor:
-    """The X that makes the norm of a X - b least, by QR: the solution of torch.linalg.lstsq.
+def lstsq(a: TensorLike, b: TensorLike) -> LeastSquares:
+    """(solution, residuals): the X that makes the squares of a X - b least, by QR, and their sum for each column.
+
+    torch.linalg.lstsq gives a rank and singular values too.
 
     a   [.., m, n] with m >= n, of full rank (a zero on R's diagonal gives inf or NaN)
     b   [.., m, columns]
@@ -199,7 +223,8 @@ def lstsq(a: TensorLike, b: TensorLike) -> Tensor:
     if matrix.shape[-2] != right.shape[-2]:
         raise ShapeError(f"lstsq: {matrix.type} and {right.type} have different numbers of rows{at(user_origin())}")
     q, upper = apply_all(qr_op, matrix)
-    return triangular(upper, matmul(swapped(q), right), upper=True)
+    found = triangular(upper, matmul(swapped(q), right), upper=True)
+    return LeastSquares(found, sum_(e.square(matmul(matrix, found) - right), -2))
 
 
 @public
@@ -250,10 +275,10 @@ def det(x: TensorLike) -> Tensor:
 
 
 @public
-def slogdet(x: TensorLike) -> tuple[Tensor, Tensor]:
+def slogdet(x: TensorLike) -> SignAndLogarithm:
     """(sign, logarithm of the magnitude) of the determinant: torch.linalg.slogdet; (0, -inf) of a singular matrix."""
     matrix = _floating(x)
-    return apply(_det_sign, matrix), apply(_logabsdet, matrix)
+    return SignAndLogarithm(apply(_det_sign, matrix), apply(_logabsdet, matrix))
 
 
 @public

@@ -18,16 +18,16 @@ from ..types import int64
 from . import elementwise as e
 from .indexing import gather, take
 from .reductions import require_float, running_extreme, sum_
-from .sorting import along, sort
+from .sorting import Chosen, along, sort
 from .sources import full_like, iota, size_of
 from .views import moveaxis, narrow, reshape, squeeze, synonym, unsqueeze
 
 # -- order statistics ------------------------------------------------------------------------------------------------
 
 
-def _kept(pair: tuple[Tensor, Tensor], place: int, keepdims: bool) -> tuple[Tensor, Tensor]:
+def _kept(pair: tuple[Tensor, Tensor], place: int, keepdims: bool) -> Chosen:
     values, places = pair
-    return (values, places) if keepdims else (squeeze(values, place), squeeze(places, place))
+    return Chosen(values, places) if keepdims else Chosen(squeeze(values, place), squeeze(places, place))
 
 
 def _keep(keepdims: bool, kw: dict[str, Any]) -> bool:
@@ -35,7 +35,7 @@ def _keep(keepdims: bool, kw: dict[str, Any]) -> bool:
 
 
 @public
-def kthvalue(x: TensorLike, k: int, axis: int = -1, keepdims: bool = False, **kw: Any) -> tuple[Tensor, Tensor]:
+def kthvalue(x: TensorLike, k: int, axis: int = -1, keepdims: bool = False, **kw: Any) -> Chosen:
     """(value, index) of the k-th least element along an axis, counted from 1: torch.kthvalue."""
     keepdims = _keep(keepdims, kw)
     tensor, place = along(x, axis, kw)
@@ -48,7 +48,7 @@ def kthvalue(x: TensorLike, k: int, axis: int = -1, keepdims: bool = False, **kw
     return _kept((narrow(values, place, k - 1, 1), narrow(places, place, k - 1, 1)), place, keepdims)
 
 
-def _middle(tensor: Tensor, place: int, ignore: bool, keepdims: bool) -> tuple[Tensor, Tensor]:
+def _middle(tensor: Tensor, place: int, ignore: bool, keepdims: bool) -> Chosen:
     size = tensor.shape[place]
     if isinstance(size, int) and size == 0:
         raise ShapeError(f"median: no elements along axis {place} of {tensor.type}{at(user_origin())}")
@@ -136,27 +136,27 @@ def quantile(x: TensorLike, q: TensorLike, axis: int | None = None, keepdims: bo
 # -- running extremes ------------------------------------------------------------------------------------------------
 
 
-def _running(x: TensorLike, axis: Any, least: bool, kw: dict[str, Any]) -> tuple[Tensor, Tensor]:
+def _running(x: TensorLike, axis: Any, least: bool, kw: dict[str, Any]) -> Chosen:
     tensor, place = along(x, axis, kw)
     if not tensor.ndim:
-        return tensor, full_like(tensor, 0, int64)
+        return Chosen(tensor, full_like(tensor, 0, int64))
     best = running_extreme(tensor, place, least)
     newest = tensor == best
     if tensor.dtype.is_float:
         newest = newest | e.isnan(tensor)
     position = iota(tensor.shape, place)
     places = running_extreme(e.where(newest, position, 0), place, False)
-    return gather(tensor, place, places), places
+    return Chosen(gather(tensor, place, places), places)
 
 
 @public
-def cummax(x: TensorLike, axis: int = -1, **kw: Any) -> tuple[Tensor, Tensor]:
+def cummax(x: TensorLike, axis: int = -1, **kw: Any) -> Chosen:
     """(values, indices) of the greatest element so far along an axis, the latest of equal ones: torch.cummax."""
     return _running(x, axis, False, kw)
 
 
 @public
-def cummin(x: TensorLike, axis: int = -1, **kw: Any) -> tuple[Tensor, Tensor]:
+def cummin(x: TensorLike, axis: int = -1, **kw: Any) -> Chosen:
     """(values, indices) of the least element so far along an axis, the latest of equal ones: torch.cummin."""
     return _running(x, axis, True, kw)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import ceil, log2
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,6 +22,14 @@ from . import elementwise as e
 from .control import apply_all, results_of
 from .sources import full_like
 from .views import moveaxis, narrow, normal_axis, reshape, synonym
+
+
+class Chosen(NamedTuple):
+    """Elements, and the int64 positions that they had along the axis."""
+
+    values: Tensor
+    indices: Tensor
+
 
 # -- sort ------------------------------------------------------------------------------------------------------------
 
@@ -196,13 +204,13 @@ def along(x: TensorLike, axis: Any, kw: dict[str, Any]) -> tuple[Tensor, int]:
 
 @public
 def sort(x: TensorLike, axis: int = -1, descending: bool = False, stable: bool = True, **kw: Any
-         ) -> tuple[Tensor, Tensor]:
+         ) -> Chosen:
     """(values, indices) in order along an axis: torch.sort.  Always stable; NaN is the greatest."""
     tensor, place = along(x, axis, kw)
     if not tensor.ndim:
-        return tensor, full_like(tensor, 0, int64)
+        return Chosen(tensor, full_like(tensor, 0, int64))
     values, places = apply_all(_sort, moveaxis(tensor, place, -1), descending=bool(descending))
-    return moveaxis(values, -1, place), moveaxis(places, -1, place)
+    return Chosen(moveaxis(values, -1, place), moveaxis(places, -1, place))
 
 
 @public
@@ -219,7 +227,7 @@ def msort(x: TensorLike) -> Tensor:
 
 @public
 def topk(x: TensorLike, k: int, axis: int = -1, largest: bool = True, sorted: bool = True, **kw: Any
-         ) -> tuple[Tensor, Tensor]:
+         ) -> Chosen:
     """(values, indices) of the k greatest (or least) elements along an axis, in order: torch.topk.
 
     Of equal elements the earlier ones are taken; PyTorch does not say which.
@@ -232,9 +240,9 @@ def topk(x: TensorLike, k: int, axis: int = -1, largest: bool = True, sorted: bo
         raise ShapeError(f"topk: {k} elements of axis {place} of {tensor.type}{at(user_origin())}")
     if 0 < k <= FEW and isinstance(size, int) and size >= 4 * k:
         values, places = apply_all(_topk, moveaxis(tensor, place, -1), k=int(k), largest=bool(largest))
-        return moveaxis(values, -1, place), moveaxis(places, -1, place)
+        return Chosen(moveaxis(values, -1, place), moveaxis(places, -1, place))
     values, places = sort(tensor, place, largest)
-    return narrow(values, place, 0, k), narrow(places, place, 0, k)
+    return Chosen(narrow(values, place, 0, k), narrow(places, place, 0, k))
 
 
 # -- searching -------------------------------------------------------------------------------------------------------
