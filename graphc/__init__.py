@@ -28,8 +28,8 @@ from .types import Dim, DType, bool_, float32, float64, int32, int64
 __version__ = "0.1.0"
 __all__ = ["CheckpointError", "DType", "DTypeError", "Dim", "FeedError", "GraphError", "NumericsError", "Parameter",
            "Program", "ShapeError", "Tensor", "autograd", "bool_", "cond", "constant", "float32", "float64", "fori_loop",
-           "function", "grad", "hessian", "hvp", "int32", "int64", "jacobian", "jvp", "linalg", "nn", "ops", "optim", "parameter",
-           "parse", "placeholder", "scan", "state", "train_step", "vjp"]
+           "function", "grad", "hessian", "hvp", "int32", "int64", "jacobian", "jvp", "linalg", "nn", "ops", "optim",
+           "parameter", "parse", "placeholder", "scan", "state", "train_step", "vjp"]
 _FUNCTIONS["mark_backward"] = _mark_backward
 vars(nn)["Graph"] = _Graph  # these two stand above the driver, which stands above the packages where users look for them
 vars(optim)["LBFGS"] = _LBFGS

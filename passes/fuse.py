@@ -10,7 +10,7 @@ graph would have a cycle).  What another cluster reads is stored, unless computi
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 

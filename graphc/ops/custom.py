@@ -113,7 +113,7 @@ def _checked(argument: Tensor, cotangent: Any, what: str) -> Tensor | None:
 
 
 @public
-class custom_vjp:  # noqa: N801  # the name that JAX users know
+class custom_vjp:
     """A function of tensors with a gradient rule of its own, as jax.custom_vjp; also a decorator.
 
     function(*args) gives a tensor, or tuples, lists and dicts of them.  ``f.defvjp(forward, backward)`` gives the rule:
