@@ -75,9 +75,13 @@ class Function:
             found = cls.backward(ctx, *(cotangent if isinstance(cotangent, (tuple, list)) else (cotangent,)))
             return tuple(found) if isinstance(found, (tuple, list)) else (found,)
 
-        for made, source in ((function, cls.forward), (forward, cls.forward), (backward, cls.backward)):
-            made.__name__ = cls.__name__ if made is function else f"{cls.__name__}.{source.__name__}"
-            made.__wrapped__ = source  # type: ignore[attr-defined]
-        custom = custom_vjp(function)
-        custom.defvjp(forward, backward)
+        custom = custom_vjp(_named(function, cls.__name__, cls.forward))
+        custom.defvjp(_named(forward, f"{cls.__name__}.forward", cls.forward),
+                      _named(backward, f"{cls.__name__}.backward", cls.backward))
         return custom
+
+
+def _named(function: Any, name: str, source: Any) -> Any:
+    """The function under a name and with the source line that messages give."""
+    function.__name__, function.__wrapped__ = name, source
+    return function

@@ -314,7 +314,7 @@ class Rewriting:
 
     def _awaited(self) -> dict[Node, Node]:
         """For each group a value after which its second computation may start: what its first reader waits for as well."""
-        history, due = self.history, {}
+        history, due = self.history, dict[Node, int]()
         for node, step in history.needed.items():
             if node in self.group:
                 due[self.group[node]] = min(due.get(self.group[node], step), step)
