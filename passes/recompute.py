@@ -83,7 +83,7 @@ def _attempts(base: Fitted, fused: Fused, lay_out: LayOut) -> Iterator[tuple[Fit
     fruitless, least = 0, plan.arena_bytes
     for count in (1, *SEGMENTS):
         borders = history.borders(count)
-        for price in PRICES if count == 1 else PRICES[-3::2]:
+        for price in PRICES[:4] if count == 1 else PRICES[-3::2]:  # a chain at once would need what it saves
             choice = history.choose(borders, price)
             if not choice or choice in seen:
                 continue
