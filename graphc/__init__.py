@@ -12,7 +12,7 @@ _root = _Path(__file__).resolve().parent.parent
 if (_root / "pyproject.toml").exists() and (_root / "passes").is_dir() and str(_root) not in __path__:
     __path__.append(str(_root))  # a checkout: graphc.passes and graphc.runtime are the folders beside this one
 
-from . import linalg, nn, ops, optim
+from . import autograd, linalg, nn, ops, optim
 from .driver import Program, function, train_step
 from .errors import CheckpointError, DTypeError, FeedError, GraphError, NumericsError, ShapeError
 from .lbfgs import LBFGS as _LBFGS
@@ -27,9 +27,9 @@ from .types import Dim, DType, bool_, float32, float64, int32, int64
 
 __version__ = "0.1.0"
 __all__ = ["CheckpointError", "DType", "DTypeError", "Dim", "FeedError", "GraphError", "NumericsError", "Parameter",
-           "Program", "ShapeError", "Tensor", "bool_", "cond", "constant", "float32", "float64", "fori_loop", "function",
-           "grad", "hessian", "hvp", "int32", "int64", "jacobian", "jvp", "linalg", "nn", "ops", "optim", "parameter", "parse",
-           "placeholder", "scan", "state", "train_step", "vjp"]
+           "Program", "ShapeError", "Tensor", "autograd", "bool_", "cond", "constant", "float32", "float64", "fori_loop",
+           "function", "grad", "hessian", "hvp", "int32", "int64", "jacobian", "jvp", "linalg", "nn", "ops", "optim",
+           "parameter", "parse", "placeholder", "scan", "state", "train_step", "vjp"]
 _FUNCTIONS["mark_backward"] = _mark_backward
 vars(nn)["Graph"] = _Graph  # these two stand above the driver, which stands above the packages where users look for them
 vars(optim)["LBFGS"] = _LBFGS

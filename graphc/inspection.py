@@ -18,9 +18,11 @@ from .plan import Form, Kernel, Loop, Plan, Role
 from .text import format_graph, format_json, format_plan
 
 if TYPE_CHECKING:
+    from .passes.recompute import Recomputed
     from .program import Program, Specialized
 
 STAGES = ("forward", "gradient", "update", "simplified", "plan", "llvm", "asm")
+SHOWN_VALUES = 12  # kinds of recomputed values that a report lists
 FORMATS = ("text", "dot", "svg", "png", "html", "json")
 
 
@@ -128,6 +130,22 @@ def why_unfused(plan: Plan, kernel: Kernel) -> str:
     return f"its result is stored: read by {', '.join(readers)}" if readers else ""
 
 
+def recomputed_lines(cost: Recomputed, budget: int | None) -> list[str]:
+    """What is computed again to meet the memory budget, and what that costs."""
+    (before, after), (arena, now) = cost.operations, cost.arena
+    lines = [f"  to fit {_bytes(budget or now)}, {len(cost.values)} values are computed again instead of kept: temporaries "
+             f"{_bytes(arena)} -> {_bytes(now)}, {after - before:,} operations more ({after / before:.2f} x)"]
+    kinds: dict[str, list[int]] = {}
+    for what, size in cost.values:
+        kinds.setdefault(what, []).append(size)
+    for what, found in sorted(kinds.items(), key=lambda item: -sum(item[1]))[:SHOWN_VALUES]:
+        many = f"{len(found)} x " if len(found) > 1 else ""
+        lines.append(f"    {many}{what} ({_bytes(sum(found))})")
+    if len(kinds) > SHOWN_VALUES:
+        lines.append(f"    and {len(kinds) - SHOWN_VALUES} more")
+    return lines
+
+
 def report(program: Program, sizes: Mapping[str, int]) -> str:
     """What the compiler did with the program, kernel by kernel, and why."""
     from .program import sizes_for
@@ -140,8 +158,13 @@ def report(program: Program, sizes: Mapping[str, int]) -> str:
              f"  {len(program.graph.nodes)} nodes as built, {len(special.graph.nodes)} simplified, "
              f"{len(plan.kernels)} kernels, {plan.flops:,} operations a step"]
     ratio = plan.arena_bytes / plan.live_bytes if plan.live_bytes else 1.0
+    memory = special.memory
     lines.append(f"  temporaries {_bytes(plan.arena_bytes)} ({ratio:.2f} x the largest live set), "
-                 f"parameters and states {_bytes(sum(b.bytes for b in plan.cells))}")
+                 f"parameters and states {_bytes(memory.cells)}")
+    lines.append(f"  inputs and outputs {_bytes(memory.inputs + memory.outputs)}, constants {_bytes(memory.constants)}, "
+                 f"scratch {_bytes(memory.scratch)}: {_bytes(memory.total)} in all")
+    if special.recomputed is not None:
+        lines += recomputed_lines(special.recomputed, program.memory_budget)
     in_place = sum(1 for b, home in plan.aliases.items() if home.role is Role.CELL)
     lines.append(f"  {in_place} of {len(special.graph.updates)} updates in place, {len(plan.copies)} copies")
     if getattr(special.executable, "unrolled", False):

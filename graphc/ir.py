@@ -82,9 +82,9 @@ class Cell:
 
     __slots__ = ("__weakref__", "array", "name", "trainable", "type", "version")
 
-    def __init__(self, name: str, array: np.ndarray, trainable: bool) -> None:
+    def __init__(self, name: str, array: np.ndarray, trainable: bool, dtype: DType | None = None) -> None:
         self.name, self.trainable = name, trainable
-        self.array = np.array(array, order="C", copy=True)
+        self.array = np.array(array, None if dtype is None else dtype.numpy, order="C", copy=True)
         self.type = TensorType(_dtype_of(self.array), self.array.shape)
         self.version = 0  # grows with every assignment from Python
 
@@ -201,6 +201,11 @@ def make(op: Op, inputs: Sequence[Node] = (), attributes: Mapping[str, Any] | No
     node.phase, node.scope = phase.get(), scope.get()
     with _lock:
         return _table.setdefault(key, node)
+
+
+def next_number() -> int:
+    """A number that is higher than every node's so far and lower than that of every node to come."""
+    return next(_numbers)
 
 
 def _infer(op: Op, inputs: Sequence[Node], attributes: dict[str, Any], graphs: Sequence[Graph],

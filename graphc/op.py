@@ -121,11 +121,13 @@ class Op:
                 g a list with None for results without cotangent, and out the node itself.
                 With nested graphs: ``f(g, node, wanted, pull)``, which gives {input: cotangent} for the wanted inputs;
                 ``pull(outputs, cotangents, inputs)`` pulls back through nodes of a nested graph
+    passes      where vjp is one callable: ``passes(position, **attributes)`` says whether a gradient flows to that
+                input; to all of them unless given
     scalar      MAP: ``scalar(s, *values, **attributes)`` over a ScalarBuilder
     fold        REDUCE, PREFIX: the body
     index       VIEW: ``index(indices, input_type, **attributes) -> (indices, guard)``; maps an element of the
-                result to an element of the operand.  guard is a list of (index, low, high) that must hold low <= index
-                < high, else the element is the attribute ``fill``
+                result to an element of the first operand (others are only waited for).  guard is a list of (index, low,
+                high) that must hold low <= index < high, else the element is the attribute ``fill``
     routine     ROUTINE: ``routine(r, inputs, outputs, types, **attributes)`` over a RoutineBuilder
     core        ROUTINE: how many last axes of the first result one run of the algorithm makes; the axes before them
                 are the batch, with which every operand and every result begins
@@ -150,6 +152,7 @@ class Op:
     core: int = 1
     operations: Callable[..., int] | None = None
     expand: Callable[..., Any] | None = None
+    passes: Callable[..., bool] | None = None
     commutes: bool = False
     domain: tuple[tuple[float, float], ...] = ()
     smooth: bool = True
@@ -168,9 +171,11 @@ class Op:
         positional = [p for p in signature(self.scalar).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
         return len(positional) - 1  # without the builder
 
-    def has_gradient(self, position: int) -> bool:
-        """Whether a gradient rule exists for the input at this position."""
-        return True if callable(self.vjp) else position < len(self.vjp) and self.vjp[position] is not None
+    def has_gradient(self, position: int, attributes: Mapping[str, Any] | None = None) -> bool:
+        """Whether a gradient rule exists for the input at this position of a node with these attributes."""
+        if callable(self.vjp):
+            return self.passes is None or attributes is None or self.passes(position, **attributes)
+        return position < len(self.vjp) and self.vjp[position] is not None
 
 
 REGISTRY: dict[str, Op] = {}

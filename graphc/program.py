@@ -22,7 +22,8 @@ from .ir import Cell, Graph, Node, at, make, user_origin
 from .op import REGISTRY
 from .passes.cost import flops
 from .passes.pipeline import Pipeline
-from .plan import Plan
+from .passes.recompute import Recomputed, refusal
+from .plan import Buffer, Plan
 from .runtime.interpreter import compute
 from .runtime.program import Executable, Interpreted
 from .tensor import Parameter, Tensor, as_tensor
@@ -69,6 +70,30 @@ class Structure:
 
 
 @dataclass(frozen=True)
+class Memory:
+    """Bytes that a program for fixed sizes needs.
+
+    cells      parameters, slots and other states
+    arena      temporaries of one step
+    inputs     one set of arrays that are fed
+    outputs    one set of arrays that are returned
+    constants  large ones, that do not stand in the code
+    scratch    packed operands and partial sums of the backend, for all threads
+    """
+
+    cells: int
+    arena: int
+    inputs: int
+    outputs: int
+    constants: int
+    scratch: int
+
+    @property
+    def total(self) -> int:
+        return self.cells + self.arena + self.inputs + self.outputs + self.constants + self.scratch
+
+
+@dataclass(frozen=True)
 class Specialized:
     """A program for fixed sizes of its open dimensions."""
 
@@ -77,11 +102,23 @@ class Specialized:
     plan: Plan
     executable: Executable
     seconds: dict[str, float]
+    recomputed: Recomputed | None = None  # what was given to meet the memory budget
 
     @property
     def memory_bytes(self) -> int:
         """Bytes of temporaries: the arena of one step."""
         return self.plan.arena_bytes
+
+    @property
+    def memory(self) -> Memory:
+        """Everything that a step needs, by what it is for."""
+        plan = self.plan
+
+        def bytes_of(buffers: Sequence[Buffer]) -> int:
+            return sum(b.bytes for b in buffers)
+
+        return Memory(bytes_of(plan.cells), plan.arena_bytes, bytes_of(plan.inputs), bytes_of(plan.outputs),
+                      bytes_of(plan.constants), self.executable.scratch_bytes)
 
     @property
     def flops(self) -> int:
@@ -152,18 +189,24 @@ class Program:
         if known is None:
             pipeline = Pipeline()
             graph = pipeline.concrete(self.simplified, sizes)
-            tiny = False
+            tiny, whole = False, graph
             if self.backend == "native":
                 from .runtime.native.unroll import scalar_operations
 
                 tiny = scalar_operations(graph, flops) is not None
                 if not tiny:
                     graph = pipeline.chunked(self.simplified, graph, sizes)
-            plan = pipeline.plan(graph)
-            if self.memory_budget is not None and plan.arena_bytes > self.memory_budget:
-                given = ", ".join(f"{k}={v}" for k, v in sizes.items()) or "these sizes"
-                raise GraphError(f"{self.name} needs {plan.arena_bytes:,} bytes of temporaries for {given}, the memory "
-                                 f"budget is {self.memory_budget:,}; use a smaller batch{at(user_origin())}")
+            cost = None
+            if self.memory_budget is None:
+                plan = pipeline.plan(graph)
+            else:
+                fitted = pipeline.fit(graph, self.memory_budget)
+                if fitted.plan.arena_bytes > self.memory_budget and whole is not graph:
+                    fitted = min(fitted, pipeline.fit(whole, self.memory_budget), key=lambda f: f.plan.arena_bytes)
+                graph, plan, cost = fitted.graph, fitted.plan, fitted.cost
+                if plan.arena_bytes > self.memory_budget:
+                    given = ", ".join(f"{k}={v}" for k, v in sizes.items()) or "these sizes"
+                    raise GraphError(f"{self.name} {refusal(given, self.memory_budget, fitted)}{at(user_origin())}")
             executable: Executable
             if self.backend == "native":
                 from .runtime.native.executable import Native
@@ -174,7 +217,7 @@ class Program:
                 pipeline.seconds.update(executable.seconds)
             else:
                 executable = Interpreted(graph, plan)
-            known = self._cache[key] = Specialized(dict(sizes), graph, plan, executable, pipeline.seconds)
+            known = self._cache[key] = Specialized(dict(sizes), graph, plan, executable, pipeline.seconds, cost)
         return known
 
     # -- running -----------------------------------------------------------------------------------------------

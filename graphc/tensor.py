@@ -530,16 +530,16 @@ def parameter(name: str, value: Any, dtype: DTypeLike | None = None, *, trainabl
     """A parameter that holds its value: float32 unless `dtype` says otherwise (a numpy float64 array is converted too)."""
     if not isinstance(name, str) or not name:
         raise GraphError(f"a parameter needs a name, got {name!r}")
-    array = np.array(value)
+    array = np.asarray(value)
     if array.dtype.kind not in "fiub":
         raise DTypeError(f"parameter '{name}': no numbers in {value!r}{at(user_origin())}")
-    cell = Cell(name, array.astype(as_dtype(dtype or float32).numpy), trainable)
+    cell = Cell(name, array, trainable, as_dtype(dtype or float32))
     return Parameter(make(REGISTRY["parameter"], (), {"cell": cell}), requires_grad=trainable)
 
 
 def state(name: str, value: Any, dtype: DTypeLike | None = None) -> Parameter:
     """A non-trainable parameter: running statistics, counters, the random key.  Keeps numpy's dtype unless given."""
-    array = np.array(value)
+    array = np.asarray(value)
     if dtype is None and array.dtype == np.float64 and not isinstance(value, (np.ndarray, np.generic)):
         dtype = float32
     return parameter(name, array, dtype or as_dtype(array.dtype), trainable=False)

@@ -71,9 +71,9 @@ def _unused(loss: Tensor, target: Tensor) -> str:
     blocked: list[Node] = []
     for node in order:
         if node not in reached and any(i in reached for i in node.inputs):
-            reached.add(node)
-            if not any(_passes(node, k) for k in range(len(node.inputs))):
+            if not any(i in reached and _passes(node, k) for k, i in enumerate(node.inputs)):
                 blocked.append(node)
+            reached.add(node)
     remedy = "pass allow_unused=True to get zeros"
     if loss.node in reached and blocked:
         first = blocked[0]
@@ -116,7 +116,7 @@ def _passes(node: Node, position: int) -> bool:
     op = node.op
     if op.kind in (Kind.COMPOSITE,) and not op.vjp:
         return True
-    return op.has_gradient(position) or not op.smooth
+    return op.has_gradient(position, node.attributes) or not op.smooth
 
 
 def _leads(target: Node, roots: Sequence[Node], order: Sequence[Node]) -> bool:
@@ -201,11 +201,16 @@ def _or_zeros(found: Iterable[Tensor | None], like: Sequence[Tensor]) -> list[Te
     return [zeros(t.shape, t.dtype) if f is None else f for f, t in zip(found, like, strict=True)]
 
 
-def vjp(out: Tensor, wrt: Sequence[Tensor], cotangent: TensorLike) -> list[Tensor]:
-    """The cotangent (of out's shape) pulled back to each tensor of `wrt`: Jᵀ·cotangent."""
-    (seed,) = _matching("vjp", [out], [cotangent])
+def vjp(out: Tensor | Sequence[Tensor], wrt: Sequence[Tensor], cotangent: TensorLike | Sequence[TensorLike]
+        ) -> list[Tensor]:
+    """The cotangent (of out's shape) pulled back to each tensor of `wrt`: Jᵀ·cotangent.
+
+    Several outs, with one cotangent each, give the sum of what each gives.
+    """
+    outs, given = ([out], [cotangent]) if isinstance(out, Tensor) else (list(out), list(cotangent))  # type: ignore[arg-type]
+    seeds = _matching("vjp", outs, given)  # type: ignore[arg-type]
     with building(phase, "gradient"):
-        found, _ = _pull([out.node], [seed], [t.node for t in wrt])
+        found, _ = _pull([o.node for o in outs], seeds, [t.node for t in wrt])
         return _or_zeros(found, wrt)
 
 

@@ -17,10 +17,18 @@ from graphc.types import Dim, TensorType, substitute
 def expand_composites(graph: Graph) -> Graph:
     """No COMPOSITE node is left; what an expansion contains is expanded too."""
 
+    several: dict[Node, list[Tensor]] = {}  # what composites with several results stand for
+
     def rule(node: Node, inputs: tuple[Node, ...]) -> Node | None:
-        if node.op.kind is not Kind.COMPOSITE:
+        if node.op.kind is Kind.ITEM and node.inputs[0] in several:
+            body = several[node.inputs[0]][node.attributes["item"]].node
+        elif node.op.kind is not Kind.COMPOSITE:
             return None
-        body = node.op.expand(*map(Tensor, inputs), **node.attributes).node  # type: ignore[misc]
+        elif len(node.types) > 1:
+            several[node] = node.op.expand(*map(Tensor, inputs), **node.attributes)  # type: ignore[misc]
+            return None
+        else:
+            body = node.op.expand(*map(Tensor, inputs), **node.attributes).node  # type: ignore[misc]
         new = rewrite([body], rule, {i: i for i in inputs})[body]
         for made in (body, new):
             inherit(made, node)

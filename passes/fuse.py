@@ -10,7 +10,7 @@ graph would have a cycle).  What another cluster reads is stored, unless computi
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
@@ -35,6 +35,18 @@ PREFERENCE = {form: place for place, form in enumerate((Form.CONTRACT, Form.ROWS
                                                         Form.SCATTER, Form.ROUTINE))}
 
 
+def reads(node: Node) -> tuple[Node, ...]:
+    """The operands whose elements a node reads: a view's further ones are only waited for."""
+    return node.inputs[:1] if node.op.kind is Kind.VIEW else node.inputs
+
+
+def behind(node: Node) -> Node:
+    """What a node stands for that differs from its operand only in when it may be read; other nodes stand for themselves."""
+    while node.op.kind is Kind.VIEW and len(node.inputs) > 1:
+        node = node.inputs[0]
+    return node
+
+
 @dataclass(frozen=True)
 class Fused:
     """Steps in no particular order, and which buffer holds which node's value."""
@@ -42,6 +54,7 @@ class Fused:
     kernels: tuple[Step, ...]
     stored: dict[Node, Buffer]  # computed nodes; also leaves that are results, which get a copy
     leaves: dict[Node, Buffer]  # inputs, cells, large constants
+    waits: dict[Buffer, tuple[Buffer, ...]] = field(default_factory=dict)  # written -> what must be written first
 
     def buffer(self, node: Node) -> Buffer:
         """Where a result is found."""
@@ -59,6 +72,8 @@ class Fusion:
         self.leaves: dict[Node, Buffer] = {}
         self.recomputed: set[Node] = set()
         self._bases: dict[Node, tuple[Node, ...]] = {}
+        self.awaiting = any(behind(n) is not n for n in graph.nodes)
+        self.waits: dict[Node, tuple[Buffer, ...]] = {}
 
     # -- what a node reads -------------------------------------------------------------------------------------
 
@@ -77,13 +92,27 @@ class Fusion:
         if known is None:
             if node in self.home or (node.op.kind not in FLUID) or self.is_leaf(node):
                 return (node,)  # not remembered: a view may become a member later
-            known = tuple(dict.fromkeys(b for i in node.inputs for b in self.bases(i)))
+            known = tuple(dict.fromkeys(b for i in reads(node) for b in self.bases(i)))
             if not any(b in self.home for b in (node,)):
                 self._bases[node] = known
         return known
 
     def dependencies(self, node: Node) -> list[Node]:
-        return list(dict.fromkeys(b for i in node.inputs for b in self.bases(i) if not self.is_leaf(b)))
+        return list(dict.fromkeys(b for i in reads(node) for b in self.bases(i) if not self.is_leaf(b)))
+
+    def awaited(self, node: Node) -> list[Node]:
+        """Computed nodes that must be there before the node's operands may be read through their views."""
+        if not self.awaiting:
+            return []
+        found: dict[Node, None] = {}
+        stack = [i for i in (node, *node.inputs) if i is node or i not in self.home]
+        while stack:
+            view = stack.pop()
+            if view.op.kind in FLUID:
+                if behind(view) is not view:
+                    found.update((b, None) for w in view.inputs[1:] for b in self.bases(w) if not self.is_leaf(b))
+                stack.extend(i for i in reads(view) if i not in self.home)
+        return list(found)
 
     # -- clusters ----------------------------------------------------------------------------------------------
 
@@ -121,7 +150,7 @@ class Fusion:
                                               and place.base not in forced)):
                         forced.add(smallest_cut(operand, forced))
             elif kind in BARRIERS:
-                forced.update(i for i in node.inputs
+                forced.update(i for i in map(behind, node.inputs)
                               if i.op.kind in FLUID and not self.is_leaf(i) and (
                                   not node.graphs or self.same_memory(i, forced) is None))
         return forced
@@ -145,7 +174,7 @@ class Fusion:
         self._bases.pop(node, None)
         cluster.members[node] = level
         before = cluster.ancestors
-        for dependency in self.dependencies(node):
+        for dependency in (*self.dependencies(node), *self.awaited(node)):
             other = self.home[dependency]
             if other is not cluster:
                 cluster.ancestors |= other.ancestors | 1 << other.number
@@ -187,11 +216,12 @@ class Fusion:
 
     def join(self, node: Node, dependencies: list[Node]) -> None:
         """A map joins the latest of its inputs' clusters that it may join, else it starts a cluster."""
+        needed = [*dependencies, *self.awaited(node)]
         for cluster in sorted({self.home[d] for d in dependencies}, key=lambda c: (PREFERENCE[c.form], -c.number)):
             if cluster.form in (Form.PREFIX, Form.SCATTER, Form.ROUTINE):
                 continue
             level = cluster.level_of(node)
-            if level is not None and self.may_join(cluster, dependencies) and self.meets(cluster, node, level):
+            if level is not None and self.may_join(cluster, needed) and self.meets(cluster, node, level):
                 self.add(cluster, node, level)
                 return
         self.start(node, Form.MAP, node.shape)
@@ -202,8 +232,9 @@ class Fusion:
         last = max((a for a, size in enumerate(space) if size != 1), default=0)  # the axis that vectors run along
         form = Form.ROWS if last in axes or all(s == 1 for s in node.shape) else Form.COLUMNS
         dependencies = self.dependencies(node)
+        needed = [*dependencies, *self.awaited(node)]
         for cluster in sorted({self.home[d] for d in dependencies}, key=lambda c: -c.number):
-            if not self.may_join(cluster, dependencies):
+            if not self.may_join(cluster, needed):
                 continue
             if cluster.form is Form.MAP and cluster.full_count == prod(space) and cluster.full_count > 1:
                 old = cluster.form, cluster.space, cluster.axes
@@ -282,7 +313,7 @@ class Fusion:
             own = self.home.get(node)
             if own is None:
                 continue
-            for operand in node.inputs:
+            for operand in reads(node):
                 for base in self.bases(operand):
                     if not self.is_leaf(base) and self.home[base] is not own:
                         read_elsewhere.add(base)
@@ -292,6 +323,8 @@ class Fusion:
         for node in self.graph.nodes:
             if node.op.kind is Kind.GATHER:
                 needed.update(b for b in self.bases(node.inputs[0]) if not self.is_leaf(b))
+            elif behind(node) is not node:  # what is read later is kept until then
+                needed.update(b for b in self.bases(node) if not self.is_leaf(b))
         costs: dict[Node, tuple[int, frozenset[Node]] | None] = {}
         for node in self.graph.nodes:
             if node not in self.home:
@@ -326,7 +359,7 @@ class Fusion:
         if node.op.kind is not Kind.MAP and node.op.kind not in FLUID:
             return None
         total, leaves = cost_per_element(node), set()
-        for operand in node.inputs:
+        for operand in reads(node):
             for base in self.bases(operand):
                 if self.is_leaf(base) or base in self.stored:
                     leaves.add(base)
@@ -367,30 +400,51 @@ class Fusion:
         if node is None or not node.graphs:
             return self.kernel(cluster, outputs)
         results = {o.attributes["item"] if o.op.kind is Kind.ITEM else 0: self.stored[o] for o in outputs}
+        self.waits[outputs[0]] = self.awaited_by(cluster, (node,))
         bases = [i if i in self.home else self.same_memory(i, self.home) or i for i in node.inputs]
         operands = [self.leaf_buffer(i) if self.is_leaf(i) else self.stored[i] for i in bases]
         return nested_step(f"{node.op.name}_{cluster.number}", node, operands, dict(sorted(results.items())), self.plan_of)
 
     def kernel(self, cluster: Cluster, outputs: list[Node]) -> Kernel:
         """The cluster's kernel: its body over slots, what it reads and writes."""
-        reads: list[Buffer] = []
+        read: list[Buffer] = []
         new: dict[Node, Node] = {}
-        for node in self.inside(cluster, outputs):
+        inside = self.inside(cluster, outputs)
+        self.waits[outputs[0]] = self.awaited_by(cluster, inside)
+        for node in inside:
             if self.is_leaf(node) or (node in self.stored and self.home[node] is not cluster):
                 buffer = self.leaf_buffer(node) if self.is_leaf(node) else self.stored[node]
-                new[node] = slot(len(reads), node.type)
-                reads.append(buffer)
+                new[node] = slot(len(read), node.type)
+                read.append(buffer)
+            elif behind(node) is not node:  # by the time the kernel runs it may be read
+                new[node] = new[node.inputs[0]]
             else:
                 new[node] = make(node.op, [new[i] for i in node.inputs], node.attributes, node.graphs)
-        body = Graph(tuple(slot(i, b.type) for i, b in enumerate(reads)), tuple(new[o] for o in outputs))
+        body = Graph(tuple(slot(i, b.type) for i, b in enumerate(read)), tuple(new[o] for o in outputs))
         phases = [m.phase for m, level in cluster.members.items() if level == FULL or cluster.form is not Form.CONTRACT]
         named = cluster.anchor or next(iter(cluster.members))
-        kernel = Kernel(f"{named.op.name}_{cluster.number}", cluster.form, body, tuple(reads),
+        kernel = Kernel(f"{named.op.name}_{cluster.number}", cluster.form, body, tuple(read),
                         tuple(self.stored[o] for o in outputs), cluster.space, cluster.axes,
                         frozenset(shared_places(cluster, body, [cluster.members[o] for o in outputs])),
                         sum(flops(n) for n in body.nodes),
                         "update" if "update" in phases else named.phase, named.scope, tuple(cluster.notes))
         return kernel
+
+    def awaited_by(self, cluster: Cluster, inside: Sequence[Node]) -> tuple[Buffer, ...]:
+        """A buffer of each step that must run first although nothing of it is read."""
+        found: dict[Buffer, None] = {}
+        stack, seen = [b for n in inside for b in self.awaited(n)], {cluster}
+        while stack:
+            other = self.home[stack.pop()]
+            if other in seen:
+                continue
+            seen.add(other)
+            kept = next((self.stored[m] for m in other.members if m in self.stored), None)
+            if kept is not None:
+                found[kept] = None
+            else:  # it became part of its readers: wait for what it reads
+                stack.extend(b for m in other.members for b in (*self.dependencies(m), *self.awaited(m)))
+        return tuple(found)
 
     def inside(self, cluster: Cluster, outputs: Sequence[Node]) -> list[Node]:
         """Topological order of everything the kernel touches, cut at memory."""
@@ -407,7 +461,7 @@ class Fusion:
             seen.add(node)
             stack.append((node, True))
             if not (self.is_leaf(node) or (node in self.stored and self.home[node] is not cluster)):
-                stack.extend((i, False) for i in reversed(node.inputs))
+                stack.extend((i, False) for i in reversed(reads(node)))
         return order
 
     def run(self) -> Fused:
@@ -417,7 +471,8 @@ class Fusion:
         for node in self.graph.nodes:  # leaves that are results themselves, and inputs that nothing reads
             if self.is_leaf(node):
                 self.leaf_buffer(node)
-        return Fused(tuple(steps), self.stored, self.leaves)
+        waits = {self.stored[node]: awaited for node, awaited in self.waits.items() if awaited}
+        return Fused(tuple(steps), self.stored, self.leaves, waits)
 
 
 def dense(node: Node) -> tuple[int, ...]:

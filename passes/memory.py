@@ -8,7 +8,11 @@ the same kernel where the kernel says it works in place.
 
 from __future__ import annotations
 
+from bisect import insort
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
+from random import Random
 
 from graphc.ir import Cell, Graph
 from graphc.plan import Buffer, Plan, Role, Step, align
@@ -37,12 +41,12 @@ def plan_memory(graph: Graph, fused: Fused, schedule: Schedule) -> Plan:
             continue
         known = own.setdefault(home, Life(life.first, life.last))
         known.first, known.last = min(known.first, life.first), max(known.last, life.last)
-    offsets, total = place(own)
     steps = len(schedule.kernels) + 1
     live = [0] * (steps + 1)
     for buffer, life in own.items():
         for step in range(life.first, life.last + 1):
-            live[step] += align(buffer.bytes)
+            live[step] += align(max(buffer.bytes, 1))
+    offsets, total = place(own, max(live, default=0))
     used = [*fused.leaves.values(), *(home for _, home in schedule.copies), *schedule.aliases.values()]
     cells: dict[Cell, Buffer] = {b.cell: b for b in used if b.cell is not None}
     return Plan(
@@ -94,23 +98,63 @@ def reuse_operands(kernels: tuple[Step, ...], aliases: dict[Buffer, Buffer], liv
             taken.add(old)
 
 
-def place(lives: dict[Buffer, Life]) -> tuple[dict[Buffer, int], int]:
-    """Offsets such that buffers alive together do not overlap: large ones first, each at the lowest place that fits.
+Order = Callable[[Buffer], tuple[int, ...]]
+CLOSE = 1.02  # a placement within this factor of the lower bound is good enough
+ATTEMPTS, EFFORT = 200, 8_000  # placements tried at most, and buffers placed in all of them
 
-    The order by size, then the tightest gap, is the greedy-by-size heuristic of Pisarchyk and Lee, "Efficient Memory
-    Management for Deep Neural Net Inference" (2020).
+
+def place(lives: dict[Buffer, Life], bound: int) -> tuple[dict[Buffer, int], int]:
+    """Offsets such that buffers alive together do not overlap, and the bytes they take; `bound` is the least possible.
+
+    Large ones first, each in the tightest gap, is the greedy-by-size heuristic of Pisarchyk and Lee, "Efficient Memory
+    Management for Deep Neural Net Inference" (2020).  Where that is above the bound, other orders are tried, and then small
+    changes of the best one, drawn from a fixed seed.
     """
-    placed: list[tuple[int, int, Life]] = []
+    def area(buffer: Buffer) -> int:
+        return buffer.bytes * (lives[buffer].last - lives[buffer].first + 1)
+
+    orders: tuple[Order, ...] = (lambda b: (-b.bytes, lives[b].first), lambda b: (-area(b), lives[b].first),
+                                 lambda b: (lives[b].first, -b.bytes), lambda b: (-lives[b].last, -b.bytes))
+    best: tuple[dict[Buffer, int], int] | None = None
+    order: list[Buffer] = []
+    for key in orders:
+        tried = sorted(lives, key=key)
+        found = place_in(tried, lives)
+        if best is None or found[1] < best[1]:
+            best, order = found, tried
+        if best[1] <= CLOSE * bound:
+            return best
+    assert best is not None
+    chance = Random(0)
+    for _ in range(min(ATTEMPTS, EFFORT // len(order)) if best[1] > CLOSE * bound else 0):
+        top = [b for b in order if best[0][b] + align(max(b.bytes, 1)) == best[1]]
+        moved = chance.choice(top)
+        tried = [b for b in order if b is not moved]
+        tried.insert(chance.randrange(order.index(moved) + 1), moved)
+        i, j = chance.randrange(len(tried)), chance.randrange(len(tried))
+        tried[i], tried[j] = tried[j], tried[i]
+        found = place_in(tried, lives)
+        if found[1] <= best[1]:
+            best, order = found, tried
+        if best[1] <= CLOSE * bound:
+            break
+    return best
+
+
+def place_in(order: Sequence[Buffer], lives: dict[Buffer, Life]) -> tuple[dict[Buffer, int], int]:
+    """Places buffers in this order, each in the tightest gap that fits; and the bytes they take."""
+    placed: list[tuple[int, int, Life]] = []  # by offset
     offsets: dict[Buffer, int] = {}
-    for buffer in sorted(lives, key=lambda b: (-b.bytes, lives[b].first)):
+    for buffer in order:
         life, size = lives[buffer], align(max(buffer.bytes, 1))
         best, gap, free = None, None, 0
-        for start, end, _ in sorted((p for p in placed if p[2].first <= life.last and life.first <= p[2].last),
-                                        key=lambda p: p[0]):
+        for start, end, other in placed:
+            if other.first > life.last or life.first > other.last:
+                continue
             if start - free >= size and (gap is None or start - free < gap):
                 best, gap = free, start - free
             free = max(free, end)
         offset = free if best is None else best
         offsets[buffer] = offset
-        placed.append((offset, offset + size, life))
+        insort(placed, (offset, offset + size, life), key=itemgetter(0))
     return offsets, max((end for _, end, _ in placed), default=0)

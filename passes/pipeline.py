@@ -15,9 +15,10 @@ from graphc.plan import Plan
 
 from .chunk import chunk
 from .expand import expand_composites, specialize
-from .fuse import fuse
+from .fuse import Fused, fuse
 from .loops import merge_scans
 from .memory import plan_memory
+from .recompute import Fitted, fit
 from .schedule import schedule
 from .simplify import simplify, stabilize
 from .split import split_long_sums
@@ -86,11 +87,24 @@ class Pipeline:
         self._done("plan", plan, start)
         return plan
 
+    def fit(self, graph: Graph, budget: int) -> Fitted:
+        """A concrete graph that computes again what its Plan has no room for, and that Plan."""
+        start = perf_counter()
+        fitted = fit(split_long_sums(graph), budget, laid_out)
+        verify_graph(fitted.graph)
+        self._done("fit", fitted.graph, start)
+        self._done("plan", fitted.plan, perf_counter())
+        return fitted
 
-def nested_plan(graph: Graph) -> Plan:
+
+def laid_out(graph: Graph) -> tuple[Fused, Plan]:
     """Fuse, order, place; graphs inside the graph become plans inside the plan."""
-    graph = split_long_sums(graph)  # last of the graph's rewrites: simplify would undo it
     fused = fuse(graph, nested_plan)
     plan = plan_memory(graph, fused, schedule(graph, fused))
     verify_plan(plan)
-    return plan
+    return fused, plan
+
+
+def nested_plan(graph: Graph) -> Plan:
+    """The plan of a graph."""
+    return laid_out(split_long_sums(graph))[1]  # last of the graph's rewrites: simplify would undo it

@@ -1,4 +1,4 @@
-"""Orders kernels and decides which updates happen in place.
+"""Decides which updates happen in place, and what must follow what; `order` picks the order.
 
 Knows what each kernel reads, writes and may do in place.  Must not know what kernels compute.
 
@@ -8,14 +8,14 @@ cycle (``w1' = f(w2), w2' = f(w1)``) the new value goes to a temporary and is co
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from graphc.ir import Graph
 from graphc.plan import Buffer, Role, Step
 
 from .fuse import Fused
+from .order import least_memory
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Schedule:
 class Dependencies:
     """Which kernel must come before which."""
 
-    def __init__(self, kernels: Sequence[Step]) -> None:
+    def __init__(self, kernels: Sequence[Step], waits: Mapping[Buffer, Sequence[Buffer]]) -> None:
         self.kernels = kernels
         self.writer = {b: i for i, k in enumerate(kernels) for b in k.writes}
         self.readers: dict[Buffer, list[int]] = {}
@@ -41,6 +41,9 @@ class Dependencies:
                 self.readers.setdefault(buffer, []).append(i)
                 if buffer in self.writer and self.writer[buffer] != i:
                     self.after[self.writer[buffer]].add(i)
+        for written, awaited in waits.items():
+            for buffer in awaited:
+                self.after[self.writer[buffer]].add(self.writer[written])
 
     def reaches(self, start: int, goals: set[int]) -> bool:
         """Whether any goal must follow `start`."""
@@ -54,25 +57,6 @@ class Dependencies:
                     stack.append(following)
         return False
 
-    def order(self) -> list[int]:
-        """Topological; among kernels that are ready, the one whose graph position is first."""
-        missing = [0] * len(self.kernels)
-        for following in self.after:
-            for i in following:
-                missing[i] += 1
-        ready = [i for i, n in enumerate(missing) if n == 0]
-        heapq.heapify(ready)
-        result = []
-        while ready:
-            i = heapq.heappop(ready)
-            result.append(i)
-            for j in self.after[i]:
-                missing[j] -= 1
-                if not missing[j]:
-                    heapq.heappush(ready, j)
-        assert len(result) == len(self.kernels), "kernels depend on each other in a circle"
-        return result
-
 
 def schedule(graph: Graph, fused: Fused) -> Schedule:
     """Orders the kernels of a fused graph and places its results.
@@ -80,7 +64,7 @@ def schedule(graph: Graph, fused: Fused) -> Schedule:
     graph    the graph that was fused; its roots say which buffers are outputs and which are new values of cells
     """
     kernels = fused.kernels
-    dependencies = Dependencies(kernels)
+    dependencies = Dependencies(kernels, fused.waits)
     cells = {b.cell: b for b in fused.leaves.values() if b.cell is not None}
     aliases: dict[Buffer, Buffer] = {}
     copies: list[tuple[Buffer, Buffer]] = []
@@ -104,7 +88,9 @@ def schedule(graph: Graph, fused: Fused) -> Schedule:
             aliases[source] = out
         else:
             copies.insert(0, (source, out))  # outputs first: a cell's old value is read before its update is copied
-    return Schedule(tuple(kernels[i] for i in dependencies.order()), tuple(outputs), aliases, tuple(copies))
+    own = {b for k in kernels for b in k.writes if b not in aliases}
+    order = least_memory(kernels, dependencies.after, own, [source for source, _ in copies])
+    return Schedule(tuple(kernels[i] for i in order), tuple(outputs), aliases, tuple(copies))
 
 
 def update_in_place(dependencies: Dependencies, new: Buffer, home: Buffer) -> bool:

@@ -21,6 +21,11 @@ class Executable(Protocol):
 
     plan: Plan
 
+    @property
+    def scratch_bytes(self) -> int:
+        """Memory of the backend's own, beside the plan's."""
+        ...
+
     def run(self, inputs: Sequence[np.ndarray], count: int, advance: Sequence[bool]) -> list[np.ndarray]:
         """Runs `count` steps; each output comes stacked, one entry per step.
 
@@ -39,6 +44,8 @@ class Interpreted:
 
     def __init__(self, graph: Graph, plan: Plan) -> None:
         self.graph, self.plan = graph, plan
+
+    scratch_bytes = 0
 
     def run(self, inputs: Sequence[np.ndarray], count: int, advance: Sequence[bool]) -> list[np.ndarray]:
         outputs = [np.empty((count, *o.shape), o.dtype.numpy) for o in self.graph.outputs]

@@ -13,7 +13,7 @@ from graphc.op import REGISTRY, Kind, Op
 from graphc.tensor import Tensor, apply, placeholder
 from graphc.types import as_dtype
 
-SOURCES = {"input", "parameter", "constant", "updating"}  # made by users, or carrying cells: tested with programs
+SOURCES = {"input", "parameter", "constant", "updating", "checkpoint"}  # made by users, or carrying cells: tested with programs
 CHARACTERS = {"f": ("float32", "float64"), "i": ("int32", "int64"), "b": ("bool",)}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ WITHOUT_GRADIENT = {
     "random_uniform", "random_normal",  # functions of integers
     "stop_gradient",  # on purpose
     "item",  # passes on what the node of several results takes
+    "checkpoint", "custom_vjp",  # between the results and the operands of a traced function: tested with such
 }
 STEPS = {"sign", "floor", "ceil", "round", "trunc", "floor_divide"}
 
@@ -31,6 +33,8 @@ STEPS = {"sign", "floor", "ceil", "round", "trunc", "floor_divide"}
 def passes(op: Op) -> bool:
     if op.kind is Kind.COMPOSITE and not op.vjp:
         return True
+    if "count" in signature(op.infer).parameters:
+        return False
     return callable(op.vjp) or any(rule is not None for rule in op.vjp)
 
 

@@ -20,7 +20,8 @@ from graphc.types import TensorType, as_dtype
 OPS = [op for op in REGISTRY.values() if op.name.isidentifier()]
 SYMBOLS_ALONE = {"input", "parameter"}  # have no meaning but the value that is fed or held
 NESTED = {"scan", "cond", "item"}  # hold graphs, or take what several results make: tested with programs
-NOT_FROM_SAMPLES = {*SYMBOLS_ALONE, "constant", *NESTED}
+TRACED = {"checkpoint", "custom_vjp"}  # stand for functions of the user: tested with them
+NOT_FROM_SAMPLES = {*SYMBOLS_ALONE, "constant", *NESTED, *TRACED}
 BACKENDS = ("numpy", "native")
 
 # Largest error in units in the last place, of either backend against numpy in float64 rounded once (in float64 itself:

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from graphc.passes.expand import expand_composites, specialize
 from graphc.passes.loops import merge_scans
-from graphc.passes.pipeline import Pipeline
+from graphc.passes.pipeline import Pipeline, laid_out
+from graphc.passes.recompute import fit
 from graphc.passes.rules import SIMPLIFYING, STABILIZING, Rule, apply_rule
 from graphc.passes.simplify import simplify, stabilize
 from graphc.passes.split import split_long_sums
@@ -67,6 +68,7 @@ def test_stabilising_rules_survive_extreme_values() -> None:
 # -- filecheck -------------------------------------------------------------------------------------------------------
 
 PASSES = {"stabilize": stabilize, "expand": expand_composites, "simplify": simplify, "split": split_long_sums,
+          "halve": lambda g: fit(g, laid_out(g)[1].arena_bytes * 2 // 3, laid_out).graph,
           "loops": merge_scans, "all": lambda g: Pipeline().simplified(g), "fuse": lambda g: Pipeline().plan(g)}
 
 

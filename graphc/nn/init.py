@@ -19,6 +19,7 @@ from ..ir import at, user_origin
 from ..ops.random import generator as initial_generator
 from ..tensor import Parameter
 
+CHUNK = 1 << 14  # numbers drawn at a time
 Fillable = TypeVar("Fillable", bound=Parameter | np.ndarray)
 
 
@@ -40,14 +41,28 @@ def _fill(target: Fillable, values: np.ndarray | float) -> Fillable:
     return target
 
 
+def _draw(target: Fillable, draw: Callable[[int], np.ndarray]) -> Fillable:
+    """Fills with draws, some at a time: the numbers of one large draw, without a second array as large as the target."""
+    _shape(target)
+    array = target.cell.array if isinstance(target, Parameter) else target
+    flat = array.flat
+    for start in range(0, array.size, CHUNK):
+        flat[start:start + CHUNK] = draw(min(CHUNK, array.size - start))
+    if isinstance(target, Parameter):
+        target.cell.version += 1
+    return target
+
+
 def uniform_(tensor: Fillable, a: float = 0.0, b: float = 1.0) -> Fillable:
     """Uniform in [a, b)."""
-    return _fill(tensor, initial_generator().uniform(a, b, _shape(tensor)))
+    generator = initial_generator()
+    return _draw(tensor, lambda count: generator.uniform(a, b, count))
 
 
 def normal_(tensor: Fillable, mean: float = 0.0, std: float = 1.0) -> Fillable:
     """Normal with this mean and standard deviation."""
-    return _fill(tensor, initial_generator().normal(mean, std, _shape(tensor)))
+    generator = initial_generator()
+    return _draw(tensor, lambda count: generator.normal(mean, std, count))
 
 
 def trunc_normal_(tensor: Fillable, mean: float = 0.0, std: float = 1.0, a: float = -2.0, b: float = 2.0) -> Fillable:

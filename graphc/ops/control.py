@@ -58,7 +58,8 @@ def _pass_on(g: Tensor, out: Tensor, first: Tensor, *new: Tensor, cells: tuple[C
 
 
 _updating = define(Op("updating", Kind.COMPOSITE, _updating_type, lambda out, *new, cells: np.asarray(out), _pass_on,
-                      expand=lambda out, *new, cells: out, dtypes="fib", samples=(Sample(((3, 4),), {"cells": ()}),),
+                      expand=lambda out, *new, cells: out, passes=lambda position, *, cells: position == 0, dtypes="fib",
+                      samples=(Sample(((3, 4),), {"cells": ()}),),
                       doc="The first input, carrying new values of states that the program updates."))
 
 

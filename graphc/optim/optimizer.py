@@ -217,7 +217,7 @@ class Optimizer:
         if key not in self._slots:
             shape = w.cell.array.shape if shape is None else tuple(shape)
             value = np.broadcast_to(np.asarray(init, dtype=w.cell.array.dtype), shape)
-            self._slots[key] = state(f"{w.cell.name}.{name}", np.array(value))
+            self._slots[key] = state(f"{w.cell.name}.{name}", value)
             if key in self._loaded:
                 self._restore(self._slots[key], self._loaded.pop(key), name)
         return self._slots[key]

@@ -50,11 +50,16 @@ class Native:
         self.address, self.alone = self.code.address("run"), self.code.address("alone")
         self.arena = memory.allocate(max(64, plan.arena_bytes))
         self.shared = memory.allocate(max(64, self.layout.shared_bytes))
-        self.private = memory.allocate(max(64, self.layout.private_bytes * threads_))
+        self.private = memory.allocate(max(64, self.layout.private_bytes * self.threads))
         self.table = np.zeros(self.layout.size, np.int64)
         self.keep: list[Any] = []
         self._fill(self.table, self.layout)
         self.table_address = memory.address_of(self.table)
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Packed operands and partial sums, shared by all threads and each thread's own."""
+        return self.layout.shared_bytes + self.layout.private_bytes * self.threads
 
     def _fill(self, table: np.ndarray, layout: Layout) -> None:
         """The words that never change: arena, scratch, cells and constants."""

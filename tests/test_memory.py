@@ -1,0 +1,168 @@
+"""Memory that a program says it needs, and memory that it takes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from graphc.passes.memory import Life, place
+from graphc.passes.order import Memory, least_memory, ordered
+from graphc.passes.pipeline import Pipeline, laid_out
+
+import graphc
+from graphc import nn, optim
+from graphc.ir import topological
+from graphc.plan import Buffer, Plan, Role
+from graphc.tensor import Tensor
+from graphc.types import TensorType, bool_
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# -- the arena -------------------------------------------------------------------------------------------------------
+
+
+def perceptron() -> Tensor:
+    return nn.Sequential(*(m for _ in range(12) for m in (nn.Linear(48, 48), nn.GELU())))(graphc.placeholder("x", (64, 48)))
+
+
+def convolutions() -> Tensor:
+    layers = [nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 12, 3), nn.ReLU(),
+              nn.AvgPool2d(2), nn.Flatten(), nn.Linear(48, 10)]
+    return nn.Sequential(*layers)(graphc.placeholder("x", (8, 3, 12, 12)))
+
+
+def recurrent() -> Tensor:
+    return nn.LSTM(6, 16, 2)(graphc.placeholder("x", (9, 5, 6)))[0]
+
+
+def attention() -> Tensor:
+    return nn.TransformerEncoderLayer(32, 4, 64, dropout=0.1)(graphc.placeholder("x", (10, 4, 32)))
+
+
+def densely_connected() -> Tensor:
+    found = [graphc.placeholder("x", (32, 64))]
+    for k in range(8):
+        found.append(nn.Linear(sum(int(h.shape[1]) for h in found), 16 + 8 * (k % 3))(graphc.concat(found, 1)).tanh())
+    return graphc.concat(found, 1)
+
+
+def plan_of(build: Callable[[], Tensor], **options: object) -> tuple[graphc.Program, Plan]:
+    graphc.manual_seed(0)
+    out = build()
+    loss = (out * out).mean()
+    weights = [graphc.Parameter(n) for n in topological([loss.node])
+               if "cell" in n.attributes and n.attributes["cell"].trainable]
+    program = graphc.train_step(loss, optim.Adam(weights), backend="numpy", **options)
+    return program, laid_out(Pipeline().concrete(program.simplified, {}))[1]
+
+
+@pytest.mark.parametrize("build", [perceptron, convolutions, recurrent, attention, densely_connected],
+                         ids=lambda b: b.__name__)
+@pytest.mark.parametrize("options", [{}, {"grad_clip_norm": 1.0}], ids=["fused", "clipped"])
+def test_the_arena_is_close_to_the_largest_live_set(build: Callable[[], Tensor], options: dict[str, float]) -> None:
+    program, plan = plan_of(build, **options)
+    assert plan.live_bytes <= plan.arena_bytes <= 1.05 * plan.live_bytes
+    assert "x the largest live set" in program.report()
+
+
+def buffer(size: int) -> Buffer:
+    return Buffer(f"b{size}", TensorType(bool_, (size,)), Role.TEMPORARY)
+
+
+def test_what_large_ones_first_places_badly_is_placed_again() -> None:
+    """Two buffers that leave a hole in the middle: whatever is placed in the order of size does not fit."""
+    sizes = [(128, 0, 2), (128, 3, 5), (192, 2, 3), (64, 0, 1), (64, 4, 5), (64, 1, 2), (64, 3, 4)]
+    lives = {buffer(size): Life(first, last) for size, first, last in sizes}
+    live = max(sum(b.bytes for b, life in lives.items() if life.first <= t <= life.last) for t in range(6))
+    offsets, total = place(lives, live)
+    assert total <= 1.05 * live
+    for a, one in lives.items():
+        for b, other in lives.items():
+            if a is not b and one.first <= other.last and other.first <= one.last:
+                assert offsets[a] + a.bytes <= offsets[b] or offsets[b] + b.bytes <= offsets[a]
+
+
+def test_a_gradient_is_kept_no_longer_than_until_its_update() -> None:
+    x = graphc.placeholder("x", (64, 32))
+    weights = [graphc.parameter(f"w{k}", np.eye(32)) for k in range(10)]
+    h = x
+    for w in weights:
+        h = (h @ w).tanh()
+    plan = graphc.train_step((h * h).mean(), optim.SGD(weights, lr=0.1), backend="numpy").specialize().plan
+    one = 64 * 32 * 4
+    assert plan.arena_bytes <= 12 * one  # ten values, and the gradients of two layers
+    kernels = list(plan.kernels)
+    memory = Memory(kernels, {b for k in kernels for b in k.writes if plan.home(b).role is Role.TEMPORARY})
+    ordered([set(range(i + 1, len(kernels))) for i in range(len(kernels))], memory, lambda i, added: i, True)
+    assert memory.peak == plan.live_bytes
+
+
+def test_the_graphs_own_order_wins_where_nothing_is_better() -> None:
+    plan = graphc.function([x := graphc.placeholder("x", (8,))], [x.exp(), x.sin().sum()], backend="numpy").specialize().plan
+    kernels = list(plan.kernels)
+    assert least_memory(kernels, [set() for _ in kernels], set()) == list(range(len(kernels)))
+
+
+# -- the process -----------------------------------------------------------------------------------------------------
+
+
+def test_a_program_says_what_it_needs_by_purpose() -> None:
+    x, w = graphc.placeholder("x", ("n", 64)), graphc.parameter("w", np.ones((64, 32)))
+    table = np.arange(64.0, dtype=np.float32)
+    step = graphc.train_step(((x * table) @ w).tanh().sum(), optim.Adam([w]), outputs=[x @ w])
+    for program in (step, graphc.function([x], x * table, backend="numpy")):
+        memory = program.specialize(n=100).memory
+        assert memory.inputs == 100 * 64 * 4 and memory.constants == 64 * 4
+        assert memory.total == sum((memory.cells, memory.arena, memory.inputs, memory.outputs, memory.constants,
+                                    memory.scratch))
+    memory = step.specialize(n=100).memory
+    assert memory.cells >= 3 * 64 * 32 * 4 and memory.outputs == 4 + 100 * 32 * 4 and memory.scratch > 0
+    assert "in all" in step.report(n=100)
+
+
+MEASURE = """
+import sys
+import numpy as np
+import graphc
+from graphc import nn, optim
+sizes, batch = {sizes}, {batch}
+np.random.default_rng(0).standard_normal(10)
+graphc.manual_seed(0)
+model = nn.Sequential(*(m for a, b in zip(sizes, sizes[1:]) for m in (nn.Linear(a, b), nn.{activation}())))
+x, y = graphc.placeholder("x", ("batch", sizes[0])), graphc.placeholder("y", ("batch",), "int64")
+step = graphc.train_step(nn.CrossEntropyLoss()(model(x), y), optim.Adam(model.parameters()))
+X, Y = np.zeros((batch, sizes[0]), np.float32), np.zeros(batch, np.int64)
+X += 1
+step(X, Y)
+step.run(3, X, Y)
+peak = next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))
+print(int(peak) * 1024, step.specialize(batch=batch).memory.total)
+"""
+
+
+def measured(sizes: Sequence[int], batch: int, activation: str, folder: Path) -> tuple[int, int]:
+    """(peak resident bytes, planned bytes) of a process that trains; code comes from the disk cache."""
+    code = MEASURE.format(sizes=tuple(sizes), batch=batch, activation=activation)
+    environment = {**os.environ, "GRAPHC_CACHE_DIR": str(folder), "PYTHONPATH": str(ROOT)}
+    for _ in range(2):
+        out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment,
+                             check=True).stdout.split()
+    return int(out[0]), int(out[1])
+
+
+MODELS = (((784, 512, 512, 10), 128, "ReLU"), ((256,) * 8 + (10,), 2048, "Tanh"), ((64, 2048, 2048, 10), 64, "ReLU"))
+
+
+def test_a_process_takes_little_more_than_what_was_planned(tmp_path: Path) -> None:
+    """Beyond a process that trains a tiny model: parameters once, slots once, the arena once."""
+    if not Path("/proc/self/status").exists():
+        return  # resident peaks are read where Linux says them
+    empty, _ = measured((8, 8, 8, 10), 4, "ReLU", tmp_path)
+    for sizes, batch, activation in MODELS:
+        peak, planned = measured(sizes, batch, activation, tmp_path)
+        assert peak - empty <= 1.2 * planned, f"{sizes}: {peak - empty:,} bytes for {planned:,} planned"
