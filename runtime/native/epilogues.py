@@ -163,8 +163,9 @@ class Epilogue:
             place = e.memory[key[0]].place(key[1])
             if place == self.position and SIZES[memory_type(key[0])] == size:
                 found[e.memory[key[0]].pointer] = place
-        for (_, n), pointer in zip(self.outputs, self.w.writes, strict=True):
-            if SIZES[memory_type(n)] == size:
+        in_place = {w for w, _ in self.w.kernel.in_place}  # what they overwrite is fetched already
+        for (write, n), pointer in zip(self.outputs, self.w.writes, strict=True):
+            if SIZES[memory_type(n)] == size and write not in in_place:
                 found[pointer] = self.position
         total = len(found) * int(self.node.type.size) * size
         affine = self.row.number is not None or self.position.factor(self.row.terms[0][0])  # type: ignore[arg-type]
