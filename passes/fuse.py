@@ -23,7 +23,8 @@ from .cost import cost_per_element, flops
 
 EMBEDDED = 16  # constants up to this many elements are written into the code
 RECOMPUTE = 4  # scalar operations that are cheaper than a trip through memory
-LEAVES = 2  # buffers that a recomputed expression may read
+LEAVES = 2  # large buffers that a recomputed expression may read
+SMALL_PART = 16  # a buffer this many times smaller than the result (a scale, a row's statistics) stays in the cache
 FLUID = (Kind.VIEW, Kind.GATHER, Kind.SOURCE)
 FULL, KEPT = "full", "kept"
 # Which cluster a map joins first: what is left behind on its own is often cheap enough to compute again.
@@ -301,7 +302,7 @@ class Fusion:
                     return None
                 total += below[0]
                 leaves |= below[1]
-        large = [b for b in leaves if int(b.type.size) > 1]
+        large = [b for b in leaves if int(b.type.size) * SMALL_PART > int(node.type.size)]
         return (total, frozenset(leaves)) if total <= RECOMPUTE and len(large) <= LEAVES else None
 
     def store(self, node: Node) -> None:

@@ -24,7 +24,7 @@ from .loops import State, Work, bind, output_key
 from .target import Target
 
 LEAST_ROW = 48  # elements of a result's row for which its images are worth a contraction each
-STREAM = 1 << 20  # bytes that an epilogue touches from which fetching ahead pays
+STREAM = 1 << 17  # bytes that an epilogue touches from which fetching ahead pays: other kernels fill the cache too
 
 
 def contraction_node(kernel: Kernel) -> Node:
