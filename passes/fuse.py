@@ -27,7 +27,8 @@ from .nested import PlanOf, nested_step
 
 EMBEDDED = 16  # constants up to this many elements are written into the code
 RECOMPUTE = 4  # scalar operations that are cheaper than a trip through memory
-LEAVES = 2  # buffers that a recomputed expression may read
+LEAVES = 2  # large buffers that a recomputed expression may read
+SMALL_PART = 16  # a buffer this many times smaller than the result (a scale, a row's statistics) stays in the cache
 FLUID = (Kind.VIEW, Kind.GATHER, Kind.SOURCE)
 BARRIERS = (Kind.ROUTINE, Kind.LOOP, Kind.COND)  # read whole operands from memory, and nothing joins them
 # Which cluster a map joins first: what is left behind on its own is often cheap enough to compute again.
@@ -369,7 +370,7 @@ class Fusion:
                     return None
                 total += below[0]
                 leaves |= below[1]
-        large = [b for b in leaves if int(b.type.size) > 1]
+        large = [b for b in leaves if int(b.type.size) * SMALL_PART > int(node.type.size)]
         return (total, frozenset(leaves)) if total <= RECOMPUTE and len(large) <= LEAVES else None
 
     def store(self, node: Node) -> None:

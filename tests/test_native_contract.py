@@ -21,6 +21,7 @@ from graphc.runtime.native.contract import (
     Load,
     Prefetch,
     Tile,
+    choose_road,
     emit_contraction,
     scratch_bytes,
     store_to,
@@ -422,3 +423,20 @@ def test_empty_axes() -> None:
     empty = [matmul(5, 20, 0), matmul(0, 4, 3), matmul(4, 0, 3), matmul(2, 2, 2, batch=0), matmul(1, 30, 0),
              matmul(30, 1, 0), matmul(40, 40, 0, a=True, b=True), matmul(1, 1, 0)]
     check([Case(c, way) for c in empty for way in ("plain", "twice")], host())
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 5, 16, 20])
+def test_portions_are_each_done_once(threads: int) -> None:
+    """Threads that take work from each other: any number of runs, in any order, of any number of threads."""
+    c = matmul(300, 400, 300)
+    assert choose_road(c, host(), True, (False, False)).blocking.portion
+    engine = compile_cases([Case(c)], host())
+    run, rng = SIGNATURE(engine.get_function_address("case0")), np.random.default_rng(2)
+    a, b = (rng.integers(-3, 4, s).astype(np.float32) for s in ((300, 300), (300, 400)))
+    scratch = np.zeros((threads, scratch_bytes(c, host()) + 64), np.uint8)
+    bases = [(row.ctypes.data + 63) // 64 * 64 for row in scratch]
+    for _ in range(3):
+        out = np.full((300, 400), np.nan, np.float32)
+        for thread in rng.permutation(threads).tolist():
+            run(a.ctypes.data, b.ctypes.data, out.ctypes.data, bases[thread], thread, threads)
+        np.testing.assert_array_equal(out, a @ b)

@@ -21,8 +21,8 @@ DEPTH = 256  # k of a packed block: an A panel and a B panel of this depth share
 DEPTH_MOST = 288  # where a sum is cut into equal blocks
 DEPTH_LIMIT = 384  # up to here one block; a longer sum is cut into equal blocks
 THIN_ROWS, THIN_DEPTH = 8, 16  # so few rows stream a large B once, in blocks of so many k
-PARTIAL_SUMS = 1 << 18  # elements of partial sums in scratch
 UNPACKED_BYTES = 256 << 10  # a block of an operand that spans no more than this is used where it is
+LARGE = 1 << 24  # products of a contraction that threads balance between them: about 100 microseconds
 LEAST_SUMS = 12  # registers of sums in a tile that keep multiply-add busy
 LEAST_PIECE, LARGEST_STEP = 4, 4  # lines that are copied a vector at a time: so many, so few elements apart
 LEAST_RUN = 8  # neighbours in k that are worth transposing in registers
@@ -145,6 +145,7 @@ class Blocking:
     tiles_in_block: int
     panels_in_block: int
     split_rows: bool
+    portion: int  # units that threads take from each other at a time once most of the work is done; 0: never
     regions: dict[str, int] = field(hash=False, compare=False)
     scratch_bytes: int = 0
     gathers_rows: bool = False  # the tiles of a row meet in scratch, and are finished together
@@ -270,15 +271,21 @@ def choose_blocking(c: Contraction, target: Target, plain: bool, loads: tuple[bo
     if not direct and k_blocks > 1:  # the partial sums of a block stay in scratch
         tiles_in_block = max(1, min(tiles_in_block, 512 // height))
         if whole_rows:
-            tiles_in_block = max(1, min(tiles_in_block, PARTIAL_SUMS // (panels * height * width)))
+            tiles_in_block = max(1, min(tiles_in_block, target.l2_bytes // 2 // (panels * height * width * itemsize)))
         else:
-            panels_in_block = max(1, min(panels_in_block, PARTIAL_SUMS // (tiles_in_block * height * width)))
+            sums = tiles_in_block * height * width * itemsize
+            share = target.l2_bytes * 3 // 5  # the packed block and its sums stay in the second-level cache together
+            panels_in_block = max(1, min(panels_in_block, share // (sums + (panel_bytes if pack_b else 0))))
     split_rows = whole_rows or (row_tiles >= panels if not pack_b else row_tiles >= 4 * panels)
 
     if pack_b:
         streamed = k_in_block * panels_in_block * width * itemsize > target.l1_bytes
     else:
         streamed = b_span > UNPACKED_BYTES and not thin
+    # a unit is a row tile or a panel; what is packed for the other side is packed anew for each portion
+    portion = 0
+    if batch * m * n * k >= LARGE:
+        portion = (0 if pack_b else 1) if split_rows else 4 if pack_a else 2
     a_line = height if height <= lanes else lanes * math.ceil(height / lanes)
     sizes = {
         "offsets": 8 * PIECE * (max(width, a_line) + 2 * lanes),
@@ -306,4 +313,5 @@ def choose_blocking(c: Contraction, target: Target, plain: bool, loads: tuple[bo
         a_table=offsets(a_inner) if a_k is None else (), b_table=offsets(b_inner) if b_k is None else (),
         pack_a=pack_a, pack_b=pack_b, streamed=streamed,
         a_line=a_line, tiles_in_block=tiles_in_block, panels_in_block=panels_in_block,
-        split_rows=split_rows, regions=regions, scratch_bytes=total, gathers_rows=whole_rows and panels > 1)
+        split_rows=split_rows, portion=portion, regions=regions, scratch_bytes=total,
+        gathers_rows=whole_rows and panels > 1)

@@ -121,6 +121,12 @@ class Module:
         name = self.globals.setdefault(text, f"@table.{len(self.globals)}")
         return Value(name, "ptr")
 
+    def counters(self, count: int) -> Value:
+        """A pointer to `count` words that are zero when the code is loaded; every call gives other words."""
+        name = f"@counters.{len(self.globals)}"
+        self.globals[f"internal global [{count} x i64] zeroinitializer, align 64 ; {name[1:]}"] = name
+        return Value(name, "ptr")
+
     def function(self, name: str, parameters: Sequence[tuple[str, str]], *, returns: str = "void",
                  internal: bool = True, attributes: str = "nounwind") -> Function:
         """A new function; parameters are (name, type) where type may carry attributes: ``"ptr noalias"``."""

@@ -25,7 +25,7 @@ from .emit import SIZES, Function, Value, i64
 from .loops import State, Work, bind, output_key
 
 LEAST_ROW = 48  # elements of a result's row for which its images are worth a contraction each
-STREAM = 1 << 20  # bytes that an epilogue touches from which fetching ahead pays
+STREAM = 1 << 17  # bytes that an epilogue touches from which fetching ahead pays: other kernels fill the cache too
 
 
 def contraction_node(kernel: Kernel) -> Node:
@@ -150,8 +150,9 @@ class Epilogue:
             place = e.memory[key[0]].place(key[1])
             if place == self.position and SIZES[memory_type(key[0])] == size:
                 found[e.memory[key[0]].pointer] = place
+        in_place = {w for w, _ in self.w.kernel.in_place}  # what they overwrite is fetched already
         for write, n in self.outputs:
-            if SIZES[memory_type(n)] == size:
+            if SIZES[memory_type(n)] == size and write not in in_place:
                 found[self.w.writes[write]] = self.position
         total = len(found) * int(self.node.type.size) * size
         affine = self.row.number is not None or self.position.factor(self.row.terms[0][0])  # type: ignore[arg-type]

@@ -36,8 +36,10 @@ class Tile:
 
 
 Finish = Callable[[Function, Tile], None]
-Prefetch = Callable[[Function, Tile], Sequence[tuple[Value, int]]]
+Prefetch = Callable[[Function, Tile], Sequence[tuple[Value, Value | int]]]
 
+
+MOST_BALANCED = 16  # threads; with more of them every one keeps to its share
 
 # The elements of an operand that is computed: (function, flattened index in m or n, in k, in the batch, lanes).  Lanes
 # run along k where the operand's k is one axis of stride 1, else along m or n; 0 lanes ask for one scalar.
@@ -86,6 +88,12 @@ def spread(f: Function, batch: int, units: int, thread: Value, threads: Value,
            body: Callable[[Value, Value, Value], None]) -> None:
     """Give each thread its even share of batch * units; `body(item, low, high)` does a range of one item's units."""
     low, high = share(f, batch * units, thread, threads)
+    within(f, batch, units, low, high, threads, body)
+
+
+def within(f: Function, batch: int, units: int, low: Value, high: Value, threads: Value,
+           body: Callable[[Value, Value, Value], None]) -> None:
+    """`body(item, low, high)` for the parts of a range of batch * units that lie in one item each."""
     if batch == 1:
         body(i64(0), low, high)
         return
@@ -97,6 +105,50 @@ def spread(f: Function, batch: int, units: int, thread: Value, threads: Value,
         else:
             begin = f.mul(item, i64(units))
             body(item, maximum(f, f.sub(low, begin), i64(0)), f.minimum(f.sub(high, begin), i64(units)))
+
+
+def spread_evenly(f: Function, batch: int, units: int, portion: int, thread: Value, threads: Value,
+                  body: Callable[[Value, Value, Value], None]) -> None:
+    """As `spread`, but only three quarters of a thread's share are its own: the rest is taken in portions by whoever is free.
+
+    Cores are not equally fast where others use them too.  Tickets come from a counter that nobody resets: a run takes as
+    many as there are portions, and one more for each thread, so that the remainder starts anew by itself.  There is a
+    counter for each number of threads.
+    """
+    if not portion or threads.number == 1 or batch * units < 8 * portion:
+        spread(f, batch, units, thread, threads, body)
+        return
+    total = batch * units
+    counter = f.offset(f.module.counters(MOST_BALANCED), threads, "i64")
+    balanced = f.binary("and", f.compare("icmp sgt", threads, i64(1)), f.compare("icmp slt", threads, i64(MOST_BALANCED)))
+    own = f.binary("udiv", f.mul(f.binary("udiv", i64(total), threads), i64(3)), i64(4))
+    most = f.binary("udiv", f.sub(f.add(i64(total), threads), i64(1)), threads)
+    pieces = f.binary("udiv", f.add(f.sub(most, own), i64(portion - 1)), i64(portion))
+    tickets = f.mul(pieces, threads)
+    low, high = share(f, total, thread, threads)
+    start, stop = low, f.select(balanced, f.add(low, own), high)
+    header, done = f.label("portion"), f.label("balanced")
+    before = f.current
+    f.branch(header)
+    f.block(header)
+    first, last = Value(f.fresh(), "i64"), Value(f.fresh(), "i64")
+    place = len(f.lines)
+    f.lines.append("")
+    within(f, batch, units, first, last, threads, body)
+    after = f.label("next")
+    f.branch_if(balanced, after, done)
+    f.block(after)
+    ticket = f.emit(f"atomicrmw add {counter}, i64 1 monotonic, align 8", "i64")
+    ticket = f.binary("urem", ticket, f.add(tickets, threads))
+    owner, piece = f.binary("urem", ticket, threads), f.binary("udiv", ticket, threads)
+    low, high = share(f, total, owner, threads)
+    begin = f.add(f.add(low, own), f.mul(piece, i64(portion)))
+    end = f.minimum(f.add(begin, i64(portion)), high)
+    latch = f.current
+    f.lines[place] = (f"  {first.name} = phi i64 [ {start.name}, %{before} ], [ {begin.name}, %{latch} ]\n"
+                      f"  {last.name} = phi i64 [ {stop.name}, %{before} ], [ {end.name}, %{latch} ]")
+    f.branch_if(f.compare("icmp slt", ticket, tickets), header, done)
+    f.block(done)
 
 
 class TileLoops:
@@ -119,7 +171,8 @@ class TileLoops:
 
     def emit(self, thread: Value, threads: Value) -> None:
         g = self.blocking
-        spread(self.f, g.batch, g.row_tiles if g.split_rows else g.panels, thread, threads, self.emit_item)
+        spread_evenly(self.f, g.batch, g.row_tiles if g.split_rows else g.panels, g.portion, thread, threads,
+                      self.emit_item)
 
     def emit_item(self, item: Value, low: Value, high: Value) -> None:
         """One member of the batch: the row tiles or the panels from low to high."""
@@ -301,11 +354,15 @@ class TileLoops:
                 result_stride = f.select(last, result_stride, stride)
         valid = f.minimum(columns, f.sub(i64(g.n), j0)) if g.n % g.lanes else columns
         tile = Tile(result, width, height, valid, i0, j0, item, row_tile, panel, width)
-        streams: Sequence[tuple[Value, int]] = ()
+        streams: Sequence[tuple[Value, Value | int]] = ()
         if g.streamed and out is not None:
             streams = [(result, g.c_row * SIZES[self.c.dtype])]
         elif self.prefetch:
             streams = self.prefetch(f, tile)
+        if out is None and g.k_blocks > 1:  # what the sums are added to; what comes after the last of them is its affair
+            sums = (start, width * SIZES[self.c.dtype])
+            streams = [sums, *((f.select(last, address, start), f.select(last, i64(stride_), i64(sums[1])))
+                               for address, stride_ in streams)]
         tail = f.sub(f.sub(i64(g.n), j0), f.sub(columns, i64(g.lanes)))
         arguments = [a, b, start, stride, result, result_stride, count, accumulate, tail, a_table, b_table,
                      self.stream_table(streams)]
@@ -324,7 +381,7 @@ class TileLoops:
             with f.when(f.compare("icmp eq", k_block, i64(g.k_blocks - 1))):
                 self.finish(f, tile)
 
-    def stream_table(self, streams: Sequence[tuple[Value, int]]) -> Value:
+    def stream_table(self, streams: Sequence[tuple[Value, Value | int]]) -> Value:
         """(address, bytes a row) of each stream, in memory."""
         f = self.f
         if not streams:
@@ -332,7 +389,7 @@ class TileLoops:
         table = f.stack("i64", 2 * len(streams))
         for place, (address, stride) in enumerate(streams):
             f.store(address, f.offset(table, i64(2 * place), "i64"))
-            f.store(i64(stride), f.offset(table, i64(2 * place + 1), "i64"))
+            f.store(i64(stride) if isinstance(stride, int) else stride, f.offset(table, i64(2 * place + 1), "i64"))
         return table
 
     def choose_function(self, height: Value, columns: Value, streams: int) -> str:
