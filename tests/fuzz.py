@@ -127,6 +127,8 @@ class Fuzzer:
 
     def layer(self) -> Tensor | None:
         """A contraction with what fusion puts before and behind it: a computed operand, folds along rows, columns or all."""
+        if self.depth:
+            return None  # written out, every step would have parameters of its own
         x = self.pick()
         if x.ndim < 2:
             return None

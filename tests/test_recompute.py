@@ -259,7 +259,8 @@ def after_steps(program: graphc.Program, feeds: dict[str, np.ndarray]) -> tuple[
 
 @pytest.mark.parametrize("backend", ["native", "numpy"])
 @pytest.mark.parametrize(("build", "options"), [(mlp, {"layers": 10}), (mlp, {"layers": 8, "dropout": 0.3}),
-                                                (convolutional, {"depth": 5, "norm": True})], ids=["mlp", "dropout", "convolutional"])
+                                                (convolutional, {"depth": 5, "norm": True})],
+                         ids=["mlp", "dropout", "convolutional"])
 def test_a_budget_changes_no_bit(build: Callable[..., Built], options: dict[str, Any], backend: str) -> None:
     whole, feeds = build(backend=backend, **options)
     budget = int(whole.specialize().memory_bytes * 0.7)
