@@ -20,8 +20,10 @@ def build_graphc(w: Workload, threads: int, mode: str) -> Step:
     state, x0, y0 = w.values()
     module = w.model(graphc)
     module.load_state_dict(state)
-    x, y = (graphc.placeholder(name, array.shape, "int64" if array.dtype.kind == "i" else "float32")
-            for name, array in (("x", x0), ("y", y0)))
+    batch = y0.shape[0]
+    axis = x0.shape.index(batch)  # the batch is an open dimension, as users write it
+    x = graphc.placeholder("x", (*x0.shape[:axis], "batch", *x0.shape[axis + 1:]), x0.dtype.name)
+    y = graphc.placeholder("y", ("batch", *y0.shape[1:]), y0.dtype.name)
     optimizer = getattr(graphc.optim, w.optimizer.name)(module.parameters(), **w.optimizer.settings)
     step = graphc.train_step(w.loss(graphc, module, x, y), optimizer, threads=threads)
     if mode == "loop":

@@ -33,10 +33,10 @@ def gpt(name: str, title: str, layers: int, width: int, heads: int, context: int
                 self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width))
 
             def forward(self, x: Any) -> Any:
-                q, k, v = (part.reshape(batch, context, heads, width // heads).transpose(1, 2)
+                q, k, v = (part.reshape(x.shape[0], context, heads, width // heads).transpose(1, 2)
                            for part in lib.split(self.qkv(self.norm1(x)), width, -1))
                 mixed = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
-                x = x + self.out(mixed.transpose(1, 2).reshape(batch, context, width))
+                x = x + self.out(mixed.transpose(1, 2).reshape(x.shape[0], context, width))
                 return x + self.mlp(self.norm2(x))
 
         class GPT(nn.Module):
@@ -52,7 +52,7 @@ def gpt(name: str, title: str, layers: int, width: int, heads: int, context: int
         return GPT()
 
     def loss(lib: Any, module: Any, x: Any, y: Any) -> Any:
-        return lib.nn.functional.cross_entropy(module(x).reshape(batch * context, vocabulary), y.reshape(-1))
+        return lib.nn.functional.cross_entropy(module(x).reshape(-1, vocabulary), y.reshape(-1))
 
     def in_jax(p: Any, x: Any, y: Any) -> tuple[Any, dict[str, Any]]:
         import jax
@@ -64,8 +64,8 @@ def gpt(name: str, title: str, layers: int, width: int, heads: int, context: int
         for k in range(layers):
             b = f"blocks.{k}"
             parts = jnp.split(layer.linear(p, f"{b}.qkv", layer.layer_norm(p, f"{b}.norm1", h)), 3, -1)
-            q, key, v = (part.reshape(batch, context, heads, width // heads) for part in parts)
-            h = h + layer.linear(p, f"{b}.out", layer.attention(q, key, v, True).reshape(batch, context, width))
+            q, key, v = (part.reshape(x.shape[0], context, heads, width // heads) for part in parts)
+            h = h + layer.linear(p, f"{b}.out", layer.attention(q, key, v, True).reshape(x.shape[0], context, width))
             wide = jax.nn.gelu(layer.linear(p, f"{b}.mlp.0", layer.layer_norm(p, f"{b}.norm2", h)))
             h = h + layer.linear(p, f"{b}.mlp.2", wide)
         return layer.cross_entropy(layer.linear(p, "head", layer.layer_norm(p, "norm", h)), y), {}
