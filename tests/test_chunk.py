@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from graphc.passes.chunk import Split, build, wanted_outside
+from graphc.passes.batch_axis import Split
+from graphc.passes.chunk import build, wanted_outside
 from graphc.passes.pipeline import Pipeline
 from graphc.runtime.interpreter import evaluate_graph
 
