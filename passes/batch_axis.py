@@ -213,8 +213,8 @@ def is_partial(split: Split, node: Node) -> bool:
     """Whether the whole is the sum, or the same fold, over what chunks give."""
     kind = node.op.kind
     if kind is Kind.CONTRACT:
-        cut = cut_labels(split, node)
-        return len(cut) == 1 and evenly_cut(split, node, next(iter(cut))) and not cut & set(split_spec(node.attributes["spec"])[2])
+        cut, out = cut_labels(split, node), split_spec(node.attributes["spec"])[2]
+        return len(cut) == 1 and evenly_cut(split, node, next(iter(cut))) and not cut & set(out)
     if kind is Kind.SCATTER:
         return inputs_along(split, node, node.attributes["axis"])
     if kind is Kind.REDUCE:
