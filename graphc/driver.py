@@ -32,7 +32,8 @@ def function(inputs: Sequence[Tensor], outputs: Any, updates: Mapping[Parameter,
     updates         {parameter or state: new value}; all right-hand sides read the old values
     backend         "native" (machine code) or "numpy" (the interpreter)
     threads         at most this many; None for all cores that this process may use
-    memory_budget   bytes that temporaries may take; sizes that need more are refused with a GraphError
+    memory_budget   bytes that temporaries may take: values are computed again instead of kept until they fit, at the same
+                    results (`report()` says which and at what cost); a GraphError where nothing reaches it
     check_numerics  NaN or infinity in an output or a new value raises NumericsError and leaves the cells as they were
     """
     leaves: list[Tensor] = []

@@ -141,6 +141,8 @@ class Program:
             raise GraphError(f"backend must be 'native' or 'numpy', got {backend!r}{at(user_origin())}")
         if threads is not None and threads < 1:
             raise GraphError(f"threads must be at least 1, got {threads}{at(user_origin())}")
+        if memory_budget is not None and (not isinstance(memory_budget, (int, np.integer)) or memory_budget < 0):
+            raise GraphError(f"memory_budget is a number of bytes, got {memory_budget!r}{at(user_origin())}")
         self.graph, self.structure, self.name = graph, structure, name
         self.backend = _usable(backend)
         self.threads, self.memory_budget, self.check_numerics = threads, memory_budget, check_numerics

@@ -88,7 +88,10 @@ def _attempts(base: Fitted, fused: Fused, lay_out: LayOut) -> Iterator[tuple[Fit
             if not choice or choice in seen:
                 continue
             seen.add(choice)
-            graph = Rewriting(history, choice).graph()
+            try:
+                graph = Rewriting(history, choice).graph()
+            except Circular:
+                continue
             how, found = lay_out(graph)
             yield Fitted(graph, found, Recomputed(
                 (*before.values, *history.described(choice)), (before.operations[0], found.flops),
@@ -286,6 +289,10 @@ def minimum_cut(segment: Sequence[Node], wanted: Sequence[Node], kept: set[Node]
     return keep - kept, {n for n in nodes if (n, 0) not in with_source}
 
 
+class Circular(Exception):
+    """A choice that cannot be ordered: what a group waits for is computed from what nobody computes but it."""
+
+
 class Rewriting:
     """The graph in which the late part reads second computations of the chosen nodes."""
 
@@ -336,8 +343,9 @@ class Rewriting:
         return graph.with_roots([self.image(r) for r in graph.roots])
 
     def image(self, root: Node) -> Node:
-        """The node in the new graph."""
+        """The node in the new graph.  Raises Circular where a second computation would wait for something behind it."""
         stack = [root]
+        path: set[Node] = set()
         while stack:
             node = stack[-1]
             if node in self.new:
@@ -350,8 +358,12 @@ class Rewriting:
             first = [i for i in node.inputs if i not in self.new]
             first += [w for i in reads(node) if i in self.group and (w := self.awaited[self.group[i]]) not in self.new]
             if first:
+                path.add(node)
+                if any(i in path for i in first):
+                    raise Circular
                 stack.extend(first)
                 continue
+            path.discard(node)
             inputs = [self.again(i) if i in self.group else self.new[i] for i in reads(node)]
             inputs += [self.new[i] for i in node.inputs[len(inputs):]]
             self.new[node] = rebuild(node, tuple(inputs))

@@ -298,6 +298,9 @@ def test_a_budget_that_cannot_be_met_says_how_far_it_went() -> None:
     with pytest.raises(graphc.GraphError, match=r"needs [\d,]+ bytes .* budget is 1,000, even when \d+ values are "
                                                 r"computed again .*; use a smaller batch, or a budget of at least"):
         program(**feeds)
+    for wrong in (-1, 0.5, "1 MB"):
+        with pytest.raises(graphc.GraphError, match="memory_budget is a number of bytes"):
+            mlp(1, memory_budget=wrong)
 
 
 def test_a_minimum_cut_weighs_bytes_against_operations() -> None:
