@@ -358,3 +358,27 @@ def test_two_updates_of_one_state_compose() -> None:
         program = graphc.function([x], second, backend=backend)
         assert program(3.0) == 6.0
         assert total.numpy() == 20.0  # (1 + 1) * 10: the later update reads what the earlier one wrote
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_windows_of_an_image_are_never_in_memory(stride: int) -> None:
+    """Neither forward nor backward: the largest temporary is an image with its rim, not one with an axis per tap."""
+    x = placeholder("x", (2, 4, 12, 12))
+    first, second = (graphc.parameter(n, np.ones(s, np.float32)) for n, s in (("v", (6, 4, 3, 3)), ("w", (5, 6, 3, 3))))
+    hidden = graphc.nn.functional.conv2d(x, first, padding=1).tanh()
+    out = graphc.nn.functional.conv2d(hidden, second, padding=1, stride=stride)
+    gradients = graphc.grad((out * out).sum(), [first, second])
+    plan = graphc.function([x], gradients).specialize().plan
+    largest = max(int(b.type.size) for k in plan.kernels for b in k.writes)
+    assert largest <= 2 * 6 * 14 * 14
+
+
+def test_slopes_of_gelu_are_one_tensor() -> None:
+    """What the backward pass needs of the forward one is stored once, beside the result."""
+    x, w = placeholder("x", (64, 32)), graphc.parameter("w", np.ones((32, 48), np.float32))
+    v = graphc.parameter("v", np.ones((48, 16), np.float32))
+    for kind in ("none", "tanh"):
+        loss = ((graphc.gelu(x @ w, kind) @ v) ** 2).sum()
+        plan = graphc.function([x], graphc.grad(loss, [w, v])).specialize().plan
+        forward = [k for k in plan.kernels if k.form is Form.CONTRACT and any(b.type.shape == (64, 48) for b in k.writes)]
+        assert [len(k.writes) for k in forward if len(k.writes) > 1] == [2]

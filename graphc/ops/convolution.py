@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import gcd, prod
+from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -57,10 +58,12 @@ def _numpy(x: np.ndarray, w: np.ndarray, *, padding: Pairs, stride: tuple[int, .
     n = len(stride)
     for axis, (low, high) in enumerate(padding, start=2):  # negative amounts crop
         x = np.take(x, range(max(0, -low), x.shape[axis] - max(0, -high)), axis)
-    x = np.pad(x, ((0, 0), (0, 0), *((max(0, a), max(0, b)) for a, b in padding)))
+    around: list[tuple[int, int]] = [(0, 0), (0, 0), *((max(0, int(a)), max(0, int(b))) for a, b in padding)]
+    x = np.pad(x, around)
     spans = tuple(d * (k - 1) + 1 for d, k in zip(dilation, w.shape[2:], strict=True))
     seen = sliding_window_view(x, spans, tuple(range(2, n + 2)))
-    seen = seen[(..., *(slice(None, None, s) for s in stride), *(slice(None, None, d) for d in dilation))]
+    every: tuple[Any, ...] = (..., *(slice(None, None, s) for s in (*stride, *dilation)))
+    seen = seen[every]
     seen = seen.reshape(x.shape[0], groups, x.shape[1] // groups, *seen.shape[2:])
     weight = w.reshape(groups, w.shape[0] // groups, *w.shape[1:])
     at, taps = POSITIONS[:n], TAPS[:n]

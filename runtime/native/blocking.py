@@ -23,6 +23,7 @@ DEPTH_LIMIT = 384  # up to here one block; a longer sum is cut into equal blocks
 THIN_ROWS, THIN_DEPTH = 8, 16  # so few rows stream a large B once, in blocks of so many k
 UNPACKED_BYTES = 256 << 10  # a block of an operand that spans no more than this is used where it is
 LARGE = 1 << 24  # products of a contraction that threads balance between them: about 100 microseconds
+FEW_TILES = 4  # row tiles for which a panel is packed just in time
 LEAST_SUMS = 12  # registers of sums in a tile that keep multiply-add busy
 LEAST_PIECE, LARGEST_STEP = 4, 4  # lines that are copied a vector at a time: so many, so few elements apart
 LEAST_RUN = 8  # neighbours in k that are worth transposing in registers
@@ -261,9 +262,11 @@ def choose_blocking(c: Contraction, target: Target, plain: bool, loads: tuple[bo
     width = vectors * lanes
     panel_bytes = max(1, k_in_block * width * itemsize)
     panels_in_block = panels
+    few_tiles = row_tiles <= FEW_TILES and not pack_a
     tiles_in_block = max(1, row_tiles)
     if pack_b:
-        panels_in_block = max(1, min(panels, target.l2_bytes // 2 // panel_bytes))
+        # few row tiles use a panel while it is in the first-level cache
+        panels_in_block = 1 if few_tiles else max(1, min(panels, target.l2_bytes // 2 // panel_bytes))
     elif b_span > UNPACKED_BYTES and not thin:  # one panel stays in cache while every row tile uses it
         panels_in_block = 1
     if whole_rows:
