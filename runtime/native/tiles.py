@@ -354,15 +354,16 @@ class TileLoops:
                 result_stride = f.select(last, result_stride, stride)
         valid = f.minimum(columns, f.sub(i64(g.n), j0)) if g.n % g.lanes else columns
         tile = Tile(result, width, height, valid, i0, j0, item, row_tile, panel, width)
-        streams: Sequence[tuple[Value, Value | int]] = ()
+        fetched: Sequence[tuple[Value, int]] = ()
         if g.streamed and out is not None:
-            streams = [(result, g.c_row * SIZES[self.c.dtype])]
+            fetched = [(result, g.c_row * SIZES[self.c.dtype])]
         elif self.prefetch:
-            streams = self.prefetch(f, tile)
+            fetched = self.prefetch(f, tile)
+        streams: Sequence[tuple[Value, Value | int]] = fetched
         if out is None and g.k_blocks > 1:  # what the sums are added to; what comes after the last of them is its affair
             sums = (start, width * SIZES[self.c.dtype])
             streams = [sums, *((f.select(last, address, start), f.select(last, i64(stride_), i64(sums[1])))
-                               for address, stride_ in streams)]
+                               for address, stride_ in fetched)]
         tail = f.sub(f.sub(i64(g.n), j0), f.sub(columns, i64(g.lanes)))
         arguments = [a, b, start, stride, result, result_stride, count, accumulate, tail, a_table, b_table,
                      self.stream_table(streams)]
