@@ -359,7 +359,7 @@ class TileLoops:
             fetched = [(result, g.c_row * SIZES[self.c.dtype])]
         elif self.prefetch:
             fetched = self.prefetch(f, tile)
-        streams: Sequence[tuple[Value, Value | int]] = fetched
+        streams: list[tuple[Value, Value | int]] = list(fetched)
         if out is None and g.k_blocks > 1:  # what the sums are added to; what comes after the last of them is its affair
             sums = (start, width * SIZES[self.c.dtype])
             streams = [sums, *((f.select(last, address, start), f.select(last, i64(stride_), i64(sums[1])))
