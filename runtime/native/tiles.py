@@ -36,7 +36,7 @@ class Tile:
 
 
 Finish = Callable[[Function, Tile], None]
-Prefetch = Callable[[Function, Tile], Sequence[tuple[Value, Value | int]]]
+Prefetch = Callable[[Function, Tile], Sequence[tuple[Value, int]]]
 
 
 MOST_BALANCED = 16  # threads; with more of them every one keeps to its share
