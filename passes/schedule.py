@@ -42,8 +42,9 @@ class Dependencies:
                 if buffer in self.writer and self.writer[buffer] != i:
                     self.after[self.writer[buffer]].add(i)
         for written, awaited in waits.items():
-            for buffer in awaited:
-                self.after[self.writer[buffer]].add(self.writer[written])
+            for buffer in awaited:  # a wish: where what is awaited needs the kernel itself, it runs first all the same
+                if not self.reaches(self.writer[written], {self.writer[buffer]}):
+                    self.after[self.writer[buffer]].add(self.writer[written])
 
     def reaches(self, start: int, goals: set[int]) -> bool:
         """Whether any goal must follow `start`."""
