@@ -22,8 +22,9 @@ from graphc.ir import Graph, Node, building, make, phase, rebuild, scope
 from graphc.op import REGISTRY, Kind
 from graphc.plan import Plan, Role
 
+from .assign import FLUID, reads
 from .cost import flops
-from .fuse import FLUID, Fused, reads
+from .fuse import Fused
 
 PRICES = (1.0, 0.25, 0.06, 0.015, 0.004, 0.0)  # bytes worth one operation: from cheap maps alone to any contraction
 SEGMENTS = (2, 3, 4, 6, 8, 11, 16, 24)
