@@ -5,12 +5,12 @@ Build a graph of symbols, derive gradients symbolically, and run whole training 
 
 from __future__ import annotations
 
-from pathlib import Path as _Path
+import os as _os
 from typing import Any as _Any
 
-_root = _Path(__file__).resolve().parent.parent
-if (_root / "pyproject.toml").exists() and (_root / "passes").is_dir() and str(_root) not in __path__:
-    __path__.append(str(_root))  # a checkout: graphc.passes and graphc.runtime are the folders beside this one
+_root = _os.path.dirname(_os.path.dirname(_os.path.realpath(__file__)))
+if all(_os.path.exists(_os.path.join(_root, name)) for name in ("pyproject.toml", "passes")) and _root not in __path__:
+    __path__.append(_root)  # a checkout: graphc.passes and graphc.runtime are the folders beside this one
 
 from . import autograd, linalg, nn, ops, optim
 from .driver import Program, function, train_step

@@ -7,6 +7,7 @@ Must not know any op's name, gradients, loops or memory.
 from __future__ import annotations
 
 import linecache
+import os
 import sys
 import threading
 import weakref
@@ -16,7 +17,6 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count as counter
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,9 +27,9 @@ from .types import Dim, DType, Quotient, TensorType
 
 # -- where a node comes from -----------------------------------------------------------------------------------------
 
-_HERE = Path(__file__).resolve().parent
-_OWN = tuple(str(folder) + ("/" if "/" in str(folder) else "\\")
-             for folder in (_HERE, _HERE.parent / "passes", _HERE.parent / "runtime"))
+_HERE = os.path.dirname(os.path.realpath(__file__))
+_OWN = tuple(os.path.join(folder, "") for folder in (
+    _HERE, *(os.path.join(os.path.dirname(_HERE), name) for name in ("passes", "runtime"))))
 
 
 @dataclass(frozen=True, slots=True)

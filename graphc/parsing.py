@@ -12,7 +12,6 @@ Knows the grammar of statements and how names are bound to symbols.  Builds node
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
@@ -207,7 +206,9 @@ class _Reader:
         start, word = scan.start, scan.take("word", "the name of an op")
         op = REGISTRY.get(word)
         if op is None:
-            close = difflib.get_close_matches(word, REGISTRY, 3)
+            from difflib import get_close_matches
+
+            close = get_close_matches(word, REGISTRY, 3)
             raise scan.fail(f"unknown op '{word}'" + (f"; did you mean {', '.join(close)}?" if close else ""), start)
         inputs: list[Node] = []
         scan.expect("(")

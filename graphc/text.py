@@ -6,9 +6,8 @@ name.  Knows names, scopes of names and layout.  Must not know any op.
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Iterator, Mapping
-from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -169,7 +168,7 @@ class _Writer:
             yield f"{indent}]"
 
     def note(self, node: Node) -> str:
-        place = f"{PurePath(node.origins[0].file).name}:{node.origins[0].line}" if node.origins else ""
+        place = f"{os.path.basename(node.origins[0].file)}:{node.origins[0].line}" if node.origins else ""
         text = " ".join(p for p in (node.scope, place) if p)
         return "  # " + " ".join(text.split()) if text else ""
 
@@ -230,6 +229,8 @@ def format_json(graph: Graph) -> str:
 
     Attributes are texts as in `format_graph`; large arrays are named by type alone.  Nested graphs stand in their node.
     """
+    import json  # graphs as JSON are rare, and importing it is not free
+
     return json.dumps(_json(graph, cell_names(graph)), indent=1)
 
 

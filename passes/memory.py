@@ -12,7 +12,6 @@ from bisect import insort
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
-from random import Random
 
 from graphc.ir import Cell, Graph
 from graphc.plan import Buffer, Plan, Role, Step, align
@@ -125,6 +124,8 @@ def place(lives: dict[Buffer, Life], bound: int) -> tuple[dict[Buffer, int], int
         if best[1] <= CLOSE * bound:
             return best
     assert best is not None
+    from random import Random  # slow to import, and most plans do not come here
+
     chance = Random(0)
     for _ in range(min(ATTEMPTS, EFFORT // len(order)) if best[1] > CLOSE * bound else 0):
         top = [b for b in order if best[0][b] + align(max(b.bytes, 1)) == best[1]]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from statistics import NormalDist
 from typing import TypeVar
 
 import numpy as np
@@ -69,6 +68,8 @@ def trunc_normal_(tensor: Fillable, mean: float = 0.0, std: float = 1.0, a: floa
     """Normal, restricted to [a, b] (absolute limits, not multiples of std)."""
     if not a < b or std <= 0:
         raise GraphError(f"trunc_normal_ needs a < b and std > 0, got a={a}, b={b}, std={std}{at(user_origin())}")
+    from statistics import NormalDist  # slow to import, and rarely needed
+
     generator, normal = initial_generator(), NormalDist(mean, std)
     low, high = normal.cdf(a), normal.cdf(b)
     size = math.prod(_shape(tensor))
