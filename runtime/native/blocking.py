@@ -285,10 +285,10 @@ def choose_blocking(c: Contraction, target: Target, plain: bool, loads: tuple[bo
         streamed = k_in_block * panels_in_block * width * itemsize > target.l1_bytes
     else:
         streamed = b_span > UNPACKED_BYTES and not thin
-    # a unit is a row tile or a panel; what is packed for the other side is packed anew for each portion
+    # a unit is a row tile or a panel; what is packed for the other side would be packed anew for each portion
     portion = 0
-    if batch * m * n * k >= LARGE:
-        portion = (0 if pack_b else 1) if split_rows else 4 if pack_a else 2
+    if batch * m * n * k >= LARGE and not (pack_b if split_rows else pack_a):
+        portion = 1 if split_rows else 2
     a_line = height if height <= lanes else lanes * math.ceil(height / lanes)
     sizes = {
         "offsets": 8 * PIECE * (max(width, a_line) + 2 * lanes),
