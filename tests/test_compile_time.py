@@ -7,6 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+import graphc
+from graphc import nn, optim
+
 ROOT = Path(__file__).resolve().parent.parent
 
 TUTORIAL = """
@@ -58,3 +63,22 @@ def test_import_takes_less_than_twice_numpy(tmp_path: Path) -> None:
 
     rounds = [(wall("graphc, graphc.nn, graphc.optim"), wall("numpy")) for _ in range(9)][1:]  # the first compiles
     assert min(ours for ours, _ in rounds) < 2 * min(numpy for _, numpy in rounds)
+
+
+def test_equal_layers_are_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From 4 to 48 equal layers the code that LLVM sees grows by what calls it alone, and its time by less than twice."""
+    monkeypatch.setenv("GRAPHC_CACHE", "0")
+
+    def compiled(layers: int) -> tuple[int, int, float]:
+        x, y = graphc.placeholder("x", (32, 64)), graphc.placeholder("y", (32, 64))
+        model = nn.Sequential(*(nn.Sequential(nn.Linear(64, 64), nn.Tanh()) for _ in range(layers)))
+        step = graphc.train_step(nn.MSELoss()(model(x), y), optim.Adam(model.parameters()))
+        special = step.specialize()
+        text = special.executable.text  # type: ignore[attr-defined]
+        kernels = [part.partition("(")[0] for part in text.split("\ndefine ")[1:] if "@k" in part.partition("(")[0]]
+        return len(special.plan.kernels), len(kernels), special.seconds["llvm"]
+
+    few = [compiled(4) for _ in range(3)]
+    many = [compiled(48) for _ in range(3)]
+    assert many[0][0] > 8 * few[0][0] and many[0][1] <= few[0][1] + 2
+    assert min(s for *_, s in many) < 2 * min(s for *_, s in few)
