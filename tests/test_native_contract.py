@@ -428,15 +428,15 @@ def test_empty_axes() -> None:
 @pytest.mark.parametrize("threads", [1, 2, 3, 5, 16, 20])
 def test_portions_are_each_done_once(threads: int) -> None:
     """Threads that take work from each other: any number of runs, in any order, of any number of threads."""
-    c = matmul(300, 400, 300)
+    c = matmul(1501, 64, 200)
     assert choose_road(c, host(), True, (False, False)).blocking.portion
     engine = compile_cases([Case(c)], host())
     run, rng = SIGNATURE(engine.get_function_address("case0")), np.random.default_rng(2)
-    a, b = (rng.integers(-3, 4, s).astype(np.float32) for s in ((300, 300), (300, 400)))
+    a, b = (rng.integers(-3, 4, s).astype(np.float32) for s in ((1501, 200), (200, 64)))
     scratch = np.zeros((threads, scratch_bytes(c, host()) + 64), np.uint8)
     bases = [(row.ctypes.data + 63) // 64 * 64 for row in scratch]
     for _ in range(3):
-        out = np.full((300, 400), np.nan, np.float32)
+        out = np.full((1501, 64), np.nan, np.float32)
         for thread in rng.permutation(threads).tolist():
             run(a.ctypes.data, b.ctypes.data, out.ctypes.data, bases[thread], thread, threads)
         np.testing.assert_array_equal(out, a @ b)
