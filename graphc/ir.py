@@ -7,6 +7,7 @@ Must not know any op's name, gradients, loops or memory.
 from __future__ import annotations
 
 import linecache
+import math
 import os
 import sys
 import threading
@@ -84,12 +85,26 @@ class Cell:
 
     def __init__(self, name: str, array: np.ndarray, trainable: bool, dtype: DType | None = None) -> None:
         self.name, self.trainable = name, trainable
-        self.array = np.array(array, None if dtype is None else dtype.numpy, order="C", copy=True)
+        self.array = aligned(np.shape(array), array.dtype if dtype is None else dtype.numpy)
+        self.array[...] = array
         self.type = TensorType(_dtype_of(self.array), self.array.shape)
         self.version = 0  # grows with every assignment from Python
 
     def __repr__(self) -> str:
         return f"<{'parameter' if self.trainable else 'state'} {self.name}: {self.type}>"
+
+
+LINE, PAGE = 64, 2 << 20  # bytes: a cache line, which is the widest vector; a large page
+LARGE = 4 << 20  # bytes from which numpy asks the system for large pages
+
+
+def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """An array that starts at a cache line, a large one at a large page: no vector of it straddles two lines."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    alignment = PAGE if size >= LARGE else LINE
+    room = np.empty(size + alignment, np.uint8)
+    start = -room.ctypes.data % alignment
+    return np.ndarray(shape, dtype, room.data, start)
 
 
 def _dtype_of(array: np.ndarray) -> DType:

@@ -13,13 +13,15 @@ from math import prod
 from graphc.op import Kind
 from graphc.plan import Form, Kernel
 
+from .columns import emit_columns
 from .contraction_kernels import contraction_scratch, emit_contract
 from .elements import Elements, LoweringError, row_major
 from .emit import Function, Module, i64
 from .epilogues import contraction_of
+from .folds import reduction_scratch
 from .loops import Threads, Work, emit_map, scalar_cost
-from .reductions import emit_columns, emit_rows, reduction_scratch
 from .routines import emit_routine, routine_scratch
+from .rows import emit_rows
 from .scans import emit_prefix, emit_scatter
 from .target import Target
 from .threads import emit_barrier

@@ -23,8 +23,9 @@ from .contract import Contraction, Tile, tile_parts
 from .elements import LoweringError, Memory, Scope
 from .emit import Carried, Function, Value, constant, i64, vector
 from .epilogues import Epilogue, computed_operands, contraction_node, contraction_of
+from .folds import Folding, Reduction, passes_of, reduction_of, reduction_scratch
 from .loops import LINE, MODERATE, State, Work, bind
-from .reductions import Folding, Reduction, Rows, passes_of, reduction_of, reduction_scratch
+from .rows import Rows
 from .target import Target
 
 ABREAST = 4  # vectors of a tile whose states stay in registers together

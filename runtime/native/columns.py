@@ -1,0 +1,279 @@
+"""Folds down columns: vectors run across results, the reduced axes are the loop.
+
+Knows how columns are shared among threads and long ones cut.  Must not know op names, buffers or how threads are made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+
+from graphc.index import Index
+from graphc.ir import Node
+from graphc.plan import align
+
+from .elements import Scope, row_major
+from .emit import Carried, Value, constant, i64, vector
+from .folds import Chunks, Folding, Passes, Space, column_chunks, passes_of
+from .loops import State, Work, affine_in, bind
+from .tiles import quotient
+
+CHEAP_COLUMNS = 8  # operations per element up to which a block is four vectors wide
+
+
+def emit_columns(w: Work) -> None:
+    """Folds across rows."""
+    passes = passes_of(w.kernel)
+    if passes.kept_count == 0:
+        return
+    Columns(w, passes).emit()
+
+
+class Columns:
+    """Vectors along kept axes, the reduced axes as a loop inside; a block of columns at a time."""
+
+    def __init__(self, w: Work, passes: Passes) -> None:
+        self.w, self.passes = w, passes
+        e = w.elements
+        self.r = Index.variable("r", passes.reduced_count)
+        sizes = [w.kernel.space[a] for a in passes.kept_axes]
+        for depth in range(len(sizes), 0, -1):
+            cut = len(sizes) - depth
+            self.outer_count, self.inner_count = prod(sizes[:cut]), prod(sizes[cut:])
+            self.outer = Index.variable("ko", self.outer_count)
+            self.inner = Index.variable("ki", self.inner_count)
+            self.k = self.outer * self.inner_count + self.inner
+            self.space = Space(w, passes, self.k, self.r)
+            e.steps.clear()
+            self.space.declare()
+            self.roots = [self.space.roots(p) for p in range(len(passes.reductions))]
+            keys = [*(k for roots in self.roots for k in roots), *(self.space.kept_key(n) for _, n in passes.kept)]
+            if affine_in(e, keys, self.inner):
+                break
+        w.limit_lanes(self.inner_count)
+        self.cost = max((w.body_cost(roots) + 2 for roots in self.roots), default=0)
+        self.chunks = None if w.threads.alone else column_chunks(passes)
+        lanes = e.lanes
+        masks = w.target.has_masks
+        vectors = -(-self.inner_count // lanes) if masks else self.inner_count // lanes
+        most = 4 if self.cost <= CHEAP_COLUMNS else 2 if self.cost <= 3 * CHEAP_COLUMNS else 1
+        if masks:
+            blocks = max(1, -(-vectors // most))
+            self.width = -(-vectors // blocks)
+            self.blocks = -(-vectors // max(1, self.width))
+        else:
+            self.width = max((b for b in range(1, most + 1) if vectors % b == 0), default=1)
+            self.blocks = vectors // self.width
+        self.rest = 0 if masks else self.inner_count - vectors * lanes  # columns that no vector covers
+
+    def emit(self) -> None:
+        e = self.w.elements
+        for roots in self.roots:
+            e.hoist(roots)
+        if self.chunks is not None:
+            self.emit_chunked(self.chunks)
+            return
+        self.for_columns(1, self.emit_block)
+
+    def for_columns(self, parts: int, block: Callable[[list[Scope], Value], None]) -> None:
+        """Calls block(scopes, part) for this thread's blocks of columns, `parts` times each."""
+        w, f, e = self.w, self.w.f, self.w.elements
+        lanes = e.lanes
+        if self.inner.number is not None:
+            with f.loop(*w.share(self.outer_count * parts)) as item:
+                outer, part = quotient(f, item, parts)
+                with e.inside(Scope(bind(self.outer, outer))):
+                    block([Scope()], part)
+            return
+        lane = next(iter(self.inner.variables()))
+        if self.blocks:
+            with f.loop(*w.share(self.outer_count * self.blocks * parts)) as item:
+                rest, part = quotient(f, item, parts)
+                outer, number = quotient(f, rest, self.blocks)
+                low = f.mul(number, i64(self.width * lanes))
+                exact = self.inner_count % (self.width * lanes) == 0 or self.rest
+                scopes = []
+                for u in range(self.width):
+                    base = f.add(low, i64(u * lanes))
+                    mask = None if exact else w.tail_mask(f.sub(i64(self.inner_count), base))
+                    scopes.append(Scope(bind(self.inner, base), lane, mask))
+                with e.inside(Scope(bind(self.outer, outer))):
+                    block(scopes, part)
+        if self.rest:
+            with f.loop(*w.share(self.outer_count * self.rest * parts)) as item:
+                rest, part = quotient(f, item, parts)
+                outer, number = quotient(f, rest, self.rest)
+                scope = Scope(bind(self.inner, f.add(number, i64(self.inner_count - self.rest))))
+                with e.inside(Scope(bind(self.outer, outer))):
+                    block([scope], part)
+
+    def emit_block(self, scopes: list[Scope], part: Value) -> None:
+        """All levels of a block of columns."""
+        w, e = self.w, self.w.elements
+        for p, level in enumerate(self.passes.reductions):
+            folding = self.folding(p)
+            for scope, state in zip(scopes, self.fold(p, folding, scopes, i64(0), i64(self.passes.reduced_count)),
+                                    strict=True):
+                if level:
+                    scope.values.update(folding.results(state))
+        if self.passes.kept:
+            for scope in scopes:
+                with e.inside(scope):
+                    w.store_all(self.passes.kept, [self.space.kept_key(n) for _, n in self.passes.kept], self.k)
+
+    def folding(self, p: int) -> Folding:
+        level = self.passes.reductions[p]
+        return Folding(self.w, level, self.roots[p][:len(level)], self.r)
+
+    def fold(self, p: int, folding: Folding, scopes: list[Scope], low: Value, high: Value) -> list[State]:
+        """One state per scope, over rows low to high; stores the outputs of pass p on the way."""
+        f, e = self.w.f, self.w.elements
+        for scope in scopes:
+            with e.inside(scope):
+                e.hoist(self.roots[p])
+        lanes = e.lanes if scopes[0].lane is not None else 0
+        length = self.passes.reduced_count
+        unroll = max(1, 4 // len(scopes)) if self.cost <= CHEAP_COLUMNS and length >= 16 else 1
+        width = len(folding.initial(lanes))
+
+        def rows(start: Value, stop: Value, step: int, states: list[State]) -> list[State]:
+            """states: for each unrolled row one per scope."""
+            carried = Carried([v for s in states for v in s])
+            with f.loop(start, stop, step, carried) as index:
+                new: State = []
+                for u in range(step):
+                    with e.inside(Scope(bind(self.r, f.add(index, i64(u))))):
+                        e.hoist(self.roots[p])
+                        for i, scope in enumerate(scopes):
+                            at = (u * len(scopes) + i) * width
+                            with e.inside(scope), e.inside(Scope()):
+                                new += self.one(p, folding, carried.values[at:at + width])
+                carried.next = new
+            flat = carried.results
+            return [flat[i * width:(i + 1) * width] for i in range(len(flat) // width)] if width else states
+
+        states = [folding.initial(lanes) for _ in range(unroll * len(scopes))]
+        if unroll == 1:
+            states = rows(low, high, 1, states)
+        else:
+            end = f.add(low, f.mul(f.binary("udiv", f.sub(high, low), i64(unroll)), i64(unroll)))
+            states = rows(low, end, unroll, states)
+            count = len(scopes)
+            if not (low.number is not None and high.number is not None and (high.number - low.number) % unroll == 0):
+                states[:count] = rows(end, high, 1, states[:count])
+        return [folding.tree([states[u * len(scopes) + i] for u in range(unroll)]) if width else []
+                for i in range(len(scopes))]
+
+    def one(self, p: int, folding: Folding, state: State) -> State:
+        """One row of one vector of columns."""
+        w, e = self.w, self.w.elements
+        e.emit(self.roots[p])
+        new = folding.combine(state, folding.lifted()) if folding.reductions else []
+        w.store_all(self.passes.full[p], self.roots[p][len(folding.reductions):], self.space.position)
+        return new
+
+    # -- many rows, few columns --------------------------------------------------------------------------------
+
+    def emit_chunked(self, chunks: Chunks) -> None:
+        """Chunks of rows to all threads; partial results are joined column by column, in order."""
+        w, f, e = self.w, self.w.f, self.w.elements
+        kept, length = self.passes.kept_count, self.passes.reduced_count
+        shared = 0
+        for p, level in enumerate(self.passes.reductions):
+            folding = self.folding(p)
+            parts: list[Value] = []
+            for r in level:
+                for _ in r.types:
+                    parts.append(f.offset(w.shared, i64(shared), "i8"))
+                    shared += align(8 * kept * chunks.count)
+
+            def block(scopes: list[Scope], part: Value, p: int = p, folding: Folding = folding,
+                      parts: list[Value] = parts) -> None:
+                low = f.mul(part, i64(chunks.size))
+                high = f.minimum(f.add(low, i64(chunks.size)), i64(length))
+                for scope, state in zip(scopes, self.fold(p, folding, scopes, low, high), strict=True):
+                    with e.inside(scope):
+                        self.store_parts(folding, state, parts, part)
+
+            self.for_columns(chunks.count, block)
+            if not level:
+                continue
+            w.meet()
+            results = {r.node: f.offset(w.shared, i64(shared + i * align(8 * kept)), "i8") for i, r in enumerate(level)}
+            shared += len(level) * align(8 * kept)
+            last = p == len(self.passes.reductions) - 1
+
+            def joined(scopes: list[Scope], _: Value, folding: Folding = folding, parts: list[Value] = parts,
+                       results: dict[Node, Value] = results) -> None:
+                self.join(folding, scopes, parts, results, chunks)
+
+            self.for_columns(1, joined)
+            if not last or self.passes.kept:
+                for r in level:
+                    del e.folded[r.node]
+                    pointer, node = results[r.node], r.node
+                    e.memory[node] = row_major(node, pointer)
+                e.steps.clear()
+                self.roots = [self.space.roots(q) for q in range(len(self.passes.reductions))]
+            if not last:
+                w.meet()
+        if self.passes.kept:
+            def store(scopes: list[Scope], _: Value) -> None:
+                for scope in scopes:
+                    with e.inside(scope):
+                        w.store_all(self.passes.kept, [self.space.kept_key(n) for _, n in self.passes.kept], self.k)
+
+            self.for_columns(1, store)  # each thread's own columns: no barrier is needed
+
+    def store_parts(self, folding: Folding, state: State, parts: list[Value], part: Value) -> None:
+        """Partial states of a vector of columns, at [part, column]."""
+        f = self.w.f
+        place = 0
+        for r in folding.reductions:
+            for type_ in r.types:
+                self.store_vector(state[place], f.offset(parts[place], f.mul(part, i64(self.passes.kept_count)),
+                                                         "i8" if type_ == "i1" else type_))
+                place += 1
+
+    def store_vector(self, value: Value, pointer: Value) -> None:
+        """Stores at the kept position of the current scope."""
+        f, e = self.w.f, self.w.elements
+        if value.element == "i1":
+            value = f.convert("zext", value, "i8")
+        address = f.offset(pointer, self.kept_offset(), value.element)
+        if value.lanes and e.mask is not None:
+            f.masked_store(value, address, e.mask)
+        else:
+            f.store(value, address)
+
+    def kept_offset(self) -> Value:
+        """The scalar kept position: of the first lane where there are lanes."""
+        f, e = self.w.f, self.w.elements
+        total = i64(0)
+        for index, factor in ((self.outer, self.inner_count), (self.inner, 1)):
+            if index.number is None:
+                value = e.bound(next(iter(index.variables())))
+                assert value is not None
+                total = f.add(total, f.mul(value, i64(factor)))
+        return total
+
+    def join(self, folding: Folding, scopes: list[Scope], parts: list[Value], results: dict[Node, Value],
+             chunks: Chunks) -> None:
+        f, e = self.w.f, self.w.elements
+        types = [t for r in folding.reductions for t in r.types]
+        for scope in scopes:
+            with e.inside(scope):
+                lanes = e.lanes if scope.lane is not None else 0
+                carried = Carried(folding.initial(lanes))
+                with f.loop(0, chunks.count, 1, carried) as chunk:
+                    read = []
+                    for type_, pointer in zip(types, parts, strict=True):
+                        memory = "i8" if type_ == "i1" else type_
+                        start = f.offset(pointer, f.mul(chunk, i64(self.passes.kept_count)), memory)
+                        start = f.offset(start, self.kept_offset(), memory)
+                        wide = vector(lanes, memory)
+                        value = f.masked_load(start, wide, e.mask) if lanes and e.mask is not None else f.load(start, wide)
+                        read.append(f.compare("icmp ne", value, constant(0, value.type)) if type_ == "i1" else value)
+                    carried.next = folding.combine(carried.values, read)
+                for node, value in folding.results(carried.results).items():
+                    self.store_vector(value, results[node])

@@ -1,0 +1,272 @@
+"""Folds along rows: vectors run along the reduced axes, a row after the other; maps before, between and after the folds.
+
+Knows what stays in registers or scratch between the levels of a row.  Must not know op names, buffers or how threads are made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+
+from graphc.index import Index
+from graphc.ir import Node
+from graphc.plan import align
+
+from .columns import emit_columns
+from .elements import Action, Key, Memory, Scope, row_major
+from .emit import Carried, Value, i64
+from .folds import KEPT_VALUES, SCRATCH_LIMIT, Chunks, Folding, Passes, Space, across_rows, passes_of, row_chunks
+from .loops import State, Work, affine_in, bind, scalar_cost
+from .tiles import quotient
+
+EXPENSIVE = 8  # operations that are worth a trip through row scratch
+STRAIGHT = 4  # vectors of a row that stay in registers between levels
+
+
+def emit_rows(w: Work) -> None:
+    """Folds along rows."""
+    passes = passes_of(w.kernel)
+    if passes.kept_count == 0:
+        return
+    if across_rows(w.kernel, passes):
+        emit_columns(w)
+        return
+    Rows(w, passes).emit()
+
+
+class Rows:
+    """Vectors along the reduced axes."""
+
+    def __init__(self, w: Work, passes: Passes) -> None:
+        self.w, self.passes = w, passes
+        self.k = Index.variable("k", passes.kept_count)
+        sizes = [w.kernel.space[a] for a in passes.axes]
+        for depth in range(len(sizes), 0, -1):
+            self.outer_count, self.inner_count = prod(sizes[:len(sizes) - depth]), prod(sizes[len(sizes) - depth:])
+            self.outer = Index.variable("ro", self.outer_count)
+            self.inner = Index.variable("ri", self.inner_count)
+            self.place = self.outer * self.inner_count + self.inner
+            self.space = Space(w, passes, self.k, self.place)
+            w.elements.steps.clear()
+            self.space.declare()
+            self.roots = [self.space.roots(p) for p in range(len(passes.reductions))]
+            if all(affine_in(w.elements, roots, self.inner) for roots in self.roots):
+                break
+        w.limit_lanes(self.inner_count)
+        self.costs = [w.body_cost(roots) + 2 * len(level)
+                      for roots, level in zip(self.roots, passes.reductions, strict=True)]
+        self.chunks = None if w.threads.alone else row_chunks(passes)
+        if self.outer_count > 1:
+            self.chunks = None
+
+    def emit(self) -> None:
+        w, f, e = self.w, self.w.f, self.w.elements
+        for roots in self.roots:
+            e.hoist(roots)
+        if self.chunks is not None:
+            self.emit_chunked(self.chunks)
+            return
+        with f.loop(*w.share(self.passes.kept_count)) as row:
+            self.emit_row(row)
+
+    def emit_row(self, row: Value) -> None:
+        """One row: all its folds and outputs."""
+        w, e = self.w, self.w.elements
+        lanes = e.lanes
+        vectors = -(-self.inner_count // lanes)
+        whole = self.inner_count % lanes == 0
+        straight = (self.outer_count == 1 and vectors <= STRAIGHT and (w.target.has_masks or whole)
+                    and sum(self.costs) * vectors <= 160 and self.passes.reduced_count > 0)
+        with e.inside(Scope(bind(self.k, row))):
+            if straight:
+                self.straight_row(vectors)
+            else:
+                self.looped_row()
+            self.store_kept()
+
+    def store_kept(self) -> None:
+        w, kept = self.w, self.passes.kept
+        if kept:
+            w.store_all(kept, [self.space.kept_key(n) for _, n in kept], self.k)
+
+    def folding(self, p: int) -> Folding:
+        level = self.passes.reductions[p]
+        return Folding(self.w, level, self.roots[p][:len(level)], self.place)
+
+    def store_full(self, p: int) -> None:
+        level, full = self.passes.reductions[p], self.passes.full[p]
+        self.w.store_all(full, self.roots[p][len(level):], self.space.position)
+
+    def straight_row(self, vectors: int) -> None:
+        """A row that fits a few registers: no loop, and values stay from level to level."""
+        w, e = self.w, self.w.elements
+        lanes = e.lanes
+        scopes = []
+        for v in range(vectors):
+            left = self.inner_count - v * lanes
+            lane = None if self.inner.number is not None else next(iter(self.inner.variables()))
+            mask = None if left >= lanes or lane is None else w.tail_mask(i64(left))
+            scopes.append(Scope(bind(self.inner, i64(v * lanes)), lane, mask))
+        for p, level in enumerate(self.passes.reductions):
+            folding = self.folding(p)
+            e.hoist(self.roots[p])
+            states = []
+            for scope in scopes:
+                with e.inside(scope):
+                    e.emit(self.roots[p])
+                    if level:
+                        lifted = folding.lifted()
+                        states.append(w.merge(scope.mask, lifted, folding.initial(lanes)))
+                    self.store_full(p)
+            if level:
+                e.scopes[-1].values.update(folding.results(folding.finish(states)))
+
+    def looped_row(self) -> None:
+        """One loop per level; expensive values that a later level needs again are kept in row scratch."""
+        w, e = self.w, self.w.elements
+        plan = self.values_to_save()
+        for p, level in enumerate(self.passes.reductions):
+            folding = self.folding(p)
+            e.hoist(self.roots[p])
+            saves = [(key, pointer) for first, key, pointer in plan if first == p]
+
+            def body(state: State, p: int = p, folding: Folding = folding, saves: list = saves) -> State:
+                e.emit(self.roots[p])
+                new = folding.combine(state, folding.lifted()) if folding.reductions else []
+                for key, pointer in saves:
+                    e.store(key[0], e.emit([key])[0], pointer, self.place)
+                self.store_full(p)
+                return new
+
+            if self.outer_count == 1:
+                states = w.sweep(self.inner, i64(0), i64(self.inner_count), self.costs[p], body, folding.initial)
+            else:
+                states = self.outer_sweep(folding, p, body)
+            for key, pointer in saves:
+                e.saved[key] = (pointer, self.place)
+            if level:
+                e.scopes[-1].values.update(folding.results(folding.finish(states)))
+        e.saved.clear()
+
+    def outer_sweep(self, folding: Folding, p: int, body: Callable[[State], State]) -> list[State]:
+        """The sweep inside a loop over the outer reduced axes: one state goes through all of it."""
+        w, f, e = self.w, self.w.f, self.w.elements
+        carried = Carried(folding.initial(0))
+        with f.loop(0, self.outer_count, 1, carried) as line, e.inside(Scope(bind(self.outer, line))):
+            e.hoist(self.roots[p])
+            states = w.sweep(self.inner, i64(0), i64(self.inner_count), self.costs[p], body, folding.initial)
+            if folding.reductions:
+                carried.next = folding.combine(carried.values, folding.finish(states))
+        return [carried.results]
+
+    def values_to_save(self) -> list[tuple[int, Key, Value]]:
+        """(pass that computes it, element, where it is kept) of expensive values that a later pass reads."""
+        w, e = self.w, self.w.elements
+        row_bytes = align(8 * self.passes.reduced_count)
+        if len(self.roots) < 2 or KEPT_VALUES * row_bytes > 4 * SCRATCH_LIMIT:
+            return []
+        varying = self.outer.variables() | self.inner.variables()
+        computed: dict[Key, int] = {}
+        chosen: dict[Key, int] = {}
+        for p, roots in enumerate(self.roots):
+            stack, seen = list(roots), set()
+            while stack:
+                key = stack.pop()
+                if key in seen:
+                    continue
+                seen.add(key)
+                step = e.step(key)
+                if (key in computed and step.action is Action.SCALAR and step.variables & varying
+                        and self.cone_cost(key) >= EXPENSIVE):
+                    chosen.setdefault(key, computed[key])
+                    continue
+                stack.extend(step.operands)
+            for key in e.reachable(roots):
+                computed.setdefault(key, p)
+        result = []
+        for i, (key, first) in enumerate(list(chosen.items())[:KEPT_VALUES]):
+            result.append((first, key, w.f.offset(w.private, i64(i * row_bytes), "i8")))
+        return result
+
+    def cone_cost(self, key: Key) -> int:
+        return sum(scalar_cost(k[0]) for k in self.w.elements.reachable([key]))
+
+    # -- few long rows -----------------------------------------------------------------------------------------
+
+    def emit_chunked(self, chunks: Chunks) -> None:
+        """Chunks of rows to all threads; their partial results are joined by every thread for itself, in order."""
+        w, f, e = self.w, self.w.f, self.w.elements
+        rows, length = self.passes.kept_count, self.passes.reduced_count
+        private = shared = 0
+        results: dict[Node, Memory] = {}
+        for p, level in enumerate(self.passes.reductions):
+            if not level and not self.passes.full[p]:
+                continue
+            folding = self.folding(p)
+            pointers: list[Value] = []
+            for r in level:
+                for _ in r.types:
+                    pointers.append(f.offset(w.shared, i64(shared), "i8"))
+                    shared += align(8 * rows * chunks.count)
+            self.swept_chunks(p, folding, chunks, pointers, length)
+            if not level:
+                continue
+            w.meet()
+            for r in level:
+                results[r.node] = row_major(r.node, f.offset(w.private, i64(private), "i8"))
+                private += align(8 * rows)
+            self.join_chunks(folding, chunks, pointers, results)
+            for r in level:
+                del e.folded[r.node]
+                e.memory[r.node] = results[r.node]
+            e.steps.clear()
+            self.roots = [self.space.roots(q) for q in range(len(self.passes.reductions))]
+        if self.passes.kept:
+            with f.when(f.compare("icmp eq", w.threads.thread, i64(0))), f.loop(0, rows) as row, e.inside(
+                    Scope(bind(self.k, row))):
+                self.store_kept()
+
+    def swept_chunks(self, p: int, folding: Folding, chunks: Chunks, pointers: list[Value], length: int) -> None:
+        w, f, e = self.w, self.w.f, self.w.elements
+
+        def body(state: State) -> State:
+            e.emit(self.roots[p])
+            new = folding.combine(state, folding.lifted()) if folding.reductions else []
+            self.store_full(p)
+            return new
+
+        with f.loop(*w.share(self.passes.kept_count * chunks.count)) as item:
+            row, chunk = quotient(f, item, chunks.count)
+            low = f.mul(chunk, i64(chunks.size))
+            high = f.minimum(f.add(low, i64(chunks.size)), i64(length))
+            with e.inside(Scope(bind(self.k, row))):
+                e.hoist(self.roots[p])
+                states = w.sweep(self.inner, low, high, self.costs[p], body, folding.initial,
+                                 aligned=length % e.lanes == 0 and chunks.size % e.lanes == 0)
+                if folding.reductions:
+                    for value, pointer in zip(folding.finish(states), pointers, strict=True):
+                        self.store_part(value, pointer, item)
+
+    def store_part(self, value: Value, pointer: Value, place: Value) -> None:
+        f = self.w.f
+        if value.type == "i1":
+            value = f.convert("zext", value, "i8")
+        f.store(value, f.offset(pointer, place, value.type))
+
+    def load_part(self, type_: str, pointer: Value, place: Value) -> Value:
+        f = self.w.f
+        if type_ == "i1":
+            return f.compare("icmp ne", f.load(f.offset(pointer, place, "i8"), "i8"), Value("0", "i8"))
+        return f.load(f.offset(pointer, place, type_), type_)
+
+    def join_chunks(self, folding: Folding, chunks: Chunks, pointers: list[Value], results: dict[Node, Memory]) -> None:
+        f = self.w.f
+        types = [t for r in folding.reductions for t in r.types]
+        with f.loop(0, self.passes.kept_count) as row:
+            carried = Carried(folding.initial(0))
+            first = f.mul(row, i64(chunks.count))
+            with f.loop(0, chunks.count, 1, carried) as chunk:
+                part = [self.load_part(t, p, f.add(first, chunk)) for t, p in zip(types, pointers, strict=True)]
+                carried.next = folding.combine(carried.values, part)
+            for node, value in folding.results(carried.results).items():
+                self.store_part(value, results[node].pointer, row)
