@@ -14,7 +14,6 @@ import numpy as np
 from .errors import GraphError
 from .feeds import assign, convert, solve_sizes
 from .ir import Cell, Graph, Node, at, rewrite, substitute, topological, user_origin
-from .passes.pipeline import Pipeline
 from .passes.update import attach_updates
 from .program import Program, Specialized, Structure, inspecting, sizes_for
 from .runtime.interpreter import evaluate
@@ -140,6 +139,8 @@ def evaluate_tensor(tensor: Tensor, feeds: Mapping[str, Any]) -> np.ndarray:
     inputs = [t.node for t in inputs_of([tensor])]
     arrays = [convert(n, v) for n, v in zip(inputs, assign(inputs, (), feeds), strict=True)]
     sizes = solve_sizes(inputs, arrays)
+    from .passes.pipeline import Pipeline
+
     graph = Pipeline().concrete(_collect(inputs, [tensor.node], {}), sizes)
     (value,) = evaluate(graph.outputs, dict(zip(graph.inputs, arrays, strict=True)))
     return np.array(value)

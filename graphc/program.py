@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,12 +21,13 @@ from .feeds import assign, convert, names_in_order, solve_sizes
 from .ir import Cell, Graph, Node, at, make, user_origin
 from .op import REGISTRY
 from .passes.cost import flops
-from .passes.pipeline import Pipeline
-from .passes.recompute import Recomputed, refusal
 from .plan import Buffer, Plan
 from .runtime.interpreter import compute
 from .runtime.program import Executable, Interpreted
 from .tensor import Parameter, Tensor, as_tensor
+
+if TYPE_CHECKING:
+    from .passes.recompute import Recomputed
 
 inspecting: ContextVar[bool] = ContextVar("inspecting", default=False)  # a file is only being looked at: run nothing
 
@@ -171,6 +172,8 @@ class Program:
     def simplified(self) -> Graph:
         """The graph after expansion and simplification, sizes still open."""
         if self._simplified is None:
+            from .passes.pipeline import Pipeline  # passes load with the first program that is compiled
+
             pipeline = Pipeline(seconds=self.seconds)
             self._simplified = pipeline.simplified(self.graph)
         return self._simplified
@@ -189,6 +192,9 @@ class Program:
         key = tuple(sorted(sizes.items()))
         known = self._cache.get(key)
         if known is None:
+            from .passes.pipeline import Pipeline
+            from .passes.recompute import refusal
+
             pipeline = Pipeline()
             graph = pipeline.concrete(self.simplified, sizes)
             tiny, whole = False, graph
