@@ -251,3 +251,32 @@ def test_wrong_arguments_are_errors_that_graphc_raises(call: Callable[..., Any])
 def test_shapes_that_broadcast_by_accident_warn() -> None:
     with pytest.warns(UserWarning, match="broadcast"):
         F.mse_loss(graphc.placeholder("x", (4, 1)), graphc.placeholder("t", (4,)))
+
+
+@pytest.mark.parametrize("backend", ("numpy", "native"))
+@pytest.mark.parametrize("reduction", ("mean", "sum"))
+def test_classes_that_are_ignored_or_do_not_exist(reduction: str, backend: str) -> None:
+    """Ignored everywhere: as PyTorch.  A class outside the axis: the loss is NaN, and no gradient leaves its row."""
+    scores = np.random.default_rng(0).standard_normal((4, 5)).astype(np.float32)
+    x, t = graphc.placeholder("x", (4, 5)), graphc.placeholder("t", (4,), "int64")
+    loss = F.cross_entropy(x, t, reduction=reduction)
+    program = graphc.function([x, t], (loss, graphc.grad(loss, x)), backend=backend)
+    value, gradient = program(scores, np.full(4, -100))
+    theirs = torch.tensor(scores, requires_grad=True)
+    error = torch.nn.functional.cross_entropy(theirs, torch.full((4,), -100), reduction=reduction)
+    np.testing.assert_array_equal(value, error.detach().numpy())
+    np.testing.assert_array_equal(gradient, torch.autograd.grad(error, theirs)[0].numpy())
+    value, gradient = program(scores, np.array([1, 7, 2, -3]))
+    assert np.isnan(value) and np.isfinite(gradient).all()
+    assert not gradient[[1, 3]].any() and gradient[[0, 2]].all()
+
+
+@pytest.mark.parametrize("margin", (-1.0, -0.25, 2.0))
+def test_margins_of_any_sign_are_pytorchs(margin: float) -> None:
+    generator = np.random.default_rng(1)
+    a, b = generator.standard_normal((2, 6)).astype(np.float64)
+    sign = np.where(generator.random(6) < 0.5, -1.0, 1.0)
+    for name, arrays in (("margin_ranking_loss", (a, b, sign)), ("hinge_embedding_loss", (a, sign))):
+        found = getattr(F, name)(*map(graphc.constant, arrays), margin=margin).eval()
+        wanted = getattr(torch.nn.functional, name)(*map(torch.tensor, arrays), margin=margin)
+        np.testing.assert_allclose(found, wanted.numpy(), rtol=1e-10)

@@ -73,6 +73,7 @@ def cross_entropy(input: TensorLike, target: TensorLike, weight: TensorLike | No
     """Negative log-likelihood of softmax(input) [N, C, ...] or [C], through log_softmax: no overflow.
 
     target           class integers (the input's shape without the class axis), or probabilities of the input's shape
+                     A class outside the axis makes the loss NaN (`check_numerics=True` raises) and no gradient leaves its row
     weight           one per class; the mean of class targets divides by the sum of the targets' weights
     ignore_index     class targets of this value count for nothing
     label_smoothing  this share of each target is spread evenly over all classes
