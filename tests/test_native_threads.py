@@ -326,3 +326,36 @@ def test_launch_is_cheap_while_workers_spin(code, area):
         best = min(best, (time.perf_counter() - start) / 100)
     pool.close()
     assert ctypes.sizeof(ctypes.c_void_p) == 8 and best < 50e-6
+
+
+FIRST_CALLS = """
+import threading
+import numpy as np
+import graphc
+
+x = graphc.placeholder("x", (200, 64))
+programs = [graphc.function([x], x @ x.transpose(0, 1) + k) for k in range(6)]
+values = np.ones((200, 64), np.float32)
+for program in programs:
+    program.specialize()
+ready, wrong = threading.Barrier(len(programs)), []
+
+def work(program, k):
+    ready.wait()
+    call = program.bind(values)
+    wrong.extend(k for _ in range(50) if not (call() == 64 + k).all())
+
+threads = [threading.Thread(target=work, args=pair) for pair in zip(programs, range(6))]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+assert not wrong, wrong
+"""
+
+
+def test_first_bound_calls_of_several_threads_at_once() -> None:
+    """What is made once for the process is made once: code of the loser of a race would be freed while others call it."""
+    for _ in range(4):
+        done = subprocess.run([sys.executable, "-c", FIRST_CALLS], capture_output=True, text=True, cwd=ROOT)
+        assert done.returncode == 0, done.stderr or done.returncode

@@ -19,6 +19,7 @@ from typing import Any
 
 from graphc.runtime.native import cache, jit
 from graphc.runtime.native.emit import Function, Module, Value, i64
+from graphc.runtime.native.once import once
 from graphc.runtime.native.target import host
 
 METH_NOARGS = 4  # methodobject.h, part of the stable ABI
@@ -67,7 +68,7 @@ def _call(function: Callable[[ctypes.c_void_p], int], argument: ctypes.c_void_p,
     return function(argument)
 
 
-@functools.lru_cache(maxsize=1)
+@once
 def _methods() -> tuple[_Method, _Method, jit.Code] | None:
     """The two definitions, holding and releasing the interpreter's lock; they live for ever, as CPython demands."""
     if sys.implementation.name != "cpython":

@@ -25,7 +25,6 @@ import time
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ import numpy as np
 from graphc.runtime.native import cache, calls, jit, memory
 from graphc.runtime.native import workers as layout
 from graphc.runtime.native.emit import Module
+from graphc.runtime.native.once import once
 from graphc.runtime.native.target import host
 from graphc.runtime.native.workers import emit_barrier, emit_cancelled
 
@@ -65,7 +65,7 @@ def _address(function: Any) -> int:
     return ctypes.cast(function, ctypes.c_void_p).value or 0
 
 
-@lru_cache(maxsize=1)
+@once
 def _services() -> Services:
     """POSIX semaphores, dispatch semaphores on macOS (it has no unnamed POSIX ones), kernel objects on Windows.
 
@@ -122,19 +122,19 @@ def _ordered_cores() -> list[int]:
     return first + siblings
 
 
-@lru_cache(maxsize=1)
+@once
 def _runtime() -> jit.Code:
     module, target = Module(), host()
     layout.emit_pool(module, target)
     return jit.compile_module(module.text(), target=target, name="workers", cache=cache.default())
 
 
-@lru_cache(maxsize=1)
+@once
 def _launch() -> Callable[[int], int]:
     return _CALL(_runtime().address("launch"))
 
 
-@lru_cache(maxsize=1)
+@once
 def _pauses_per_second() -> float:
     """How often the native spin loop pauses in a second; a pause takes 10 to 140 cycles, by processor."""
     spin = _SPIN(_runtime().address("spin"))
