@@ -207,8 +207,8 @@ def page() -> str:
         "`=` says: the same arguments with the same defaults. Else the cell says what graphc lacks, what it has also, and "
         "defaults that differ. OneFlow's column is what we know of its version 1.0, which is not installed here: the arguments "
         "of Adam, Adagrad, RMSprop, LAMB, SGD and CosineDecayLR were compared with its sources, the rest was written from "
-        "memory. It leaves out `contiguous_params`, `fused`, `last_step` and `verbose`; \"there\" says that the name exists, an empty "
-        "cell nothing.", "",
+        "memory. It leaves out `contiguous_params`, `fused`, `last_step` and `verbose`; \"there\" says that the name "
+        "exists, an empty cell nothing.", "",
         "These arguments of PyTorch's are nowhere repeated:", "", "| arguments | why not |", "|---|---|",
         *(f"| {', '.join(f'`{n}`' for n in names.split(', '))} | {why} |" for names, why in NEVER.items()), "",
         "`dtype` of layers is keyword-only. Where PyTorch computes something else than OneFlow, PyTorch's mathematics are "
