@@ -21,6 +21,8 @@ DEPTH = 256  # k of a packed block: an A panel and a B panel of this depth share
 DEPTH_MOST = 288  # where a sum is cut into equal blocks
 DEPTH_LIMIT = 384  # up to here one block; a longer sum is cut into equal blocks
 THIN_ROWS, THIN_DEPTH = 8, 16  # so few rows stream a large B once, in blocks of so many k
+OVERLAPPED_ROWS = 12  # of two vectors: the registers left serve the epilogue of the tile before
+LEAST_OVERLAPPED, LEAST_STEP_K, STEP_K = 8, 3, 4  # rows; k beside which one row of the tile before is finished
 UNPACKED_BYTES = 256 << 10  # a block of an operand that spans no more than this is used where it is
 LARGE = 1 << 24  # products of a contraction that threads balance between them: about 100 microseconds
 FEW_TILES = 4  # row tiles for which a panel is packed just in time
@@ -150,6 +152,7 @@ class Blocking:
     regions: dict[str, int] = field(hash=False, compare=False)
     scratch_bytes: int = 0
     gathers_rows: bool = False  # the tiles of a row meet in scratch, and are finished together
+    overlap: int = 0  # k in which a row of the tile before is finished while this one is summed; 0: tiles finish themselves
 
     @property
     def padded_n(self) -> int:
@@ -171,11 +174,12 @@ def split_evenly(count: int, most: int) -> tuple[int, int, int]:
 
 @lru_cache(maxsize=512)
 def choose_blocking(c: Contraction, target: Target, plain: bool, loads: tuple[bool, bool] = (False, False),
-                    whole_rows: bool = False) -> Blocking:
+                    whole_rows: bool = False, overlap: bool = False) -> Blocking:
     """The blocking of a contraction; `plain` asks for a result that the micro-kernel may write itself.
 
     loads: whether A, whether B is computed while it is packed.
     whole_rows: finished tiles must have all columns.
+    overlap: a tile may be finished while the next one is summed, where registers and sizes allow.
     """
     if 0 in c.k:  # an empty sum: one product of zeros, both operands being one number
         c = replace(c, k=(), a_k=(), b_k=(), a_batch=still(c.batch), a_m=still(c.m), b_batch=still(c.batch),
@@ -230,7 +234,14 @@ def choose_blocking(c: Contraction, target: Target, plain: bool, loads: tuple[bo
         most_vectors = max(most_vectors, min(8, (target.registers - 2) // (segment + 1)))
     panels, vectors, wide = split_evenly(total_vectors, most_vectors)
     segment_tiles, height, tall = split_evenly(segment, most_rows(target, vectors))
-    if tall and depth * vectors * lanes * itemsize <= target.l1_bytes // 2:
+    overlap = (overlap and not plain and not whole_rows and target.has_masks and target.registers >= 32
+               and segments == 1 and m >= LEAST_OVERLAPPED and n >= 2 * lanes and itemsize >= 4
+               and None not in (a_k, b_k) and k_inner > LEAST_STEP_K * OVERLAPPED_ROWS)
+    if overlap:  # tiles of one size: the last ones begin earlier, and only finish what is theirs
+        panels, vectors, wide = math.ceil(total_vectors / 2), 2, 0
+        segment_tiles, height, _ = split_evenly(segment, OVERLAPPED_ROWS)
+        tall = 0
+    elif tall and depth * vectors * lanes * itemsize <= target.l1_bytes // 2:
         # equal tiles need one micro-kernel instead of two: half the time to compile for 1 or 2 % of speed
         equal = [h for h in range(LEAST_SUMS // vectors, height) if h and segment % h == 0]
         if equal:
@@ -259,6 +270,7 @@ def choose_blocking(c: Contraction, target: Target, plain: bool, loads: tuple[bo
         a_run = b_run = 0
     k_inner_blocks = max(1, math.ceil(k_inner / max(1, k_in_block)))
     k_blocks = max(1, k_outer * k_inner_blocks)
+    least = k_inner - (k_inner_blocks - 1) * k_in_block
     width = vectors * lanes
     panel_bytes = max(1, k_in_block * width * itemsize)
     panels_in_block = panels
@@ -292,7 +304,7 @@ def choose_blocking(c: Contraction, target: Target, plain: bool, loads: tuple[bo
     a_line = height if height <= lanes else lanes * math.ceil(height / lanes)
     sizes = {
         "offsets": 8 * PIECE * (max(width, a_line) + 2 * lanes),
-        "tile": 0 if direct else height * width * itemsize,
+        "tile": 0 if direct else (2 if overlap else 1) * height * width * itemsize,
         "rows": height * math.ceil(n / lanes) * lanes * itemsize if whole_rows and panels > 1 else 0,
         "a": (k_in_block * a_line + lanes) * itemsize if pack_a else 0,
         "loaded": k_in_block * width * itemsize if loads[1] and b_k == 1 else 0,
@@ -309,7 +321,7 @@ def choose_blocking(c: Contraction, target: Target, plain: bool, loads: tuple[bo
         a_m=a_m, b_n=b_n, segment=segment, a_segments=a_segments, c_segments=c_segments, a_row=a_row, c_row=c_row,
         segment_tiles=segment_tiles, row_tiles=row_tiles, height=height, tall=tall,
         panels=panels, vectors=vectors, wide=wide,
-        masked=ragged and target.has_masks and (direct or not pack_b),
+        masked=ragged and target.has_masks and (direct or not pack_b) and not overlap,
         k_inner=k_inner, k_in_block=k_in_block, k_inner_blocks=k_inner_blocks, k_blocks=k_blocks, a_k=a_k, b_k=b_k,
         a_run=a_run, b_run=b_run,
         a_k_outer=tuple((s, t[0]) for s, t in outer_axes), b_k_outer=tuple((s, t[1]) for s, t in outer_axes),
@@ -317,4 +329,4 @@ def choose_blocking(c: Contraction, target: Target, plain: bool, loads: tuple[bo
         pack_a=pack_a, pack_b=pack_b, streamed=streamed,
         a_line=a_line, tiles_in_block=tiles_in_block, panels_in_block=panels_in_block,
         split_rows=split_rows, portion=portion, regions=regions, scratch_bytes=total,
-        gathers_rows=whole_rows and panels > 1)
+        gathers_rows=whole_rows and panels > 1, overlap=min(STEP_K, (least - 1) // height) if overlap else 0)

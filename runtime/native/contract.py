@@ -16,10 +16,11 @@ from functools import lru_cache
 from graphc.runtime.native.blocking import ITEMSIZE, Axes, Blocking, Contraction, choose_blocking, merge, pieces_run, swapped
 from graphc.runtime.native.dots import DotTile, dot_function, dot_rows
 from graphc.runtime.native.emit import SIZES, Function, Value, i64
+from graphc.runtime.native.overlap import FinishVector, OverlappedTiles
 from graphc.runtime.native.target import Target
 from graphc.runtime.native.tiles import Finish, Load, Prefetch, Tile, TileLoops, flat_offset, spread
 
-__all__ = ["Contraction", "Finish", "Load", "Prefetch", "Tile", "emit_contraction", "lanes_along_k", "scratch_bytes",
+__all__ = ["Contraction", "Finish", "FinishVector", "Load", "Prefetch", "Tile", "emit_contraction", "lanes_along_k", "scratch_bytes",
            "store_to", "tile_parts"]
 
 DOT_COLUMNS = 8  # up to so many columns dot products pay
@@ -83,16 +84,18 @@ def cost(c: Contraction, g: Blocking, plain: bool, turned: bool, dots: bool, mas
 
 
 @lru_cache(maxsize=512)
-def choose_road(c: Contraction, target: Target, plain: bool, loads: tuple[bool, bool], whole_rows: bool = False
-                ) -> Road:
+def choose_road(c: Contraction, target: Target, plain: bool, loads: tuple[bool, bool], whole_rows: bool = False,
+                overlap: bool = False) -> Road:
     """The cheapest road; `plain` says that the result is only stored, at the strides of `c`.
 
     whole_rows: every finished tile must have all columns of its rows.
+    overlap: tiles may be finished while the next ones are summed.
     """
     choices = []
     for turned in (False, True):
         d = swapped(c) if turned else c
-        g = choose_blocking(d, target, plain, loads[::-1] if turned else loads, whole_rows and not turned)
+        g = choose_blocking(d, target, plain, loads[::-1] if turned else loads, whole_rows and not turned,
+                            overlap and not turned)
         dots = not g.empty and 0 not in c.k and not any(loads) and dots_fit(d, target)
         if whole_rows and turned:  # the columns are rows by then: all of them in one tile
             dots = dots and g.m <= dot_rows(g.m, g.n, target)
@@ -102,7 +105,8 @@ def choose_road(c: Contraction, target: Target, plain: bool, loads: tuple[bool, 
             choices.append((cost(d, g, plain, turned, False, target.has_masks) * (1.1 if turned else 1), turned, False))
     _, turned, dots = min(choices)
     d = swapped(c) if turned else c
-    blocking = choose_blocking(d, target, plain, loads[::-1] if turned else loads, whole_rows and not turned)
+    blocking = choose_blocking(d, target, plain, loads[::-1] if turned else loads, whole_rows and not turned,
+                               overlap and not turned and not dots)
     itemsize = ITEMSIZE[c.dtype]
     if dots:
         n, k = blocking.n, math.prod(d.k)
@@ -117,13 +121,13 @@ def choose_road(c: Contraction, target: Target, plain: bool, loads: tuple[bool, 
 
 
 def scratch_bytes(c: Contraction, target: Target, *, load_a: bool = False, load_b: bool = False,
-                  whole_rows: bool = False) -> int:
+                  whole_rows: bool = False, overlap: bool = False) -> int:
     """Bytes of scratch memory that each thread needs, whichever way the result is consumed.
 
-    load_a, load_b: whether that operand is computed by a `Load`.  whole_rows: as for `emit_contraction`.
+    load_a, load_b: whether that operand is computed by a `Load`.  whole_rows, overlap: as for `emit_contraction`.
     """
-    if whole_rows:
-        return choose_road(c, target, False, (load_a, load_b), True).scratch_bytes
+    if whole_rows or overlap:
+        return choose_road(c, target, False, (load_a, load_b), whole_rows, overlap).scratch_bytes
     return max(choose_road(c, target, plain, (load_a, load_b)).scratch_bytes for plain in (False, True))
 
 
@@ -149,7 +153,8 @@ def tile_parts(c: Contraction, target: Target, *, load_a: bool = False, load_b: 
 def emit_contraction(f: Function, target: Target, c: Contraction, a: Value, b: Value, *, scratch: Value,
                      thread: Value, threads: Value, finish: Finish | None = None,
                      c_pointer: Value | None = None, prefetch: Prefetch | None = None,
-                     load_a: Load | None = None, load_b: Load | None = None, whole_rows: bool = False) -> None:
+                     load_a: Load | None = None, load_b: Load | None = None, whole_rows: bool = False,
+                     overlap: FinishVector | None = None) -> None:
     """Write the contraction at the end of the current block.
 
     Each finished tile goes to `finish`, whose code is written once; without it the result is stored at `c_pointer`
@@ -163,9 +168,12 @@ def emit_contraction(f: Function, target: Target, c: Contraction, a: Value, b: V
 
     `whole_rows` asks for tiles that have all columns of their rows, which takes a `finish`.
 
+    `overlap` does what `finish` does for one vector of a tile.  Where it is given, and registers and sizes allow, a tile
+    is finished vector by vector between the multiply-adds of the next one.
+
     Raises: ValueError where there is neither `finish` nor `c_pointer`.
     """
-    road = choose_road(c, target, finish is None, (load_a is not None, load_b is not None), whole_rows)
+    road = choose_road(c, target, finish is None, (load_a is not None, load_b is not None), whole_rows, overlap is not None)
     if road.blocking.empty:
         return
     if 0 in c.k:  # an empty sum: one product of zeros
@@ -183,7 +191,10 @@ def emit_contraction(f: Function, target: Target, c: Contraction, a: Value, b: V
             finish = turned_back(store_to(c_pointer, swapped(c), target), c.dtype, road, scratch)
         elif road.dots or not road.blocking.direct:
             finish = store_to(c_pointer, c, target)
-    if road.dots and finish is not None:
+    if road.blocking.overlap and overlap and finish and not road.dots:
+        OverlappedTiles(f, target, c, road.blocking, a, b, scratch, finish, prefetch, load_a, load_b,
+                        overlap).emit(thread, threads)
+    elif road.dots and finish is not None:
         emit_dots(f, target, c, road.blocking, a, b, scratch, thread, threads, finish)
     else:
         TileLoops(f, target, c, road.blocking, a, b, scratch, finish, c_pointer, prefetch, load_a,

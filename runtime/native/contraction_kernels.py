@@ -12,15 +12,27 @@ from math import prod
 from graphc.index import Index, unravel
 from graphc.ir import Node
 from graphc.labels import labels_of
+from graphc.op import Kind
 from graphc.plan import Kernel, align
 
 from .contract import Contraction, Load, emit_contraction, lanes_along_k, scratch_bytes
 from .elements import Scope
 from .emit import Function, Value
 from .epilogues import Epilogue, base_pointer, computed_operands, contraction_node, contraction_of
-from .loops import Work, bind
+from .loops import Work, bind, scalar_cost
 from .target import Target
 from .tilefolds import FoldingEpilogue, RowEpilogue, TileFolds, fold_scratch, tile_folds
+
+
+DIVIDES = 12  # instructions an element from which a tile is finished beside the next one's sums
+
+
+def overlaps(kernel: Kernel) -> bool:
+    """Whether a tile's epilogue is long enough to run beside the multiply-adds of the next tile."""
+    if tile_folds(kernel):
+        return False
+    size = contraction_node(kernel).type.size
+    return sum(scalar_cost(n) for n in kernel.body.nodes if n.op.kind is Kind.MAP and n.type.size == size) >= DIVIDES
 
 
 def tile_bytes(kernel: Kernel, target: Target) -> int:
@@ -28,7 +40,7 @@ def tile_bytes(kernel: Kernel, target: Target) -> int:
     node = contraction_node(kernel)
     load_a, load_b = computed_operands(node)
     return align(scratch_bytes(contraction_of(node)[0], target, load_a=load_a, load_b=load_b,
-                               whole_rows=tile_folds(kernel).by_row))
+                               whole_rows=tile_folds(kernel).by_row, overlap=overlaps(kernel)))
 
 
 def contraction_scratch(kernel: Kernel, target: Target) -> tuple[int, int]:
@@ -97,6 +109,7 @@ def emit_contract(w: Work) -> None:
     emit_contraction(f, w.target, c, *pointers, scratch=w.private, thread=w.threads.thread, threads=w.threads.count,
                      c_pointer=w.writes[0] if plain else None, finish=epilogue.finish if epilogue else None,
                      prefetch=epilogue.prefetch if isinstance(epilogue, Epilogue) and epilogue.streams else None,
-                     load_a=load_a, load_b=load_b, whole_rows=folds.by_row)
+                     load_a=load_a, load_b=load_b, whole_rows=folds.by_row,
+                     overlap=epilogue.vector if isinstance(epilogue, Epilogue) and overlaps(kernel) else None)
     if epilogue:
         epilogue.complete()

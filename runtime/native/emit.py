@@ -149,6 +149,7 @@ class Carried:
     def __init__(self, values: Sequence[Value]) -> None:
         self.values = list(values)  # the phis, inside the loop
         self.next = list(values)  # what the next iteration sees
+        self.again: Value | None = None  # of `repeat`: whether there is a next iteration
         self.results: list[Value] = []  # after the loop
 
 
@@ -353,6 +354,29 @@ class Function:
         yield
         self.branch(done)
         self.block(done)
+
+    @contextmanager
+    def repeat(self, carried: Carried) -> Iterator[None]:
+        """The body runs at least once, and again as long as the condition `carried.again` (i1) holds at its end.
+
+        A loop that is tested at its top needs rotation, or copies of all that it carries.
+        """
+        body, done = self.label("loop"), self.label("end")
+        initial, before = list(carried.values), self.current
+        self.branch(body)
+        self.block(body)
+        phis = [Value(self.fresh(), v.type) for v in initial]
+        place = len(self.lines)
+        self.lines.append("")  # the phis, written when the latch is known
+        carried.values, carried.next = list(phis), list(phis)
+        yield
+        latch = self.current
+        assert carried.again is not None
+        self.branch_if(carried.again, body, done)
+        self.lines[place] = "\n".join(f"  {p.name} = phi {p.type} [ {v.name}, %{before} ], [ {n.name}, %{latch} ]"
+                                      for p, v, n in zip(phis, initial, carried.next, strict=True))
+        self.block(done)
+        carried.results = list(carried.next)
 
     @contextmanager
     def loop(self, start: Value | int, stop: Value | int, step: int = 1,

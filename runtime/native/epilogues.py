@@ -13,7 +13,7 @@ from math import prod
 import numpy as np
 
 from graphc.access import Strided, strided
-from graphc.index import Index, linear, unravel
+from graphc.index import Index, Variable, linear, unravel
 from graphc.ir import Node
 from graphc.labels import labels_of
 from graphc.op import Kind
@@ -128,6 +128,7 @@ class Epilogue:
         self.roots = [output_key(e, n, self.indices, node.shape) for n in (*(n for _, n in self.outputs), *operands)]
         self._check()
         self.cost = w.body_cost(self.roots)
+        e.hoist(self.roots)
         del e.memory[node]
         self.invariant = [k for k in e.reachable(self.roots) if k[0] is not node]
         self.streams = self._streams()
@@ -195,6 +196,18 @@ class Epilogue:
                 aligned = tile.columns.number is not None and tile.columns.number % e.lanes == 0
                 w.sweep(lane, tile.j0, f.add(tile.j0, tile.columns), max(self.cost, 20), body, aligned=aligned)
         del e.memory[node]
+
+    def vector(self, f: Function, tile: Tile, row: Value, column: int, mask: Value | None) -> None:
+        """As `finish`, for the vector of a row that begins at a column of the tile."""
+        w, e = self.w, self.w.elements
+        lane = self.lane.terms[0][0]
+        assert isinstance(lane, Variable)
+        with e.inside(Scope({**bind(self.item, tile.batch), **bind(self.row, f.add(tile.i0, row)),
+                             lane: f.add(tile.j0, i64(column))}, lane, mask)):
+            start = f.sub(f.mul(row, i64(tile.stride)), tile.j0)
+            self.place_tile(f.offset(tile.pointer, start, self.c.dtype), self.lane)
+            w.store_all(self.outputs, self.roots, self.position)
+        del e.memory[self.node]
 
     def complete(self) -> None:
         """Nothing is left after the last tile."""

@@ -6,9 +6,10 @@ A micro-kernel is an internal function shared by every contraction of a module w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from graphc.runtime.native.emit import SIZES, Function, Module, Value, i64, vector
+from graphc.runtime.native.emit import SIZES, Carried, Function, Module, Value, i64, vector
 from graphc.runtime.native.target import Target
 
 
@@ -96,55 +97,69 @@ def tile_function(module: Module, target: Target, kernel: MicroKernel) -> str:
     tile = kernel.tile
     f = module.function(name, PARAMETERS, attributes="noinline nounwind")
     a, b, start, start_stride, out, out_stride, count, accumulate, tail, a_table, b_table, streams = f.parameters
-    width, type_ = tile.lanes, vector(tile.lanes, tile.dtype)
-    mask = f.lane_mask(tail, width) if kernel.masked else None
-    zero = Value("zeroinitializer", type_)
-    # tested at its end, and count >= 1: a loop tested at its top needs rotation, or copies of all its sums
-    initial = [i64(0), *[zero] * (tile.rows * tile.vectors), a, b]
-    loop, done = f.label("loop"), f.label("end")
-    before = f.current
-    f.branch(loop)
-    f.block(loop)
-    k, *sums, a_now, b_now = phis = [Value(f.fresh(), v.type) for v in initial]
-    place = len(f.lines)
-    f.lines.append("")
-    if kernel.streams:
-        prefetch_streams(f, kernel, k, streams)
+    mask = f.lane_mask(tail, tile.lanes) if kernel.masked else None
+    sums = Carried([i64(0), a, b, *no_sums(tile)])
+    with f.repeat(sums):
+        k, a_now, b_now, *now = sums.values
+        if kernel.streams:
+            prefetch_streams(f, kernel, k, streams)
+        a_next, b_next, now = step_k(f, target, kernel, k, (a, a_now, a_table), (b, b_now, b_table), now, mask)
+        after = f.add(k, i64(1))
+        sums.next = [after, a_next, b_next, *now]
+        sums.again = f.compare("icmp slt", after, count)
+    write_sums(f, kernel, sums.results[3:], accumulate, start, start_stride, out, out_stride, mask)
+    return name
+
+
+def no_sums(tile: TileShape) -> list[Value]:
+    return [Value("zeroinitializer", vector(tile.lanes, tile.dtype))] * (tile.rows * tile.vectors)
+
+
+def step_k(f: Function, target: Target, kernel: MicroKernel, k: Value, a: tuple[Value, Value, Value],
+           b: tuple[Value, Value, Value], sums: Sequence[Value], mask: Value | None = None
+           ) -> tuple[Value, Value, list[Value]]:
+    """The products of one k, added to the sums; a and b: (first element, element of this k, table of offsets).
+
+    Returns (element of A of the next k, the same of B, new sums).
+    """
+    tile, width = kernel.tile, kernel.tile.lanes
+    a_now, b_now = a[1], b[1]
     if kernel.a_k is None:
-        a_now = f.offset(a, f.load(f.offset(a_table, k, "i64"), "i64"), tile.dtype)
+        a_now = f.offset(a[0], f.load(f.offset(a[2], k, "i64"), "i64"), tile.dtype)
     if kernel.b_k is None:
-        b_now = f.offset(b, f.load(f.offset(b_table, k, "i64"), "i64"), tile.dtype)
-    columns = [read(f, f.offset(b_now, i64(v * width), tile.dtype), type_, mask if v == tile.vectors - 1 else None)
-               for v in range(tile.vectors)]
+        b_now = f.offset(b[0], f.load(f.offset(b[2], k, "i64"), "i64"), tile.dtype)
+    columns = [read(f, f.offset(b_now, i64(v * width), tile.dtype), vector(width, tile.dtype),
+                    mask if v == tile.vectors - 1 else None) for v in range(tile.vectors)]
     if kernel.streamed:
         ahead = f.offset(b_now, i64(LINES_AHEAD * (kernel.b_k or 0)), tile.dtype)
         for line in range(0, tile.columns * SIZES[tile.dtype], CACHE_LINE):
             f.prefetch(f.offset(ahead, i64(line), "i8"))
+    result = list(sums)
     for r in range(tile.rows):
         one = f.broadcast(f.load(f.offset(a_now, i64(r * kernel.a_row), tile.dtype), tile.dtype), width)
         for v, column in enumerate(columns):
-            sums[r * tile.vectors + v] = multiply_add(f, target, one, column, sums[r * tile.vectors + v])
+            place = r * tile.vectors + v
+            result[place] = multiply_add(f, target, one, column, result[place])
     a_next = a_now if kernel.a_k is None else f.offset(a_now, i64(kernel.a_k), tile.dtype)
     b_next = b_now if kernel.b_k is None else f.offset(b_now, i64(kernel.b_k), tile.dtype)
-    after = f.add(k, i64(1))
-    latch = f.current
-    f.lines[place] = "\n".join(f"  {phi.name} = phi {phi.type} [ {first.name}, %{before} ], [ {next_.name}, %{latch} ]"
-                               for phi, first, next_ in zip(phis, initial, [after, *sums, a_next, b_next], strict=True))
-    f.branch_if(f.compare("icmp slt", after, count), loop, done)
-    f.block(done)
+    return a_next, b_next, result
+
+
+def write_sums(f: Function, kernel: MicroKernel, sums: Sequence[Value], accumulate: Value, start: Value,
+               start_stride: Value, out: Value, out_stride: Value, mask: Value | None = None) -> None:
+    """Store the sums at `out`; where `accumulate` holds, added to those at `start`."""
     if not kernel.accumulates:
-        write_tile(f, tile, sums, None, None, out, out_stride, mask)
-        return name
+        write_tile(f, kernel.tile, sums, None, None, out, out_stride, mask)
+        return
     add, plain, done = f.label("add"), f.label("plain"), f.label("done")
     f.branch_if(accumulate, add, plain)
     f.block(add)
-    write_tile(f, tile, sums, start, start_stride, out, out_stride, mask)
+    write_tile(f, kernel.tile, sums, start, start_stride, out, out_stride, mask)
     f.branch(done)
     f.block(plain)
-    write_tile(f, tile, sums, None, None, out, out_stride, mask)
+    write_tile(f, kernel.tile, sums, None, None, out, out_stride, mask)
     f.branch(done)
     f.block(done)
-    return name
 
 
 def prefetch_streams(f: Function, kernel: MicroKernel, k: Value, streams: Value) -> None:
@@ -162,7 +177,7 @@ def prefetch_streams(f: Function, kernel: MicroKernel, k: Value, streams: Value)
                 f.prefetch(f.offset(line, i64(start), "i8"), write=True)
 
 
-def write_tile(f: Function, tile: TileShape, results: list[Value], start: Value | None, start_stride: Value | None,
+def write_tile(f: Function, tile: TileShape, results: Sequence[Value], start: Value | None, start_stride: Value | None,
                out: Value, out_stride: Value, mask: Value | None) -> None:
     """Store the sums at `out`, added to what is at `start` where that is given."""
     places = iter(results)

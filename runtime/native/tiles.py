@@ -199,36 +199,50 @@ class TileLoops:
         a_table = f.offset(self.a_table, k0, "i64") if g.a_k is None else self.a_table
         b_table = f.offset(self.b_table, k0, "i64") if g.b_k is None else self.b_table
         k_first = f.add(f.mul(outer, i64(g.k_inner)), k0)
-        block_panel = g.k_in_block * g.vectors * g.lanes
         if g.pack_b:
             with f.loop(*panels) as panel:
                 j0, columns = self.panel_extent(panel)
-                to = self.at(self.region("b"), f.mul(f.sub(panel, panels[0]), i64(block_panel)))
-                if self.load_b:
-                    self.load_columns(self.load_b, item, j0, columns, k_first, count, to)
-                else:
-                    self.pack(b, b_table, g.b_k, g.b_n, j0, columns, columns, g.n, to, columns, count, g.b_run)
+                self.pack_columns(item, b, b_table, j0, columns, k_first, count, self.packed_panel(panel, panels[0]))
         with f.loop(*rows) as row_tile:
             i0, height, a_rows = self.tile_extent(row_tile)
             a_here = self.at(a, a_rows)
             if g.pack_a:
-                step = i64(g.a_line)
                 a_here = self.region("a")
-                if self.load_a:
-                    self.load_rows(self.load_a, item, i0, height, k_first, count, a_here)
-                else:
-                    self.pack(a, a_table, g.a_k, g.a_m, i0, height, step, g.m, a_here, step, count, g.a_run)
+                self.pack_rows(item, a, a_table, i0, height, k_first, count, a_here)
             with f.loop(*panels) as panel:
                 j0, columns = self.panel_extent(panel)
                 b_here = self.at(b, f.mul(j0, i64(1)))
                 if g.pack_b:
-                    b_here = self.at(self.region("b"), f.mul(f.sub(panel, panels[0]), i64(block_panel)))
+                    b_here = self.packed_panel(panel, panels[0])
                 self.emit_tile(item, row_tile, rows[0], panel, panels[0], i0, height, j0, columns, a_here, b_here, out,
                                k_block, count, a_table, b_table)
             if g.gathers_rows and self.finish:
                 whole = Tile(self.region("rows"), g.padded_n, height, i64(g.n), i0, i64(0), item, row_tile, i64(0),
                              g.padded_n)
                 self.finish_after(k_block, whole)
+
+    def packed_panel(self, panel: Value, first: Value) -> Value:
+        """Where a panel is packed, in the block whose first panel is `first`."""
+        f, g = self.f, self.blocking
+        return self.at(self.region("b"), f.mul(f.sub(panel, first), i64(g.k_in_block * g.vectors * g.lanes)))
+
+    def pack_columns(self, item: Value, b: Value, table: Value, j0: Value, columns: Value, k_first: Value, count: Value,
+                     to: Value) -> None:
+        """Pack a panel of a block of k, `b` being the first element of the block."""
+        g = self.blocking
+        if self.load_b:
+            self.load_columns(self.load_b, item, j0, columns, k_first, count, to)
+        else:
+            self.pack(b, table, g.b_k, g.b_n, j0, columns, columns, g.n, to, columns, count, g.b_run)
+
+    def pack_rows(self, item: Value, a: Value, table: Value, i0: Value, height: Value, k_first: Value, count: Value,
+                  to: Value) -> None:
+        """Pack the rows of a tile of a block of k, `a` being the first element of the block."""
+        g, step = self.blocking, i64(self.blocking.a_line)
+        if self.load_a:
+            self.load_rows(self.load_a, item, i0, height, k_first, count, to)
+        else:
+            self.pack(a, table, g.a_k, g.a_m, i0, height, step, g.m, to, step, count, g.a_run)
 
     def tile_extent(self, row_tile: Value) -> tuple[Value, Value, Value]:
         """(first flattened row, rows, offset of the first row in A) of a row tile."""
@@ -410,11 +424,13 @@ class TileLoops:
         return f.select(f.compare("icmp eq", height, i64(heights[0])), chosen[0], chosen[1]).name
 
     def kernel(self, height: int, vectors: int, streams: int) -> str:
+        return tile_function(self.f.module, self.target, self.micro(height, vectors, streams))
+
+    def micro(self, height: int, vectors: int, streams: int = 0) -> MicroKernel:
         g = self.blocking
         tile = TileShape(self.c.dtype, height, vectors, g.lanes)
         a_row, a_k = (1, g.a_line) if g.pack_a else (g.a_row, g.a_k)
         if self.load_a and g.a_k == 1:
             a_row, a_k = g.k_in_block, 1
         b_k = vectors * g.lanes if g.pack_b else g.b_k
-        return tile_function(self.f.module, self.target, MicroKernel(tile, a_row, a_k, b_k, g.masked, g.k_blocks > 1,
-                                                                       g.streamed, streams))
+        return MicroKernel(tile, a_row, a_k, b_k, g.masked, g.k_blocks > 1, g.streamed, streams)

@@ -1,0 +1,149 @@
+"""Contractions whose tiles are finished while the next tile is summed.
+
+The optimizer's square roots and divisions keep the divider busy, and the multiply-adds of a contraction the rest of a
+core; done one after the other, each waits for the other.  Here every few k of a tile's sums also finish one row of the
+tile before, which waits in scratch memory; the last tile finishes by itself.
+
+Knows tiles and the order of their loops.  Must not know what finishing is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from graphc.runtime.native.blocking import Blocking, Contraction
+from graphc.runtime.native.emit import SIZES, Carried, Function, Value, constant, i64
+from graphc.runtime.native.microkernel import CACHE_LINE, no_sums, step_k, write_sums
+from graphc.runtime.native.target import Target
+from graphc.runtime.native.tiles import Finish, Load, Prefetch, Tile, TileLoops
+
+
+class FinishVector(Protocol):
+    """Finishes one vector of a row of a tile, from a column on; lanes beyond the mask are not there."""
+
+    def __call__(self, f: Function, tile: Tile, row: Value, column: int, mask: Value | None, /) -> None: ...
+
+
+class Waiting:
+    """The tile that is summed and not finished, in memory: no rows while there is none."""
+
+    def __init__(self, f: Function, width: int) -> None:
+        self.f, self.width = f, width
+        self.fields = f.stack("i64", 7)
+        self.put(Value("null", "ptr"), *[i64(0)] * 6)
+
+    def put(self, pointer: Value, *numbers: Value) -> None:
+        """numbers: rows, columns, i0, j0, batch, and where in scratch the next tile goes."""
+        for place, value in enumerate((pointer, *numbers)):
+            self.f.store(value, self.f.offset(self.fields, i64(place), "i64"))
+
+    def get(self) -> tuple[Tile, Value]:
+        """(the tile, where in scratch the next one goes)."""
+        pointer = self.f.load(self.fields, "ptr")
+        rows, columns, i0, j0, batch, free = (self.f.load(self.f.offset(self.fields, i64(place), "i64"), "i64")
+                                              for place in range(1, 7))
+        return Tile(pointer, self.width, rows, columns, i0, j0, batch, i64(0), i64(0), self.width), free
+
+
+class OverlappedTiles(TileLoops):
+    """The loops of a contraction that keeps one finished sum waiting.
+
+    All tiles have the same size.  The last row tile and the last panel begin early enough to have it; what belongs to
+    their neighbours they sum, but do not finish.
+    """
+
+    def __init__(self, f: Function, target: Target, c: Contraction, blocking: Blocking, a: Value, b: Value,
+                 scratch: Value, finish: Finish, prefetch: Prefetch | None, load_a: Load | None, load_b: Load | None,
+                 vector: FinishVector) -> None:
+        super().__init__(f, target, c, blocking, a, b, scratch, finish, None, prefetch, load_a, load_b)
+        self.vector, self.last_finish = vector, finish
+
+    def emit(self, thread: Value, threads: Value) -> None:
+        f = self.f
+        self.waiting = Waiting(f, self.blocking.vectors * self.blocking.lanes)
+        super().emit(thread, threads)
+        tile, _ = self.waiting.get()
+        with f.when(f.compare("icmp sgt", tile.rows, i64(0))):
+            self.last_finish(f, tile)
+
+    def tile_extent(self, row_tile: Value) -> tuple[Value, Value, Value]:
+        f, g = self.f, self.blocking
+        i0 = f.minimum(f.mul(row_tile, i64(g.height)), i64(g.m - g.height))
+        return i0, i64(g.height), i64(0) if g.pack_a else f.mul(i0, i64(g.a_row))
+
+    def panel_extent(self, panel: Value) -> tuple[Value, Value]:
+        f, g = self.f, self.blocking
+        width = g.vectors * g.lanes
+        return f.minimum(f.mul(panel, i64(width)), i64(g.n - width)), i64(width)
+
+    def emit_tile(self, item: Value, row_tile: Value, row_first: Value, panel: Value, panel_first: Value, i0: Value,
+                  height: Value, j0: Value, columns: Value, a: Value, b: Value, out: Value | None, k_block: Value,
+                  count: Value, a_table: Value, b_table: Value) -> None:
+        f, g = self.f, self.blocking
+        width, itemsize = g.vectors * g.lanes, SIZES[self.c.dtype]
+        size = g.height * width
+        several = g.k_blocks > 1
+        last = f.compare("icmp eq", k_block, i64(g.k_blocks - 1)) if several else constant(True, "i1")
+        first_row, first_column = f.sub(f.mul(row_tile, i64(g.height)), i0), f.sub(f.mul(panel, i64(width)), j0)
+        tile, free = self.waiting.get()
+        start = result = self.at(self.region("tile"), free)
+        if several:
+            place = f.add(f.mul(f.sub(row_tile, row_first), i64(g.panels_in_block)), f.sub(panel, panel_first))
+            start = self.at(self.region("partial"), f.mul(place, i64(size)))
+            result = f.select(last, result, start)
+        streams: list[tuple[Value, int]] = [(start, width * itemsize)] if several else []
+        if self.prefetch:
+            own = Tile(result, width, height, columns, i0, j0, item, row_tile, panel, width)
+            streams += self.prefetch(f, own)
+        sums = self.sum_beside(tile, streams, a, b, count, a_table, b_table)
+        write_sums(f, self.micro(g.height, g.vectors), sums, f.compare("icmp ne", k_block, i64(0)) if several else last,
+                   start, i64(width), result, i64(width))
+        rows = f.sub(i64(g.height), first_row)
+        self.waiting.put(self.at(result, f.add(f.mul(first_row, i64(width)), first_column)),
+                         f.select(last, rows, i64(0)) if several else rows, f.sub(i64(width), first_column),
+                         f.add(i0, first_row), f.add(j0, first_column), item, f.sub(i64(size), free))
+
+    def sum_beside(self, before: Tile, streams: Sequence[tuple[Value, int]], a: Value, b: Value, count: Value,
+                   a_table: Value, b_table: Value) -> list[Value]:
+        """The sums of a tile; meanwhile the tile `before` is finished, and the rows of the streams are fetched."""
+        f, g = self.f, self.blocking
+        kernel = self.micro(g.height, g.vectors)
+        begin, joined = f.label("beside"), f.label("joined")
+        initial, alone = [i64(0), a, b, *no_sums(kernel.tile)], f.current
+        f.branch_if(f.compare("icmp sgt", before.rows, i64(0)), begin, joined)
+
+        f.block(begin)
+        whole = g.n % (g.vectors * g.lanes) == 0
+        masks = [None if whole else f.lane_mask(f.sub(before.columns, i64(v * g.lanes)), g.lanes)
+                 for v in range(g.vectors)]
+        beside = Carried([i64(0), *initial])
+        with f.repeat(beside):
+            row, k, a_now, b_now, *sums = beside.values
+            for address, stride in streams:
+                line = f.offset(address, f.mul(row, i64(stride)), "i8")
+                for start in range(0, g.vectors * g.lanes * SIZES[self.c.dtype], CACHE_LINE):
+                    f.prefetch(f.offset(line, i64(start), "i8"), write=True)
+            for v in range(g.vectors):
+                self.vector(f, before, row, v * g.lanes, masks[v])
+                for _ in range(g.overlap * v // g.vectors, g.overlap * (v + 1) // g.vectors):
+                    a_now, b_now, sums = step_k(f, self.target, kernel, k, (a, a_now, a_table), (b, b_now, b_table), sums)
+                    k = f.add(k, i64(1))
+            after = f.add(row, i64(1))
+            beside.next = [after, k, a_now, b_now, *sums]
+            beside.again = f.compare("icmp slt", after, before.rows)
+        done = f.current
+        f.branch(joined)
+
+        f.block(joined)
+        values = []
+        for value, other in zip(initial, beside.results[1:], strict=True):
+            values.append(f.emit(f"phi {value.type} [ {value.name}, %{alone} ], [ {other.name}, %{done} ]", value.type))
+        rest = Carried(values)
+        with f.repeat(rest):
+            k, a_now, b_now, *sums = rest.values
+            a_now, b_now, sums = step_k(f, self.target, kernel, k, (a, a_now, a_table), (b, b_now, b_table), sums)
+            k = f.add(k, i64(1))
+            rest.next = [k, a_now, b_now, *sums]
+            rest.again = f.compare("icmp slt", k, count)
+        return rest.results[3:]
