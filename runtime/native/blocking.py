@@ -152,6 +152,7 @@ class Blocking:
     regions: dict[str, int] = field(hash=False, compare=False)
     scratch_bytes: int = 0
     gathers_rows: bool = False  # the tiles of a row meet in scratch, and are finished together
+    matrix: bool = False  # in the registers of a matrix unit
     overlap: int = 0  # k in which a row of the tile before is finished while this one is summed; 0: tiles finish themselves
 
     @property

@@ -16,7 +16,10 @@ from functools import lru_cache
 from graphc.runtime.native.blocking import ITEMSIZE, Axes, Blocking, Contraction, choose_blocking, merge, pieces_run, swapped
 from graphc.runtime.native.dots import DotTile, dot_function, dot_rows
 from graphc.runtime.native.emit import SIZES, Function, Value, i64
+from graphc.runtime.native.matrix import MatrixTiles
+from graphc.runtime.native.matrix_blocking import matrix_blocking, matrix_cost
 from graphc.runtime.native.overlap import FinishVector, OverlappedTiles
+from graphc.runtime.native.pieces import LANES
 from graphc.runtime.native.target import Target
 from graphc.runtime.native.tiles import Finish, Load, Prefetch, Tile, TileLoops, flat_offset, spread
 
@@ -103,7 +106,10 @@ def choose_road(c: Contraction, target: Target, plain: bool, loads: tuple[bool, 
             choices.append((cost(d, g, plain, turned, True, target.has_masks), turned, True))
         if not (whole_rows and turned and g.row_tiles > 1):
             choices.append((cost(d, g, plain, turned, False, target.has_masks) * (1.1 if turned else 1), turned, False))
-    _, turned, dots = min(choices)
+    matrix = matrix_blocking(c, target, loads, whole_rows)
+    least, turned, dots = min(choices)
+    if matrix is not None and matrix_cost(c, matrix, loads) < least:
+        return Road(False, False, matrix, matrix.scratch_bytes, matrix.height, matrix.scratch_bytes)
     d = swapped(c) if turned else c
     blocking = choose_blocking(d, target, plain, loads[::-1] if turned else loads, whole_rows and not turned,
                                overlap and not turned and not dots)
@@ -131,10 +137,10 @@ def scratch_bytes(c: Contraction, target: Target, *, load_a: bool = False, load_
     return max(choose_road(c, target, plain, (load_a, load_b)).scratch_bytes for plain in (False, True))
 
 
-def lanes_along_k(c: Contraction, target: Target, plain: bool, loads: tuple[bool, bool], whole_rows: bool
-                  ) -> tuple[bool, bool]:
+def lanes_along_k(c: Contraction, target: Target, plain: bool, loads: tuple[bool, bool], whole_rows: bool,
+                  overlap: bool) -> tuple[bool, bool]:
     """Whether the vectors that a `Load` is asked for run along k, for A and for B; else they run along m or n."""
-    road = choose_road(c, target, plain, loads, whole_rows)
+    road = choose_road(c, target, plain, loads, whole_rows, overlap)
     found = road.blocking.a_k == 1, road.blocking.b_k == 1
     return found[::-1] if road.turned else found
 
@@ -154,7 +160,7 @@ def emit_contraction(f: Function, target: Target, c: Contraction, a: Value, b: V
                      thread: Value, threads: Value, finish: Finish | None = None,
                      c_pointer: Value | None = None, prefetch: Prefetch | None = None,
                      load_a: Load | None = None, load_b: Load | None = None, whole_rows: bool = False,
-                     overlap: FinishVector | None = None) -> None:
+                     vector: FinishVector | None = None, overlap: bool = False) -> None:
     """Write the contraction at the end of the current block.
 
     Each finished tile goes to `finish`, whose code is written once; without it the result is stored at `c_pointer`
@@ -168,17 +174,25 @@ def emit_contraction(f: Function, target: Target, c: Contraction, a: Value, b: V
 
     `whole_rows` asks for tiles that have all columns of their rows, which takes a `finish`.
 
-    `overlap` does what `finish` does for one vector of a tile.  Where it is given, and registers and sizes allow, a tile
-    is finished vector by vector between the multiply-adds of the next one.
+    `vector` does what `finish` does for one vector of a tile.  Where it is given, a matrix unit multiplies the next tile
+    meanwhile; with `overlap` the multiply-adds of the next tile are woven in, where registers and sizes allow.
 
     Raises: ValueError where there is neither `finish` nor `c_pointer`.
     """
-    road = choose_road(c, target, finish is None, (load_a is not None, load_b is not None), whole_rows, overlap is not None)
+    road = choose_road(c, target, finish is None, (load_a is not None, load_b is not None), whole_rows, overlap)
     if road.blocking.empty:
         return
     if 0 in c.k:  # an empty sum: one product of zeros
         a = b = f.module.table([0], c.dtype)
         load_a = load_b = None
+    if road.blocking.matrix:
+        if finish is None:
+            if c_pointer is None:
+                raise ValueError("a contraction needs finish or c_pointer")
+            finish, vector = store_to(c_pointer, c, target), store_vector_to(c_pointer, c)
+        MatrixTiles(f, target, c, road.blocking, a, b, scratch, finish, prefetch, load_a, load_b, vector).emit(
+            thread, threads)
+        return
     if road.turned:
         c, a, b, prefetch = swapped(c), b, a, None
         load_a, load_b = load_b, load_a
@@ -191,9 +205,9 @@ def emit_contraction(f: Function, target: Target, c: Contraction, a: Value, b: V
             finish = turned_back(store_to(c_pointer, swapped(c), target), c.dtype, road, scratch)
         elif road.dots or not road.blocking.direct:
             finish = store_to(c_pointer, c, target)
-    if road.blocking.overlap and overlap and finish and not road.dots:
+    if road.blocking.overlap and vector and finish and not road.dots:
         OverlappedTiles(f, target, c, road.blocking, a, b, scratch, finish, prefetch, load_a, load_b,
-                        overlap).emit(thread, threads)
+                        vector).emit(thread, threads)
     elif road.dots and finish is not None:
         emit_dots(f, target, c, road.blocking, a, b, scratch, thread, threads, finish)
     else:
@@ -277,5 +291,25 @@ def store_to(c_pointer: Value, c: Contraction, target: Target) -> Finish:
                 with f.loop(i64(0), tile.columns) as j:
                     value = f.load(f.offset(source, j, c.dtype), c.dtype)
                     f.store(value, f.offset(line, flat_offset(f, f.add(tile.j0, j), n_axes), c.dtype))
+
+    return store
+
+
+def store_vector_to(c_pointer: Value, c: Contraction) -> FinishVector | None:
+    """As `store_to`, a vector at a time; None where columns are not neighbours."""
+    m_axes, n_axes, batch_axes = merge(c.m, c.c_m), merge(c.n, c.c_n), merge(c.batch, c.c_batch)
+    if n_axes and not (len(n_axes) == 1 and n_axes[0][1] == 1):
+        return None
+
+    def store(f: Function, tile: Tile, row: Value, column: int, mask: Value | None) -> None:
+        source = f.offset(tile.pointer, f.add(f.mul(row, i64(tile.stride)), i64(column)), c.dtype)
+        line = f.offset(c_pointer, flat_offset(f, tile.batch, batch_axes), c.dtype)
+        line = f.offset(line, flat_offset(f, f.add(tile.i0, row), m_axes), c.dtype)
+        place = f.offset(line, f.add(tile.j0, i64(column)), c.dtype)
+        value = f.load(source, f"<{LANES} x {c.dtype}>")
+        if mask is None:
+            f.store(value, place)
+        else:
+            f.masked_store(value, place, mask)
 
     return store

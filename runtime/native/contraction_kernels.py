@@ -19,20 +19,26 @@ from .contract import Contraction, Load, emit_contraction, lanes_along_k, scratc
 from .elements import Scope
 from .emit import Function, Value
 from .epilogues import Epilogue, base_pointer, computed_operands, contraction_node, contraction_of
-from .loops import Work, bind, scalar_cost
+from .loops import Work, bind, scalar_cost, vector_lanes
 from .target import Target
 from .tilefolds import FoldingEpilogue, RowEpilogue, TileFolds, fold_scratch, tile_folds
 
 
-DIVIDES = 12  # instructions an element from which a tile is finished beside the next one's sums
+LONG = 12  # instructions an element from which a tile is finished beside the next one's sums
 
 
-def overlaps(kernel: Kernel) -> bool:
+def by_vectors(kernel: Kernel, target: Target) -> bool:
+    """Whether a finished tile may be worked on vector by vector: maps only, as wide as the contraction's elements."""
+    node = contraction_node(kernel)
+    return (not tile_folds(kernel) and prod(contraction_of(node)[0].n) > 1
+            and vector_lanes(kernel, target) == target.lanes(node.dtype.itemsize))
+
+
+def overlaps(kernel: Kernel, target: Target) -> bool:
     """Whether a tile's epilogue is long enough to run beside the multiply-adds of the next tile."""
-    if tile_folds(kernel):
-        return False
     size = contraction_node(kernel).type.size
-    return sum(scalar_cost(n) for n in kernel.body.nodes if n.op.kind is Kind.MAP and n.type.size == size) >= DIVIDES
+    return by_vectors(kernel, target) and sum(
+        scalar_cost(n) for n in kernel.body.nodes if n.op.kind is Kind.MAP and n.type.size == size) >= LONG
 
 
 def tile_bytes(kernel: Kernel, target: Target) -> int:
@@ -40,7 +46,7 @@ def tile_bytes(kernel: Kernel, target: Target) -> int:
     node = contraction_node(kernel)
     load_a, load_b = computed_operands(node)
     return align(scratch_bytes(contraction_of(node)[0], target, load_a=load_a, load_b=load_b,
-                               whole_rows=tile_folds(kernel).by_row, overlap=overlaps(kernel)))
+                               whole_rows=tile_folds(kernel).by_row, overlap=overlaps(kernel, target)))
 
 
 def contraction_scratch(kernel: Kernel, target: Target) -> tuple[int, int]:
@@ -57,7 +63,7 @@ def operand_loads(w: Work, node: Node, c: Contraction, folds: TileFolds) -> tupl
     labels = labels_of(node.attributes["spec"])
     operands = node.inputs[::-1] if labels.turned else node.inputs
     along_k = lanes_along_k(c, w.target, w.kernel.body.outputs == (node,), computed,
-                            folds.by_row)
+                            folds.by_row, overlaps(w.kernel, w.target))
 
     def hook(side: int, own: str, lines: str, sizes: tuple[int, ...]) -> Load | None:
         groups = ((labels.batch, c.batch), (lines, sizes), (labels.k, c.k))
@@ -110,6 +116,7 @@ def emit_contract(w: Work) -> None:
                      c_pointer=w.writes[0] if plain else None, finish=epilogue.finish if epilogue else None,
                      prefetch=epilogue.prefetch if isinstance(epilogue, Epilogue) and epilogue.streams else None,
                      load_a=load_a, load_b=load_b, whole_rows=folds.by_row,
-                     overlap=epilogue.vector if isinstance(epilogue, Epilogue) and overlaps(kernel) else None)
+                     vector=epilogue.vector if isinstance(epilogue, Epilogue) and by_vectors(kernel, w.target) else None,
+                     overlap=overlaps(kernel, w.target))
     if epilogue:
         epilogue.complete()

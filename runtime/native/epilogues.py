@@ -202,6 +202,7 @@ class Epilogue:
         w, e = self.w, self.w.elements
         lane = self.lane.terms[0][0]
         assert isinstance(lane, Variable)
+        e.lanes = w.full_lanes
         with e.inside(Scope({**bind(self.item, tile.batch), **bind(self.row, f.add(tile.i0, row)),
                              lane: f.add(tile.j0, i64(column))}, lane, mask)):
             start = f.sub(f.mul(row, i64(tile.stride)), tile.j0)

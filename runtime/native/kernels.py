@@ -19,7 +19,7 @@ from .elements import Elements, LoweringError, row_major
 from .emit import Function, Module, i64
 from .epilogues import contraction_of
 from .folds import reduction_scratch
-from .loops import Threads, Work, emit_map, scalar_cost
+from .loops import Threads, Work, emit_map, scalar_cost, vector_lanes
 from .routines import emit_routine, routine_scratch
 from .rows import emit_rows
 from .scans import emit_prefix, emit_scatter
@@ -66,15 +66,6 @@ def scratch_sizes(kernel: Kernel, target: Target) -> tuple[int, int]:
     if kernel.form is Form.ROUTINE:
         return routine_scratch(kernel, target, vector_lanes(kernel, target)), 0
     return 0, 0
-
-
-def vector_lanes(kernel: Kernel, target: Target) -> int:
-    """Lanes of the kernel's vectors: the widest float that varies decides, without floats the widest integer."""
-    varying = [t.dtype for n in kernel.body.nodes if n.op.kind not in (Kind.VIEW, Kind.SOURCE)
-               for t in n.types if int(t.size) > 1]
-    varying += [n.dtype for n in kernel.body.inputs if int(n.type.size) > 1]
-    floats = [d.itemsize for d in varying if d.is_float]
-    return target.lanes(max(floats or [d.itemsize for d in varying] or [4]))
 
 
 def emit_kernel(module: Module, name: str, kernel: Kernel, target: Target) -> Function:

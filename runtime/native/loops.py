@@ -55,6 +55,15 @@ def scalar_cost(node: Node) -> int:
     return max(1, counter.total)
 
 
+def vector_lanes(kernel: Kernel, target: Target) -> int:
+    """Lanes of the kernel's vectors: the widest float that varies decides, without floats the widest integer."""
+    varying = [t.dtype for n in kernel.body.nodes if n.op.kind not in (Kind.VIEW, Kind.SOURCE)
+               for t in n.types if int(t.size) > 1]
+    varying += [n.dtype for n in kernel.body.inputs if int(n.type.size) > 1]
+    floats = [d.itemsize for d in varying if d.is_float]
+    return target.lanes(max(floats or [d.itemsize for d in varying] or [4]))
+
+
 @dataclass(frozen=True)
 class Threads:
     """Which share of the work a call does; constants where one thread does everything."""

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+
+from graphc.runtime.native.matrix_unit import permitted
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Target:
     l1_bytes: int
     l2_bytes: int  # per core
     l3_bytes: int
+    matrix_unit: bool = False  # registers of 16 rows of 64 bytes, multiplied in bfloat16 with float32 sums
 
     def lanes(self, itemsize: int) -> int:
         """Elements of this many bytes in one vector register."""
@@ -60,7 +63,8 @@ def describe(triple: str, cpu: str, features: str) -> Target:
         width, registers, masks = 16, 32, False
     else:
         width, registers, masks = 16, 16, False
-    return Target(triple, cpu, features, width, registers, masks, *cache_sizes())
+    return Target(triple, cpu, features, width, registers, masks, *cache_sizes(),
+                  matrix_unit=masks and {"amx-tile", "amx-bf16"} <= has)
 
 
 @lru_cache(maxsize=1)
@@ -69,7 +73,8 @@ def host() -> Target:
     import llvmlite.binding as llvm
 
     features = llvm.get_host_cpu_features().flatten()
-    return describe(llvm.get_process_triple(), llvm.get_host_cpu_name(), features)
+    target = describe(llvm.get_process_triple(), llvm.get_host_cpu_name(), features)
+    return target if target.matrix_unit and permitted() else replace(target, matrix_unit=False)
 
 
 def core_count() -> int:

@@ -191,14 +191,7 @@ class TileLoops:
     def emit_block(self, item: Value, a: Value, b: Value, out: Value | None, rows: tuple[Value, Value],
                    panels: tuple[Value, Value], k_block: Value) -> None:
         f, g = self.f, self.blocking
-        outer, inner = quotient(f, k_block, g.k_inner_blocks)
-        k0 = f.mul(inner, i64(g.k_in_block))
-        count = f.minimum(f.sub(i64(g.k_inner), k0), i64(g.k_in_block))
-        a = self.at(a, f.add(flat_offset(f, outer, g.a_k_outer), f.mul(k0, i64(g.a_k or 0))))
-        b = self.at(b, f.add(flat_offset(f, outer, g.b_k_outer), f.mul(k0, i64(g.b_k or 0))))
-        a_table = f.offset(self.a_table, k0, "i64") if g.a_k is None else self.a_table
-        b_table = f.offset(self.b_table, k0, "i64") if g.b_k is None else self.b_table
-        k_first = f.add(f.mul(outer, i64(g.k_inner)), k0)
+        a, a_table, b, b_table, k_first, count = self.k_extent(a, b, k_block)
         if g.pack_b:
             with f.loop(*panels) as panel:
                 j0, columns = self.panel_extent(panel)
@@ -220,6 +213,18 @@ class TileLoops:
                 whole = Tile(self.region("rows"), g.padded_n, height, i64(g.n), i0, i64(0), item, row_tile, i64(0),
                              g.padded_n)
                 self.finish_after(k_block, whole)
+
+    def k_extent(self, a: Value, b: Value, k_block: Value) -> tuple[Value, Value, Value, Value, Value, Value]:
+        """(A, its table, B, its table, flattened first k, count) of a block of k."""
+        f, g = self.f, self.blocking
+        outer, inner = quotient(f, k_block, g.k_inner_blocks)
+        k0 = f.mul(inner, i64(g.k_in_block))
+        count = f.minimum(f.sub(i64(g.k_inner), k0), i64(g.k_in_block))
+        a = self.at(a, f.add(flat_offset(f, outer, g.a_k_outer), f.mul(k0, i64(g.a_k or 0))))
+        b = self.at(b, f.add(flat_offset(f, outer, g.b_k_outer), f.mul(k0, i64(g.b_k or 0))))
+        a_table = f.offset(self.a_table, k0, "i64") if g.a_k is None else self.a_table
+        b_table = f.offset(self.b_table, k0, "i64") if g.b_k is None else self.b_table
+        return a, a_table, b, b_table, f.add(f.mul(outer, i64(g.k_inner)), k0), count
 
     def packed_panel(self, panel: Value, first: Value) -> Value:
         """Where a panel is packed, in the block whose first panel is `first`."""

@@ -1,0 +1,241 @@
+"""Contractions of float32 on a matrix unit, which multiplies bfloat16: operands are packed as sums of three pieces.
+
+Knows how a `Blocking` becomes loops around matrix registers.  Must not know how it was chosen, what the pieces are made
+of, or what a finished tile is used for.
+
+While a tile's products run in the matrix unit, the vector units finish the tile before, where the caller can finish
+vector by vector.  A tile that is not finite is computed again from the operands by vector multiply-adds, since pieces
+cannot tell infinity from NaN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from graphc.runtime.native import matrix_unit as unit
+from graphc.runtime.native.blocking import Blocking, Contraction
+from graphc.runtime.native.emit import SIZES, Function, Value, constant, i64
+from graphc.runtime.native.matrix_blocking import columns_in_place, rows_in_place, rows_turn_at_once
+from graphc.runtime.native.microkernel import CACHE_LINE, MicroKernel, TileShape, tile_function
+from graphc.runtime.native.overlap import FinishVector, Waiting
+from graphc.runtime.native.pieces import (
+    DEPTH,
+    LANES,
+    PIECES,
+    PRODUCTS,
+    REGISTER_BYTES,
+    SIDE,
+    finite_function,
+    split_function,
+)
+from graphc.runtime.native.target import Target
+from graphc.runtime.native.tiles import Finish, Load, Prefetch, Tile, TileLoops, flat_offset
+
+EXACT_ROWS = 8  # rows of a vector tile that computes a part of a matrix tile again
+NO_TABLE = Value("null", "ptr")
+
+
+class MatrixTiles(TileLoops):
+    """The loops of one contraction; `vector`, where given, finishes a tile while the next one is multiplied."""
+
+    def __init__(self, f: Function, target: Target, c: Contraction, blocking: Blocking, a: Value, b: Value,
+                 scratch: Value, finish: Finish, prefetch: Prefetch | None, load_a: Load | None, load_b: Load | None,
+                 vector: FinishVector | None) -> None:
+        super().__init__(f, target, c, blocking, a, b, scratch, finish, None, prefetch, load_a, load_b)
+        self.vector, self.at_once = vector, finish
+        self.down, self.across = blocking.height // SIDE, blocking.vectors
+        self.width = blocking.vectors * LANES
+
+    def emit(self, thread: Value, threads: Value) -> None:
+        f = self.f
+        unit.configure(f)
+        if self.vector:
+            self.waiting = Waiting(f, self.width)
+        super().emit(thread, threads)
+        unit.release(f)
+        if self.vector:
+            tile, _ = self.waiting.get()
+            with f.when(f.compare("icmp sgt", tile.rows, i64(0))):
+                self.at_once(f, tile)
+
+    # -- packing -----------------------------------------------------------------------------------------------
+
+    def tile_extent(self, row_tile: Value) -> tuple[Value, Value, Value]:
+        f, g = self.f, self.blocking
+        i0 = f.mul(row_tile, i64(g.height))
+        return i0, f.minimum(i64(g.height), f.sub(i64(g.m), i0)) if g.m % g.height else i64(g.height), i64(0)
+
+    def packed_panel(self, panel: Value, first: Value) -> Value:
+        f, g = self.f, self.blocking
+        size = -(-g.k_in_block // DEPTH) * PIECES * self.across * REGISTER_BYTES
+        return f.offset(self.region("b"), f.mul(f.sub(panel, first), i64(size)), "i8")
+
+    def pack_columns(self, item: Value, b: Value, table: Value, j0: Value, columns: Value, k_first: Value, count: Value,
+                     to: Value) -> None:
+        f, g = self.f, self.blocking
+        if columns_in_place(g, self.load_b is not None):
+            source, stride = self.at(b, j0), g.b_k or 0
+        else:
+            source, stride = self.region("columns"), self.width
+            super().pack_columns(item, b, table, j0, columns, k_first, count, source)
+        valid = f.minimum(columns, f.sub(i64(g.n), j0)) if g.n % self.width else i64(self.width)
+        split = split_function(f.module)
+        with f.loop(0, f.binary("udiv", f.add(count, i64(DEPTH - 1)), i64(DEPTH))) as q:
+            k = f.mul(q, i64(DEPTH))
+            left = f.sub(count, k)
+            for t in range(self.across):
+                place = f.offset(to, f.mul(f.add(f.mul(q, i64(PIECES * self.across)), i64(t)), i64(REGISTER_BYTES)), "i8")
+                lanes = f.sub(valid, i64(t * LANES))
+                f.call(split, [place, i64(self.across * REGISTER_BYTES),
+                               self.at(source, f.add(f.mul(k, i64(stride)), i64(t * LANES))), i64(stride),
+                               i64(SIDE * stride), left, f.sub(left, i64(SIDE)), lanes, lanes])
+
+    def pack_rows(self, item: Value, a: Value, table: Value, i0: Value, height: Value, k_first: Value, count: Value,
+                  to: Value) -> None:
+        f, g = self.f, self.blocking
+        padded = -(-g.k_in_block // DEPTH) * DEPTH
+        if rows_in_place(g, self.load_a is not None):
+            stride = g.a_m[0][1] if g.a_m else 0
+            source = self.at(a, f.mul(i0, i64(stride)))
+        elif self.load_a and g.a_k == 1:
+            source, stride = self.region("lines"), g.k_in_block
+            super().pack_rows(item, a, table, i0, height, k_first, count, source)
+        else:
+            lines, line_stride, k_stride = self.at(a, i0), 1, g.a_k or 0
+            if not rows_turn_at_once(g, self.load_a is not None):
+                lines, k_stride = self.region("lines"), g.height
+                super().pack_rows(item, a, table, i0, height, k_first, count, lines)
+            source, stride = self.region("turned"), padded
+            self.pack(lines, NO_TABLE, line_stride, ((g.k_in_block, k_stride),), i64(0), count, i64(padded), g.k_in_block,
+                      source, i64(padded), height)
+        split = split_function(f.module)
+        with f.loop(0, f.binary("udiv", f.add(count, i64(DEPTH - 1)), i64(DEPTH))) as q:
+            k = f.mul(q, i64(DEPTH))
+            left = f.sub(count, k)
+            for t in range(self.down):
+                place = f.offset(to, f.mul(f.add(f.mul(q, i64(PIECES * self.down)), i64(t)), i64(REGISTER_BYTES)), "i8")
+                rows = f.sub(height, i64(t * SIDE))
+                f.call(split, [place, i64(self.down * REGISTER_BYTES), self.at(source, f.add(k, i64(t * SIDE * stride))),
+                               i64(stride), i64(LANES), rows, rows, left, f.sub(left, i64(LANES))])
+
+    # -- tiles -------------------------------------------------------------------------------------------------
+
+    def emit_tile(self, item: Value, row_tile: Value, row_first: Value, panel: Value, panel_first: Value, i0: Value,
+                  height: Value, j0: Value, columns: Value, a: Value, b: Value, out: Value | None, k_block: Value,
+                  count: Value, a_table: Value, b_table: Value) -> None:
+        f, g = self.f, self.blocking
+        several, size = g.k_blocks > 1, g.height * self.width
+        last = f.compare("icmp eq", k_block, i64(g.k_blocks - 1)) if several else constant(True, "i1")
+        before: Tile | None = None
+        free = i64(0)
+        if self.vector:
+            before, free = self.waiting.get()
+        stride = g.panels * self.width if g.gathers_rows else self.width
+        result = self.at(self.region("rows"), j0) if g.gathers_rows else self.at(self.region("tile"), free)
+        start, to, to_stride = result, result, i64(stride)
+        if several:
+            place = f.add(f.mul(f.sub(row_tile, row_first), i64(g.panels_in_block)), f.sub(panel, panel_first))
+            start = self.at(self.region("partial"), f.mul(place, i64(size)))
+            to, to_stride = f.select(last, result, start), f.select(last, to_stride, i64(self.width))
+        valid = f.minimum(columns, f.sub(i64(g.n), j0)) if g.n % self.width else i64(self.width)
+        tile = Tile(result, stride, height, valid, i0, j0, item, row_tile, panel, self.width)
+        streams = self.prefetch(f, tile) if self.prefetch and self.vector else ()
+        self.multiply(a, b, count, start, k_block, before, streams)
+        for r in range(self.down):
+            for t in range(self.across):
+                first = f.add(f.mul(to_stride, i64(r * SIDE)), i64(t * LANES))
+                unit.store(f, r * self.across + t, self.at(to, first), f.mul(to_stride, i64(SIZES[self.c.dtype])))
+        if several:
+            with f.when(last):
+                self.check(tile)
+        else:
+            self.check(tile)
+        if self.vector:
+            rows = f.select(last, height, i64(0)) if several else height
+            self.waiting.put(result, rows, valid, i0, j0, item, f.sub(i64(size), free))
+        elif not g.gathers_rows:
+            self.finish_after(k_block, tile)
+
+    def multiply(self, a: Value, b: Value, count: Value, start: Value, k_block: Value, before: Tile | None,
+                 streams: Sequence[tuple[Value, int]]) -> None:
+        """The sums of a block of k in the first registers; meanwhile the tile `before` is finished."""
+        f, g = self.f, self.blocking
+        sums = [(r, t) for r in range(self.down) for t in range(self.across)]
+        zeros, more, ready = f.label("zeros"), f.label("more"), f.label("ready")
+        if g.k_blocks > 1:
+            f.branch_if(f.compare("icmp eq", k_block, i64(0)), zeros, more)
+            f.block(more)
+            for r, t in sums:
+                unit.load(f, r * self.across + t, self.at(start, i64(r * SIDE * self.width + t * LANES)), i64(self.width * 4))
+            f.branch(ready)
+            f.block(zeros)
+        for r, t in sums:
+            unit.zero(f, r * self.across + t)
+        if g.k_blocks > 1:
+            f.branch(ready)
+            f.block(ready)
+        blocks = f.binary("udiv", f.add(count, i64(DEPTH - 1)), i64(DEPTH))
+        least = g.k_inner - (g.k_inner_blocks - 1) * g.k_in_block
+        rows_each = -(-g.height // -(-least // DEPTH))
+        with f.loop(0, blocks) as q:
+            if before and self.vector:
+                self.finish_rows(before, f.mul(q, i64(rows_each)), rows_each, streams)
+            self.step(self.panel(a, q, self.down), self.panel(b, q, self.across))
+
+    def panel(self, packed: Value, q: Value, registers: int) -> Value:
+        return self.f.offset(packed, self.f.mul(q, i64(PIECES * registers * REGISTER_BYTES)), "i8")
+
+    def finish_rows(self, tile: Tile, first: Value, count: int, streams: Sequence[tuple[Value, int]]) -> None:
+        """Finish some rows of a tile; and fetch those of the streams, which belong to the next one."""
+        f, g = self.f, self.blocking
+        assert self.vector is not None
+        whole = g.n % self.width == 0
+        masks = [None if whole else f.lane_mask(f.sub(tile.columns, i64(t * LANES)), LANES) for t in range(self.across)]
+        with f.loop(first, f.minimum(f.add(first, i64(count)), tile.rows)) as row:
+            for address, stride in streams:
+                line = f.offset(address, f.mul(row, i64(stride)), "i8")
+                for place in range(0, self.width * SIZES[self.c.dtype], CACHE_LINE):
+                    f.prefetch(f.offset(line, i64(place), "i8"), write=True)
+            for t in range(self.across):
+                self.vector(f, tile, row, t * LANES, masks[t])
+
+    def step(self, a: Value, b: Value) -> None:
+        """All products of the pieces of one register's depth of k."""
+        f, down, across = self.f, self.down, self.across
+        first_a, first_b = down * across, down * across + down
+        held: dict[str, int] = {}
+
+        def fetch(side: str, pointer: Value, piece: int, registers: int, first: int) -> None:
+            if held.get(side) != piece:
+                held[side] = piece
+                for t in range(registers):
+                    unit.load(f, first + t, f.offset(pointer, i64((piece * registers + t) * REGISTER_BYTES), "i8"), i64(64))
+
+        for of_a, of_b in PRODUCTS:
+            fetch("a", a, of_a, down, first_a)
+            fetch("b", b, of_b, across, first_b)
+            for r in range(down):
+                for t in range(across):
+                    unit.multiply_add(f, r * across + t, first_a + r, first_b + t)
+
+    # -- what is not finite ------------------------------------------------------------------------------------
+
+    def check(self, tile: Tile) -> None:
+        """Where a sum is infinite or no number, or a piece could not hold an operand: the tile from its operands."""
+        f, g = self.f, self.blocking
+        fine = f.emit(f"call i1 @{finite_function(f.module)}({tile.pointer}, {i64(tile.stride)}, {tile.rows}, "
+                      f"{i64(self.across)})", "i1")
+        with f.when(f.binary("xor", fine, constant(True, "i1"))), f.loop(0, g.k_blocks) as k_block:
+            a = self.at(self.a, flat_offset(f, tile.batch, g.a_batch))
+            b = self.at(self.b, flat_offset(f, tile.batch, g.b_batch))
+            a, a_table, b, b_table, k_first, count = self.k_extent(a, b, k_block)
+            rows, columns, stored = self.region("lines"), self.region("columns"), i64(self.width)
+            TileLoops.pack_columns(self, tile.batch, b, b_table, tile.j0, stored, k_first, count, columns)
+            TileLoops.pack_rows(self, tile.batch, a, a_table, tile.i0, tile.rows, k_first, count, rows)
+            a_row, a_k = (g.k_in_block, 1) if self.load_a and g.a_k == 1 else (1, g.height)
+            kernel = MicroKernel(TileShape(self.c.dtype, EXACT_ROWS, self.across, LANES), a_row, a_k, self.width, False, True)
+            for r in range(0, g.height, EXACT_ROWS):
+                part = self.at(tile.pointer, i64(r * tile.stride))
+                f.call(tile_function(f.module, self.target, kernel),
+                       [self.at(rows, i64(r * a_row)), columns, part, i64(tile.stride), part, i64(tile.stride), count,
+                        f.compare("icmp ne", k_block, i64(0)), i64(LANES), NO_TABLE, NO_TABLE, NO_TABLE])

@@ -1,0 +1,127 @@
+"""How a contraction is cut for a matrix unit, and whether that pays: decisions only.
+
+Knows sizes, strides, caches and what a matrix unit takes.  Must not know LLVM or how the code is written.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from functools import lru_cache
+
+from graphc.runtime.native.blocking import Axes, Blocking, Contraction, choose_blocking, pieces_run
+from graphc.runtime.native.packing import PIECE
+from graphc.runtime.native.pieces import DEPTH, LANES, PIECES, PRODUCTS, REGISTER_BYTES, SIDE
+from graphc.runtime.native.target import Target
+
+LEAST_PRODUCTS = 1 << 15  # of one member of the batch: less is not worth packing
+BLOCK_K = 256  # k of a packed block, where a sum is longer than
+LONGEST_K = 384
+STEP = SIDE  # cycles of one multiplication of matrix registers
+TILE_CYCLES, CALL_CYCLES = 150, 600  # of a tile beside its multiplications, of configuring the unit
+SPLIT_CYCLES, TURN_CYCLES, COPY_CYCLES = 0.45, 0.6, 0.3  # of an element: in pieces, transposed, copied before that
+
+
+def tile_sides(m: int, n: int, k: int) -> tuple[int, int]:
+    """(registers down, registers across) of a tile."""
+    def cycles(down: int, across: int) -> int:
+        loads = 8 * (4 * down + 3 * across)
+        return -(-m // (SIDE * down)) * -(-n // (LANES * across)) * max(len(PRODUCTS) * STEP * down * across, loads)
+
+    return min(((d, a) for d in (2, 1) for a in (2, 1)), key=lambda sides: (cycles(*sides), -sum(sides)))
+
+
+def rows_in_place(g: Blocking, load: bool) -> bool:
+    """Whether k is adjacent in A, whose rows are evenly spaced."""
+    return g.a_k == 1 and len(g.a_m) <= 1 and not load
+
+
+def columns_in_place(g: Blocking, load: bool) -> bool:
+    """Whether columns of B are adjacent, and its k evenly spaced."""
+    return g.b_k is not None and (not g.b_n or (len(g.b_n) == 1 and g.b_n[0][1] == 1)) and not load
+
+
+def rows_turn_at_once(g: Blocking, load: bool) -> bool:
+    """Whether A can be transposed straight from memory: its rows are neighbours."""
+    return g.a_k is not None and len(g.a_m) == 1 and g.a_m[0][1] == 1 and not load
+
+
+def copy_cycles(axes: Axes, adjacent: bool) -> float:
+    return COPY_CYCLES if adjacent or pieces_run(axes) >= LANES else 1.3
+
+
+@lru_cache(maxsize=512)
+def matrix_blocking(c: Contraction, target: Target, loads: tuple[bool, bool], whole_rows: bool) -> Blocking | None:
+    """The blocking for a matrix unit; None where there is none, or where it cannot pay."""
+    base = choose_blocking(c, target, False, loads)
+    m, n, k = base.m, base.n, math.prod(c.k)
+    if (not target.matrix_unit or c.dtype != "float" or base.empty or 0 in c.k or min(m, n) < SIDE // 2 or k < DEPTH // 2
+            or m * n * k < LEAST_PRODUCTS):
+        return None
+    down, across = tile_sides(m, n, k)
+    height, width = SIDE * down, LANES * across
+    row_tiles, panels = -(-m // height), -(-n // width)
+    runs = math.lcm(base.a_run or 1, base.b_run or 1)
+    inner_blocks = 1 if base.k_inner <= LONGEST_K else math.ceil(base.k_inner / BLOCK_K)
+    k_in_block = -(-(-(-base.k_inner // inner_blocks)) // runs) * runs
+    inner_blocks = -(-base.k_inner // k_in_block)
+    k_blocks = math.prod(s for s, _ in base.a_k_outer) * inner_blocks
+    deep = -(-k_in_block // DEPTH)
+    panel_bytes = deep * PIECES * across * REGISTER_BYTES
+    panels_in_block = panels if whole_rows else max(1, min(panels, target.l2_bytes * 3 // 8 // panel_bytes))
+    sums_bytes = height * width * 4
+    tiles_in_block = row_tiles
+    if k_blocks > 1:  # the partial sums stay in the second-level cache, too
+        tiles_in_block = max(1, min(row_tiles, target.l2_bytes // 2 // (panels_in_block * sums_bytes)))
+    padded_k = deep * DEPTH
+    gathers = whole_rows and panels > 1
+    sizes = {
+        "offsets": 8 * PIECE * (max(padded_k, height, width) + 2 * LANES),
+        "tile": 2 * sums_bytes,
+        "rows": height * panels * width * 4 if gathers else 0,
+        "a": deep * PIECES * down * REGISTER_BYTES,
+        "lines": (max(k_in_block * height, height * padded_k) + LANES) * 4,  # rows of A before they are transposed
+        "turned": (height * padded_k + LANES) * 4,
+        "columns": (k_in_block * width + LANES) * 4,  # columns of B before they are in pieces
+        "loaded": k_in_block * width * 4 if loads[1] and base.b_k == 1 else 0,
+        "partial": tiles_in_block * panels_in_block * sums_bytes if k_blocks > 1 else 0,
+        "b": panels_in_block * panel_bytes,
+    }
+    regions, total = {}, 0
+    for name, size in sizes.items():
+        regions[name] = total
+        total += (size + 63) // 64 * 64
+    _, pack_rows, pack_columns = parts_of_cost(base, loads, m, n, k)
+    # every thread packs the whole operand along which the work is not split
+    split_rows = whole_rows or (row_tiles > 1 and pack_columns < pack_rows) or panels == 1
+    return replace(
+        base, segment=m, a_segments=(), c_segments=(), segment_tiles=row_tiles, row_tiles=row_tiles, height=height, tall=0,
+        panels=panels, vectors=across, wide=0, masked=False, k_in_block=k_in_block, k_inner_blocks=inner_blocks,
+        k_blocks=k_blocks, pack_a=True, pack_b=True, streamed=False, a_line=height, tiles_in_block=tiles_in_block,
+        panels_in_block=panels_in_block, split_rows=split_rows, portion=0, regions=regions, scratch_bytes=total,
+        gathers_rows=gathers, overlap=0, matrix=True)
+
+
+def parts_of_cost(g: Blocking, loads: tuple[bool, bool], m: int, n: int, k: int) -> tuple[float, float, float]:
+    """Cycles of one member of the batch: (multiplications, packing A once, packing B once)."""
+    down, across = tile_sides(m, n, k)
+    tiles = -(-m // (SIDE * down)) * -(-n // (LANES * across))
+    step = max(len(PRODUCTS) * STEP * down * across, 8 * (4 * down + 3 * across))
+    rows = SPLIT_CYCLES
+    if not rows_in_place(g, loads[0]):
+        rows += TURN_CYCLES
+        if not rows_turn_at_once(g, loads[0]):
+            rows += copy_cycles(g.a_m, len(g.a_m) == 1 and g.a_m[0][1] == 1)
+    columns = SPLIT_CYCLES
+    if not columns_in_place(g, loads[1]):
+        columns += TURN_CYCLES if g.b_k == 1 else copy_cycles(g.b_n, len(g.b_n) == 1 and g.b_n[0][1] == 1)
+    return tiles * (-(-k // DEPTH) * step * 1.1), m * k * rows, n * k * columns
+
+
+def matrix_cost(c: Contraction, g: Blocking, loads: tuple[bool, bool]) -> float:
+    """Estimated cycles for one member of the batch."""
+    k = math.prod(c.k)
+    multiply, rows, columns = parts_of_cost(g, loads, g.m, g.n, k)
+    tiles = g.row_tiles * g.panels * (TILE_CYCLES + 100 * (g.k_blocks - 1))
+    again_rows, again_columns = -(-g.panels // g.panels_in_block), -(-g.row_tiles // g.tiles_in_block)
+    return multiply + tiles + rows * again_rows + columns * again_columns + CALL_CYCLES / g.batch
