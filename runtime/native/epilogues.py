@@ -20,7 +20,7 @@ from graphc.op import Kind
 from graphc.plan import Kernel
 
 from .contract import Contraction, Tile
-from .elements import LLVM, LoweringError, Memory, Scope, memory_type, row_major
+from .elements import LLVM, Key, LoweringError, Memory, Scope, memory_type, row_major
 from .emit import SIZES, Function, Value, i64
 from .loops import State, Work, bind, output_key
 
@@ -128,10 +128,19 @@ class Epilogue:
         self.roots = [output_key(e, n, self.indices, node.shape) for n in (*(n for _, n in self.outputs), *operands)]
         self._check()
         self.cost = w.body_cost(self.roots)
-        e.hoist(self.roots)
+        e.hoist(self._without_sums())
         del e.memory[node]
-        self.invariant = [k for k in e.reachable(self.roots) if k[0] is not node]
         self.streams = self._streams()
+
+    def _without_sums(self) -> list[Key]:
+        """What the maps need and what does not depend on the contraction."""
+        e = self.w.elements
+        order = e.reachable(self.roots)
+        late = {key for key in order if key[0] is self.node}
+        for key in order:  # operands first
+            if any(k in late for k in e.step(key).operands):
+                late.add(key)
+        return [key for key in order if key not in late]
 
     def _check(self) -> None:
         for key in self.w.elements.reachable(self.roots):

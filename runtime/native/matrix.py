@@ -74,9 +74,9 @@ class MatrixTiles(TileLoops):
                      to: Value) -> None:
         f, g = self.f, self.blocking
         if columns_in_place(g, self.load_b is not None):
-            source, stride = self.at(b, j0), g.b_k or 0
+            source, stride, ahead = self.at(b, j0), g.b_k or 0, i64(self.width)
         else:
-            source, stride = self.region("columns"), self.width
+            source, stride, ahead = self.region("columns"), self.width, i64(0)
             super().pack_columns(item, b, table, j0, columns, k_first, count, source)
         valid = f.minimum(columns, f.sub(i64(g.n), j0)) if g.n % self.width else i64(self.width)
         split = split_function(f.module)
@@ -88,15 +88,15 @@ class MatrixTiles(TileLoops):
                 lanes = f.sub(valid, i64(t * LANES))
                 f.call(split, [place, i64(self.across * REGISTER_BYTES),
                                self.at(source, f.add(f.mul(k, i64(stride)), i64(t * LANES))), i64(stride),
-                               i64(SIDE * stride), left, f.sub(left, i64(SIDE)), lanes, lanes])
+                               i64(SIDE * stride), left, f.sub(left, i64(SIDE)), lanes, lanes, ahead])
 
     def pack_rows(self, item: Value, a: Value, table: Value, i0: Value, height: Value, k_first: Value, count: Value,
                   to: Value) -> None:
         f, g = self.f, self.blocking
-        padded = -(-g.k_in_block // DEPTH) * DEPTH
+        padded, ahead = -(-g.k_in_block // DEPTH) * DEPTH, i64(0)
         if rows_in_place(g, self.load_a is not None):
             stride = g.a_m[0][1] if g.a_m else 0
-            source = self.at(a, f.mul(i0, i64(stride)))
+            source, ahead = self.at(a, f.mul(i0, i64(stride))), i64(g.height * stride)
         elif self.load_a and g.a_k == 1:
             source, stride = self.region("lines"), g.k_in_block
             super().pack_rows(item, a, table, i0, height, k_first, count, source)
@@ -116,7 +116,7 @@ class MatrixTiles(TileLoops):
                 place = f.offset(to, f.mul(f.add(f.mul(q, i64(PIECES * self.down)), i64(t)), i64(REGISTER_BYTES)), "i8")
                 rows = f.sub(height, i64(t * SIDE))
                 f.call(split, [place, i64(self.down * REGISTER_BYTES), self.at(source, f.add(k, i64(t * SIDE * stride))),
-                               i64(stride), i64(LANES), rows, rows, left, f.sub(left, i64(LANES))])
+                               i64(stride), i64(LANES), rows, rows, left, f.sub(left, i64(LANES)), ahead])
 
     # -- tiles -------------------------------------------------------------------------------------------------
 

@@ -26,7 +26,7 @@ SIDE, LANES, DEPTH = 16, 16, 32  # rows of a matrix register; float32 lanes of a
 REGISTER_BYTES = 1024  # 16 rows of 32 bfloat16, two for each lane: of k and of k + 16
 
 PARAMETERS = (("to", "ptr"), ("piece_stride", "i64"), ("source", "ptr"), ("stride", "i64"), ("pair", "i64"),
-              ("rows", "i64"), ("pair_rows", "i64"), ("lanes", "i64"), ("pair_lanes", "i64"))
+              ("rows", "i64"), ("pair_rows", "i64"), ("lanes", "i64"), ("pair_lanes", "i64"), ("ahead", "i64"))
 
 
 def split(f: Function, x: Value) -> list[Value]:
@@ -53,13 +53,13 @@ def split_function(module: Module) -> str:
     """``piece p of (source[r, j], source[r, j + pair])`` to row r, lane j of a register at ``to + p * piece_stride``.
 
     r < 16 and j < 16; rows are `stride` elements apart.  Beyond `rows`, `lanes` (of the pair: `pair_rows`, `pair_lanes`)
-    elements are zero and not read.
+    elements are zero and not read.  What lies `ahead` elements further is fetched for a later call.
     """
     name = "pieces.split"
     if name in module.functions:
         return name
     f = module.function(name, PARAMETERS, attributes="noinline nounwind")
-    to, piece_stride, source, stride, pair, rows, pair_rows, lanes, pair_lanes = f.parameters
+    to, piece_stride, source, stride, pair, rows, pair_rows, lanes, pair_lanes, ahead = f.parameters
     type_ = vector(LANES, "float")
     least = f.minimum(f.minimum(rows, pair_rows), f.minimum(lanes, pair_lanes))
     partial, whole, done = f.label("partial"), f.label("whole"), f.label("end")
@@ -70,6 +70,7 @@ def split_function(module: Module) -> str:
             line = f.offset(source, f.mul(r, stride), "float")
             found = []
             for place, most_rows, most_lanes in ((line, rows, lanes), (f.offset(line, pair, "float"), pair_rows, pair_lanes)):
+                f.prefetch(f.offset(place, ahead, "float"), locality=2)
                 if masked:
                     there = f.select(f.compare("icmp slt", r, most_rows), most_lanes, i64(0))
                     found.append(f.masked_load(place, type_, _mask(f, there)))
