@@ -19,7 +19,6 @@ from graphc.runtime.native.emit import SIZES, Function, Value, i64
 from graphc.runtime.native.matrix import MatrixTiles
 from graphc.runtime.native.matrix_blocking import matrix_blocking, matrix_cost
 from graphc.runtime.native.overlap import FinishVector, OverlappedTiles
-from graphc.runtime.native.pieces import LANES
 from graphc.runtime.native.target import Target
 from graphc.runtime.native.tiles import Finish, Load, Prefetch, Tile, TileLoops, flat_offset, spread
 
@@ -189,7 +188,7 @@ def emit_contraction(f: Function, target: Target, c: Contraction, a: Value, b: V
         if finish is None:
             if c_pointer is None:
                 raise ValueError("a contraction needs finish or c_pointer")
-            finish, vector = store_to(c_pointer, c, target), store_vector_to(c_pointer, c)
+            finish, vector = store_to(c_pointer, c, target), store_vector_to(c_pointer, c, target)
         MatrixTiles(f, target, c, road.blocking, a, b, scratch, finish, prefetch, load_a, load_b, vector).emit(
             thread, threads)
         return
@@ -295,7 +294,7 @@ def store_to(c_pointer: Value, c: Contraction, target: Target) -> Finish:
     return store
 
 
-def store_vector_to(c_pointer: Value, c: Contraction) -> FinishVector | None:
+def store_vector_to(c_pointer: Value, c: Contraction, target: Target) -> FinishVector | None:
     """As `store_to`, a vector at a time; None where columns are not neighbours."""
     m_axes, n_axes, batch_axes = merge(c.m, c.c_m), merge(c.n, c.c_n), merge(c.batch, c.c_batch)
     if n_axes and not (len(n_axes) == 1 and n_axes[0][1] == 1):
@@ -306,7 +305,7 @@ def store_vector_to(c_pointer: Value, c: Contraction) -> FinishVector | None:
         line = f.offset(c_pointer, flat_offset(f, tile.batch, batch_axes), c.dtype)
         line = f.offset(line, flat_offset(f, f.add(tile.i0, row), m_axes), c.dtype)
         place = f.offset(line, f.add(tile.j0, i64(column)), c.dtype)
-        value = f.load(source, f"<{LANES} x {c.dtype}>")
+        value = f.load(source, f"<{target.lanes(SIZES[c.dtype])} x {c.dtype}>")
         if mask is None:
             f.store(value, place)
         else:

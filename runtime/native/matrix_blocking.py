@@ -14,12 +14,14 @@ from graphc.runtime.native.packing import PIECE
 from graphc.runtime.native.pieces import DEPTH, LANES, PIECES, PRODUCTS, REGISTER_BYTES, SIDE
 from graphc.runtime.native.target import Target
 
-LEAST_PRODUCTS = 1 << 15  # of one member of the batch: less is not worth packing
+LEAST_PRODUCTS, LEAST_SIDE, LEAST_DEPTH = 1 << 15, 8, 16  # of one member of the batch: less is not worth packing
 BLOCK_K = 256  # k of a packed block, where a sum is longer than
 LONGEST_K = 384
+PARTIAL_BYTES = 4 << 20  # of sums that wait for the next block of k: they come and go while others are multiplied
 STEP = SIDE  # cycles of one multiplication of matrix registers
-TILE_CYCLES, CALL_CYCLES = 150, 600  # of a tile beside its multiplications, of configuring the unit
-SPLIT_CYCLES, TURN_CYCLES, COPY_CYCLES = 0.45, 0.6, 0.3  # of an element: in pieces, transposed, copied before that
+TILE_CYCLES, CALL_CYCLES = 250, 3000  # of a tile beside its multiplications, of a contraction beside its tiles
+SPLIT_CYCLES, TURN_CYCLES, COPY_CYCLES = 0.8, 0.9, 0.3  # of an element: in pieces, transposed, copied before that
+WORTH = 1.25  # how many times as fast it must seem: a core that is shared slows the unit more than vectors
 
 
 def tile_sides(m: int, n: int, k: int) -> tuple[int, int]:
@@ -55,7 +57,7 @@ def matrix_blocking(c: Contraction, target: Target, loads: tuple[bool, bool], wh
     """The blocking for a matrix unit; None where there is none, or where it cannot pay."""
     base = choose_blocking(c, target, False, loads)
     m, n, k = base.m, base.n, math.prod(c.k)
-    if (not target.matrix_unit or c.dtype != "float" or base.empty or 0 in c.k or min(m, n) < SIDE // 2 or k < DEPTH // 2
+    if (not target.matrix_unit or c.dtype != "float" or base.empty or 0 in c.k or min(m, n) < LEAST_SIDE or k < LEAST_DEPTH
             or m * n * k < LEAST_PRODUCTS):
         return None
     down, across = tile_sides(m, n, k)
@@ -68,11 +70,12 @@ def matrix_blocking(c: Contraction, target: Target, loads: tuple[bool, bool], wh
     k_blocks = math.prod(s for s, _ in base.a_k_outer) * inner_blocks
     deep = -(-k_in_block // DEPTH)
     panel_bytes = deep * PIECES * across * REGISTER_BYTES
-    panels_in_block = panels if whole_rows else max(1, min(panels, target.l2_bytes * 3 // 8 // panel_bytes))
+    most_panels = panels if whole_rows else max(1, min(panels, target.l2_bytes // 2 // panel_bytes))
+    panels_in_block = -(-panels // -(-panels // most_panels))
     sums_bytes = height * width * 4
     tiles_in_block = row_tiles
-    if k_blocks > 1:  # the partial sums stay in the second-level cache, too
-        tiles_in_block = max(1, min(row_tiles, target.l2_bytes // 2 // (panels_in_block * sums_bytes)))
+    if k_blocks > 1:
+        tiles_in_block = max(1, min(row_tiles, PARTIAL_BYTES // (panels_in_block * sums_bytes)))
     padded_k = deep * DEPTH
     gathers = whole_rows and panels > 1
     sizes = {
@@ -119,9 +122,9 @@ def parts_of_cost(g: Blocking, loads: tuple[bool, bool], m: int, n: int, k: int)
 
 
 def matrix_cost(c: Contraction, g: Blocking, loads: tuple[bool, bool]) -> float:
-    """Estimated cycles for one member of the batch."""
+    """Cycles for one member of the batch that vectors may take and still be preferred."""
     k = math.prod(c.k)
     multiply, rows, columns = parts_of_cost(g, loads, g.m, g.n, k)
     tiles = g.row_tiles * g.panels * (TILE_CYCLES + 100 * (g.k_blocks - 1))
     again_rows, again_columns = -(-g.panels // g.panels_in_block), -(-g.row_tiles // g.tiles_in_block)
-    return multiply + tiles + rows * again_rows + columns * again_columns + CALL_CYCLES / g.batch
+    return WORTH * (multiply + tiles + rows * again_rows + columns * again_columns + CALL_CYCLES / g.batch)

@@ -1,0 +1,197 @@
+"""Contractions on a matrix unit, and tiles that are finished while the next one is summed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from graphc.runtime.native import contract, matrix_blocking
+from graphc.runtime.native.contract import choose_road, emit_contraction, scratch_bytes, store_to, store_vector_to
+from graphc.runtime.native.emit import Module
+from graphc.runtime.native.jit import compile_module
+from graphc.runtime.native.target import Target, describe, host
+
+from tests.test_native_contract import (
+    PARAMETERS,
+    SIGNATURE,
+    Case,
+    Operand,
+    check,
+    convolutions,
+    load_hooks,
+    matmul,
+    pixel_rows,
+    random_matmuls,
+    reference,
+    strided,
+)
+
+HERE = [host()] if host().matrix_unit else []  # nothing to run where there is no such unit: the rest is text
+WITHOUT = replace(host(), matrix_unit=False)
+
+
+@pytest.fixture
+def always(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The matrix unit is used wherever it can be, however little that pays."""
+    def forget() -> None:
+        matrix_blocking.matrix_blocking.cache_clear()
+        choose_road.cache_clear()
+
+    monkeypatch.setattr(contract, "matrix_cost", lambda *_: -1.0)
+    monkeypatch.setattr(matrix_blocking, "LEAST_PRODUCTS", 0)
+    monkeypatch.setattr(matrix_blocking, "LEAST_SIDE", 1)
+    monkeypatch.setattr(matrix_blocking, "LEAST_DEPTH", 1)
+    forget()
+    yield
+    monkeypatch.undo()
+    forget()
+
+
+def run_by_vectors(cases: list[Case], target: Target, threads: tuple[int, ...] = (1, 2, 3), *, overlap: bool = True) -> int:
+    """Stores every tile vector by vector, which overlaps with the next tile; returns how many cases did overlap."""
+    module = Module()
+    for number, case in enumerate(cases):
+        f = module.function(f"case{number}", PARAMETERS, internal=False)
+        a, b, c, scratch, thread, count = f.parameters
+        emit_contraction(f, target, case.contraction, a, b, scratch=scratch, thread=thread, threads=count,
+                         finish=store_to(c, case.contraction, target), vector=store_vector_to(c, case.contraction, target),
+                         overlap=overlap, **load_hooks(case, a, b))
+    code = compile_module(module.text(), target=target, name="cases")
+    rng = np.random.default_rng(3)
+    overlapped = 0
+    for number, case in enumerate(cases):
+        c = case.contraction
+        run = SIGNATURE(code.address(f"case{number}"))
+        a = Operand(c.dtype, [(c.batch, c.a_batch), (c.m, c.a_m), (c.k, c.a_k)], rng, case.misalign)
+        b = Operand(c.dtype, [(c.batch, c.b_batch), (c.k, c.b_k), (c.n, c.b_n)], rng, case.misalign)
+        x, y = (1 - v.view if hook else v.view for v, hook in zip((a, b), case.loads, strict=True))
+        wanted, magnitude = reference(c, x, y), reference(c, np.abs(x), np.abs(y))
+        size = scratch_bytes(c, target, load_a=case.loads[0], load_b=case.loads[1], overlap=overlap)
+        scratch = np.full(size + 192, 0xA5, np.uint8)
+        base = (scratch.ctypes.data + 63) // 64 * 64
+        bits = None
+        for several in threads:
+            out = Operand(c.dtype, [(c.batch, c.c_batch), (c.m, c.c_m), (c.n, c.c_n)], None, case.misalign)
+            for thread in range(several):
+                run(a.pointer, b.pointer, out.pointer, base, thread, several)
+            unit = 2.0**-23 if c.dtype == "float" else 2.0**-52
+            assert np.all(np.abs(out.view - wanted) <= (math.prod(c.k) + 2) * unit * magnitude), (c, several)
+            assert np.all(scratch[base - scratch.ctypes.data + size:] == 0xA5), f"scratch overrun: {c}"
+            bits = out.view.tobytes() if bits is None else bits
+            assert out.view.tobytes() == bits, f"{several} threads change the result: {c}"
+            out.view[...] = 113
+            assert np.all(out.memory == 113), f"wrote beside the result: {c}"
+        road = choose_road(c, target, False, case.loads, False, overlap)
+        overlapped += bool(road.blocking.overlap or road.blocking.matrix) and not road.dots
+    return overlapped
+
+
+def products() -> list[Case]:
+    """Whole and ragged tiles, one and several blocks of k, of rows and of panels, all layouts."""
+    sizes = ((64, 64, 64), (33, 47, 100), (12, 32, 40), (13, 33, 37), (100, 84, 700), (70, 1100, 90), (600, 40, 130))
+    return [Case(matmul(m, n, k, a=a, b=b, batch=batch), misalign=misalign)
+            for number, (m, n, k) in enumerate(sizes) for a, b in ((False, False), (True, number % 2 == 0))
+            for batch, misalign in ((1 + number % 3, number % 2),)]
+
+
+@pytest.mark.parametrize("target", HERE)
+@pytest.mark.usefixtures("always")
+class TestMatrixUnit:
+    def test_is_used(self, target: Target) -> None:
+        assert all(choose_road(c.contraction, target, True, (False, False)).blocking.matrix for c in products())
+        text = Module()
+        f = text.function("f", PARAMETERS, internal=False)
+        a, b, c, scratch, thread, threads = f.parameters
+        emit_contraction(f, target, matmul(64, 64, 64), a, b, scratch=scratch, thread=thread, threads=threads, c_pointer=c)
+        assert "tdpbf16ps" in text.text()
+
+    def test_products(self, target: Target) -> None:
+        check([replace(case, way=way) for case in products() for way in ("plain", "finish", "twice")], target)
+        assert run_by_vectors(products(), target) == len(products())
+
+    def test_random_products(self, target: Target) -> None:
+        check(random_matmuls(60, 17, ("float",)), target)
+
+    def test_strides_and_windows(self, target: Target) -> None:
+        windows = [pixel_rows("float", width, step, swap) for width, step, swap in ((7, 1, False), (16, 2, True))]
+        cases = [Case(c, misalign=number % 2) for number, c in enumerate([*strided(), *convolutions(), *windows])]
+        check([replace(case, way=way) for case in cases for way in ("plain", "twice")], target, (1, 3))
+
+    def test_computed_operands(self, target: Target) -> None:
+        cases = [Case(matmul(m, n, k, a=a, b=b), loads=loads)
+                 for m, n, k in ((40, 70, 50), (33, 100, 500)) for a, b in ((False, False), (True, True))
+                 for loads in ((True, False), (False, True), (True, True))]
+        check(cases, target)
+        assert run_by_vectors(cases, target) == len(cases)
+
+    @pytest.mark.parametrize("wild", [0, 20])
+    def test_is_as_exact_as_float32(self, target: Target, wild: int) -> None:
+        """Errors against float64, relative to the sum of magnitudes: at most those of a float32 sum in order."""
+        rng = np.random.default_rng(1)
+        for k in (32, 256, 1000):
+            a, b = (rng.standard_normal((96, k)) * np.exp2(rng.integers(-wild, wild + 1, (96, k))) for _ in range(2))
+            a, b = a.astype(np.float32), np.ascontiguousarray(b.T.astype(np.float32))
+            exact, magnitude = a.astype(float) @ b, np.abs(a).astype(float) @ np.abs(b)
+            in_order = np.zeros((96, 96), np.float32)
+            for i in range(k):
+                in_order += a[:, i : i + 1] * b[i]
+            ours, theirs = ((found - exact) / magnitude for found in (multiply(target, a, b), in_order))
+            assert np.sqrt((ours**2).mean()) <= np.sqrt((theirs**2).mean()), k
+            assert np.abs(ours).max() <= 1.2 * np.abs(theirs).max(), k
+
+    def test_what_is_not_finite(self, target: Target) -> None:
+        """Infinities, NaN with any payload, numbers near the largest: as by multiply-adds, and nothing else is touched."""
+        rng = np.random.default_rng(2)
+        a, b = rng.standard_normal((70, 300)).astype(np.float32), rng.standard_normal((300, 90)).astype(np.float32)
+        a[3, 5], a[40, 299], a[41, 0], b[7, 80] = np.inf, np.nan, 3.4e38, -np.inf
+        b.view(np.uint32)[9, 11] = 0x7FFFFFFF  # a NaN whose rounding would overflow into zero
+        a[69, 1], b[1, 3] = 3e35, 1e-35
+        found, wanted = multiply(target, a, b), multiply(WITHOUT, a, b)
+        np.testing.assert_array_equal(np.isnan(found), np.isnan(wanted))
+        np.testing.assert_array_equal(np.isinf(found), np.isinf(wanted))
+        np.testing.assert_allclose(found, wanted, rtol=2e-5, atol=1e-4)
+
+    def test_small_numbers(self, target: Target) -> None:
+        """No operand loses more than 2**-24 of itself, or 2**-126."""
+        rng = np.random.default_rng(4)
+        a, b = np.eye(64, dtype=np.float32), np.exp2(rng.uniform(-125, -60, (64, 64))).astype(np.float32)
+        assert np.all(np.abs(multiply(target, a, b) - b) <= np.maximum(2.0**-24 * b, 2.0**-126))
+
+
+def multiply(target: Target, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    c = matmul(*a.shape[:1], b.shape[1], a.shape[1])
+    module = Module()
+    f = module.function("f", PARAMETERS, internal=False)
+    x, y, z, scratch, thread, threads = f.parameters
+    emit_contraction(f, target, c, x, y, scratch=scratch, thread=thread, threads=threads, c_pointer=z)
+    code = compile_module(module.text(), target=target, name="multiply")
+    out = np.zeros((a.shape[0], b.shape[1]), np.float32)
+    memory = np.zeros(scratch_bytes(c, target) + 64, np.uint8)
+    SIGNATURE(code.address("f"))(a.ctypes.data, b.ctypes.data, out.ctypes.data, (memory.ctypes.data + 63) // 64 * 64, 0, 1)
+    return out
+
+
+@pytest.mark.skipif(not (WITHOUT.has_masks and WITHOUT.registers >= 32), reason="tiles overlap with 32 masked registers")
+def test_tiles_overlap_with_multiply_adds() -> None:
+    cases = [*products(), *[replace(c, contraction=replace(c.contraction, dtype="double")) for c in products()]]
+    assert run_by_vectors(cases, WITHOUT) == len(cases)
+    assert run_by_vectors(cases, WITHOUT, overlap=False) == 0
+
+
+def test_text_for_another_machine() -> None:
+    """A server with a matrix unit can be generated for anywhere; a small contraction does not use it."""
+    target = describe("x86_64-unknown-linux-gnu", "sapphirerapids",
+                      "+avx512f,+avx512vl,+avx512bw,+avx512dq,+fma,+avx2,+amx-tile,+amx-bf16")
+    assert target.matrix_unit
+    texts = []
+    for c in (matmul(512, 512, 512), matmul(16, 16, 16)):
+        module = Module()
+        f = module.function("f", PARAMETERS, internal=False)
+        a, b, out, scratch, thread, threads = f.parameters
+        emit_contraction(f, target, c, a, b, scratch=scratch, thread=thread, threads=threads, c_pointer=out)
+        texts.append(module.text())
+    assert "tdpbf16ps" in texts[0] and "tilerelease" in texts[0]
+    assert "tile" not in texts[1].replace("tile.float", "")
