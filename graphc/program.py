@@ -104,6 +104,7 @@ class Specialized:
     executable: Executable
     seconds: dict[str, float]
     recomputed: Recomputed | None = None  # what was given to meet the memory budget
+    batch: str = ""  # whether the batch runs in chunks, or why not
 
     @property
     def memory_bytes(self) -> int:
@@ -197,13 +198,13 @@ class Program:
 
             pipeline = Pipeline()
             graph = pipeline.concrete(self.simplified, sizes)
-            tiny, whole = False, graph
+            tiny, whole, batch = False, graph, ""
             if self.backend == "native":
                 from .runtime.native.unroll import scalar_operations
 
                 tiny = scalar_operations(graph, flops) is not None
                 if not tiny:
-                    graph = pipeline.chunked(self.simplified, graph, sizes)
+                    graph, batch = pipeline.chunked(self.simplified, graph)
             cost = None
             if self.memory_budget is None:
                 plan = pipeline.plan(graph)
@@ -225,7 +226,7 @@ class Program:
                 pipeline.seconds.update(executable.seconds)
             else:
                 executable = Interpreted(graph, plan)
-            known = self._cache[key] = Specialized(dict(sizes), graph, plan, executable, pipeline.seconds, cost)
+            known = self._cache[key] = Specialized(dict(sizes), graph, plan, executable, pipeline.seconds, cost, batch)
         return known
 
     # -- running -----------------------------------------------------------------------------------------------
