@@ -135,6 +135,15 @@ def batches(graph: Graph, named: Sequence[Batch]) -> Iterator[Batch]:
             yield batch
 
 
+def number_of_chunks(work: float, sums: int, batch: int) -> int:
+    """How many chunks pay where they share work of so many nanoseconds and each leaves so many bytes of partial sums."""
+    best, count = 1, 2
+    while count <= MOST_CHUNKS and batch % count == 0 and work / count >= LEAST_WORK and count * sums <= SUMS \
+            and count * sums / BYTES_PER_NS <= SHARE_OF_SUMS * work:
+        best, count = count, 2 * count
+    return best
+
+
 def chunks_for(split: Split, wanted: Sequence[Node], batch: int) -> tuple[int, str]:
     """How many chunks pay; 1, and why, where none do."""
     work = sum(nanoseconds(n) for n in order_of_parts(split, wanted))
@@ -143,12 +152,8 @@ def chunks_for(split: Split, wanted: Sequence[Node], batch: int) -> tuple[int, s
         return 1, f"{work / split.work:.0%} of the work is row by row of it{first_between_rows(split)}"
     if not split.sums:
         return 1, "nothing is summed over it"
-    best, count = 1, 2
-    while count <= MOST_CHUNKS and batch % count == 0 and work / count >= LEAST_WORK and count * sums <= SUMS \
-            and count * sums / BYTES_PER_NS <= SHARE_OF_SUMS * work:
-        best, count = count, 2 * count
     few = "a chunk would be too short" if work / 2 < LEAST_WORK else "partial sums would cost more than chunks save"
-    return best, few
+    return number_of_chunks(work, sums, batch), few
 
 
 def first_between_rows(split: Split) -> str:
@@ -170,12 +175,13 @@ def chunk(graph: Graph, named: Sequence[Batch] = ()) -> tuple[Graph, str]:
         return graph, ""
     if 2 * trained > SUMS:
         return graph, "the batch stays whole: partial sums of so many parameters would not stay in a cache"
-    if sum(map(nanoseconds, graph.nodes)) < 2 * LEAST_WORK:
+    work = sum(map(nanoseconds, graph.nodes))
+    if work < 2 * LEAST_WORK:
         return graph, "the batch stays whole: the step is too short"
     why = ""
     for batch in batches(graph, named):
         size = next(int(node.shape[axis]) for node, axis in batch.items())
-        count = chosen = 2
+        count = max(2, number_of_chunks(work, trained, size))  # as if all of the work and every gradient were the chunks'
         for _ in range(2):
             if size % count or size < 2 * count:
                 why = why or f"{size} rows have no two equal parts"
