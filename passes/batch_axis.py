@@ -1,10 +1,10 @@
 """Which nodes of a step work row by row of the batch, along which axis, and what a chunk of rows computes of each.
 
-Which axis of which input is the batch is given, and may be a guess: everything else is proved.  A walk from the inputs finds for
-each node, by its kind, along which axis its result can be cut where its operands are cut; for views, index maps at a size for
-one chunk and at the whole size must read the same places.  What does not depend on the batch, yet meets it element by element
-(counts, constants, repeated rows), is cut backwards, on demand.  Knows kinds and index maps.  Must not know how many chunks
-pay, threads, or which op is which.
+Which axis of which input is the batch is given, and may be a guess: everything else is proved.  A walk from the inputs finds,
+by each node's kind, along which axis its result can be cut where its operands are cut; of a view, the index maps for a chunk and
+for the whole must read the same places.  What does not depend on the batch, yet meets it element by element (counts, constants,
+repeated rows), is cut backwards, on demand.  Knows kinds and index maps.  Must not know how many chunks pay, threads, or which
+op is which.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ GIVEN = Part(given=True)
 
 @dataclass(frozen=True)
 class Rule:
-    """How a node can be cut: along which axis its result (None: its whole is a fold over chunks), if its operands are cut so."""
+    """How a node can be cut: along which axis its result, where its operands are cut so; None: it is a fold over chunks."""
 
     axis: int | None
     operands: Axes
@@ -178,8 +178,10 @@ class Split:
         return True
 
     def backwards(self, node: Node, axis: int) -> Part:
-        """What a chunk computes of a free node that meets the batch along an axis.  A body has nothing to hand to its chunks, so
-        there what is not computed from its inputs alone is a supposition: it helps to find how the loop's carries are cut.
+        """What a chunk computes of a free node that meets the batch along an axis.
+
+        A body has nothing to give to its chunks but its inputs and what is lifted out.  Anything else that is given there is
+        a supposition, by which the axes of the loop's carries are found.
         """
         kind = node.op.kind
         if kind is Kind.SOURCE:
