@@ -1,10 +1,10 @@
 """Which nodes of a step work row by row of the batch, along which axis, and what a chunk of rows computes of each.
 
 Which axis of which input is the batch is given, and may be a guess: everything else is proved.  A walk from the inputs finds,
-by each node's kind, along which axis its result can be cut where its operands are cut; of a view, the index maps for a chunk and
-for the whole must read the same places.  What does not depend on the batch, yet meets it element by element (counts, constants,
-repeated rows), is cut backwards, on demand.  Knows kinds and index maps.  Must not know how many chunks pay, threads, or which
-op is which.
+by each node's kind, along which axis its result can be cut where its operands are cut; of a view, the index maps for a chunk
+and for the whole must read the same places.  What does not depend on the batch, yet meets it element by element (counts,
+constants, repeated rows), is cut backwards, on demand.  Knows kinds and index maps.  Must not know how many chunks pay,
+threads, or which op is which.
 """
 
 from __future__ import annotations
