@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 inspecting: ContextVar[bool] = ContextVar("inspecting", default=False)  # a file is only being looked at: run nothing
 
 CHUNK_SECONDS = 0.1  # a long run is cut into calls of about this length, so that Ctrl-C is heard
-LARGE_STEP = 1 << 18  # operations per step from which more than one thread is worth its wake-up
 
 
 # -- what a program returns ------------------------------------------------------------------------------------------
@@ -219,10 +218,11 @@ class Program:
             executable: Executable
             if self.backend == "native":
                 from .runtime.native.executable import Native
+                from .runtime.native.teams import pays
                 from .runtime.native.threads import available_parallelism
 
                 wanted = self.threads or available_parallelism()
-                executable = Native(graph, plan, wanted if plan.flops >= LARGE_STEP else 1, unrolled=tiny)
+                executable = Native(graph, plan, wanted if not tiny and pays(plan, wanted) else 1, unrolled=tiny)
                 pipeline.seconds.update(executable.seconds)
             else:
                 executable = Interpreted(graph, plan)
