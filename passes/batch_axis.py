@@ -13,21 +13,25 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
+from types import MappingProxyType
 from typing import Any
 
 from graphc.errors import GraphError
 from graphc.index import Index
 from graphc.ir import Graph, Node, inherit, make, topological
+from graphc.labels import labels_of
 from graphc.op import Kind
 from graphc.ops.contractions import split_spec
 from graphc.ops.loops import formal
 from graphc.types import TensorType
 
-from .cost import cost_per_element, flops
+from .cost import cost_per_element
 
 SHARE_OUTSIDE = 0.01  # of the step's work, that something may cost to be computed on the whole batch instead
 NOTHING = 300.0  # nanoseconds that are always little enough for that
-FLOPS_PER_NS, OPERATIONS_PER_NS = 100.0, 10.0
+FLOPS_PER_NS, OPERATIONS_PER_NS = 250.0, 20.0
+READ_PER_NS, VIEWED_PER_NS = 16.0, 4.0  # elements of a contraction's operand: of a tensor, through an index map
+TILE = 12, 32  # rows and columns that a contraction computes at a time
 
 Axes = Sequence[int | None]  # for each operand, the axis along which it is cut; None where a chunk reads the whole
 
@@ -74,6 +78,7 @@ class Split:
              that can be read in both ways
     sums     nodes that are the sum (or another fold) over chunks of what each one computes
     results  loops that a chunk runs on its own part, with the axis that the batch runs along in each result
+    bodies   what is known of these loops' bodies
     parts    what a chunk computes of the nodes inside and of the sums
     nested   these are the nodes of a loop's body
     lifted   of a body: sources that can be cut only outside
@@ -85,6 +90,7 @@ class Split:
     inside: dict[Node, int] = field(default_factory=dict)
     sums: set[Node] = field(default_factory=set)
     results: dict[Node, list[int]] = field(default_factory=dict)
+    bodies: dict[Node, Split] = field(default_factory=dict)
     parts: dict[Node, Part] = field(default_factory=dict)
     nested: bool = False
     lifted: dict[Node, None] = field(default_factory=dict)
@@ -338,7 +344,7 @@ def cut_loop(split: Split, node: Node) -> None:
     if small is None:
         return
     split.results[node] = [inner.inside[out] + (k >= carries) for k, out in enumerate(body.outputs)]
-    split.inside[node] = split.results[node][0]
+    split.inside[node], split.bodies[node] = split.results[node][0], inner
     cut = (*(place in inner.inside for place in body.inputs), *(True for _ in inner.lifted))
     split.parts[node] = Part(operands, cut, node.attributes, (small,))
 
@@ -417,10 +423,51 @@ def compute_parts(split: Split, wanted: Sequence[Node], new: dict[Node, Node], w
 
 def nanoseconds(node: Node) -> float:
     """About how long one thread takes."""
-    if node.op.kind is Kind.CONTRACT:
-        return flops(node) / FLOPS_PER_NS
-    if node.op.kind in (Kind.VIEW, Kind.SOURCE, Kind.ITEM):
-        return 0.0
     if node.op.kind is Kind.LOOP:
         return float(node.attributes["length"]) * sum(map(nanoseconds, node.graphs[0].nodes))
+    return contraction_nanoseconds(node) if node.op.kind is Kind.CONTRACT else element_nanoseconds(node)
+
+
+def part_nanoseconds(split: Split, node: Node, count: int) -> float:
+    """About how long one thread takes for the part of a node that one of `count` chunks computes.
+
+    More than its share of the whole: every chunk reads a weight anew, and few rows fill no tile.
+    """
+    if node.op.kind is Kind.LOOP:
+        inner = split.bodies[node]
+        steps = (part_nanoseconds(inner, n, count) for n in order_of_parts(inner, node.graphs[0].outputs))
+        return float(node.attributes["length"]) * sum(steps)
+    if node.op.kind is not Kind.CONTRACT:
+        return element_nanoseconds(node) / count
+    left, right, _ = split_spec(node.attributes["spec"])
+    cut = next(of[split.inside[i]] for of, i, own in zip((left, right), node.inputs, split.parts[node].cut, strict=True) if own)
+    return contraction_nanoseconds(node, {cut: count})
+
+
+def element_nanoseconds(node: Node) -> float:
+    if node.op.kind in (Kind.VIEW, Kind.SOURCE, Kind.ITEM):
+        return 0.0
     return prod(map(int, (node.inputs or (node,))[0].types[0].shape)) * cost_per_element(node) / OPERATIONS_PER_NS
+
+
+def contraction_nanoseconds(node: Node, cut: Mapping[str, int] = MappingProxyType({})) -> float:
+    """Products in whole tiles, and operands read, through an index map for views.
+
+    cut   labels whose sizes are divided
+    """
+    labels = labels_of(node.attributes["spec"])
+    operands = node.inputs[::-1] if labels.turned else node.inputs
+    pairs = zip(labels.left + labels.right, (*operands[0].shape, *operands[1].shape), strict=True)
+    sizes = {label: -(-int(size) // cut.get(label, 1)) for label, size in pairs}
+    batch, m, n, k = (prod(sizes[x] for x in group) for group in (labels.batch, labels.m, labels.n, labels.k))
+    rows, columns = TILE
+    tiles = min(in_tiles(m, rows) * in_tiles(n, columns), in_tiles(m, columns) * in_tiles(n, rows))
+    if min(m, n) == 1:
+        tiles = max(m, n)  # a product of a matrix and a vector, which has roads of its own
+    read = sum(size * k / (VIEWED_PER_NS if i.op.kind is Kind.VIEW else READ_PER_NS)
+               for size, i in zip((m, n), operands, strict=True))
+    return batch * (tiles * k * 2 / FLOPS_PER_NS + read)
+
+
+def in_tiles(size: int, tile: int) -> int:
+    return -(-size // tile) * tile

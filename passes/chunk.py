@@ -9,7 +9,7 @@ Must not know threads, or which op is which.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -21,15 +21,15 @@ from graphc.ops.views import expand_to, moveaxis, reshape
 from graphc.tensor import Tensor, constant
 from graphc.types import TensorType, int64
 
-from .batch_axis import Split, compute_parts, nanoseconds, order_of_parts
+from .batch_axis import Split, compute_parts, nanoseconds, order_of_parts, part_nanoseconds
 
 EMBEDDED = 16  # constants up to this many elements stay inside the body
 MOST_CHUNKS = 16
-LEAST_WORK = 40e3  # nanoseconds of one chunk: less is not worth meeting twice
+LEAST_WORK = 22e3  # nanoseconds of one chunk: less is not worth meeting twice
 SHARE_OF_SUMS = 0.12  # of the work, that writing and adding up partial sums may take
 SHARE_INSIDE = 0.7  # of the step's work, that must be done by chunks
 SUMS = 1 << 20  # bytes of partial sums that stay in a cache
-BYTES_PER_NS = 10.0
+BYTES_PER_NS = 20.0
 ATTEMPTS = 3  # different opinions about which axes are the batch
 
 Batch = Mapping[Node, int]  # inputs, with the axis that is the batch of each
@@ -127,33 +127,42 @@ def batches(graph: Graph, named: Sequence[Batch]) -> Iterator[Batch]:
     guesses: list[Batch] = []
     for size in sorted(sizes, key=lambda s: (-sizes[s], -s)):
         axes = {n: [k for k, s in enumerate(n.shape) if s == size] for n in graph.inputs}
-        for place in (0, -1):  # the first of several such axes of an input, or the last one
-            guesses.append({n: found[place] for n, found in axes.items() if found})
+        for place in range(max(map(len, axes.values()), default=0)):  # the first of several such axes of an input, or another
+            guesses.append({n: found[min(place, len(found) - 1)] for n, found in axes.items() if found})
     for batch in (*named, *guesses):
         if batch and batch not in seen and len(seen) < ATTEMPTS:
             seen.append(batch)
             yield batch
 
 
-def number_of_chunks(work: float, sums: int, batch: int) -> int:
-    """How many chunks pay where they share work of so many nanoseconds and each leaves so many bytes of partial sums."""
-    best, count = 1, 2
-    while count <= MOST_CHUNKS and batch % count == 0 and work / count >= LEAST_WORK and count * sums <= SUMS \
-            and count * sums / BYTES_PER_NS <= SHARE_OF_SUMS * work:
+def number_of_chunks(work: Callable[[int], float], sums: int, batch: int) -> int:
+    """How many chunks pay, 1 where none do: as many as cost little more than two.
+
+    work   nanoseconds of one of so many chunks
+    sums   bytes of partial sums that each of them leaves
+    """
+    best, count, adding = 1, 2, sums / BYTES_PER_NS
+    total = 2 * work(2)
+    while count <= MOST_CHUNKS and batch % count == 0 and batch >= 2 * count and count * sums <= SUMS \
+            and count * adding <= SHARE_OF_SUMS * total:
+        each = total / 2 if count == 2 else work(count)
+        if each < LEAST_WORK or count * (each + adding) > (1 + SHARE_OF_SUMS) * total + 2 * adding:
+            break
         best, count = count, 2 * count
     return best
 
 
 def chunks_for(split: Split, wanted: Sequence[Node], batch: int) -> tuple[int, str]:
     """How many chunks pay; 1, and why, where none do."""
-    work = sum(nanoseconds(n) for n in order_of_parts(split, wanted))
+    inside = order_of_parts(split, wanted)
+    whole = sum(map(nanoseconds, inside))
     sums = sum(int(n.type.bytes) for n in wanted if n in split.sums)
-    if work < SHARE_INSIDE * split.work:
-        return 1, f"{work / split.work:.0%} of the work is row by row of it{first_between_rows(split)}"
+    if whole < SHARE_INSIDE * split.work:
+        return 1, f"{whole / split.work:.0%} of the work is row by row of it{first_between_rows(split)}"
     if not split.sums:
         return 1, "nothing is summed over it"
-    few = "a chunk would be too short" if work / 2 < LEAST_WORK else "partial sums would cost more than chunks save"
-    return number_of_chunks(work, sums, batch), few
+    few = "a chunk would be too short" if whole / 2 < LEAST_WORK else "partial sums would cost more than chunks save"
+    return number_of_chunks(lambda count: sum(part_nanoseconds(split, n, count) for n in inside), sums, batch), few
 
 
 def first_between_rows(split: Split) -> str:
@@ -181,7 +190,7 @@ def chunk(graph: Graph, named: Sequence[Batch] = ()) -> tuple[Graph, str]:
     why = ""
     for batch in batches(graph, named):
         size = next(int(node.shape[axis]) for node, axis in batch.items())
-        count = max(2, number_of_chunks(work, trained, size))  # as if all of the work and every gradient were the chunks'
+        count = max(2, number_of_chunks(lambda n: work / n, trained, size))  # as if chunks did all work and gave every gradient
         for _ in range(2):
             if size % count or size < 2 * count:
                 why = why or f"{size} rows have no two equal parts"

@@ -300,6 +300,14 @@ def test_what_mixes_rows_is_not_cut(mix: Callable[[Tensor], Tensor], can_be_cut:
             np.testing.assert_allclose(b, a, rtol=2e-4, atol=2e-5)
 
 
+@pytest.mark.parametrize("rows, width, several", ((64, 64, False), (128, 64, False), (256, 64, True), (16, 512, True)))
+def test_a_short_step_that_is_not_cut_runs_on_one_thread(rows: int, width: int, several: bool) -> None:
+    x, y = graphc.placeholder("x", (rows, width)), graphc.placeholder("y", (rows, 8))
+    model = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 8))
+    step = graphc.train_step(nn.MSELoss()(model(x), y), optim.Adam(model.parameters()), threads=2)
+    assert step.specialize().executable.threads == 1 + several  # type: ignore[attr-defined]
+
+
 def test_a_large_model_keeps_its_fused_updates() -> None:
     x, y = graphc.placeholder("x", ("batch", 784)), graphc.placeholder("y", ("batch",), "int64")
     model = nn.Sequential(nn.Linear(784, 512), nn.ReLU(), nn.Linear(512, 10))

@@ -20,7 +20,7 @@ OPERATIONS_PER_NS = 20.0  # of one thread, in the measure of `element_operations
 MEET = 2000.0  # nanoseconds that it takes until all threads have met
 BYTES_PER_NS = 3.0  # from core to core
 CERTAIN = 2e5  # nanoseconds on one thread from which more threads are always worth it
-GAIN = 0.85  # of the time on one thread: less is not worth another core
+GAIN = 0.8  # of the time on one thread: less is not worth another core
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,10 @@ def crossing(writer: Step, reader: Step, buffer: Buffer) -> int:
 
 
 def pays(plan: Plan, threads: int) -> bool:
-    """Whether a plan is enough faster on so many threads than on one."""
+    """Whether a plan is enough faster on so many threads than on one.  Loops whose runs are shared were made for that."""
     if threads < 2:
         return False
     time = estimate(plan, threads)
-    return time.alone >= CERTAIN or time.shared < GAIN * time.alone
+    loops = sum(estimate_step(s, threads).alone for s in plan.steps
+                if isinstance(s, Loop) and s.parallel and not step_is_serial(s))
+    return time.alone >= CERTAIN or loops >= time.alone / 2 or time.shared < GAIN * time.alone
