@@ -300,6 +300,18 @@ def test_what_mixes_rows_is_not_cut(mix: Callable[[Tensor], Tensor], can_be_cut:
             np.testing.assert_allclose(b, a, rtol=2e-4, atol=2e-5)
 
 
+def test_few_rows_that_read_large_weights_make_few_chunks() -> None:
+    def chunks(hidden: int) -> int:
+        x, y = graphc.placeholder("x", (28, 32, 8)), graphc.placeholder("y", (32, 2))
+        layer, head = nn.LSTM(8, hidden), nn.Linear(hidden, 2)
+        parameters = [*layer.parameters(), *head.parameters()]
+        step = graphc.train_step(nn.MSELoss()(head(layer(x)[0][-1]), y), optim.SGD(parameters, lr=0.1))
+        graph, _ = Pipeline().chunked(step.simplified, Pipeline().concrete(step.simplified, {}))
+        return max(n.attributes["length"] for n in graph.nodes if n.graphs and not n.attributes["carries"])
+
+    assert 2 <= chunks(80) < chunks(24)
+
+
 @pytest.mark.parametrize("rows, width, several", ((64, 64, False), (128, 64, False), (256, 64, True), (16, 512, True)))
 def test_a_short_step_that_is_not_cut_runs_on_one_thread(rows: int, width: int, several: bool) -> None:
     x, y = graphc.placeholder("x", (rows, width)), graphc.placeholder("y", (rows, 8))
