@@ -32,7 +32,8 @@ def function(inputs: Sequence[Tensor], outputs: Any, updates: Mapping[Parameter,
     backend         "native" (machine code) or "numpy" (the interpreter)
     threads         at most this many; None for all cores that this process may use
     memory_budget   bytes that temporaries may take: values are computed again instead of kept until they fit, at the same
-                    results (`report()` says which and at what cost); a GraphError where nothing reaches it
+                    results (`report()` says which and at what cost; only sums over a batch that ran in chunks and no longer
+                    does are added up in another order); a GraphError where nothing reaches it
     check_numerics  NaN or infinity in an output or a new value raises NumericsError and leaves the cells as they were
     """
     leaves: list[Tensor] = []

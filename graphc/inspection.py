@@ -169,6 +169,8 @@ def report(program: Program, sizes: Mapping[str, int]) -> str:
     lines.append(f"  {in_place} of {len(special.graph.updates)} updates in place, {len(plan.copies)} copies")
     if getattr(special.executable, "unrolled", False):
         lines.append("  the step is so small that it is unrolled: no loops, cells in registers across steps")
+    if special.batch:
+        lines.append(f"  {special.batch}")
     for step in plan.steps:
         if isinstance(step, Loop):
             how = "shared by the threads" if step.parallel else "one after the other"

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 inspecting: ContextVar[bool] = ContextVar("inspecting", default=False)  # a file is only being looked at: run nothing
 
 CHUNK_SECONDS = 0.1  # a long run is cut into calls of about this length, so that Ctrl-C is heard
-LARGE_STEP = 1 << 18  # operations per step from which more than one thread is worth its wake-up
 
 
 # -- what a program returns ------------------------------------------------------------------------------------------
@@ -104,6 +103,7 @@ class Specialized:
     executable: Executable
     seconds: dict[str, float]
     recomputed: Recomputed | None = None  # what was given to meet the memory budget
+    batch: str = ""  # whether the batch runs in chunks, or why not
 
     @property
     def memory_bytes(self) -> int:
@@ -197,13 +197,13 @@ class Program:
 
             pipeline = Pipeline()
             graph = pipeline.concrete(self.simplified, sizes)
-            tiny, whole = False, graph
+            tiny, whole, batch = False, graph, ""
             if self.backend == "native":
                 from .runtime.native.unroll import scalar_operations
 
                 tiny = scalar_operations(graph, flops) is not None
                 if not tiny:
-                    graph = pipeline.chunked(self.simplified, graph, sizes)
+                    graph, batch = pipeline.chunked(self.simplified, graph)
             cost = None
             if self.memory_budget is None:
                 plan = pipeline.plan(graph)
@@ -218,14 +218,15 @@ class Program:
             executable: Executable
             if self.backend == "native":
                 from .runtime.native.executable import Native
+                from .runtime.native.teams import pays
                 from .runtime.native.threads import available_parallelism
 
                 wanted = self.threads or available_parallelism()
-                executable = Native(graph, plan, wanted if plan.flops >= LARGE_STEP else 1, unrolled=tiny)
+                executable = Native(graph, plan, wanted if not tiny and pays(plan, wanted) else 1, unrolled=tiny)
                 pipeline.seconds.update(executable.seconds)
             else:
                 executable = Interpreted(graph, plan)
-            known = self._cache[key] = Specialized(dict(sizes), graph, plan, executable, pipeline.seconds, cost)
+            known = self._cache[key] = Specialized(dict(sizes), graph, plan, executable, pipeline.seconds, cost, batch)
         return known
 
     # -- running -----------------------------------------------------------------------------------------------

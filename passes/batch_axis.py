@@ -1,97 +1,161 @@
-"""Which nodes of a step work row by row of the batch, and along which axis.
+"""Which nodes of a step work row by row of the batch, along which axis, and what a chunk of rows computes of each.
 
-The same step specialised for a batch of one chunk, node by node beside the whole step, tells which axis of each node grows
-with the batch; the kind's rule, for views the index map, proves that a chunk of the result needs that chunk of the operands
-alone.  Knows kinds and index maps.  Must not know how many chunks pay, threads, or which op is which.
+Which axis of which input is the batch is given, and may be a guess: everything else is proved.  A walk from the inputs finds,
+by each node's kind, along which axis its result can be cut where its operands are cut; of a view, the index maps for a chunk
+and for the whole must read the same places.  What does not depend on the batch, yet meets it element by element (counts,
+constants, repeated rows), is cut backwards, on demand.  Knows kinds and index maps.  Must not know how many chunks pay,
+threads, or which op is which.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
+from types import MappingProxyType
+from typing import Any
 
+from graphc.errors import GraphError
 from graphc.index import Index
-from graphc.ir import Graph, Node, key_of, topological
+from graphc.ir import Graph, Node, inherit, make, topological
+from graphc.labels import labels_of
 from graphc.op import Kind
 from graphc.ops.contractions import split_spec
+from graphc.ops.loops import formal
+from graphc.types import TensorType
 
-from .cost import cost_per_element, flops
+from .cost import cost_per_element
 
 SHARE_OUTSIDE = 0.01  # of the step's work, that something may cost to be computed on the whole batch instead
 NOTHING = 300.0  # nanoseconds that are always little enough for that
-FLOPS_PER_NS, OPERATIONS_PER_NS = 100.0, 10.0
+FLOPS_PER_NS, OPERATIONS_PER_NS = 250.0, 20.0
+READ_PER_NS, VIEWED_PER_NS = 16.0, 4.0  # elements of a contraction's operand: of a tensor, through an index map
+TILE = 12, 32  # rows and columns that a contraction computes at a time
+
+Axes = Sequence[int | None]  # for each operand, the axis along which it is cut; None where a chunk reads the whole
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a chunk computes of a node.
+
+    operands    what it reads: the node's own operands, and what else the body of a loop needs
+    cut         for each operand, whether the chunk reads its own part of it
+    attributes  the node's, with sizes for a chunk; graphs likewise
+    given       it is not computed at all: each chunk is handed its part
+    """
+
+    operands: tuple[Node, ...] = ()
+    cut: tuple[bool, ...] = ()
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    graphs: tuple[Graph, ...] = ()
+    given: bool = False
+
+    def reads(self) -> list[Node]:
+        """The operands of which it reads its own part."""
+        return [i for i, cut in zip(self.operands, self.cut, strict=True) if cut]
+
+
+GIVEN = Part(given=True)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How a node can be cut: along which axis its result, where its operands are cut so; None: it is a fold over chunks."""
+
+    axis: int | None
+    operands: Axes
+    attributes: Mapping[str, Any] | None = None  # with sizes for a chunk, where they differ
 
 
 @dataclass
 class Split:
     """What is known of a step's nodes when its batch is `count` chunks.
 
-    twin     each node -> the same node of the step for one chunk
     free     nodes that depend on nothing of the batch
-    inside   nodes that a chunk computes from its own part, with the axis that the batch runs along
+    inside   nodes of which a chunk computes its own part, with the axis that the batch runs along; some free ones among them,
+             that can be read in both ways
     sums     nodes that are the sum (or another fold) over chunks of what each one computes
     results  loops that a chunk runs on its own part, with the axis that the batch runs along in each result
+    bodies   what is known of these loops' bodies
+    parts    what a chunk computes of the nodes inside and of the sums
     nested   these are the nodes of a loop's body
+    lifted   of a body: sources that can be cut only outside
     """
 
     graph: Graph
     count: int
-    twin: dict[Node, Node]
     free: set[Node] = field(default_factory=set)
     inside: dict[Node, int] = field(default_factory=dict)
     sums: set[Node] = field(default_factory=set)
     results: dict[Node, list[int]] = field(default_factory=dict)
+    bodies: dict[Node, Split] = field(default_factory=dict)
+    parts: dict[Node, Part] = field(default_factory=dict)
     nested: bool = False
+    lifted: dict[Node, None] = field(default_factory=dict)
 
     @staticmethod
-    def of(graph: Graph, small: Graph, count: int) -> Split | None:
-        """What chunks of a step can do; None where the step for one chunk differs in more than sizes.
+    def of(graph: Graph, batch: Mapping[Node, int], count: int) -> Split:
+        """What chunks of a step can do.
 
-        small   the same step for a batch of one chunk
+        batch   inputs, with the axis that is the batch of each; its size is a multiple of `count`
         """
-        twin = twins(graph, small)
-        if twin is None:
-            return None
-        split = Split(graph, count, twin)
+        split = Split(graph, count)
+        for node, axis in batch.items():
+            split.inside[node], split.parts[node] = axis, GIVEN
         for node in graph.nodes:
             split.classify(node)
         return split
 
-    # -- where a node belongs ----------------------------------------------------------------------------------
+    def along(self, node: Node) -> int | None:
+        """The axis that the batch runs along in what depends on it."""
+        return None if node in self.free else self.inside.get(node)
 
-    def axis_of(self, node: Node) -> int | None:
-        """The axis that is `count` times as long as in a chunk; None where that is no single one."""
-        other = self.twin[node]
-        if len(node.types) != 1 or node.type.ndim != other.type.ndim or node.dtype != other.dtype:
-            return None
-        longer = [k for k, (a, b) in enumerate(zip(node.shape, other.shape, strict=True)) if a != b]
-        return longer[0] if len(longer) == 1 and node.shape[longer[0]] == self.count * other.shape[longer[0]] else None
+    def part_type(self, node: Node, axis: int | None) -> TensorType:
+        """The type of a chunk of the node."""
+        if axis is None:
+            return node.type
+        shape = node.shape
+        return node.type.with_shape((*shape[:axis], int(shape[axis]) // self.count, *shape[axis + 1:]))
+
+    def divides(self, node: Node, axis: int) -> bool:
+        return len(node.types) == 1 and axis < node.type.ndim and node.shape[axis] > 0 and node.shape[axis] % self.count == 0
+
+    # -- forwards: what depends on the batch -------------------------------------------------------------------
 
     def classify(self, node: Node) -> None:
-        other = self.twin[node]
-        if all(i in self.free for i in node.inputs) and node.types == other.types:
+        if node in self.inside:
+            return
+        if all(i in self.free for i in node.inputs):
             self.free.add(node)
             return
         if not all(i in self.free or i in self.inside for i in node.inputs):
             return  # after the loop
         if node.op.kind is Kind.LOOP:
-            axes = loop_axes(self, node, other)
-            if axes is not None:
-                self.results[node], self.inside[node] = axes, axes[0]
+            cut_loop(self, node)
             return
-        if node.op.kind is Kind.ITEM and node.inputs[0] in self.results:
+        if node.op.kind is Kind.ITEM:
             self.inside[node] = self.results[node.inputs[0]][node.attributes["item"]]
+            self.parts[node] = Part(node.inputs, (True,), node.attributes)
             return
-        rule = RULES.get(node.op.kind)
-        axis = self.axis_of(node)
-        if rule is None:
+        along = [self.along(i) for i in node.inputs]
+        rule = FORWARDS[node.op.kind](self, node, along) if node.op.kind in FORWARDS else None
+        if rule is None or not self.cut_operands(node, along, rule.operands):
             return
-        if axis is not None and rule(self, node, other, axis):
-            self.inside[node] = axis
-        elif node.types == other.types and is_partial(self, node):
-            (self.free if self.cheap(node) else self.sums).add(node)
+        part = Part(node.inputs, tuple(a is not None for a in rule.operands), rule.attributes or node.attributes, node.graphs)
+        if rule.axis is not None:
+            self.inside[node], self.parts[node] = rule.axis, part
+        elif self.cheap(node):
+            self.free.add(node)
+        else:
+            self.sums.add(node)
+            self.parts[node] = part
+
+    def cut_operands(self, node: Node, along: Axes, wanted: Axes) -> bool:
+        """Whether the operands can be cut as wanted; those that do not depend on the batch are, if need be."""
+        return all(a == axis if a is not None else axis is None or self.demand(i, axis)
+                   for i, a, axis in zip(node.inputs, along, wanted, strict=True))
 
     def cheap(self, node: Node) -> bool:
         """Whether it may as well be computed on the whole batch, so that chunks can read it: how many labels count, say."""
@@ -107,158 +171,251 @@ class Split:
         """Nanoseconds of the whole step on one thread."""
         return sum(map(nanoseconds, self.graph.nodes))
 
+    # -- backwards: what does not depend on the batch, but meets it ----------------------------------------------
 
-def loop_axes(split: Split, node: Node, other: Node) -> list[int] | None:
-    """The axis of each result along which the batch runs, where every step works row by row of it; else None."""
-    (body,), (small,) = node.graphs, other.graphs
-    twin = twins(body, small)
-    assert twin is not None  # of twins are the bodies, too
-    inner = Split(body, split.count, twin, nested=True)
-    carries = node.attributes["carries"]
-    for k, (place, operand) in enumerate(zip(body.inputs, node.inputs, strict=True)):
-        axis = split.inside.get(operand)
-        if axis is None:
-            inner.free.add(place)
-            continue
-        inner.inside[place] = axis - (carries <= k < carries + node.attributes["sequences"])
-        if inner.inside[place] < 0:
-            return None  # the steps walk along the batch
-    for n in body.nodes:
-        if n not in body.inputs:
-            inner.classify(n)
-            if n.op.kind is Kind.SOURCE and n not in inner.free:
-                return None  # counts rows of the batch
-    axes = [inner.inside.get(n) for n in body.outputs]
-    if any(a != inner.inside.get(place) for a, place in zip(axes[:carries], body.inputs, strict=False)):
+    def demand(self, node: Node, axis: int) -> bool:
+        """Cuts a free node along an axis; False where that cannot be."""
+        if node in self.inside:
+            return self.inside[node] == axis
+        if node not in self.free or not self.divides(node, axis):
+            return False
+        self.parts[node] = self.backwards(node, axis)
+        self.inside[node] = axis
+        return True
+
+    def backwards(self, node: Node, axis: int) -> Part:
+        """What a chunk computes of a free node that meets the batch along an axis.
+
+        A body has nothing to give to its chunks but its inputs and what is lifted out.  Anything else that is given there is
+        a supposition, by which the axes of the loop's carries are found.
+        """
+        kind = node.op.kind
+        if kind is Kind.SOURCE:
+            counted = node.attributes.get("axis")
+            if counted is not None and not (self.nested and counted == axis):
+                return Part(attributes={**node.attributes, "shape": self.part_type(node, axis).shape})
+            if self.nested and "symbol" not in node.attributes:
+                self.lifted[node] = None
+            return GIVEN
+        if kind is Kind.MAP:
+            same = all(i.type.ndim == node.type.ndim and self.demand(i, axis) for i in node.inputs)
+            return Part(node.inputs, (True,) * len(node.inputs), node.attributes) if same else GIVEN
+        if kind is Kind.VIEW:
+            source, *awaited = node.inputs
+            for along in (None, *(a for a in range(source.type.ndim) if self.divides(source, a))):
+                attributes = cut_view(self, node, along, axis)
+                if attributes is not None and (along is None or self.demand(source, along)):
+                    return Part(node.inputs, (along is not None, *(False for _ in awaited)), attributes)
+        return GIVEN
+
+
+# -- how each kind can be cut ------------------------------------------------------------------------------------------
+
+
+def only(axes: Axes) -> int | None:
+    """The one axis along which operands of one shape are cut."""
+    found = {a for a in axes if a is not None}
+    return found.pop() if len(found) == 1 else None
+
+
+def _map(split: Split, node: Node, along: Axes) -> Rule | None:
+    axis = only(along)
+    same = axis is not None and all(i.type.ndim == node.type.ndim for i in node.inputs)
+    return Rule(axis, [axis] * len(along)) if same else None
+
+
+def _reduce(split: Split, node: Node, along: Axes) -> Rule | None:
+    (axis,), axes, fold = along, node.attributes["axes"], node.op.fold
+    assert axis is not None and fold is not None
+    if axis not in axes:
+        return Rule(axis - sum(a < axis for a in axes), along)
+    simple = len(fold.state_dtypes(node.dtype)) == 1 and node.dtype == node.inputs[0].dtype
+    return Rule(None, along) if simple else None
+
+
+def _prefix(split: Split, node: Node, along: Axes) -> Rule | None:
+    axis = only(along)
+    return None if axis == node.attributes["axis"] else Rule(axis, [axis] * len(along))
+
+
+def _contract(split: Split, node: Node, along: Axes) -> Rule | None:
+    left, right, out = split_spec(node.attributes["spec"])
+    labels = {of[a] for of, a in zip((left, right), along, strict=True) if a is not None}
+    if len(labels) != 1:
         return None
-    found = [a + (k >= carries) for k, a in enumerate(axes) if a is not None]
-    return found if len(found) == len(axes) else None
+    label = labels.pop()
+    return Rule(out.index(label) if label in out else None, [of.index(label) if label in of else None for of in (left, right)])
 
 
-def inputs_along(split: Split, node: Node, axis: int) -> bool:
-    """Every operand is cut along the same axis as the result."""
-    return all(split.inside.get(i) == axis for i in node.inputs)
+def _gather(split: Split, node: Node, along: Axes) -> Rule | None:
+    axis, picked = only(along), node.attributes["axis"]
+    if axis is None:
+        return None
+    if axis != picked:
+        return Rule(axis, (axis, axis))
+    return Rule(axis, (None, axis)) if along[0] is None else None
 
 
-def _map(split: Split, node: Node, other: Node, axis: int) -> bool:
-    return inputs_along(split, node, axis)
+def _scatter(split: Split, node: Node, along: Axes) -> Rule | None:
+    axis = only(along)
+    return None if axis is None else Rule(None if axis == node.attributes["axis"] else axis, (axis, axis))
 
 
-def _source(split: Split, node: Node, other: Node, axis: int) -> bool:
-    """Placeholders and constants are cut; counting along the batch starts later in each chunk."""
-    return True
+def _view(split: Split, node: Node, along: Axes) -> Rule | None:
+    source = along[0]
+    if source is None:
+        return None
+    size = node.inputs[0].shape[source]
+    likely = sorted((a for a in range(node.type.ndim) if split.divides(node, a)),
+                    key=lambda a: (node.shape[a] != size, a != source))
+    for axis in likely:
+        attributes = cut_view(split, node, source, axis)
+        if attributes is not None:
+            return Rule(axis, along, attributes)
+    return None
 
 
-def _reduce(split: Split, node: Node, other: Node, axis: int) -> bool:
-    source = split.inside.get(node.inputs[0])
-    axes = node.attributes["axes"]
-    return source is not None and source not in axes and source - sum(a < source for a in axes) == axis
+FORWARDS: Mapping[Kind, Callable[[Split, Node, Axes], Rule | None]] = {
+    Kind.MAP: _map, Kind.REDUCE: _reduce, Kind.PREFIX: _prefix, Kind.CONTRACT: _contract, Kind.GATHER: _gather,
+    Kind.SCATTER: _scatter, Kind.VIEW: _view}
 
 
-def _prefix(split: Split, node: Node, other: Node, axis: int) -> bool:
-    return inputs_along(split, node, axis) and node.attributes["axis"] != axis
+# -- views -----------------------------------------------------------------------------------------------------------
 
 
-def cut_labels(split: Split, node: Node) -> set[str]:
-    """The labels along which a contraction's operands are cut."""
-    left, right, _ = split_spec(node.attributes["spec"])
-    return {of[split.inside[i]] for of, i in zip((left, right), node.inputs, strict=True) if i in split.inside}
+def cut_view(split: Split, node: Node, along: int | None, axis: int) -> dict[str, Any] | None:
+    """The attributes with which a view of a chunk of its operand (of the whole, for None) is a chunk of its result, or None."""
+    small, wanted = split.part_type(node.inputs[0], along), split.part_type(node, axis)
+    others = [i.type for i in node.inputs[1:]]
+    for attributes in sized_for(node, axis, wanted.shape[axis]):
+        try:
+            fits = node.op.infer(small, *others, **attributes) == wanted
+        except GraphError:
+            continue
+        if fits and reads_its_chunk(split, node, along, axis, attributes):
+            return attributes
+    return None
 
 
-def evenly_cut(split: Split, node: Node, label: str) -> bool:
-    """Whether every operand that has the label is cut along it."""
-    left, right, _ = split_spec(node.attributes["spec"])
-    return all(label not in of or (i in split.inside and of[split.inside[i]] == label)
-               for of, i in zip((left, right), node.inputs, strict=True))
+def sized_for(node: Node, axis: int, size: Any) -> Iterator[dict[str, Any]]:
+    """The attributes as they are, and with the result's size along an axis replaced wherever it stands for that axis."""
+    yield node.attributes
+    rank, whole = node.type.ndim, node.shape[axis]
+    yield {name: (*value[:axis], size, *value[axis + 1:])
+           if isinstance(value, tuple) and len(value) == rank and value[axis] == whole else value
+           for name, value in node.attributes.items()}
 
 
-def _contract(split: Split, node: Node, other: Node, axis: int) -> bool:
-    cut, out = cut_labels(split, node), split_spec(node.attributes["spec"])[2]
-    return cut == {out[axis]} and evenly_cut(split, node, out[axis])
-
-
-def _gather(split: Split, node: Node, other: Node, axis: int) -> bool:
-    data, index = node.inputs
-    if split.inside.get(index) != axis:
-        return False
-    return data in split.free if node.attributes["axis"] == axis else split.inside.get(data) == axis
-
-
-def _scatter(split: Split, node: Node, other: Node, axis: int) -> bool:
-    return inputs_along(split, node, axis) and node.attributes["axis"] != axis
-
-
-def _view(split: Split, node: Node, other: Node, axis: int) -> bool:
+def reads_its_chunk(split: Split, node: Node, along: int | None, axis: int, attributes: Mapping[str, Any]) -> bool:
     """Whether a chunk of the result reads, at the same places, the same chunk of the operand."""
-    (source,), (small,) = node.inputs, other.inputs
-    rows = int(other.shape[axis])
+    source, small = node.inputs[0].type, split.part_type(node.inputs[0], along)
+    shape = split.part_type(node, axis).shape
     chunk = Index.variable("chunk", split.count)
-    inner = [Index.variable(f"i{k}", int(s)) for k, s in enumerate(other.shape)]
-    outer = [chunk * rows + i if k == axis else i for k, i in enumerate(inner)]
-    place, guard = node.op.index(tuple(outer), source.type, **node.attributes)  # type: ignore[misc]
-    small_place, small_guard = other.op.index(tuple(inner), small.type, **other.attributes)  # type: ignore[misc]
-    if guard != small_guard or node.attributes.get("fill") != other.attributes.get("fill"):
+    inner = [Index.variable(f"i{k}", int(s)) for k, s in enumerate(shape)]
+    outer = [chunk * int(shape[axis]) + i if k == axis else i for k, i in enumerate(inner)]
+    place, guard = node.op.index(tuple(outer), source, **node.attributes)  # type: ignore[misc]
+    small_place, small_guard = node.op.index(tuple(inner), small, **attributes)  # type: ignore[misc]
+    if guard != small_guard:
         return False
-    along = split.inside.get(source)
     shifted = [chunk * int(small.shape[k]) + i if k == along else i for k, i in enumerate(small_place)]
     return list(place) == shifted
 
 
-RULES: Mapping[Kind, Callable[[Split, Node, Node, int], bool]] = {
-    Kind.MAP: _map, Kind.SOURCE: _source, Kind.REDUCE: _reduce, Kind.PREFIX: _prefix, Kind.CONTRACT: _contract,
-    Kind.GATHER: _gather, Kind.SCATTER: _scatter, Kind.VIEW: _view}
+# -- loops -----------------------------------------------------------------------------------------------------------
 
 
-def is_partial(split: Split, node: Node) -> bool:
-    """Whether the whole is the sum, or the same fold, over what chunks give."""
-    kind = node.op.kind
-    if kind is Kind.CONTRACT:
-        cut, out = cut_labels(split, node), split_spec(node.attributes["spec"])[2]
-        return len(cut) == 1 and evenly_cut(split, node, next(iter(cut))) and not cut & set(out)
-    if kind is Kind.SCATTER:
-        return inputs_along(split, node, node.attributes["axis"])
-    if kind is Kind.REDUCE:
-        fold = node.op.fold
-        simple = fold is not None and len(fold.state_dtypes(node.dtype)) == 1 and node.dtype == node.inputs[0].dtype
-        return simple and split.inside.get(node.inputs[0], -1) in node.attributes["axes"]
-    return False
+def cut_loop(split: Split, node: Node) -> None:
+    """A loop whose every step works row by row of the batch is run by a chunk on its own rows."""
+    (body,) = node.graphs
+    carries, sequences = node.attributes["carries"], node.attributes["sequences"]
+    steps = [int(carries <= k < carries + sequences) for k in range(len(body.inputs))]
+    places = {place: axis - step for place, operand, step in zip(body.inputs, node.inputs, steps, strict=True)
+              if (axis := split.along(operand)) is not None}
+    inner = cut_body(body, carries, places, split.count)
+    if inner is None:
+        return
+    operands = (*node.inputs, *inner.lifted)
+    split.free.update(inner.lifted)
+    for operand, place, step in zip(operands, (*body.inputs, *inner.lifted), (*steps, *(0 for _ in inner.lifted)), strict=True):
+        axis = inner.inside.get(place)
+        if axis is not None and split.along(operand) is None and not split.demand(operand, axis + step):
+            return
+    small = small_body(inner)
+    if small is None:
+        return
+    split.results[node] = [inner.inside[out] + (k >= carries) for k, out in enumerate(body.outputs)]
+    split.inside[node], split.bodies[node] = split.results[node][0], inner
+    cut = (*(place in inner.inside for place in body.inputs), *(True for _ in inner.lifted))
+    split.parts[node] = Part(operands, cut, node.attributes, (small,))
 
 
-# -- the same step for one chunk -------------------------------------------------------------------------------------
-
-
-def twins(graph: Graph, small: Graph) -> dict[Node, Node] | None:
-    """Each node of a step beside the node of the same step for a smaller batch; None where the two differ in more."""
-    twin: dict[Node, Node] = {}
-    stack = list(zip((*graph.inputs, *graph.roots), (*small.inputs, *small.roots), strict=True))
-    while stack:
-        a, b = stack.pop()
-        known = twin.get(a)
-        if known is not None:
-            if known is not b:
-                return None
-            continue
-        if a.op is not b.op or len(a.inputs) != len(b.inputs) or not same_attributes(a, b) or not same_bodies(a, b):
+def cut_body(body: Graph, carries: int, places: dict[Node, int], count: int) -> Split | None:
+    """A loop's body where these of its inputs are cut, and whatever else then must be; None where steps mix rows."""
+    while True:
+        if any(axis < 0 for axis in places.values()):
+            return None  # the steps walk along the batch
+        inner = Split(body, count, nested=True, inside=dict(places), parts=dict.fromkeys(places, GIVEN))
+        inner.free.update(place for place in body.inputs if place not in places)
+        for n in body.nodes:
+            if n not in body.inputs:
+                inner.classify(n)
+        for place, out in zip(body.inputs[:carries], body.outputs, strict=False):
+            axis = inner.along(out)  # what a step hands on is cut as what it was handed, and the other way round
+            if axis is not None:
+                inner.demand(place, axis)
+            elif place in inner.inside:
+                inner.demand(out, inner.inside[place])
+        if any(out not in inner.inside for out in body.outputs) or \
+                any(inner.inside.get(place) != inner.inside[out]
+                    for place, out in zip(body.inputs[:carries], body.outputs, strict=False)):
             return None
-        twin[a] = b
-        stack.extend(zip(a.inputs, b.inputs, strict=True))
-    return twin
+        found = {place: inner.inside[place] for place in body.inputs if place in inner.inside}
+        if found == places:
+            return inner
+        places = found
 
 
-def same_bodies(a: Node, b: Node) -> bool:
-    """Whether what the nodes hold differs in sizes alone; branches are taken by the whole batch."""
-    if not a.graphs:
-        return True
-    return a.op.kind is Kind.LOOP and twins(a.graphs[0], b.graphs[0]) is not None
+def small_body(inner: Split) -> Graph | None:
+    """The body for the rows of a chunk; None where it reads all rows of something that is cut, or a supposition is left."""
+    body = inner.graph
+    new = {place: formal(position, inner.part_type(place, inner.inside[place]))
+           for position, place in enumerate((*body.inputs, *inner.lifted)) if place in inner.inside}
+    inputs = [new.get(place, place) for place in (*body.inputs, *inner.lifted)]
+    if any(inner.parts[n].given and n not in new for n in order_of_parts(inner, body.outputs)):
+        return None
+    compute_parts(inner, body.outputs, new, {})
+    outputs = tuple(new[out] for out in body.outputs)
+    whole = {place for place in body.inputs if place in inner.inside}
+    return None if whole.intersection(topological(outputs)) else Graph(tuple(inputs), outputs)
 
 
-def same_attributes(a: Node, b: Node) -> bool:
-    """Sizes may differ: in views and sources; everything else is as it was."""
-    if a.attributes.keys() != b.attributes.keys():
-        return False
-    if a.op.kind is Kind.VIEW or (a.op.kind is Kind.SOURCE and "cell" not in a.attributes):
-        return True
-    return all(key_of(v) == key_of(b.attributes[n]) for n, v in a.attributes.items())
+def order_of_parts(split: Split, wanted: Sequence[Node]) -> list[Node]:
+    """The nodes of which a chunk must compute its part (or is given it) for the wanted ones; operands before users."""
+    order: list[Node] = []
+    seen: set[Node] = set()
+    stack = [(node, False) for node in reversed(wanted)]
+    while stack:
+        node, ready = stack.pop()
+        if ready:
+            order.append(node)
+        elif node not in seen:
+            seen.add(node)
+            stack.append((node, True))
+            stack.extend((i, False) for i in reversed(split.parts[node].reads()))
+    return order
+
+
+def compute_parts(split: Split, wanted: Sequence[Node], new: dict[Node, Node], whole: Mapping[Node, Node]) -> None:
+    """Adds to `new` what a chunk computes for the wanted nodes.
+
+    new     parts that are there already: what a chunk is given
+    whole   what stands for nodes that a chunk reads as a whole; others stand for themselves
+    """
+    for node in order_of_parts(split, wanted):
+        if node not in new:
+            part = split.parts[node]
+            operands = [new[i] if cut else whole.get(i, i) for i, cut in zip(part.operands, part.cut, strict=True)]
+            new[node] = inherit(make(node.op, operands, part.attributes, part.graphs), node)
 
 
 # -- what it costs ----------------------------------------------------------------------------------------------------
@@ -266,10 +423,51 @@ def same_attributes(a: Node, b: Node) -> bool:
 
 def nanoseconds(node: Node) -> float:
     """About how long one thread takes."""
-    if node.op.kind is Kind.CONTRACT:
-        return flops(node) / FLOPS_PER_NS
-    if node.op.kind in (Kind.VIEW, Kind.SOURCE, Kind.ITEM):
-        return 0.0
     if node.op.kind is Kind.LOOP:
         return float(node.attributes["length"]) * sum(map(nanoseconds, node.graphs[0].nodes))
+    return contraction_nanoseconds(node) if node.op.kind is Kind.CONTRACT else element_nanoseconds(node)
+
+
+def part_nanoseconds(split: Split, node: Node, count: int) -> float:
+    """About how long one thread takes for the part of a node that one of `count` chunks computes.
+
+    More than its share of the whole: every chunk reads a weight anew, and few rows fill no tile.
+    """
+    if node.op.kind is Kind.LOOP:
+        inner = split.bodies[node]
+        steps = (part_nanoseconds(inner, n, count) for n in order_of_parts(inner, node.graphs[0].outputs))
+        return float(node.attributes["length"]) * sum(steps)
+    if node.op.kind is not Kind.CONTRACT:
+        return element_nanoseconds(node) / count
+    left, right, _ = split_spec(node.attributes["spec"])
+    cut = next(of[split.inside[i]] for of, i, own in zip((left, right), node.inputs, split.parts[node].cut, strict=True) if own)
+    return contraction_nanoseconds(node, {cut: count})
+
+
+def element_nanoseconds(node: Node) -> float:
+    if node.op.kind in (Kind.VIEW, Kind.SOURCE, Kind.ITEM):
+        return 0.0
     return prod(map(int, (node.inputs or (node,))[0].types[0].shape)) * cost_per_element(node) / OPERATIONS_PER_NS
+
+
+def contraction_nanoseconds(node: Node, cut: Mapping[str, int] = MappingProxyType({})) -> float:
+    """Products in whole tiles, and operands read, through an index map for views.
+
+    cut   labels whose sizes are divided
+    """
+    labels = labels_of(node.attributes["spec"])
+    operands = node.inputs[::-1] if labels.turned else node.inputs
+    pairs = zip(labels.left + labels.right, (*operands[0].shape, *operands[1].shape), strict=True)
+    sizes = {label: -(-int(size) // cut.get(label, 1)) for label, size in pairs}
+    batch, m, n, k = (prod(sizes[x] for x in group) for group in (labels.batch, labels.m, labels.n, labels.k))
+    rows, columns = TILE
+    tiles = min(in_tiles(m, rows) * in_tiles(n, columns), in_tiles(m, columns) * in_tiles(n, rows))
+    if min(m, n) == 1:
+        tiles = max(m, n)  # a product of a matrix and a vector, which has roads of its own
+    read = sum(size * k / (VIEWED_PER_NS if i.op.kind is Kind.VIEW else READ_PER_NS)
+               for size, i in zip((m, n), operands, strict=True))
+    return batch * (tiles * k * 2 / FLOPS_PER_NS + read)
+
+
+def in_tiles(size: int, tile: int) -> int:
+    return -(-size // tile) * tile

@@ -9,12 +9,11 @@ Must not know threads, or which op is which.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from graphc.ir import Graph, Node, building, make, phase, rewrite, topological
+from graphc.ir import Graph, Node, building, inherit, make, phase, rewrite
 from graphc.op import REGISTRY, Kind
 from graphc.ops.control import results_of
 from graphc.ops.loops import formal
@@ -22,101 +21,88 @@ from graphc.ops.views import expand_to, moveaxis, reshape
 from graphc.tensor import Tensor, constant
 from graphc.types import TensorType, int64
 
-from .batch_axis import Split, nanoseconds
+from .batch_axis import Split, compute_parts, nanoseconds, order_of_parts, part_nanoseconds
 
 EMBEDDED = 16  # constants up to this many elements stay inside the body
 MOST_CHUNKS = 16
-LEAST_WORK = 40e3  # nanoseconds of one chunk: less is not worth meeting twice
+LEAST_WORK = 22e3  # nanoseconds of one chunk: less is not worth meeting twice
 SHARE_OF_SUMS = 0.12  # of the work, that writing and adding up partial sums may take
 SHARE_INSIDE = 0.7  # of the step's work, that must be done by chunks
 SUMS = 1 << 20  # bytes of partial sums that stay in a cache
-BYTES_PER_NS = 10.0
+BYTES_PER_NS = 20.0
+ATTEMPTS = 3  # different opinions about which axes are the batch
+
+Batch = Mapping[Node, int]  # inputs, with the axis that is the batch of each
 
 
 # -- building --------------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class Body:
-    """The graph of one chunk, its operands, and what it gives."""
-
-    split: Split
-    sequences: dict[Node, TensorType]
-    captures: dict[Node, TensorType]
-    new: dict[Node, Node]
-
-    @staticmethod
-    def of(split: Split, wanted: Sequence[Node]) -> tuple[Body, list[Node]]:
-        """The body, and the wanted nodes inside it."""
-        body = Body(split, {}, {}, {})
-        order = [n for n in topological(wanted) if n in split.inside or n in split.sums]
-        body.find_operands(order)
-        operands = [*body.sequences.items(), *body.captures.items()]
-        for position, (node, type_) in enumerate(operands):
-            body.new[node] = formal(position + 1, type_)
-        first = formal(0, TensorType(int64, ()))  # the number of the chunk
-        for node in order:
-            if node not in body.new:
-                body.new[node] = body.build(node, first)
-        return body, [body.new[w] for w in wanted]
-
-    def find_operands(self, order: Sequence[Node]) -> None:
-        for node in order:
-            if node.op.kind is Kind.SOURCE:
-                if "axis" not in node.attributes:
-                    self.sequences[node] = self.split.twin[node].type
-                continue
-            for operand in node.inputs:
-                if operand not in self.split.inside:
-                    if "value" in operand.attributes and operand.attributes["value"].size <= EMBEDDED:
-                        self.new[operand] = operand
-                    else:
-                        self.captures[operand] = operand.type
-
-    def build(self, node: Node, chunk: Node) -> Node:
-        other = self.split.twin[node]
-        if node.op.kind is not Kind.SOURCE:
-            return make(other.op, [self.new[i] for i in node.inputs], other.attributes, other.graphs)
-        axis = other.attributes["axis"]  # counting
-        if axis != self.split.inside[node]:
-            return other
-        start = (Tensor(chunk) * int(other.shape[axis])).astype(other.dtype)
-        return (Tensor(other) + expand_to(start, other.shape)).node
-
-
-def as_sequence(split: Split, node: Node) -> Node:
-    """A batch with its chunks as a leading axis."""
-    axis, shape = split.inside[node], split.twin[node].shape
-    parts = reshape(Tensor(node), (*shape[:axis], split.count, *shape[axis:]))
-    return moveaxis(parts, axis, 0).node
-
-
 def build(split: Split, wanted: Sequence[Node]) -> Graph:
     """The step with the scan in it.  wanted: what the scan must give."""
     with building(phase, "forward"):
-        body, outputs = Body.of(split, wanted)
-        inputs = (formal(0, TensorType(int64, ())),
-                  *(body.new[n] for n in (*body.sequences, *body.captures)))
-        operands = [constant(np.arange(split.count, dtype=np.int64)).node,
-                    *(as_sequence(split, n) for n in body.sequences), *body.captures]
-        attributes = {"carries": 0, "sequences": 1 + len(body.sequences), "length": split.count, "reverse": False}
-        scan = make(REGISTRY["scan"], operands, attributes, (Graph(inputs, tuple(outputs)),))
+        scan = make_scan(split, wanted)
         known: dict[Node, Node] = {}
         for node, result in zip(wanted, results_of(scan), strict=True):
-            known[node] = (combined(node, result) if node in split.sums else reshape(result, node.shape)).node
+            known[node] = (combined(node, result) if node in split.sums else joined(split, node, result)).node
     new = rewrite(split.graph.roots, lambda node, inputs: None, known)
     return split.graph.with_roots([new[r] for r in split.graph.roots])
 
 
-def wanted_outside(split: Split) -> list[Node] | None:
-    """What the rest of the step reads of the chunks; None where a batch does not run along a first axis."""
+def make_scan(split: Split, wanted: Sequence[Node]) -> Node:
+    """The loop over chunks, which reads the number of the chunk, parts of what is given, and other tensors as a whole."""
+    order = order_of_parts(split, wanted)
+    sequences = {node: split.part_type(node, split.inside[node]) for node in order if split.parts[node].given}
+    captures = {i: i.type for node in order for i, cut in zip(split.parts[node].operands, split.parts[node].cut, strict=True)
+                if not cut and not is_embedded(i)}
+    number = formal(0, TensorType(int64, ()))
+    given = [formal(k, type_) for k, type_ in enumerate((*sequences.values(), *captures.values()), 1)]
+    new = dict(zip(sequences, given, strict=False))
+    new.update({n: counted(split, n, number) for n in order if n.op.kind is Kind.SOURCE and n not in sequences})
+    compute_parts(split, wanted, new, dict(zip(captures, given[len(sequences):], strict=True)))
+    operands = [constant(np.arange(split.count, dtype=np.int64)).node,
+                *(as_sequence(split, n) for n in sequences), *captures]
+    attributes = {"carries": 0, "sequences": 1 + len(sequences), "length": split.count, "reverse": False}
+    return make(REGISTRY["scan"], operands, attributes, (Graph((number, *given), tuple(new[w] for w in wanted)),))
+
+
+def is_embedded(node: Node) -> bool:
+    """Whether a chunk holds its own copy of a constant."""
+    return "value" in node.attributes and node.attributes["value"].size <= EMBEDDED
+
+
+def counted(split: Split, node: Node, chunk: Node) -> Node:
+    """A chunk's part of a source that counts."""
+    part = make(node.op, (), split.parts[node].attributes)
+    axis = split.inside[node]
+    if node.attributes["axis"] != axis:
+        return part
+    start = (Tensor(chunk) * int(part.shape[axis])).astype(part.dtype)
+    return inherit((Tensor(part) + expand_to(start, part.shape)).node, node)
+
+
+def as_sequence(split: Split, node: Node) -> Node:
+    """A batch with its chunks as a leading axis."""
+    axis = split.inside[node]
+    shape = split.part_type(node, axis).shape
+    parts = reshape(Tensor(node), (*shape[:axis], split.count, *shape[axis:]))
+    return moveaxis(parts, axis, 0).node
+
+
+def joined(split: Split, node: Node, parts: Tensor) -> Tensor:
+    """What chunks gave, one entry each, one behind the other along the batch."""
+    return reshape(moveaxis(parts, 0, split.inside[node]), node.shape)
+
+
+def wanted_outside(split: Split) -> list[Node]:
+    """What the rest of the step reads of the chunks."""
+    computed = {n for n in split.parts if n not in split.free}
     found: dict[Node, None] = {}
     for node in split.graph.nodes:
-        if node not in split.inside and node not in split.sums:
-            found.update({i: None for i in node.inputs if i in split.inside or i in split.sums})
-    found.update({r: None for r in split.graph.roots if r in split.inside or r in split.sums})
-    wanted = [n for n in found if n in split.sums or not split.cheap(n)]
-    return None if any(split.inside.get(n, 0) != 0 for n in wanted) else wanted
+        if node not in computed and node not in split.free:
+            found.update({i: None for i in node.inputs if i in computed})
+    found.update({r: None for r in split.graph.roots if r in computed})
+    return [n for n in found if n in split.sums or not split.cheap(n)]
 
 
 def combined(node: Node, parts: Tensor) -> Tensor:
@@ -128,40 +114,95 @@ def combined(node: Node, parts: Tensor) -> Tensor:
 # -- whether, and how many --------------------------------------------------------------------------------------------
 
 
-def chunks_for(split: Split, wanted: Sequence[Node], batch: int) -> int:
-    """How many chunks pay, 1 where none do."""
-    inside = topological(wanted)
-    work = sum(nanoseconds(n) for n in inside if n in split.inside or n in split.sums)
-    sums = sum(int(n.type.bytes) for n in wanted if n in split.sums)
-    if not split.sums or work < SHARE_INSIDE * split.work:
-        return 1
-    best, count = 1, 2
-    while count <= MOST_CHUNKS and batch % count == 0 and work / count >= LEAST_WORK and count * sums <= SUMS \
-            and count * sums / BYTES_PER_NS <= SHARE_OF_SUMS * work:
+def batches(graph: Graph, named: Sequence[Batch]) -> Iterator[Batch]:
+    """Which axes of which inputs may be the batch: those of one name first, then first axes of one size.
+
+    named   axes of which the user said that they are the same
+    """
+    seen: list[Batch] = []
+    sizes: dict[int, int] = {}
+    for node in graph.inputs:
+        if node.shape:
+            sizes[int(node.shape[0])] = sizes.get(int(node.shape[0]), 0) + 1
+    guesses: list[Batch] = []
+    for size in sorted(sizes, key=lambda s: (-sizes[s], -s)):
+        axes = {n: [k for k, s in enumerate(n.shape) if s == size] for n in graph.inputs}
+        for place in range(max(map(len, axes.values()), default=0)):  # the first of several such axes of an input, or another
+            guesses.append({n: found[min(place, len(found) - 1)] for n, found in axes.items() if found})
+    for batch in (*named, *guesses):
+        if batch and batch not in seen and len(seen) < ATTEMPTS:
+            seen.append(batch)
+            yield batch
+
+
+def number_of_chunks(work: Callable[[int], float], sums: int, batch: int) -> int:
+    """How many chunks pay, 1 where none do: as many as cost little more than two.
+
+    work   nanoseconds of one of so many chunks
+    sums   bytes of partial sums that each of them leaves
+    """
+    best, count, adding = 1, 2, sums / BYTES_PER_NS
+    total = 2 * work(2)
+    while count <= MOST_CHUNKS and batch % count == 0 and batch >= 2 * count and count * sums <= SUMS \
+            and count * adding <= SHARE_OF_SUMS * total:
+        each = total / 2 if count == 2 else work(count)
+        if each < LEAST_WORK or count * (each + adding) > (1 + SHARE_OF_SUMS) * total + 2 * adding:
+            break
         best, count = count, 2 * count
     return best
 
 
-def chunk(graph: Graph, batches: Mapping[str, int], for_sizes: Callable[[Mapping[str, int]], Graph]) -> Graph:
-    """The step with its batch in chunks, or as it is where that does not pay.
+def chunks_for(split: Split, wanted: Sequence[Node], batch: int) -> tuple[int, str]:
+    """How many chunks pay; 1, and why, where none do."""
+    inside = order_of_parts(split, wanted)
+    whole = sum(map(nanoseconds, inside))
+    sums = sum(int(n.type.bytes) for n in wanted if n in split.sums)
+    if whole < SHARE_INSIDE * split.work:
+        return 1, f"{whole / split.work:.0%} of the work is row by row of it{first_between_rows(split)}"
+    if not split.sums:
+        return 1, "nothing is summed over it"
+    few = "a chunk would be too short" if whole / 2 < LEAST_WORK else "partial sums would cost more than chunks save"
+    return number_of_chunks(lambda count: sum(part_nanoseconds(split, n, count) for n in inside), sums, batch), few
 
-    batches    open sizes that are the first axis of an input
-    for_sizes  the step for other values of these sizes
+
+def first_between_rows(split: Split) -> str:
+    """Words about the first node that mixes rows of the batch."""
+    for node in split.graph.nodes:
+        if node not in split.parts and node not in split.free and any(i in split.inside for i in node.inputs):
+            where = f" at {node.origins[0]}" if node.origins else ""
+            return f"; {node.op.name}{where} is the first that is not"
+    return ""
+
+
+def chunk(graph: Graph, named: Sequence[Batch] = ()) -> tuple[Graph, str]:
+    """The step with its batch in chunks, or as it is where that does not pay; and words about it.
+
+    named   axes of inputs that are one open size, for each such size; other axes are guessed
     """
-    parameters = sum(v.type.bytes for c, v in graph.updates if c.trainable)
-    if not graph.updates or 2 * parameters > SUMS or sum(map(nanoseconds, graph.nodes)) < 2 * LEAST_WORK:
-        return graph
-    for name, batch in batches.items():
-        count = 2
+    trained = sum(v.type.bytes for c, v in graph.updates if c.trainable)
+    if not graph.updates:
+        return graph, ""
+    if 2 * trained > SUMS:
+        return graph, "the batch stays whole: partial sums of so many parameters would not stay in a cache"
+    work = sum(map(nanoseconds, graph.nodes))
+    if work < 2 * LEAST_WORK:
+        return graph, "the batch stays whole: the step is too short"
+    why = ""
+    for batch in batches(graph, named):
+        size = next(int(node.shape[axis]) for node, axis in batch.items())
+        count = max(2, number_of_chunks(lambda n: work / n, trained, size))  # as if chunks did all work and gave every gradient
         for _ in range(2):
-            if batch % count or batch < 2 * count:
+            if size % count or size < 2 * count:
+                why = why or f"{size} rows have no two equal parts"
                 break
-            split = Split.of(graph, for_sizes({name: batch // count}), count)
-            wanted = wanted_outside(split) if split else None
-            chosen = chunks_for(split, wanted, batch) if split and wanted else 1
-            if chosen == count and split and wanted:
-                return build(split, wanted)
+            split = Split.of(graph, batch, count)
+            wanted = wanted_outside(split)
+            chosen, words = chunks_for(split, wanted, size)
+            if chosen == count:
+                axes = ", ".join(f"axis {axis} of {node.attributes['name']}" for node, axis in batch.items())
+                return build(split, wanted), f"the batch of {size} ({axes}) in {count} chunks"
             if chosen == 1:
+                why = why or words
                 break
             count = chosen
-    return graph
+    return graph, f"the batch stays whole: {why or 'no input has a first axis'}"

@@ -12,6 +12,7 @@ from time import perf_counter
 from graphc.ir import Graph, for_each_graph
 from graphc.op import Kind
 from graphc.plan import Plan
+from graphc.types import Dim
 
 from .chunk import chunk
 from .expand import expand_composites, specialize
@@ -69,16 +70,17 @@ class Pipeline:
         self._done("specialize", graph, start)
         return graph
 
-    def chunked(self, open_graph: Graph, graph: Graph, sizes: Mapping[str, int]) -> Graph:
-        """The concrete graph with its batch in chunks where that pays."""
+    def chunked(self, open_graph: Graph, graph: Graph) -> tuple[Graph, str]:
+        """The concrete graph with its batch in chunks where that pays, and words about it."""
         start = perf_counter()
-        first = {str(i.shape[0]) for i in open_graph.inputs if i.shape and not isinstance(i.shape[0], int)}
-        lengths = {str(n.attributes["length"]) for n in open_graph.nodes if n.op.kind is Kind.LOOP}
-        batches = {name: size for name, size in sizes.items() if name in first - lengths}
-        graph = chunk(graph, batches, lambda other: Pipeline().concrete(open_graph, {**sizes, **other}))
+        names = dict.fromkeys(i.shape[0] for i in open_graph.inputs if i.shape and isinstance(i.shape[0], Dim))
+        lengths = {n.attributes["length"] for n in open_graph.nodes if n.op.kind is Kind.LOOP}
+        named = [{new: old.shape.index(name) for old, new in zip(open_graph.inputs, graph.inputs, strict=True)
+                  if name in old.shape} for name in names if name not in lengths]
+        graph, words = chunk(graph, named)
         verify_graph(graph)
         self._done("chunk", graph, start)
-        return graph
+        return graph, words
 
     def plan(self, graph: Graph) -> Plan:
         """The Plan of a concrete graph: fuse, order, place."""

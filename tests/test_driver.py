@@ -101,6 +101,7 @@ def test_state_that_is_written_but_never_read() -> None:
     assert (out.numpy() == 2).all()
 
 
+@pytest.mark.usefixtures("several_threads")
 def test_threads_give_equal_bits() -> None:
     generator = np.random.default_rng(0)
     data, target = generator.standard_normal((96, 70)), generator.standard_normal((96, 9))
@@ -110,6 +111,7 @@ def test_threads_give_equal_bits() -> None:
         model = nn.Sequential(nn.Linear(70, 300), nn.GELU(), nn.LayerNorm(300), nn.Linear(300, 9))
         x, y = graphc.placeholder("x", ("b", 70)), graphc.placeholder("y", ("b", 9))
         step = graphc.train_step(nn.MSELoss()(model(x), y), optim.AdamW(model.parameters()), threads=threads)
+        assert step.specialize(b=96).executable.threads == threads  # type: ignore[attr-defined]
         step.run(5, data, target)
         results.append(np.concatenate([p.numpy().ravel() for p in model.parameters()]).tobytes())
     assert results[0] == results[1] == results[2]

@@ -337,6 +337,7 @@ def simple_rnn_numpy(x: np.ndarray, h: np.ndarray, w: np.ndarray) -> np.ndarray:
     return h
 
 
+@pytest.mark.usefixtures("several_threads")
 def test_threads_do_not_change_a_bit() -> None:
     inputs, roots = rnn_gradients("float32")
     arrays = feeds(9, 64, "float32")

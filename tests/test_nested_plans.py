@@ -18,6 +18,8 @@ from graphc.plan import Branch, Loop
 from graphc.tensor import Tensor
 from graphc.types import TensorType
 
+pytestmark = pytest.mark.usefixtures("several_threads")
+
 Body = Callable[..., tuple[list[Tensor], list[Tensor]]]
 
 

@@ -197,6 +197,7 @@ def test_why_a_fold_stays_outside(reason: str, build: Callable[[Tensor], list[Te
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.usefixtures("several_threads")
 def test_a_bias_that_its_own_tiles_read_is_updated_in_place() -> None:
     """The tiles read the old bias, the new one is written when all of them are finished."""
     x, y = placeholder("x", (64, 24)), placeholder("y", (64, 40))
