@@ -184,6 +184,8 @@ def report(program: Program, sizes: Mapping[str, int]) -> str:
             what += f"  {runs} times a step"
         if cells:
             what += f"  updates {', '.join(cells)} in place"
+        if multiplied_in_pieces(program, special, kernel):
+            what += "  on the matrix unit"
         lines.append(what + (f"  [{kernel.scope}]" if kernel.scope else ""))
         if kernel.form is Form.CONTRACT and (reason := why_unfused(plan, kernel)):
             lines.append(f"{'':23}{reason}")
@@ -191,6 +193,15 @@ def report(program: Program, sizes: Mapping[str, int]) -> str:
     times = {**program.seconds, **special.seconds}
     lines.append("  compiled in " + ", ".join(f"{k} {v * 1e3:.1f} ms" for k, v in times.items()))
     return "\n".join(lines) + "\n"
+
+
+def multiplied_in_pieces(program: Program, special: Specialized, kernel: Kernel) -> bool:
+    """Whether a kernel's products are made by a matrix unit."""
+    if program.backend != "native" or kernel.form is not Form.CONTRACT or not hasattr(special.executable, "target"):
+        return False
+    from .runtime.native.contraction_kernels import on_matrix_unit
+
+    return on_matrix_unit(kernel, special.executable.target)
 
 
 # -- profile ---------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from graphc.labels import labels_of
 from graphc.op import Kind
 from graphc.plan import Kernel, align
 
-from .contract import Contraction, Load, emit_contraction, lanes_along_k, scratch_bytes
+from .contract import Contraction, Load, choose_road, emit_contraction, lanes_along_k, scratch_bytes
 from .elements import Scope
 from .emit import Function, Value
 from .epilogues import Epilogue, base_pointer, computed_operands, contraction_node, contraction_of
@@ -42,6 +42,13 @@ def overlaps(kernel: Kernel, target: Target) -> bool:
     size = contraction_node(kernel).type.size
     return bool(kernel.in_place) and by_vectors(kernel, target) and sum(
         scalar_cost(n) for n in kernel.body.nodes if n.op.kind is Kind.MAP and n.type.size == size) >= LONG
+
+
+def on_matrix_unit(kernel: Kernel, target: Target) -> bool:
+    """Whether the kernel's contraction is multiplied by a matrix unit, in bfloat16 pieces."""
+    node = contraction_node(kernel)
+    return choose_road(contraction_of(node)[0], target, kernel.body.outputs == (node,), computed_operands(node),
+                       tile_folds(kernel).by_row, overlaps(kernel, target)).blocking.matrix
 
 
 def tile_bytes(kernel: Kernel, target: Target) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
@@ -34,6 +35,8 @@ class Native:
                  target: Target | None = None, flush_denormals: bool = True) -> None:
         self.plan = plan
         self.target = target or host()
+        if not flush_denormals:  # a matrix unit always does
+            self.target = replace(self.target, matrix_unit=False)
         alone = unrolled or all(step_is_serial(s) for s in plan.steps)  # then waking workers would be for nothing
         self.threads, self.unrolled = 1 if alone else threads_, unrolled
         self.seconds: dict[str, float] = {}

@@ -69,12 +69,13 @@ def describe(triple: str, cpu: str, features: str) -> Target:
 
 @lru_cache(maxsize=1)
 def host() -> Target:
-    """The machine that runs this process."""
+    """The machine that runs this process; without its matrix unit where GRAPHC_MATRIX_UNIT is 0."""
     import llvmlite.binding as llvm
 
     features = llvm.get_host_cpu_features().flatten()
     target = describe(llvm.get_process_triple(), llvm.get_host_cpu_name(), features)
-    return target if target.matrix_unit and permitted() else replace(target, matrix_unit=False)
+    wanted = target.matrix_unit and os.environ.get("GRAPHC_MATRIX_UNIT") != "0"
+    return target if wanted and permitted() else replace(target, matrix_unit=False)
 
 
 def core_count() -> int:
