@@ -22,8 +22,8 @@ from graphc.runtime.native.overlap import FinishVector, OverlappedTiles
 from graphc.runtime.native.target import Target
 from graphc.runtime.native.tiles import Finish, Load, Prefetch, Tile, TileLoops, flat_offset, spread
 
-__all__ = ["Contraction", "Finish", "FinishVector", "Load", "Prefetch", "Tile", "emit_contraction", "lanes_along_k", "scratch_bytes",
-           "store_to", "tile_parts"]
+__all__ = ["Contraction", "Finish", "FinishVector", "Load", "Prefetch", "Tile", "emit_contraction", "lanes_along_k",
+           "scratch_bytes", "store_to", "store_vector_to", "tile_parts"]
 
 DOT_COLUMNS = 8  # up to so many columns dot products pay
 

@@ -23,7 +23,6 @@ from .loops import Work, bind, scalar_cost, vector_lanes
 from .target import Target
 from .tilefolds import FoldingEpilogue, RowEpilogue, TileFolds, fold_scratch, tile_folds
 
-
 LONG = 12  # instructions an element from which a tile is finished beside the next one's sums
 
 
