@@ -46,10 +46,24 @@ class Origin:
 
 
 _is_own: dict[str, bool] = {}  # whether a file of code is graphc's
+_caller: ContextVar[tuple[Origin | None] | None] = ContextVar("caller", default=None)  # found already
+
+
+@contextmanager
+def from_one_line() -> Iterator[None]:
+    """No code of the user's runs inside: the line that called is found once."""
+    token = _caller.set((user_origin(),))
+    try:
+        yield
+    finally:
+        _caller.reset(token)
 
 
 def user_origin() -> Origin | None:
     """The innermost frame outside graphc; None where there is none."""
+    known = _caller.get()
+    if known is not None:
+        return known[0]
     frame = sys._getframe(1)
     while frame is not None:
         file = frame.f_code.co_filename
@@ -369,8 +383,12 @@ def rewrite(roots: Sequence[Node], rule: Rule, known: Mapping[Node, Node] | None
 
     `rule(node, new_inputs)` gives the replacement, or None to keep the node on its new inputs.
     """
+    return _rewrite(topological(roots), rule, known)
+
+
+def _rewrite(order: Iterable[Node], rule: Rule, known: Mapping[Node, Node] | None = None) -> dict[Node, Node]:
     new: dict[Node, Node] = dict(known or {})
-    for node in topological(roots):
+    for node in order:
         if node not in new:
             inputs = tuple(new[i] for i in node.inputs)
             replacement = rule(node, inputs)
@@ -380,7 +398,7 @@ def rewrite(roots: Sequence[Node], rule: Rule, known: Mapping[Node, Node] | None
 
 def transform(graph: Graph, rule: Rule) -> Graph:
     """The graph with `rule` applied to every node; nested graphs stay as they are (see `for_each_graph`)."""
-    new = rewrite(graph.nodes, lambda node, inputs: rule(node, inputs))
+    new = _rewrite(graph.nodes, rule)
     return graph.with_roots([new[r] for r in graph.roots], [new[i] for i in graph.inputs])
 
 
