@@ -5,6 +5,7 @@ Knows threads alone.  Must not know what the jobs do; theirs are the results, wh
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -42,6 +43,16 @@ def at_once(jobs: Sequence[Callable[[], T]], threads: int) -> list[T]:
     if errors:
         raise errors[min(errors)]
     return results  # type: ignore[return-value]
+
+
+def beside(job: Callable[[], object]) -> None:
+    """The job on a thread of its own, at once; whoever needs what it makes waits for that, and meets its errors, too."""
+
+    def work() -> None:
+        with contextlib.suppress(Exception):
+            job()
+
+    _started(work, 1)
 
 
 def _started(work: Callable[[], None], count: int) -> list[threading.Thread]:

@@ -33,6 +33,7 @@ from graphc.runtime.native import cache, calls, jit, memory
 from graphc.runtime.native import workers as layout
 from graphc.runtime.native.emit import Module
 from graphc.runtime.native.once import once
+from graphc.runtime.native.parallel import beside
 from graphc.runtime.native.target import host
 from graphc.runtime.native.workers import emit_barrier, emit_cancelled
 
@@ -127,6 +128,17 @@ def _runtime() -> jit.Code:
     module, target = Module(), host()
     layout.emit_pool(module, target)
     return jit.compile_module(module.text(), target=target, name="workers", cache=cache.default())
+
+
+_prepared = False  # whether somebody has seen to the pool's code
+
+
+def prepare() -> None:
+    """Make the pool's own code beside what the caller does next, so that the first launch need not wait for it."""
+    global _prepared
+    if not _prepared:
+        _prepared = True
+        beside(_runtime)
 
 
 @once
