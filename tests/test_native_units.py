@@ -8,15 +8,15 @@ import time
 
 import numpy as np
 import pytest
-
-import graphc
-from graphc import nn, optim
-from graphc.plan import repeated
 from graphc.runtime.native import cache, jit, lower
 from graphc.runtime.native.emit import Module, i64
 from graphc.runtime.native.executable import Native
 from graphc.runtime.native.parallel import at_once
 from graphc.runtime.native.target import host
+
+import graphc
+from graphc import nn, optim
+from graphc.plan import repeated
 
 CALL = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64)
 
@@ -148,7 +148,7 @@ def test_the_first_error_is_raised_when_all_threads_have_ended():
         raise ValueError(message)
 
     before = threading.active_count()
-    with pytest.raises(ValueError, match="^0$"):
+    with pytest.raises(ValueError, match=r"^0$"):
         at_once([lambda i=i: fail(str(i)) for i in range(6)], 1)
     with pytest.raises(ValueError):
         at_once([lambda i=i: fail(str(i)) for i in range(6)], 4)
