@@ -38,8 +38,7 @@ class Native:
         alone = unrolled or all(step_is_serial(s) for s in plan.steps)  # then waking workers would be for nothing
         self.threads, self.unrolled = 1 if alone else threads_, unrolled
         self.seconds: dict[str, float] = {}
-        if self.threads > 1:
-            threads.prepare()
+        pool_is_ready = threads.prepare() if self.threads > 1 else None
         start = perf_counter()
         self._lowered = partial(lower_unrolled, graph) if unrolled else lambda plan, *rest: lower(repeated(plan), *rest)
         self._flush_denormals = flush_denormals
@@ -51,6 +50,8 @@ class Native:
         self.code = jit.compile_units(texts, target=self.target, name="step", cache=cache.default(),
                                       exports=("run", "alone"), source=lambda: self.text,
                                       threads=threads.available_parallelism())
+        if pool_is_ready is not None:
+            pool_is_ready()
         del texts
         memory.give_back()
         self.seconds["llvm"] = perf_counter() - start

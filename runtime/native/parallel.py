@@ -45,14 +45,23 @@ def at_once(jobs: Sequence[Callable[[], T]], threads: int) -> list[T]:
     return results  # type: ignore[return-value]
 
 
-def beside(job: Callable[[], object]) -> None:
-    """The job on a thread of its own, at once; whoever needs what it makes waits for that, and meets its errors, too."""
+def beside(job: Callable[[], object]) -> Callable[[], None]:
+    """The job on a thread of its own, at once; a function that waits for its end.
+
+    For what is made once (`once`): whoever needs it does the job again where it failed, and meets the error.
+    """
 
     def work() -> None:
         with contextlib.suppress(Exception):
             job()
 
-    _started(work, 1)
+    helpers = _started(work, 1)
+
+    def wait() -> None:
+        for helper in helpers:
+            helper.join()
+
+    return wait
 
 
 def _started(work: Callable[[], None], count: int) -> list[threading.Thread]:

@@ -130,15 +130,12 @@ def _runtime() -> jit.Code:
     return jit.compile_module(module.text(), target=target, name="workers", cache=cache.default())
 
 
-_prepared = False  # whether somebody has seen to the pool's code
+def prepare() -> Callable[[], None]:
+    """Makes the pool's own code beside what the caller does next; a function that waits until it is there.
 
-
-def prepare() -> None:
-    """Make the pool's own code beside what the caller does next, so that the first launch need not wait for it."""
-    global _prepared
-    if not _prepared:
-        _prepared = True
-        beside(_runtime)
+    It is to be called soon: a process that forks meanwhile would leave its child a lock that nobody releases.
+    """
+    return beside(_runtime)
 
 
 @once
