@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from math import gcd
 from typing import Union
 
@@ -204,7 +204,10 @@ def _join(total: dict[Term, int], constant: int) -> Index:
         if factor and total.get(whole) == factor * term.by and quotient == Index.of(whole):
             del total[term], total[whole]
             return _join(total, constant) + term.of * factor
-    return Index(tuple(sorted(((t, f) for t, f in total.items() if f), key=_order)), constant)
+    terms = [(t, f) for t, f in total.items() if f]
+    if len(terms) > 1:
+        terms.sort(key=_order)
+    return Index(tuple(terms), constant)
 
 
 def _order(item: tuple[Term, int]) -> tuple[str, str]:
@@ -216,6 +219,11 @@ Guard = list[tuple[Index, int, int]]
 
 def linear(indices: Sequence[Index], shape: Sequence[int]) -> Index:
     """The row-major position of an element."""
+    return _linear(tuple(indices), tuple(shape))
+
+
+@lru_cache(maxsize=4096)  # equal layers ask the same
+def _linear(indices: tuple[Index, ...], shape: tuple[int, ...]) -> Index:
     total, step = Index((), 0), 1
     for index, size in zip(reversed(indices), reversed(shape), strict=True):
         total = total + index * step
@@ -225,6 +233,11 @@ def linear(indices: Sequence[Index], shape: Sequence[int]) -> Index:
 
 def unravel(position: Index, shape: Sequence[int]) -> tuple[Index, ...]:
     """The indices of the element at a row-major position."""
+    return _unravel(position, tuple(shape))
+
+
+@lru_cache(maxsize=4096)
+def _unravel(position: Index, shape: tuple[int, ...]) -> tuple[Index, ...]:
     result: list[Index] = []
     for size in reversed(shape):
         if size <= 1:  # of an axis without elements nothing is ever read

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import count as counter
 from typing import Any
 
@@ -45,12 +45,40 @@ class Origin:
         return f"{self.file}:{self.line}" + (f"   {text}" if text else "")
 
 
+_is_own: dict[str, bool] = {}  # whether a file of code is graphc's
+_caller: ContextVar[tuple[Origin | None] | None] = ContextVar("caller", default=None)  # found already
+
+
+@contextmanager
+def from_one_line() -> Iterator[None]:
+    """No code of the user's runs inside: the line that called is found once."""
+    token = _caller.set((user_origin(),))
+    try:
+        yield
+    finally:
+        _caller.reset(token)
+
+
 def user_origin() -> Origin | None:
     """The innermost frame outside graphc; None where there is none."""
+    known = _caller.get()
+    if known is not None:
+        return known[0]
     frame = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename.startswith(_OWN):
+    while frame is not None:
+        file = frame.f_code.co_filename
+        own = _is_own.get(file)
+        if own is None:
+            own = _is_own[file] = file.startswith(_OWN)
+        if not own:
+            return _origin(file, frame.f_lineno)
         frame = frame.f_back  # type: ignore[assignment]
-    return Origin(frame.f_code.co_filename, frame.f_lineno) if frame is not None else None
+    return None
+
+
+@lru_cache(maxsize=4096)
+def _origin(file: str, line: int) -> Origin:
+    return Origin(file, line)
 
 
 def at(origin: Origin | None) -> str:
@@ -182,11 +210,13 @@ class Node:
 
     @property
     def shape(self) -> tuple:
-        return self.type.shape
+        types = self.types
+        return types[0].shape if len(types) == 1 else self.type.shape
 
     @property
     def dtype(self) -> DType:
-        return self.type.dtype
+        types = self.types
+        return types[0].dtype if len(types) == 1 else self.type.dtype
 
     def __repr__(self) -> str:
         return f"<{self.op.name} #{self.number}: {', '.join(map(str, self.types))}>"
@@ -202,15 +232,38 @@ def make(op: Op, inputs: Sequence[Node] = (), attributes: Mapping[str, Any] | No
     key = (op.name, tuple(map(id, inputs)), tuple((n, key_of(v)) for n, v in frozen.items()),
            tuple(graph.key for graph in graphs))
     origin = user_origin()
+    node = _known(key, origin)
+    if node is None:
+        node = _new(op, inputs, frozen, graphs, key, origin, _infer(op, inputs, frozen, graphs, origin))
+    return node
+
+
+def make_like(old: Node, inputs: Sequence[Node], graphs: Sequence[Graph] | None = None) -> Node:
+    """`make` with the op and attributes of a node, on other inputs; typed anew only where their types are others."""
+    graphs = old.graphs if graphs is None else graphs
+    key = (old.op.name, tuple(map(id, inputs)), old.key[2], tuple(graph.key for graph in graphs))
+    origin = user_origin()
+    node = _known(key, origin)
+    if node is None:
+        same = graphs is old.graphs and len(inputs) == len(old.inputs) and all(
+            new.types == before.types for new, before in zip(inputs, old.inputs, strict=True))
+        types = old.types if same else _infer(old.op, inputs, old.attributes, graphs, origin)
+        node = _new(old.op, inputs, old.attributes, graphs, key, origin, types)
+    return node
+
+
+def _known(key: Any, origin: Origin | None) -> Node | None:
     with _lock:
         node = _table.get(key)
-        if node is not None:
-            if origin is not None and origin not in node.origins and len(node.origins) < 8:
-                node.origins = (*node.origins, origin)
-            return node
-    types = _infer(op, inputs, frozen, graphs, origin)
+        if node is not None and origin is not None and origin not in node.origins and len(node.origins) < 8:
+            node.origins = (*node.origins, origin)
+        return node
+
+
+def _new(op: Op, inputs: Sequence[Node], attributes: dict[str, Any], graphs: Sequence[Graph], key: Any,
+         origin: Origin | None, types: tuple[TensorType, ...]) -> Node:
     node = Node.__new__(Node)
-    node.op, node.inputs, node.attributes, node.graphs = op, tuple(inputs), frozen, tuple(graphs)
+    node.op, node.inputs, node.attributes, node.graphs = op, tuple(inputs), attributes, tuple(graphs)
     node.types, node.number, node.key = types, next(_numbers), key
     node.origins = (origin,) if origin else ()
     node.phase, node.scope = phase.get(), scope.get()
@@ -241,22 +294,18 @@ def _infer(op: Op, inputs: Sequence[Node], attributes: dict[str, Any], graphs: S
 def topological(roots: Iterable[Node]) -> list[Node]:
     """All nodes that the roots depend on, inputs before users; iterative, since graphs get deep."""
     order: list[Node] = []
-    seen: set[Node] = set()
+    done: set[Node] = set()
     for root in roots:
-        if root in seen:
-            continue
-        stack: list[tuple[Node, Iterator[Node]]] = [(root, iter(root.inputs))]
-        seen.add(root)
+        stack = [root]
         while stack:
-            node, rest = stack[-1]
-            for child in rest:
-                if child not in seen:
-                    seen.add(child)
-                    stack.append((child, iter(child.inputs)))
-                    break
-            else:
-                order.append(node)
+            node = stack[-1]
+            if node in done:
                 stack.pop()
+            elif pending := [i for i in node.inputs if i not in done]:
+                stack += pending[::-1]
+            else:
+                done.add(node)
+                order.append(stack.pop())
     return order
 
 
@@ -316,7 +365,7 @@ def rebuild(node: Node, inputs: tuple[Node, ...], graphs: tuple[Graph, ...] | No
     """The node on other inputs; itself where nothing changed.  Phase, scope and origins stay."""
     if inputs == node.inputs and (graphs is None or graphs == node.graphs):
         return node
-    new = make(node.op, inputs, node.attributes, node.graphs if graphs is None else graphs)
+    new = make_like(node, inputs, graphs)
     inherit(new, node)
     return new
 
@@ -334,8 +383,12 @@ def rewrite(roots: Sequence[Node], rule: Rule, known: Mapping[Node, Node] | None
 
     `rule(node, new_inputs)` gives the replacement, or None to keep the node on its new inputs.
     """
+    return _rewrite(topological(roots), rule, known)
+
+
+def _rewrite(order: Iterable[Node], rule: Rule, known: Mapping[Node, Node] | None = None) -> dict[Node, Node]:
     new: dict[Node, Node] = dict(known or {})
-    for node in topological(roots):
+    for node in order:
         if node not in new:
             inputs = tuple(new[i] for i in node.inputs)
             replacement = rule(node, inputs)
@@ -345,7 +398,7 @@ def rewrite(roots: Sequence[Node], rule: Rule, known: Mapping[Node, Node] | None
 
 def transform(graph: Graph, rule: Rule) -> Graph:
     """The graph with `rule` applied to every node; nested graphs stay as they are (see `for_each_graph`)."""
-    new = rewrite(graph.nodes, lambda node, inputs: rule(node, inputs))
+    new = _rewrite(graph.nodes, rule)
     return graph.with_roots([new[r] for r in graph.roots], [new[i] for i in graph.inputs])
 
 

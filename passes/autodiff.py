@@ -102,9 +102,9 @@ def _pull(roots: Sequence[Node], cotangents: Sequence[Tensor], targets: Sequence
         if node in stop and not any(i in reach for i in node.inputs):
             continue
         _apply_rule(node, given, reach, held)
-    live = set(topological(roots))
+    leading = _leading(roots, order)
     return ([held[t][0] if t in held else None for t in targets],
-            {t: t in live and _leads(t, roots, order) for t in targets})
+            {t: t in leading for t in targets})
 
 
 def _passes(node: Node, position: int) -> bool:
@@ -119,12 +119,13 @@ def _passes(node: Node, position: int) -> bool:
     return op.has_gradient(position, node.attributes) or not op.smooth
 
 
-def _leads(target: Node, roots: Sequence[Node], order: Sequence[Node]) -> bool:
-    reached = {target}
-    for node in order:
-        if any(i in reached and _passes(node, k) for k, i in enumerate(node.inputs)):
-            reached.add(node)
-    return any(root in reached for root in roots)
+def _leading(roots: Sequence[Node], order: Sequence[Node]) -> set[Node]:
+    """The nodes from which a differentiable path leads to a root."""
+    found = set(roots)
+    for node in reversed(order):
+        if node in found:
+            found.update(i for k, i in enumerate(node.inputs) if i not in found and _passes(node, k))
+    return found
 
 
 def _accumulate(held: Cotangents, node: Node, item: int, cotangent: Tensor) -> None:

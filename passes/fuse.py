@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from graphc.access import strided
-from graphc.ir import Graph, Node, make
+from graphc.ir import Graph, Node, make_like
 from graphc.op import Kind
 from graphc.plan import Buffer, Form, Kernel, Role, Step, slot
 
@@ -166,7 +166,7 @@ class Fusion(Assignment):
             elif behind(node) is not node:  # by the time the kernel runs it may be read
                 new[node] = new[node.inputs[0]]
             else:
-                new[node] = make(node.op, [new[i] for i in node.inputs], node.attributes, node.graphs)
+                new[node] = make_like(node, [new[i] for i in node.inputs])
         body = Graph(tuple(slot(i, b.type) for i, b in enumerate(read)), tuple(new[o] for o in outputs))
         phases = [m.phase for m, level in cluster.members.items() if level == FULL or cluster.form is not Form.CONTRACT]
         named = cluster.anchor or next(iter(cluster.members))

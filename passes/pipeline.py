@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from time import perf_counter
 
-from graphc.ir import Graph, for_each_graph
+from graphc.ir import Graph, for_each_graph, from_one_line
 from graphc.op import Kind
 from graphc.plan import Plan
 from graphc.types import Dim
@@ -53,6 +53,7 @@ class Pipeline:
         if self.observe is not None:
             self.observe(stage, result)
 
+    @from_one_line()
     def simplified(self, graph: Graph) -> Graph:
         """The graph after all passes that work on open sizes."""
         for stage, run, _ in GRAPH_PASSES:
@@ -62,6 +63,7 @@ class Pipeline:
             self._done(stage, graph, start)
         return graph
 
+    @from_one_line()
     def concrete(self, graph: Graph, sizes: Mapping[str, int]) -> Graph:
         """A graph for given sizes: what only these allow to fold is folded; last, as simplify would undo it, sums are split."""
         start = perf_counter()
@@ -70,6 +72,7 @@ class Pipeline:
         self._done("specialize", graph, start)
         return graph
 
+    @from_one_line()
     def chunked(self, open_graph: Graph, graph: Graph) -> tuple[Graph, str]:
         """The concrete graph with its batch in chunks where that pays, and words about it."""
         start = perf_counter()
@@ -82,6 +85,7 @@ class Pipeline:
         self._done("chunk", graph, start)
         return graph, words
 
+    @from_one_line()
     def plan(self, graph: Graph) -> Plan:
         """The Plan of a concrete graph: fuse, order, place."""
         start = perf_counter()
@@ -89,6 +93,7 @@ class Pipeline:
         self._done("plan", plan, start)
         return plan
 
+    @from_one_line()
     def fit(self, graph: Graph, budget: int) -> Fitted:
         """A concrete graph that computes again what its Plan has no room for, and that Plan."""
         start = perf_counter()

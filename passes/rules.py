@@ -15,7 +15,7 @@ from inspect import signature
 import numpy as np
 
 from graphc.ir import Node
-from graphc.op import Kind
+from graphc.op import Kind, Op
 from graphc.ops import elementwise as e
 from graphc.tensor import Tensor, placeholder
 from graphc.types import DType, float32
@@ -45,6 +45,16 @@ class Rule:
         dtype: DType | str = "int64" if self.dtypes == "i" else float32
         symbols = [placeholder(n, (), "bool" if i in self.masks else dtype) for i, n in enumerate(names)]
         return self.before(*symbols).node, tuple(s.node for s in symbols)
+
+    @cached_property
+    def asks(self) -> frozenset[Op]:
+        """Ops that must be among those of a node's inputs: a quick way to say no."""
+        return frozenset(i.op for i in self.pattern[0].inputs if i.op.kind is not Kind.SOURCE)
+
+    @cached_property
+    def asks_constant(self) -> bool:
+        """Whether one of a node's inputs must be filled with one value."""
+        return any("value" in i.attributes for i in self.pattern[0].inputs)
 
 
 STABILIZING = [

@@ -5,12 +5,13 @@ Knows kinds and a few structural identities of views, folds and contractions.  M
 
 from __future__ import annotations
 
+import weakref
 from functools import lru_cache
 from math import prod
 
 import numpy as np
 
-from graphc.ir import SMALL, Graph, Node, inherit, make, transform
+from graphc.ir import SMALL, Graph, Node, inherit, make, make_like, transform
 from graphc.op import REGISTRY, Kind
 from graphc.ops.contractions import contract
 from graphc.ops.elementwise import cast
@@ -29,7 +30,7 @@ def stabilize(graph: Graph) -> Graph:
     """Rewrites that keep numbers in range: log(sigmoid), log(1 + exp), log(sum(exp)), ..."""
 
     def rule(node: Node, inputs: tuple[Node, ...]) -> Node | None:
-        new = make(node.op, inputs, node.attributes, node.graphs)
+        new = make_like(node, inputs)
         found = log_of_softmax(new) or log_of_sum_of_exp(new) or try_rules(new, "stabilize")
         return inherit(found or new, node)
 
@@ -51,10 +52,15 @@ def log_of_sum_of_exp(node: Node) -> Node | None:
 
 
 def try_rules(node: Node, stage: str) -> Node | None:
-    for rule in _table(stage).get(node.op.name, ()):
-        found = apply_rule(rule, node)
-        if found is not None:
-            return found
+    rules = _table(stage).get(node.op.name)
+    if rules:
+        ops = {i.op for i in node.inputs}
+        filled = any(splat(i) is not None for i in node.inputs)
+        for rule in rules:
+            if rule.asks.issubset(ops) and (filled or not rule.asks_constant):
+                found = apply_rule(rule, node)
+                if found is not None:
+                    return found
     return None
 
 
@@ -68,15 +74,21 @@ def simplify(graph: Graph, rounds: int = 4) -> Graph:
     return graph
 
 
+_simple: weakref.WeakSet[Node] = weakref.WeakSet()  # nodes that nothing applies to; that depends on them alone
+
+
 def simplify_node(node: Node, inputs: tuple[Node, ...]) -> Node | None:
     if not inputs and node.op.kind is Kind.SOURCE:
         return fold_source(node)
-    new = make(node.op, inputs, node.attributes, node.graphs) if inputs != node.inputs else node
+    new = make_like(node, inputs) if inputs != node.inputs else node
+    if new in _simple:
+        return inherit(new, node) if new is not node else None
     for attempt in (fold_constant, simplify_view, sink_expands, simplify_cast, fold_chain, simplify_sum,
                     absorb_permutes, simplify_by_rules):
         found = attempt(new)
         if found is not None and found is not new:
             return inherit(found, node)
+    _simple.add(new)
     return inherit(new, node) if new is not node else None
 
 

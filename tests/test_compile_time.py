@@ -66,7 +66,7 @@ def test_import_takes_less_than_twice_numpy(tmp_path: Path) -> None:
 
 
 def test_equal_layers_are_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From 4 to 48 equal layers the code that LLVM sees grows by what calls it alone, and its time by less than twice."""
+    """From 4 to 48 equal layers only the code that calls theirs grows; LLVM's time may double, and hardly grows."""
     monkeypatch.setenv("GRAPHC_CACHE", "0")
 
     def compiled(layers: int) -> tuple[int, int, float]:
@@ -81,4 +81,4 @@ def test_equal_layers_are_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None
     rounds = [(compiled(4), compiled(48)) for _ in range(5)]
     (layers, kernels, _), (more_layers, same_kernels, _) = rounds[0]
     assert more_layers > 8 * layers and same_kernels <= kernels + 2
-    assert min(many[2] / few[2] for few, many in rounds) < 2
+    assert min(many[2] / few[2] for few, many in rounds) < 1.6

@@ -53,7 +53,7 @@ def test_compiled_code_runs(level):
 
 def test_object_bytes_load_as_compiled_code_does():
     code = compile_counting(5)
-    again = jit.load_object(code.object_bytes, symbols=code.symbols, target=host(), name="again")
+    again = jit.load_object(code.objects[0], symbols=code.symbols, target=host(), name="again")
     cell = np.zeros(1, np.int32)
     CALL(again.address("count"))(cell.ctypes.data)
     assert cell[0] == 5

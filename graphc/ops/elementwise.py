@@ -64,7 +64,10 @@ def _category(dtype: DType) -> int:
 
 def _common_dtype(tensors: list[Tensor]) -> DType:
     """PyTorch's rule: a 0-d tensor widens dimensioned ones only where its category (bool, int, float) is higher."""
-    dtype: DType | None = None
+    dtype: DType | None = tensors[0].dtype if tensors else None
+    if all(tensor.dtype is dtype for tensor in tensors):
+        return tensors[0].dtype
+    dtype = None
     for tensor in sorted(tensors, key=lambda t: t.ndim == 0):
         if dtype is None:
             dtype, from_dimensioned = tensor.dtype, tensor.ndim > 0

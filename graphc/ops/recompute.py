@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import GraphError
-from ..ir import Node, at, building, make, next_number, phase, scope, substitute, user_origin
+from ..ir import Node, at, building, make, make_like, next_number, phase, scope, substitute, user_origin
 from ..op import Kind, Op, Sample, define
 from ..tensor import FUNCTIONS, Tensor, apply, as_tensor, placeholder, public
 from ..types import TensorType
@@ -52,7 +52,7 @@ def computed_again(roots: Sequence[Node], instead: Mapping[Node, Node]) -> list[
         else:
             inputs = [new[i] for i in node.inputs]
             with building(phase, "gradient"), building(scope, node.scope):
-                made = make(node.op, inputs, node.attributes, node.graphs) if inputs != list(node.inputs) else node
+                made = make_like(node, inputs) if inputs != list(node.inputs) else node
             made.origins = made.origins if made is node else node.origins
             new[node] = made
     return [new[root] for root in roots]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -18,7 +19,7 @@ from graphc.plan import Plan, Role, repeated
 
 from . import cache, jit, memory, threads
 from .calls import bind_call
-from .lower import ARENA, COUNT, PRIVATE, PRIVATE_STRIDE, SHARED, Layout, lower, lower_unrolled
+from .lower import ARENA, COUNT, PRIVATE, PRIVATE_STRIDE, SHARED, Layout, lower, lower_unrolled, units
 from .steps import step_is_serial
 from .target import Target, host
 
@@ -40,15 +41,22 @@ class Native:
         alone = unrolled or all(step_is_serial(s) for s in plan.steps)  # then waking workers would be for nothing
         self.threads, self.unrolled = 1 if alone else threads_, unrolled
         self.seconds: dict[str, float] = {}
+        pool_is_ready = threads.prepare() if self.threads > 1 else None
         start = perf_counter()
-        if unrolled:
-            module, self.layout = lower_unrolled(graph, plan, self.target, flush_denormals)
-        else:
-            module, self.layout = lower(repeated(plan), self.target, flush_denormals)
-        self.text = module.text()
+        self._lowered = partial(lower_unrolled, graph) if unrolled else lambda plan, *rest: lower(repeated(plan), *rest)
+        self._flush_denormals = flush_denormals
+        module, self.layout = self._lowered(plan, self.target, flush_denormals)
+        texts = units(module)
+        del module
         self.seconds["lower"] = perf_counter() - start
         start = perf_counter()
-        self.code = jit.compile_module(self.text, target=self.target, name="step", cache=cache.default())
+        self.code = jit.compile_units(texts, target=self.target, name="step", cache=cache.default(),
+                                      exports=("run", "alone"), source=lambda: self.text,
+                                      threads=threads.available_parallelism())
+        if pool_is_ready is not None:
+            pool_is_ready()
+        del texts
+        memory.give_back()
         self.seconds["llvm"] = perf_counter() - start
         self.address, self.alone = self.code.address("run"), self.code.address("alone")
         self.arena = memory.allocate(max(64, plan.arena_bytes))
@@ -58,6 +66,11 @@ class Native:
         self.keep: list[Any] = []
         self._fill(self.table, self.layout)
         self.table_address = memory.address_of(self.table)
+
+    @property
+    def text(self) -> str:
+        """The LLVM text as one module, written anew for whoever wants to read it."""
+        return self._lowered(self.plan, self.target, self._flush_denormals)[0].text()
 
     @property
     def scratch_bytes(self) -> int:

@@ -6,6 +6,8 @@ Every module takes one road: it becomes the bytes of an object file, and these a
 the disk cache therefore behaves exactly as one that was just compiled.  A module may call nothing outside itself but
 the memory functions that LLVM may put in on its own (`runtime_symbols`).  An intrinsic can still become a call of the
 C library where the processor has no such instruction; `external_symbols` tells.
+
+A large program comes as several texts (`Unit`), which several threads compile at once and the loader links.
 """
 
 from __future__ import annotations
@@ -17,17 +19,22 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import llvmlite.binding as llvm
 from graphc.runtime.native import cache as disk
+from graphc.runtime.native.parallel import at_once
 from graphc.runtime.native.target import Target
+from llvmlite.binding import ffi
 
 MEMORY_FUNCTIONS = ("memcpy", "memmove", "memset", "bzero", "__bzero", "__chkstk")
+SWITCHABLE = (22,)  # versions of LLVM whose command-line options may be set again and again
 
 _lock = threading.Lock()
+_machines = threading.local()  # a target machine serves one thread at a time
 _numbers = itertools.count(1)
 _loader: Any = None  # the one LLJIT of this process, never disposed: objects point into it
 
@@ -68,16 +75,28 @@ def runtime_symbols() -> dict[str, int]:
     return found
 
 
-class Code:
-    """Loaded native code.  The addresses are valid as long as this object lives."""
+@dataclass(frozen=True)
+class Unit:
+    """LLVM text that is compiled by itself, and how much care its code is worth: see `run_passes`."""
 
-    def __init__(self, name: str, object_bytes: bytes, symbols: Sequence[str], target: Target, level: int,
+    text: str
+    level: int = 2
+
+
+class Code:
+    """Loaded native code.  The addresses are valid as long as this object lives.
+
+    objects   the object files that were linked
+    symbols   the functions that have an address
+    """
+
+    def __init__(self, name: str, objects: Sequence[bytes], symbols: Sequence[str], target: Target, level: int,
                  source: Callable[[], str] | None, seconds: dict[str, float]) -> None:
-        self.name, self.object_bytes, self.symbols = name, object_bytes, tuple(symbols)
+        self.name, self.objects, self.symbols = name, tuple(objects), tuple(symbols)
         self.target, self.level, self.seconds = target, level, seconds
         self._source = source
         start = time.perf_counter()
-        self._library = _link(name, object_bytes, self.symbols)
+        self._library = _link(name, self.objects, self.symbols)
         seconds["load"] = time.perf_counter() - start
 
     def address(self, symbol: str) -> int:
@@ -100,8 +119,9 @@ class Code:
 
     @property
     def externals(self) -> tuple[str, ...]:
-        """What the object calls outside itself; see `external_symbols`."""
-        return external_symbols(self.object_bytes)
+        """What the objects call outside themselves; see `external_symbols`."""
+        found = [symbol_table(data) for data in self.objects]
+        return tuple(sorted(set().union(*(missing for _, missing in found)) - set().union(*(own for own, _ in found))))
 
     def _text(self) -> str:
         if self._source is None:
@@ -116,41 +136,82 @@ def compile_module(text: str, *, target: Target, level: int = 2, name: str, cach
     cache: where the object is looked for and kept; None compiles always.
     Raises: CompileError with LLVM's message for text that is not valid, or calls what is not there.
     """
-    key = disk.key("module", text, target, level) if cache is not None else b""
+    return compile_units((Unit(text, level),), target=target, name=name, cache=cache)
+
+
+def compile_units(units: Sequence[Unit], *, target: Target, name: str, cache: disk.Cache | None = None,
+                  exports: Sequence[str] | None = None, source: Callable[[], str] | None = None, threads: int = 1) -> Code:
+    """Compile and load a program that comes as several texts, up to `threads` at once.
+
+    exports: the functions whose addresses are wanted; all that are not internal by default.  source: gives the whole as
+    one text, for those who want to read it.
+    Raises: CompileError as `compile_module`.
+    """
+    level = units[0].level
+    source = source or (lambda: units[0].text)
+    key = units_key(units, target) if cache is not None else b""
     entry = cache.lookup(key) if cache is not None else None
     if entry is not None:
         with contextlib.suppress(CompileError, KeyError):  # an entry that does not load counts as none
-            return Code(name, entry.data, entry.meta["symbols"], target, level, lambda: text, {})
-    data, symbols, seconds = compile_object(text, target=target, level=level, name=name)
-    code = Code(name, data, symbols, target, level, lambda: text, seconds)
+            ends = list(itertools.accumulate(entry.meta["bytes"]))
+            objects = [entry.data[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+            return Code(name, objects, entry.meta["symbols"], target, level, source, {})
+    objects, symbols, seconds = compile_objects(units, target=target, name=name, threads=threads)
+    code = Code(name, objects, symbols if exports is None else exports, target, level, source, seconds)
     if cache is not None:
-        cache.store(key, data, {"name": name, "symbols": list(symbols)})
+        meta = {"name": name, "symbols": list(code.symbols), "bytes": [len(data) for data in objects]}
+        cache.store(key, b"".join(objects), meta)
     return code
+
+
+def units_key(units: Sequence[Unit], target: Target) -> bytes:
+    """The key of the disk cache under which a program is kept."""
+    if len(units) == 1:
+        return disk.key("module", units[0].text, target, units[0].level)
+    return disk.key("units", "\0".join(f"{unit.level}\n{unit.text}" for unit in units), target, units[0].level)
 
 
 def load_object(data: bytes, *, symbols: Sequence[str], target: Target, name: str, level: int = 2,
                 source: Callable[[], str] | None = None) -> Code:
     """Load object bytes that `compile_object` made for this target; `source` gives the LLVM text if it is asked for."""
-    return Code(name, data, symbols, target, level, source, {})
+    return Code(name, (data,), symbols, target, level, source, {})
 
 
 def compile_object(text: str, *, target: Target, level: int = 2,
                    name: str) -> tuple[bytes, tuple[str, ...], dict[str, float]]:
     """(object bytes, exported functions, seconds of each phase) of one module, not loaded."""
+    objects, symbols, seconds = compile_objects((Unit(text, level),), target=target, name=name)
+    return objects[0], symbols, seconds
+
+
+def compile_objects(units: Sequence[Unit], *, target: Target, name: str,
+                    threads: int = 1) -> tuple[list[bytes], tuple[str, ...], dict[str, float]]:
+    """(bytes of each object, exported functions of all, seconds of each phase of all together), not loaded."""
     initialize()
+    order = sorted(range(len(units)), key=lambda i: -len(units[i].text))  # long ones first, so that threads end together
+    with _without_strength_reduction(target):
+        done = at_once([lambda unit=units[i]: _compile(unit, target, name) for i in order], threads)  # type: ignore[misc]
+    parts = [part for _, part in sorted(zip(order, done, strict=True), key=lambda pair: pair[0])]
+    symbols = tuple(symbol for _, exported, _, _ in parts for symbol in exported)
+    missing = set().union(*(wanted for _, _, wanted, _ in parts)) - set(symbols) - set(runtime_symbols())
+    if missing:
+        raise CompileError(f"{name}: calls functions outside the module: {', '.join(sorted(missing))}")
+    seconds = {phase: sum(times[phase] for *_, times in parts) for phase in ("parse", "optimise", "codegen")}
+    return [data for data, *_ in parts], symbols, seconds
+
+
+def _compile(unit: Unit, target: Target, name: str) -> tuple[bytes, list[str], list[str], dict[str, float]]:
+    """(object bytes, exported functions, functions that others must have, seconds of each phase)."""
     start = time.perf_counter()
-    machine = _machine(target, level, True)
-    with llvm.create_context() as context, _parse(text, machine, name, context) as module:
-        symbols = _check_symbols(module, name)
+    machine = _machine(target, unit.level, True)
+    with llvm.create_context() as context, _parse(unit.text, machine, name, context) as module:
+        exported, wanted = _symbols(module)
         parsed = time.perf_counter()
-        run_passes(module, machine, level)
+        run_passes(module, machine, unit.level)
         optimised = time.perf_counter()
-        try:
-            data = machine.emit_object(module)
-        except RuntimeError as error:
-            raise CompileError(f"{name}: code generation failed: {error}") from error
-    seconds = {"parse": parsed - start, "optimise": optimised - parsed, "codegen": time.perf_counter() - optimised}
-    return data, symbols, seconds
+        data = _emit(module, machine, name)
+    return data, exported, wanted, {"parse": parsed - start, "optimise": optimised - parsed,
+                                    "codegen": time.perf_counter() - optimised}
 
 
 def optimised_text(text: str, target: Target, *, level: int = 2, name: str = "module") -> str:
@@ -200,7 +261,7 @@ def run_passes(module: Any, machine: Any, level: int) -> None:
         passes.add_instruction_combine_pass()
         passes.add_dead_code_elimination_pass()
         passes.add_simplify_cfg_pass()
-    passes.run(module, builder)
+    _unlocked("LLVMPY_RunNewModulePassManager")(passes, module, builder)
     if level >= 3:
         functions = builder.getFunctionPassManager()
         for function in module.functions:
@@ -209,28 +270,41 @@ def run_passes(module: Any, machine: Any, level: int) -> None:
 
 
 def external_symbols(data: bytes) -> tuple[str, ...]:
-    """The names that an object file leaves for others to define; empty for formats other than 64-bit ELF.
+    """The names that an object file leaves for others to define; empty for formats other than 64-bit ELF."""
+    return tuple(sorted(symbol_table(data)[1]))
+
+
+def symbol_table(data: bytes) -> tuple[set[str], set[str]]:
+    """The names that an object file defines, and those that it wants; none for formats other than 64-bit ELF.
 
     Format: System V ABI, ELF-64 object file format, version 1.5: section headers, and symbols with section index 0.
     """
+    defined: set[str] = set()
+    wanted: set[str] = set()
     if data[:5] != b"\x7fELF\x02":
-        return ()
+        return defined, wanted
     table, = struct.unpack_from("<Q", data, 0x28)
     size, count = struct.unpack_from("<HH", data, 0x3A)
     sections = [struct.unpack_from("<IIQQQQIIQQ", data, table + i * size) for i in range(count)]
-    names = set()
     for _, kind, _, _, offset, length, link, _, _, step in sections:
         if kind == 2:  # a symbol table; link is its table of names
             for place in range(offset + step, offset + length, step):
                 start, _, _, section = struct.unpack_from("<IBBH", data, place)
-                if section == 0:
-                    text = sections[link][4] + start
-                    names.add(data[text : data.index(b"\0", text)].decode())
-    return tuple(sorted(names))
+                text = sections[link][4] + start
+                (defined if section else wanted).add(data[text : data.index(b"\0", text)].decode())
+    return defined, wanted
 
 
-@lru_cache(maxsize=16)
 def _machine(target: Target, level: int, load: bool) -> Any:
+    """The target machine of this thread."""
+    made = _machines.__dict__.setdefault("made", {})
+    machine = made.get((target, level, load))
+    if machine is None:
+        machine = made[target, level, load] = _new_machine(target, level, load)
+    return machine
+
+
+def _new_machine(target: Target, level: int, load: bool) -> Any:
     triple = target.triple
     abi = "lp64d" if triple.startswith("riscv64") and "+d" in target.features.split(",") else ""
     if load and sys.platform == "win32":
@@ -241,6 +315,55 @@ def _machine(target: Target, level: int, load: bool) -> Any:
             jit=load, abiname=abi)
     except RuntimeError as error:
         raise CompileError(f"LLVM cannot generate code for '{target.triple}': {error}") from error
+
+
+def _unlocked(name: str) -> Any:
+    """A function of LLVM as llvmlite has it, without the lock that keeps all others of the process out meanwhile.
+
+    LLVM asks for no lock where, as here, threads share no context, module or machine.
+    """
+    function = getattr(ffi.lib, name)
+    return getattr(function, "_cfn", function)
+
+
+_switched = 0  # compilations that run now with the switch off
+
+
+@contextlib.contextmanager
+def _without_strength_reduction(target: Target) -> Iterator[None]:
+    """LLVM's loop strength reduction is off meanwhile, on x86-64, whose addresses have a scaled index.
+
+    It looks for cheap sets of induction variables by trying combinations, which takes a third of the time of all code
+    generation here, and steps are as fast without.  It can be switched for the whole process only: whoever else
+    generates code at the same moment goes without it, too.
+    """
+    global _switched
+    if not target.triple.startswith("x86_64") or llvm.llvm_version_info[0] not in SWITCHABLE:
+        yield
+        return
+    with _lock:
+        _switched += 1
+        if _switched == 1:
+            llvm.set_option("graphc", "-disable-lsr=true")
+    try:
+        yield
+    finally:
+        with _lock:
+            _switched -= 1
+            if not _switched:
+                llvm.set_option("graphc", "-disable-lsr=false")
+
+
+def _emit(module: Any, machine: Any, name: str) -> bytes:
+    """The bytes of the object file."""
+    with ffi.OutputString() as message:
+        buffer = _unlocked("LLVMPY_TargetMachineEmitToMemory")(machine, module, 1, message)
+        if not buffer:
+            raise CompileError(f"{name}: code generation failed: {message}")
+    try:
+        return ctypes.string_at(ffi.lib.LLVMPY_GetBufferStart(buffer), ffi.lib.LLVMPY_GetBufferSize(buffer))
+    finally:
+        ffi.lib.LLVMPY_DisposeMemoryBuffer(buffer)
 
 
 def _parse(text: str, machine: Any, name: str, context: Any) -> Any:
@@ -259,27 +382,27 @@ def _parse(text: str, machine: Any, name: str, context: Any) -> Any:
     return module
 
 
-def _check_symbols(module: Any, name: str) -> tuple[str, ...]:
-    """The names of the exported functions; refuses calls of functions that nobody provides."""
-    exported, missing = [], []
+def _symbols(module: Any) -> tuple[list[str], list[str]]:
+    """The names of the exported functions, and of those that the module calls and has not."""
+    exported, wanted = [], []
     for function in module.functions:
         if function.is_declaration:
-            if not function.name.startswith("llvm.") and function.name not in runtime_symbols():
-                missing.append(function.name)
+            if not function.name.startswith("llvm."):
+                wanted.append(function.name)
         elif function.linkage == llvm.Linkage.external:
             exported.append(function.name)
-    if missing:
-        raise CompileError(f"{name}: calls functions outside the module: {', '.join(sorted(missing))}")
-    return tuple(exported)
+    return exported, wanted
 
 
-def _link(name: str, data: bytes, symbols: Sequence[str]) -> Any:
+def _link(name: str, objects: Sequence[bytes], symbols: Sequence[str]) -> Any:
     global _loader
     initialize()
     with _lock:
         if _loader is None:
             _loader = llvm.create_lljit_compiler(None, use_jit_link=True, suppress_errors=True)
-    builder = llvm.JITLibraryBuilder().add_object_img(data)
+    builder = llvm.JITLibraryBuilder()
+    for data in objects:
+        builder.add_object_img(data)
     for symbol, address in runtime_symbols().items():
         builder.import_symbol(symbol, address)
     for symbol in symbols:

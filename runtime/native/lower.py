@@ -15,11 +15,15 @@ from graphc.plan import Buffer, Loop, Plan
 
 from .denormals import restore_denormal_mode, set_denormal_mode
 from .emit import Function, Module, Value, i64
+from .jit import Unit
 from .steps import Places, StepWriter, Team, plan_scratch
 from .target import Target
 from .unroll import emit_unrolled_run
 
 COUNT, ARENA, SHARED, PRIVATE, PRIVATE_STRIDE, FIRST = range(6)  # words of the table
+
+UNIT = 36_000  # characters of text, about 20 ms of LLVM's time
+LONG_STEP = 16_000  # characters of a step's calls, about 30 kernels
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,18 @@ class Layout:
     size: int
     private_bytes: int
     shared_bytes: int
+
+
+def units(module: Module) -> list[Unit]:
+    """The module as texts that are compiled by themselves: its kernels, and the calls of many kernels.
+
+    The calls take no time worth mentioning when they run, and much when LLVM optimises a long row of them.
+    """
+    step = module.functions.get("step")
+    if step is None or step.characters < LONG_STEP:
+        return [Unit(text) for text in module.units(UNIT)]
+    *kernels, calls = module.units(UNIT, ("step", "run", "alone"))
+    return [*map(Unit, kernels), Unit(calls, level=0)]
 
 
 def table_layout(plan: Plan, target: Target, unrolled: bool = False) -> Layout:

@@ -65,7 +65,7 @@ def matrix_blocking(c: Contraction, target: Target, loads: tuple[bool, bool], wh
     row_tiles, panels = -(-m // height), -(-n // width)
     runs = math.lcm(base.a_run or 1, base.b_run or 1)
     inner_blocks = 1 if base.k_inner <= LONGEST_K else math.ceil(base.k_inner / BLOCK_K)
-    k_in_block = -(-(-(-base.k_inner // inner_blocks)) // runs) * runs
+    k_in_block = math.ceil(math.ceil(base.k_inner / inner_blocks) / runs) * runs
     inner_blocks = -(-base.k_inner // k_in_block)
     k_blocks = math.prod(s for s, _ in base.a_k_outer) * inner_blocks
     deep = -(-k_in_block // DEPTH)

@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import mmap
 import sys
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,19 @@ def _mapped(size: int) -> NDArray[np.uint8]:
         with contextlib.suppress(OSError):  # a kernel without large pages
             pages.madvise(mmap.MADV_HUGEPAGE, start, whole)
     return room
+
+
+@lru_cache(maxsize=1)
+def _trimming() -> Any:
+    """glibc's function that hands free pages back; None elsewhere."""
+    return getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+
+
+def give_back() -> None:
+    """Hand memory that was freed back to the system, where allocators keep it: what a compiler needed, a step does not."""
+    trim = _trimming()
+    if trim is not None:
+        trim(ctypes.c_size_t(0))
 
 
 def address_of(array: NDArray[Any]) -> int:

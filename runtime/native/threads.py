@@ -33,6 +33,7 @@ from graphc.runtime.native import cache, calls, jit, memory
 from graphc.runtime.native import workers as layout
 from graphc.runtime.native.emit import Module
 from graphc.runtime.native.once import once
+from graphc.runtime.native.parallel import beside
 from graphc.runtime.native.target import host
 from graphc.runtime.native.workers import emit_barrier, emit_cancelled
 
@@ -127,6 +128,14 @@ def _runtime() -> jit.Code:
     module, target = Module(), host()
     layout.emit_pool(module, target)
     return jit.compile_module(module.text(), target=target, name="workers", cache=cache.default())
+
+
+def prepare() -> Callable[[], None]:
+    """Makes the pool's own code beside what the caller does next; a function that waits until it is there.
+
+    It is to be called soon: a process that forks meanwhile would leave its child a lock that nobody releases.
+    """
+    return beside(_runtime)
 
 
 @once

@@ -1,0 +1,155 @@
+"""Programs that are compiled as several texts by several threads: the same bits and objects, however they are cut."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+import time
+
+import numpy as np
+import pytest
+from graphc.runtime.native import cache, jit, lower
+from graphc.runtime.native.emit import Module, i64
+from graphc.runtime.native.executable import Native
+from graphc.runtime.native.parallel import at_once
+from graphc.runtime.native.target import host
+
+import graphc
+from graphc import nn, optim
+from graphc.plan import repeated
+
+CALL = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64)
+
+
+def towers(count: int) -> Module:
+    """``i64 top(i64 x)``: a chain of functions that share an array, a counter and a function that is always inlined."""
+    module = Module()
+    twice = module.function("twice", [("x", "i64")], returns="i64", attributes="alwaysinline nounwind")
+    twice.ret(twice.mul(twice.parameters[0], i64(2)))
+    numbers, seen = module.table(range(10, 10 + count), "i64"), module.counters(1)
+    for floor in range(count):
+        f = module.function(f"floor.{floor}", [("x", "i64")], returns="i64", attributes="noinline nounwind")
+        x = f.parameters[0] if floor == 0 else f.call(f"floor.{floor - 1}", f.parameters, "i64")
+        f.store(f.add(f.load(seen, "i64"), i64(1)), seen)
+        f.ret(f.add(f.call("twice", [x], "i64"), f.load(f.offset(numbers, i64(floor), "i64"), "i64")))
+    top = module.function("top", [("x", "i64")], returns="i64", internal=False)
+    below = top.call(f"floor.{count - 1}", top.parameters, "i64")
+    top.ret(top.add(below, top.mul(top.load(seen, "i64"), i64(1000))))
+    return module
+
+
+def expected(count: int, x: int, calls: int) -> int:
+    for floor in range(count):
+        x = 2 * x + 10 + floor
+    return x + 1000 * count * calls
+
+
+@pytest.mark.parametrize("characters", [1, 300, 900, 10**6])
+@pytest.mark.parametrize("cold", [(), ("top",)])
+def test_texts_link_to_the_whole(characters, cold):
+    texts = towers(7).units(characters, cold)
+    assert (len(texts) == 1) == (characters == 10**6 and not cold)
+    code = jit.compile_units([jit.Unit(t) for t in texts], target=host(), name="towers", exports=("top",), threads=3)
+    top = CALL(code.address("top"))
+    assert [top(5), top(6)] == [expected(7, 5, 1), expected(7, 6, 2)]  # one counter and one array for all texts
+    assert code.externals == ()
+    assert towers(7).units(characters, cold) == texts
+
+
+def test_objects_do_not_depend_on_threads():
+    units = [jit.Unit(text, level) for text in towers(9).units(300) for level in (0, 2)]
+    alone, *more = (jit.compile_objects(units, target=host(), name="towers", threads=n)[0] for n in (1, 2, 3))
+    assert all(objects == alone for objects in more)
+
+
+def test_a_function_that_no_text_has_is_named():
+    *first, last = towers(5).units(1)
+    assert "@top" in last
+    with pytest.raises(jit.CompileError, match=r"outside the module: floor\.3"):
+        jit.compile_units([jit.Unit(t) for t in (*first[:3], *first[4:], last)], target=host(), name="towers", threads=2)
+    assert not jit._switched
+    with pytest.raises(jit.CompileError, match="does not parse"):
+        jit.compile_units([jit.Unit(first[0]), jit.Unit("nonsense")], target=host(), name="towers", threads=2)
+    assert not jit._switched
+
+
+def test_all_objects_of_a_program_are_one_entry_of_the_cache(tmp_path):
+    store = cache.Cache(tmp_path / "graphc")
+    units = [jit.Unit(t) for t in towers(6).units(300)]
+
+    def compiled(parts):
+        return jit.compile_units(parts, target=host(), name="towers", exports=("top",), cache=store)
+
+    assert "codegen" in compiled(units).seconds and store.entries()[0] == 1
+    again = compiled(units)
+    assert "codegen" not in again.seconds and CALL(again.address("top"))(5) == expected(6, 5, 1)
+    assert "codegen" in compiled([*units[:-1], jit.Unit(units[-1].text, 1)]).seconds  # how it is compiled counts, too
+
+
+@pytest.mark.parametrize(("unit", "long_step"), [(2000, 10**9), (2000, 0), (10**9, 0)])
+def test_a_step_has_the_same_bits_however_it_is_cut(monkeypatch, unit, long_step):
+    monkeypatch.setenv("GRAPHC_CACHE", "0")
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((96, 80), np.float32), rng.integers(0, 7, 96)
+
+    def losses() -> np.ndarray:
+        graphc.manual_seed(0)
+        inputs, labels = graphc.placeholder("x", (96, 80)), graphc.placeholder("y", (96,), "int64")
+        model = nn.Sequential(nn.Linear(80, 96), nn.GELU(), nn.LayerNorm(96), nn.Linear(96, 7))
+        step = graphc.train_step(nn.CrossEntropyLoss()(model(inputs), labels), optim.Adam(model.parameters()))
+        return step.run(5, x, y)
+
+    monkeypatch.setattr(lower, "UNIT", 10**9)
+    monkeypatch.setattr(lower, "LONG_STEP", 10**9)
+    whole = losses()
+    monkeypatch.setattr(lower, "UNIT", unit)
+    monkeypatch.setattr(lower, "LONG_STEP", long_step)
+    assert losses().tobytes() == whole.tobytes()
+
+
+def test_work_of_llvm_does_not_grow_with_equal_layers():
+    """What is optimised is the same for 4 and 48 layers; only the calls of kernels are more, and they are not optimised."""
+    def characters(layers: int) -> tuple[int, int]:
+        x, y = graphc.placeholder("x", (32, 64)), graphc.placeholder("y", (32, 64))
+        model = nn.Sequential(*(nn.Sequential(nn.Linear(64, 64), nn.Tanh()) for _ in range(layers)))
+        step = graphc.train_step(nn.MSELoss()(model(x), y), optim.Adam(model.parameters()))
+        units = lower.units(lower.lower(repeated(step.specialize().plan), host())[0])
+        return sum(len(u.text) for u in units if u.level), sum(len(u.text) for u in units if not u.level)
+
+    (few, _), (many, calls) = characters(4), characters(48)
+    assert many < 1.05 * few and calls > 0
+
+
+def test_text_is_written_anew_for_who_reads_it():
+    x = graphc.placeholder("x", (64, 64))
+    executable = graphc.function([x], (x @ x).tanh()).specialize().executable
+    assert isinstance(executable, Native)
+    assert executable.text == executable.text and "define" in executable.text and "define" in executable.code.llvm
+
+
+# -- threads ---------------------------------------------------------------------------------------------------------
+
+
+def test_results_come_in_the_order_of_the_jobs():
+    seen = set()
+
+    def job(i: int) -> int:
+        time.sleep(0.002 * (i % 3))
+        seen.add(threading.get_ident())
+        return i * i
+
+    assert at_once([lambda i=i: job(i) for i in range(20)], 3) == [i * i for i in range(20)]
+    assert 1 < len(seen) <= 3
+    assert at_once([], 3) == [] and at_once([lambda: 1], 1) == [1]
+
+
+def test_the_first_error_is_raised_when_all_threads_have_ended():
+    def fail(message: str) -> None:
+        raise ValueError(message)
+
+    before = threading.active_count()
+    with pytest.raises(ValueError, match=r"^0$"):
+        at_once([lambda i=i: fail(str(i)) for i in range(6)], 1)
+    with pytest.raises(ValueError):
+        at_once([lambda i=i: fail(str(i)) for i in range(6)], 4)
+    assert threading.active_count() == before
