@@ -44,7 +44,7 @@ def _softmax_numpy(x: np.ndarray, *, axis: int) -> np.ndarray:
 
 def _softmax_expand(x: Tensor, *, axis: int) -> Tensor:
     exps = e.exp(x - stop_gradient(max_(x, axis, True)))
-    return exps / sum_(exps, axis, True)
+    return exps * e.reciprocal(sum_(exps, axis, True))  # the sum is at least 1: one division for all of them
 
 
 def _log_softmax_numpy(x: np.ndarray, *, axis: int) -> np.ndarray:
@@ -63,7 +63,7 @@ _softmax = define(Op(
     doc="exp(x) / sum(exp(x)) along an axis."))
 _log_softmax = define(Op(
     "log_softmax", Kind.COMPOSITE, lambda x, *, axis: x, _log_softmax_numpy,
-    (lambda g, out, x, *, axis: g - e.exp(out) * sum_(g, axis, True),), expand=_log_softmax_expand, samples=ROWS,
+    (lambda g, out, x, *, axis: g - apply(_softmax, x, axis=axis) * sum_(g, axis, True),), expand=_log_softmax_expand, samples=ROWS,
     doc="log(softmax(x)) along an axis, without underflow."))
 
 
