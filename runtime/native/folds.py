@@ -31,6 +31,10 @@ FEW_ROWS = 32  # rows that are too few to be shared among threads
 NARROW = 4  # rows up to this long are vectorised across rows
 SCRATCH_LIMIT = 128 << 10  # bytes of row scratch
 KEPT_VALUES = 4  # values of a row that scratch holds, at most
+BLOCK_LANES = 16  # rows of a block, at most
+BLOCK_ROW = 64  # elements of a row that is finished with others, at most
+LEAST_BLOCK = 4  # rows that are worth a block
+INVARIANTS = 12  # numbers of whole rows that a block keeps, at most
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,6 +132,22 @@ def across_rows(kernel: Kernel, passes: Passes) -> bool:
     return bool(passes.kept_axes) and passes.reduced_count <= NARROW and passes.kept_count > 2 * passes.reduced_count
 
 
+def block_rows(kernel: Kernel, passes: Passes) -> int:
+    """How many rows are finished together; 1 where rows are so long, or so simple, that their ends do not matter."""
+    if (kernel.form is not Form.ROWS or not passes.kept_axes or not 1 < passes.reduced_count <= BLOCK_ROW
+            or not any(len(passes.reductions) > 1 or not joins_at_once(r) for r in passes.all)):
+        return 1
+    rows = BLOCK_LANES
+    while rows > 1 and rows * 4 > passes.kept_count:
+        rows //= 2
+    return rows if rows >= LEAST_BLOCK else 1
+
+
+def joins_at_once(r: Reduction) -> bool:
+    """Whether joining two lanes is one instruction, as adding them is."""
+    return not r.positioned and r.neutral[0] in (0, 1)
+
+
 def reduction_scratch(kernel: Kernel, target: Target, serial: bool) -> tuple[int, int]:
     """(private, shared) bytes."""
     passes = passes_of(kernel)
@@ -139,6 +159,9 @@ def reduction_scratch(kernel: Kernel, target: Target, serial: bool) -> tuple[int
         results = len(passes.all) * align(8 * passes.kept_count)
         return (results, partials) if rows else (0, partials + results)
     row_bytes = align(8 * passes.reduced_count)
+    if rows and (block := block_rows(kernel, passes)) > 1:
+        numbers = (components * BLOCK_LANES + len(passes.all) + INVARIANTS) * 8 * BLOCK_LANES
+        return numbers + KEPT_VALUES * block * row_bytes, 0
     if rows and len(passes.reductions) > 1 and KEPT_VALUES * row_bytes <= 4 * SCRATCH_LIMIT:
         return KEPT_VALUES * row_bytes, 0
     return 0, 0
