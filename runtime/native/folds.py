@@ -9,7 +9,7 @@ meet in shared memory and are joined in order.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
@@ -72,7 +72,10 @@ class Passes:
 def reduction_of(node: Node) -> Reduction:
     fold, dtype = node.op.fold, node.inputs[0].dtype
     assert fold is not None
-    return Reduction(node, fold, tuple(LLVM[d] for d in fold.state_dtypes(dtype)), tuple(fold.identity(dtype)))
+    types = [LLVM[d] for d in fold.state_dtypes(dtype)]
+    if int(node.inputs[0].type.size) < 1 << 31:  # positions beside floats: as many of them fill a vector
+        types[1:] = ["i32" if t == "i64" else t for t in types[1:]]
+    return Reduction(node, fold, tuple(types), tuple(fold.identity(dtype)))
 
 
 @lru_cache(maxsize=256)
@@ -183,17 +186,25 @@ class Folding:
         for r, x in zip(self.reductions, e.emit(self.keys), strict=True):
             position = Value("0", "i64")
             if r.positioned:
-                position = e.s.cast(e.index(self.position), "int64")
+                position = e.s.cast(e.index(self.position), "int32" if r.types[1] == "i32" else "int64")
             parts = list(r.fold.lift(e.s, x, position))
             result += [e.broadcast(p) for p in parts] if e.lane is not None else parts
         return result
 
     def combine(self, p: State, q: State) -> State:
+        """Two states of elements in any order."""
+        return self._join(p, q, [r.fold.combine for r in self.reductions])
+
+    def append(self, p: State, q: State) -> State:
+        """The state `p` with that of an element behind all of its own."""
+        return self._join(p, q, [r.fold.append or r.fold.combine for r in self.reductions])
+
+    def _join(self, p: State, q: State, bodies: Sequence[Callable[..., tuple]]) -> State:
         result: State = []
         place = 0
-        for r in self.reductions:
+        for r, body in zip(self.reductions, bodies, strict=True):
             end = place + len(r.types)
-            result += r.fold.combine(self.w.elements.s, tuple(p[place:end]), tuple(q[place:end]))
+            result += body(self.w.elements.s, tuple(p[place:end]), tuple(q[place:end]))
             place = end
         return result
 
@@ -228,7 +239,10 @@ class Folding:
     def results(self, state: State) -> dict[Node, Value]:
         values, place = {}, 0
         for r in self.reductions:
-            values[r.node] = state[place + r.fold.result]
+            value = state[place + r.fold.result]
+            if r.node.dtype.name == "int64" and value.element == "i32":
+                value = self.w.f.convert("sext", value, "i64")
+            values[r.node] = value
             place += len(r.types)
         return values
 

@@ -153,7 +153,7 @@ class Rows:
 
         def one(state: State) -> State:
             e.emit(self.roots[p])
-            new = folding.combine(state, folding.lifted()) if folding.reductions else []
+            new = folding.append(state, folding.lifted()) if folding.reductions else []
             for key, pointer in saves:
                 e.store(key[0], e.emit([key])[0], pointer, self.place)
             self.store_full(p)
@@ -247,7 +247,7 @@ class Rows:
 
         def body(state: State) -> State:
             e.emit(self.roots[p])
-            new = folding.combine(state, folding.lifted()) if folding.reductions else []
+            new = folding.append(state, folding.lifted()) if folding.reductions else []
             self.store_full(p)
             return new
 
