@@ -9,15 +9,18 @@ from __future__ import annotations
 from math import prod
 
 from graphc.index import Index, linear, unravel
+from graphc.ir import Node
 from graphc.op import Kind
 
-from .elements import LLVM, LoweringError, Scope
+from .elements import LLVM, Key, LoweringError, Scope
 from .emit import Carried, Value, constant, i64, vector
 from .loops import LINE, State, Work, bind, output_key
 
+LEAST_LINE = 4  # elements of a line that are worth a vector
+
 
 def emit_prefix(w: Work) -> None:
-    """A running fold along one axis: vectors across lines where the axis is not last, else line by line."""
+    """A running fold along one axis: vectors across lines where the axis is not last, else along each line."""
     f, e, kernel = w.f, w.elements, w.kernel
     space = kernel.space
     if prod(space) == 0:
@@ -40,9 +43,12 @@ def emit_prefix(w: Work) -> None:
     operand = e.key(node.inputs[0], indices)
     e.folded[node] = linear(indices, node.shape)
     roots = [output_key(e, n, indices, space) for _, n in outputs]
+    types = [LLVM[d] for d in fold.state_dtypes(dtype)]
+    if inner_count == 1 and size >= LEAST_LINE and len(types) == 1:
+        Along(w, node, outer, step, position, operand, roots).emit()
+        return
     w.limit_lanes(inner_count)
     e.hoist([operand])
-    types = [LLVM[d] for d in fold.state_dtypes(dtype)]
 
     def scan(state: State) -> State:
         """One line, or one line per lane."""
@@ -66,6 +72,79 @@ def emit_prefix(w: Work) -> None:
     inner_range = (i64(0), i64(inner_count)) if by_outer else w.share(inner_count, LINE)
     with f.loop(*outer_range) as line, e.inside(Scope(bind(outer, line))):
         w.sweep(inner, *inner_range, 100, scan)
+
+
+class Along:
+    """A running fold along neighbouring elements: a vector's own running fold, in as many steps as it halves, behind a carry.
+
+    The carry takes a vector's total and does not wait for what is stored, so that one operation lies between two vectors.
+    """
+
+    def __init__(self, w: Work, node: Node, outer: Index, step: Index, position: Index, operand: Key, roots: list[Key]) -> None:
+        self.w, self.node, self.outer, self.step = w, node, outer, step
+        self.position, self.operand, self.roots = position, operand, roots
+        self.outputs = list(enumerate(w.kernel.body.outputs))
+        assert node.op.fold is not None
+        self.fold = node.op.fold
+        dtype = node.inputs[0].dtype
+        self.type, self.neutral = LLVM[self.fold.state_dtypes(dtype)[0]], self.fold.identity(dtype)[0]
+
+    def emit(self) -> None:
+        w, f, e = self.w, self.w.f, self.w.elements
+        size = w.kernel.space[self.node.attributes["axis"]]
+        outer_count = prod(w.kernel.space) // size
+        w.limit_lanes(size)
+        lanes = e.lanes
+        variable = next(iter(self.step.variables()))
+        whole = size // lanes * lanes
+        e.hoist([self.operand])
+        with f.loop(*w.share(outer_count)) as line, e.inside(Scope(bind(self.outer, line))):
+            e.hoist([self.operand])
+            carried = Carried([constant(self.neutral, vector(lanes, self.type))])
+            with f.loop(0, whole, lanes, carried) as index, e.inside(Scope({variable: index}, variable)):
+                carried.next = [self.piece(carried.values[0])]
+            if whole == size:
+                return
+            carry = carried.results[0]
+            if w.target.has_masks:
+                with e.inside(Scope({variable: i64(whole)}, variable, w.tail_mask(i64(size - whole)))):
+                    self.piece(carry)
+                return
+            single = Carried([f.extract(carry, 0)])
+            with f.loop(whole, size, 1, single) as index, e.inside(Scope({variable: index})):
+                single.next = [self.stored(single.values[0], self.lifted())]
+
+    def lifted(self) -> Value:
+        e = self.w.elements
+        return self.fold.lift(e.s, e.emit([self.operand])[0], e.index(self.step))[0]
+
+    def combine(self, p: Value, q: Value) -> Value:
+        return self.fold.combine(self.w.elements.s, (p,), (q,))[0]
+
+    def stored(self, carry: Value, own: Value) -> Value:
+        """Everything up to here, which is stored."""
+        e = self.w.elements
+        result = self.combine(carry, own)
+        e.scopes[-1].values[self.node] = result
+        self.w.store_all(self.outputs, self.roots, self.position)
+        return result
+
+    def piece(self, carry: Value) -> Value:
+        """One vector; the carry behind it, in every lane."""
+        f, e = self.w.f, self.w.elements
+        lanes = e.lanes
+        own = e.broadcast(self.lifted())
+        neutral = constant(self.neutral, own.type)
+        distance = 1
+        while distance < lanes:
+            order = ", ".join(f"i32 {i + lanes - distance}" if i >= distance else f"i32 {i}" for i in range(lanes))
+            before = f.emit(f"shufflevector {neutral}, {own.type} {own.name}, <{lanes} x i32> <{order}>", own.type)
+            own = self.combine(before, own)
+            distance *= 2
+        last = ", ".join([f"i32 {lanes - 1}"] * lanes)
+        total = f.emit(f"shufflevector {own}, {own.type} poison, <{lanes} x i32> <{last}>", own.type)
+        self.stored(carry, own)
+        return self.combine(carry, total)
 
 
 def emit_scatter(w: Work) -> None:
