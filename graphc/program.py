@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 inspecting: ContextVar[bool] = ContextVar("inspecting", default=False)  # a file is only being looked at: run nothing
 
 CHUNK_SECONDS = 0.1  # a long run is cut into calls of about this length, so that Ctrl-C is heard
-LARGE_STEP = 1 << 18  # operations per step from which more than one thread is worth its wake-up
+LARGE_STEP = 1 << 18  # operations, and numbers read or written, per step from which a second thread is worth its wake-up
 
 
 # -- what a program returns ------------------------------------------------------------------------------------------
@@ -221,7 +221,8 @@ class Program:
                 from .runtime.native.threads import available_parallelism
 
                 wanted = self.threads or available_parallelism()
-                executable = Native(graph, plan, wanted if plan.flops >= LARGE_STEP else 1, unrolled=tiny)
+                work = sum((k.flops + k.bytes // 4) * runs for k, runs in plan.runs)
+                executable = Native(graph, plan, wanted if work >= LARGE_STEP else 1, unrolled=tiny)
                 pipeline.seconds.update(executable.seconds)
             else:
                 executable = Interpreted(graph, plan)
