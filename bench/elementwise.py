@@ -55,15 +55,20 @@ HEADINGS = ("case", "threads", "KB", "us", "GB/s", "of triad", "numpy / graphc",
 # -- measuring -------------------------------------------------------------------------------------------------------
 
 
-def build_graphc(c: Case, arrays: Arrays, threads: int) -> tuple[Callable[[int], None], Callable[[], list[np.ndarray]]]:
-    """(run n times natively, results): operands and results are states, so that nothing is converted or returned."""
+def program_of(c: Case, arrays: Arrays, threads: int | None = None) -> tuple[Any, dict[str, Any]]:
+    """(program, cell of each result): operands and results are states, so that nothing is converted or returned."""
     import graphc
 
     cells = {n: graphc.state(n, a, str(a.dtype)) for n, a in arrays.items()}
     new = c.graphc(cells)
     targets = {n: cells[n] if n in cells else graphc.state(n, np.zeros(t.shape), t.dtype) for n, t in new.items()}
-    program = graphc.function([], [], {targets[n]: t for n, t in new.items()}, threads=threads)
-    return (lambda n: program.run(n)), (lambda: [targets[n].numpy() for n in new])
+    return graphc.function([], [], {targets[n]: t for n, t in new.items()}, threads=threads), targets
+
+
+def build_graphc(c: Case, arrays: Arrays, threads: int) -> tuple[Callable[[int], None], Callable[[], list[np.ndarray]]]:
+    """(run n times natively, results)."""
+    program, targets = program_of(c, arrays, threads)
+    return (lambda n: program.run(n)), (lambda: [cell.numpy() for cell in targets.values()])
 
 
 def repeat(call: Callable[[], Any]) -> Callable[[int], None]:

@@ -211,11 +211,12 @@ class Assignment:
             self.start(node, Form.MAP, node.shape)
 
     def unite(self, cluster: Cluster, dependencies: list[Node]) -> None:
-        """Takes in the maps over the same space that a cluster reads at its own position: they are one pass."""
+        """Takes in the maps, and the folds over the same axes, that a cluster reads at its own position: they are one pass."""
         if cluster.form not in LOOPS:
             return
         for other in {self.home[d]: None for d in dependencies}:
-            if other is cluster or other.form is not Form.MAP or other.full_count != cluster.full_count:
+            alike = (other.form is cluster.form and other.space == cluster.space and other.axes == cluster.axes)
+            if other is cluster or not (alike or (other.form is Form.MAP and other.full_count == cluster.full_count)):
                 continue
             bit = 1 << other.number
             if any(cluster.ancestors >> c.number & 1 and c.ancestors & bit for c in self.clusters):
@@ -300,6 +301,7 @@ class Assignment:
                   and self.operand_meets(cluster, operand, cluster.variables, FULL)
                   and (cluster.form is Form.ROWS or not self.reads_reduction(cluster, operand))):
                 self.add(cluster, node, KEPT)
+                self.unite(cluster, dependencies)
                 return
             elif cluster.form is Form.CONTRACT and self.join_contraction(cluster, node):
                 return
