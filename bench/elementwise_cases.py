@@ -1,7 +1,7 @@
 """The kernels of `bench/elementwise.py`: each the same mathematics in graphc, PyTorch and, where short, numpy.
 
-Knows formulas and shapes.  Must not know how they are timed.  A matrix has the rows that the size asks for; a case of other rank
-sees the same memory in another shape.
+Knows formulas and shapes.  Must not know how they are timed.  A matrix has the rows that the size asks for; a case of other
+rank sees the same memory in another shape.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ RATE, SMALL = 1e-4, 1e-8
 class Case:
     """One kernel in three libraries.
 
-    operands  what it reads: "a" a matrix [rows, columns], "b:row" [columns], "y:label" class numbers [rows], "i:entry" numbers of
-              table entries [rows], "t:table" [TABLE, columns], "w:parts" the matrix as PARAMETERS tensors w0, w1, ... of many sizes
+    operands  what it reads: "a" a matrix [rows, columns], "b:row" [columns], "y:label" class numbers [rows], "i:entry" numbers
+              of table entries [rows], "t:table" [TABLE, columns], "w:parts" the matrix as PARAMETERS tensors of many sizes
     passes    matrices of that size that must be read or written
     graphc    given symbols by name, the new values of the cells named (an operand's name is overwritten in place, else made)
     torch     given tensors by name, a function that computes one round and returns the results in the same order
@@ -285,7 +285,8 @@ add("softmax_gradient", 4, "a g", *with_gradient(lambda lib, v: v["a"].softmax(-
 add("log_softmax", 2, "a", *simple(lambda lib, v: v["a"].log_softmax(-1)))
 for _columns in (10, 256, 1000, 50_000):
     add(f"cross_entropy_{_columns}", 2, "a y:label",
-        *with_gradient(lambda lib, v: functional(lib).cross_entropy(v["a"], v["y"]), "a"), _cross_entropy_in_numpy, columns=_columns)
+        *with_gradient(lambda lib, v: functional(lib).cross_entropy(v["a"], v["y"]), "a"), _cross_entropy_in_numpy,
+        columns=_columns)
 for _columns in (97, 256, 1023):
     add(f"layer_norm_{_columns}", 4, "a g",
         *with_gradient(lambda lib, v: functional(lib).layer_norm(v["a"], (v["a"].shape[1],)), "a"), _layer_norm_in_numpy,

@@ -241,12 +241,13 @@ class Assignment:
     def stays(self, cluster: Cluster, member: Node, level: str) -> bool:
         """Whether a member reads all members at its own position."""
         if member.op.kind is Kind.REDUCE:
-            return self.operand_meets(cluster, member.inputs[0], unravel(cluster.positions[FULL], member.inputs[0].shape), FULL)
+            operand = member.inputs[0]
+            return self.operand_meets(cluster, operand, unravel(cluster.positions[FULL], operand.shape), FULL)
         return self.meets(cluster, member, level)
 
     def beside(self, form: Form, space: tuple[int, ...], axes: tuple[int, ...], node: Node,
                dependencies: list[Node]) -> Cluster | None:
-        """A cluster over the same space that reads something large just where the node does, and waits for no less: one pass."""
+        """A cluster over the same space that reads something large where the node does, and waits for no less: one pass."""
         wanted = self.aligned(node, space)
         if not wanted:
             return None
@@ -305,7 +306,8 @@ class Assignment:
                 return
             elif cluster.form is Form.CONTRACT and self.join_contraction(cluster, node):
                 return
-        sibling = self.sibling(form, tuple(space), axes, dependencies) or self.beside(form, tuple(space), axes, node, dependencies)
+        sibling = (self.sibling(form, tuple(space), axes, dependencies)
+                   or self.beside(form, tuple(space), axes, node, dependencies))
         if sibling is not None:
             self.add(sibling, node, KEPT)
         else:

@@ -1,8 +1,9 @@
 """One element of every line: gathers that pick one, and scatters that place one, become element-wise where that is exact.
 
-A class label picks one log-probability of its row, and its gradient is a row of zeros but for one place.  As loads and stores at
-places that are data both need their rows in memory; element by element they stay with the loop over the row, so that softmax,
-loss and gradient are one kernel.  Knows GATHER and SCATTER whose index has size 1 along its axis.  Must not know losses.
+A class label picks one log-probability of its row, and its gradient is a row of zeros but for one place.  As loads and stores
+at places that are data both need their rows in memory; element by element they stay with the loop over the row, so that
+softmax, loss and gradient are one kernel.  Knows GATHER and SCATTER whose index has size 1 along its axis.  Must not know
+losses.
 
 - a scatter of one element per line is a choice at each place: is it the one?
 - the sum over such a line is the element itself
@@ -43,10 +44,11 @@ def pick_single_elements(graph: Graph) -> Graph:
 
 def is_single(node: Node) -> bool:
     """Whether one element of each line along the axis is read or written, and lines have more than that."""
-    axis = node.attributes.get("axis")
-    if node.op.kind is Kind.SCATTER:
-        return node.inputs[1].shape[axis] == 1 < node.shape[axis] < PLACES
-    return node.op.kind is Kind.GATHER and node.shape[axis] == 1 < node.inputs[0].shape[axis] < PLACES
+    if node.op.kind not in (Kind.GATHER, Kind.SCATTER):
+        return False
+    axis: int = node.attributes["axis"]
+    line, single = (node, node.inputs[1]) if node.op.kind is Kind.SCATTER else (node.inputs[0], node)
+    return bool(single.shape[axis] == 1 < line.shape[axis] < PLACES)
 
 
 def within(index: Tensor, size: int) -> Tensor:

@@ -63,7 +63,7 @@ class Pipeline:
         return graph
 
     def concrete(self, graph: Graph, sizes: Mapping[str, int]) -> Graph:
-        """A graph for given sizes: what only these allow to fold is folded, and single elements of lines are picked in place."""
+        """A graph for given sizes: what only these allow to fold is folded, single elements of lines are picked in place."""
         start = perf_counter()
         graph = for_each_graph(specialize(graph, sizes), lambda g: simplify(pick_single_elements(expand_composites(g))))
         verify_graph(graph)

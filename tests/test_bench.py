@@ -148,7 +148,8 @@ def test_list_names_every_workload(capsys: pytest.CaptureFixture[str]) -> None:
 def test_elementwise_kernels_agree_and_are_measured(tmp_path: Path) -> None:
     """The script compares results before it times; a tiny size of every case, as a user would run it."""
     table = tmp_path / "table.md"
-    command = [sys.executable, "bench/elementwise.py", "--sizes", "12K", "--threads", "1", "--rounds", "1", "--output", str(table)]
+    command = [sys.executable, "bench/elementwise.py", "--sizes", "12K", "--threads", "1", "--rounds", "1",
+               "--output", str(table)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert [line.split()[0] for line in done.stdout.splitlines()] == list(CASES)

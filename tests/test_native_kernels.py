@@ -308,7 +308,7 @@ def test_few_long_rows(target: str) -> None:
 @many
 @pytest.mark.parametrize("n", [2, 5, 7, 10, 16, 17, 33, 64])
 def test_short_rows_in_blocks(n: int, target: str) -> None:
-    """Rows that are finished together, with numbers of whole rows that are dear, data for an index, and a last block cut off."""
+    """Rows finished together, with dear numbers of whole rows, data for an index, and a last block cut off."""
     for dtype, m in (("float32", 16), ("float32", 61), ("float64", 130), ("float32", 259)):
         x, shift, label = inputs((dtype, (m, n)), (dtype, (m,)), ("int64", (m,)))
         top = g["max"](x, -1, True)
@@ -323,8 +323,8 @@ def test_short_rows_in_blocks(n: int, target: str) -> None:
     x, = inputs(("float32", (70, n)))
     values = values_for(x.node)
     values[3, 0], values[5, n - 1], values[9, :], values[11, :] = np.nan, np.nan, -np.inf, 2.0
-    check(kernel(Form.ROWS, [x], [g["max"](x, 1), g["min"](x, 1), g["argmax"](x, 1), g["argmin"](x, 1)], (70, n), (1,)), [values],
-          target=target, threads=(1, 2))
+    outputs = [g["max"](x, 1), g["min"](x, 1), g["argmax"](x, 1), g["argmin"](x, 1)]
+    check(kernel(Form.ROWS, [x], outputs, (70, n), (1,)), [values], target=target, threads=(1, 2))
 
 
 @many
@@ -342,7 +342,8 @@ def test_positions_of_extremes(n: int, target: str) -> None:
     x, = inputs(("float32", (2, 20000)))
     values = np.zeros((2, 20000), np.float32)
     values[0, 15000:] = 1.0
-    check(kernel(Form.ROWS, [x], [g["argmax"](x, 1), g["argmin"](x, 1)], (2, 20000), (1,)), [values], target=target, threads=(1, 2, 3))
+    check(kernel(Form.ROWS, [x], [g["argmax"](x, 1), g["argmin"](x, 1)], (2, 20000), (1,)), [values], target=target,
+          threads=(1, 2, 3))
 
 
 @many

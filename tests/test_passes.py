@@ -70,7 +70,8 @@ def test_stabilising_rules_survive_extreme_values() -> None:
 
 PASSES = {"stabilize": stabilize, "expand": expand_composites, "simplify": simplify, "split": split_long_sums,
           "halve": lambda g: fit(g, laid_out(g)[1].arena_bytes * 2 // 3, laid_out).graph,
-          "loops": merge_scans, "picks": pick_single_elements, "all": lambda g: Pipeline().simplified(g), "fuse": lambda g: Pipeline().plan(g)}
+          "loops": merge_scans, "picks": pick_single_elements, "all": lambda g: Pipeline().simplified(g),
+          "fuse": lambda g: Pipeline().plan(g)}
 
 
 def cases() -> list[tuple[str, str, str, list[str]]]:

@@ -57,7 +57,8 @@ def test_cross_entropy_is_pytorchs(rows: int, classes: int, dtype: str, backend:
     labels = RNG.integers(0, classes, rows)
     labels[0] = -100  # ignored
     weight = RNG.uniform(0.5, 2.0, classes).astype(dtype)
-    x, y, w = placeholder("x", logits.shape, dtype), placeholder("y", labels.shape, "int64"), placeholder("w", weight.shape, dtype)
+    x, y = placeholder("x", logits.shape, dtype), placeholder("y", labels.shape, "int64")
+    w = placeholder("w", weight.shape, dtype)
     theirs = torch.tensor(logits, requires_grad=True)
     tolerance = 1e-10 if dtype == "float64" else 2e-5
     for weighted in (False, True):

@@ -63,7 +63,8 @@ _softmax = define(Op(
     doc="exp(x) / sum(exp(x)) along an axis."))
 _log_softmax = define(Op(
     "log_softmax", Kind.COMPOSITE, lambda x, *, axis: x, _log_softmax_numpy,
-    (lambda g, out, x, *, axis: g - apply(_softmax, x, axis=axis) * sum_(g, axis, True),), expand=_log_softmax_expand, samples=ROWS,
+    (lambda g, out, x, *, axis: g - apply(_softmax, x, axis=axis) * sum_(g, axis, True),), expand=_log_softmax_expand,
+    samples=ROWS,
     doc="log(softmax(x)) along an axis, without underflow."))
 
 

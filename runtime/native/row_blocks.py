@@ -1,10 +1,10 @@
-"""Blocks of rows: the folds of several rows are finished together, and what belongs to whole rows is computed a vector at a time.
+"""Blocks of rows: the folds of several rows are finished together, and numbers of whole rows are computed in vectors.
 
-Summing up the lanes of one row is a chain of dependent shuffles, and a row's logarithm or reciprocal one long scalar computation:
-where rows are short, they cost more than the row itself.  Here every row of a block leaves its lanes in scratch; a transposing
-tree joins them for all rows at once, lane i of the result belonging to row i; numbers of whole rows are computed from that in
-vectors, and the next level's rows read theirs back.  The lanes of a row are joined in the same pairs as `Folding.across_lanes`
-joins them, so a row's bits do not depend on its block.
+Summing up the lanes of one row is a chain of dependent shuffles, and a row's logarithm or reciprocal one long scalar
+computation: where rows are short, they cost more than the row itself.  Here every row of a block leaves its lanes in scratch;
+a transposing tree joins them for all rows at once, lane i of the result belonging to row i; numbers of whole rows are computed
+from that in vectors, and the next level's rows read theirs back.  The lanes of a row are joined in the same pairs as
+`Folding.across_lanes` joins them, so a row's bits do not depend on its block.
 
 Knows the scratch of a block.  Must not know op names, buffers or how threads are made.
 """
