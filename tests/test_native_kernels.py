@@ -471,11 +471,13 @@ def test_scatter(target: str) -> None:
 
 @many
 def test_scatter_of_rows(target: str) -> None:
-    index, rows = inputs(("int64", (50,)), ("float64", (50, 20)))
-    spread = g["expand"](g["reshape"](index, (50, 1)), (50, 20))
-    node = make(REGISTRY["scatter_add"], (spread.node, rows.node), {"axis": 0, "size": 8})
-    check(kernel(Form.SCATTER, [index, rows], [Tensor(node)], (8, 20)),
-          [RNG.integers(-2, 10, 50), values_for(rows.node)], target=target, tolerance=50, threads=(1, 3))
+    for count, width, size, dtype in ((50, 20, 8, "float64"), (300, 64, 1000, "float32"), (7, 17, 3, "float32"),
+                                      (40, 3, 5, "float32"), (90, 1030, 2, "float64"), (200, 33, 64, "int64")):
+        index, rows = inputs(("int64", (count,)), (dtype, (count, width)))
+        spread = g["expand"](g["reshape"](index, (count, 1)), (count, width))
+        node = make(REGISTRY["scatter_add"], (spread.node, rows.node), {"axis": 0, "size": size})
+        check(kernel(Form.SCATTER, [index, rows], [Tensor(node)], (size, width)),
+              [RNG.integers(-2, size + 2, count), values_for(rows.node)], target=target, tolerance=50, threads=(1, 2, 3))
 
 
 # -- folds behind a contraction ---------------------------------------------------------------------------------------

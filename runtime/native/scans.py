@@ -6,6 +6,7 @@ names, buffers or how threads are made.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
 
 from graphc.index import Index, linear, unravel
@@ -15,8 +16,12 @@ from graphc.op import Kind
 from .elements import LLVM, Key, LoweringError, Scope
 from .emit import Carried, Value, constant, i64, vector
 from .loops import LINE, State, Work, bind, output_key
+from .tiles import share
 
 LEAST_LINE = 4  # elements of a line that are worth a vector
+LEAST_LINE_BYTES = 64  # of a line that is added as a whole
+PAGE, LEAST_BLOCKS = 4096, 16  # bytes of neighbouring places that belong to one thread; of which there are so many
+SPREAD = 40503  # 2^16 over the golden ratio: multiples of it are spread evenly
 
 
 def emit_prefix(w: Work) -> None:
@@ -148,7 +153,12 @@ class Along:
 
 
 def emit_scatter(w: Work) -> None:
-    """Zeros, to which values are added in the order of the index; threads share the positions of other axes."""
+    """Zeros, to which values are added in the order of the index.
+
+    Threads share the positions of the axes in front or, where whole lines are added, the places that they are added to: each
+    reads all indices and takes those of its own places.  Halves of every line would be shared worse: what is fetched ahead
+    of one half is the other thread's.
+    """
     f, e, kernel = w.f, w.elements, w.kernel
     node = kernel.body.outputs[0]
     if len(kernel.body.outputs) != 1 or node.op.kind is not Kind.SCATTER:
@@ -195,6 +205,49 @@ def emit_scatter(w: Work) -> None:
             before = e.load(node, to, place, ())
             total = e.s.add(*e.aligned([before, value]))
             e.store(node, total, to, place)
+
+    def owned() -> Callable[[Value], Value]:
+        """Whether a place is this thread's: blocks of about a page, spread evenly by a multiplicative hash."""
+        bits = max(0, (PAGE // line_bytes).bit_length() - 1)
+        while bits and size >> bits < LEAST_BLOCKS:
+            bits -= 1
+        low, high = share(f, 1 << 16, w.threads.thread, w.threads.count)
+        width = f.sub(high, low)
+
+        def own(place: Value) -> Value:
+            block = f.binary("lshr", place, i64(bits)) if bits else place
+            spread = f.binary("and", f.mul(block, i64(SPREAD)), i64(0xFFFF))
+            return f.compare("icmp ult", f.sub(spread, low), width)
+
+        return own
+
+    def whole_lines() -> None:
+        """The index is one number for a whole line."""
+        own = None if w.threads.alone else owned()
+        cost = w.body_cost([updates_key]) + 2
+
+        def add_line(state: State) -> State:
+            place = outer * (size * inner_count) + target * inner_count + inner
+            value, before = e.emit([updates_key])[0], e.load(node, to, place, ())
+            e.store(node, e.s.add(*e.aligned([before, value])), to, place)
+            return state
+
+        with f.loop(0, outer_count) as line, e.inside(Scope(bind(outer, line))):
+            with f.loop(0, size) as row, f.when(own(row) if own else Value("true", "i1")):
+                with e.inside(Scope(bind(target, row))):
+                    w.sweep(inner, i64(0), i64(inner_count), 1, zero)
+            with f.loop(0, count) as row, e.inside(Scope(bind(source, row))):
+                index = e.emit([index_key])[0]
+                hit = f.compare("icmp ult", index, constant(size, index.type))
+                if own is not None:
+                    hit = f.binary("and", hit, own(index))
+                with f.when(hit), e.inside(Scope(bind(target, index))):
+                    w.sweep(inner, i64(0), i64(inner_count), cost, add_line)
+
+    line_bytes = inner_count * node.dtype.itemsize
+    if not by_outer and line_bytes >= LEAST_LINE_BYTES and e.step(index_key).variables.isdisjoint(inner.variables()):
+        whole_lines()
+        return
 
     def lines() -> None:
         outer_range = w.share(outer_count) if by_outer else (i64(0), i64(outer_count))
