@@ -212,15 +212,16 @@ def test_transposing_maps(target: str) -> None:
     for dtype, shape, axes in (("float32", (4, 5), (1, 0)), ("float32", (16, 16), (1, 0)), ("float32", (33, 70), (1, 0)),
                                ("float64", (40, 19), (1, 0)), ("int64", (17, 23), (1, 0)), ("bool", (20, 36), (1, 0)),
                                ("float32", (3, 20, 35), (0, 2, 1)), ("float32", (18, 3, 35), (2, 1, 0)),
-                               ("float32", (17, 5, 2, 34), (3, 0, 2, 1)), ("float32", (300, 48), (1, 0)), ("float32", (3, 100), (1, 0))):
+                               ("float32", (17, 5, 2, 34), (3, 0, 2, 1)), ("float32", (300, 48), (1, 0)),
+                               ("float32", (3, 100), (1, 0))):
         turned = tuple(shape[a] for a in axes)
         x, y = inputs((dtype, shape), ("float32", turned))
         moved = g["permute"](x, axes)
         outputs = [moved, g["cast"](moved, "float32") + g["exp"](y) * 0.5]
         check(kernel(Form.MAP, [x, y], outputs, turned), target=target, tolerance=8, threads=(1, 2, 3))
     x, = inputs(("float32", (40, 40)))
-    check(kernel(Form.MAP, [x], [x + g["permute"](x, (1, 0)), g["permute"](g["flip"](x, (0,)), (1, 0))], (40, 40)), target=target,
-          threads=(1, 2, 3))
+    outputs = [x + g["permute"](x, (1, 0)), g["permute"](g["flip"](x, (0,)), (1, 0))]
+    check(kernel(Form.MAP, [x], outputs, (40, 40)), target=target, threads=(1, 2, 3))
 
 
 @many

@@ -28,7 +28,6 @@ from .threads import emit_barrier
 from .transposes import emit_turned, turned
 
 
-
 def emit_any_map(w: Work) -> None:
     """A map along the axis that it writes; in tiles where it reads along another one."""
     found = turned(w) if prod(w.kernel.space) else None

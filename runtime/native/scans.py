@@ -233,9 +233,9 @@ def emit_scatter(w: Work) -> None:
             return state
 
         with f.loop(0, outer_count) as line, e.inside(Scope(bind(outer, line))):
-            with f.loop(0, size) as row, f.when(own(row) if own else Value("true", "i1")):
-                with e.inside(Scope(bind(target, row))):
-                    w.sweep(inner, i64(0), i64(inner_count), 1, zero)
+            with (f.loop(0, size) as row, f.when(own(row) if own else Value("true", "i1")),
+                  e.inside(Scope(bind(target, row)))):
+                w.sweep(inner, i64(0), i64(inner_count), 1, zero)
             with f.loop(0, count) as row, e.inside(Scope(bind(source, row))):
                 index = e.emit([index_key])[0]
                 hit = f.compare("icmp ult", index, constant(size, index.type))

@@ -1,8 +1,9 @@
 """Maps that read along another axis than they write: square tiles, turned in registers.
 
-A vector along the axis that is written would be gathered from as many lines of memory as it has lanes, and each line is needed
-again only a whole row later.  Here a tile of lanes x lanes elements is loaded along the axis that is contiguous in memory, turned
-by shuffles, and handed to the elements as what they would have gathered.  What no whole tile covers is gathered, tile by tile.
+A vector along the axis that is written would be gathered from as many lines of memory as it has lanes, and each line is
+needed again only a whole row later.  Here a tile of lanes x lanes elements is loaded along the axis that is contiguous in
+memory, turned by shuffles, and handed to the elements as what they would have gathered.  What no whole tile covers is gathered,
+tile by tile.
 
 Knows index maps and tiles.  Must not know op names, buffers or how threads are made.
 """
