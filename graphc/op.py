@@ -91,7 +91,8 @@ class Fold:
 
     `identity(dtype)` gives the state's neutral values, `lift(s, x, position)` an element's state (position is its
     int64 index along the reduced axes), `combine(s, p, q)` joins two states, p's elements before q's, and
-    `result` picks the state's component that is the answer.
+    `result` picks the state's component that is the answer.  `append(s, p, q)` joins them where all positions of q are
+    greater than those of p, which may be less work.
     """
 
     identity: Callable[[DType], tuple[float | int | bool, ...]]
@@ -99,6 +100,7 @@ class Fold:
     lift: Callable[[Any, Any, Any], tuple] = lambda s, x, position: (x,)
     result: int = 0
     state_dtypes: Callable[[DType], tuple[str, ...]] = lambda dtype: (dtype.name,)
+    append: Callable[[Any, tuple, tuple], tuple] | None = None
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from math import prod
 from typing import Any
 
 from graphc.access import follow, strided
-from graphc.index import Index, linear, unravel
+from graphc.index import Index, linear, unravel, variables_for
 from graphc.ir import Graph, Node
 from graphc.op import Kind
 from graphc.plan import Form
@@ -23,6 +23,7 @@ from .clusters import FULL, KEPT, TOTAL, Cluster, place_behind
 
 EMBEDDED = 16  # constants up to this many elements are written into the code
 FLUID = (Kind.VIEW, Kind.GATHER, Kind.SOURCE)
+LOOPS = (Form.MAP, Form.ROWS, Form.COLUMNS)
 BARRIERS = (Kind.ROUTINE, Kind.LOOP, Kind.COND)  # read whole operands from memory, and nothing joins them
 # Which cluster a map joins first: what is left behind on its own is often cheap enough to compute again.
 PREFERENCE = {form: place for place, form in enumerate((Form.CONTRACT, Form.ROWS, Form.COLUMNS, Form.MAP, Form.PREFIX,
@@ -49,6 +50,7 @@ class Assignment:
         self.clusters: list[Cluster] = []
         self.home: dict[Node, Cluster] = {}
         self._bases: dict[Node, tuple[Node, ...]] = {}
+        self._aligned: dict[Node, frozenset[Node]] = {}
         self.awaiting = any(behind(n) is not n for n in graph.nodes)
 
     # -- what a node reads -------------------------------------------------------------------------------------
@@ -199,8 +201,82 @@ class Assignment:
             level = cluster.level_of(node)
             if level is not None and self.may_join(cluster, needed) and self.meets(cluster, node, level):
                 self.add(cluster, node, level)
+                if level == FULL:
+                    self.unite(cluster, dependencies)
                 return
-        self.start(node, Form.MAP, node.shape)
+        beside = self.beside(Form.MAP, tuple(node.shape), (), node, dependencies)
+        if beside is not None:
+            self.add(beside, node, FULL)
+        else:
+            self.start(node, Form.MAP, node.shape)
+
+    def unite(self, cluster: Cluster, dependencies: list[Node]) -> None:
+        """Takes in the maps, and the folds over the same axes, that a cluster reads at its own position: they are one pass."""
+        if cluster.form not in LOOPS:
+            return
+        for other in {self.home[d]: None for d in dependencies}:
+            alike = (other.form is cluster.form and other.space == cluster.space and other.axes == cluster.axes)
+            if other is cluster or not (alike or (other.form is Form.MAP and other.full_count == cluster.full_count)):
+                continue
+            bit = 1 << other.number
+            if any(cluster.ancestors >> c.number & 1 and c.ancestors & bit for c in self.clusters):
+                continue  # what depends on it must run before the cluster
+            own, taken = dict(cluster.members), dict(other.members)
+            self.move(taken, cluster)
+            if all(self.stays(cluster, m, level) for m, level in cluster.members.items()):
+                cluster.ancestors = (cluster.ancestors | other.ancestors) & ~bit
+                other.members = {}
+                for c in self.clusters:
+                    if c.ancestors & (bit | 1 << cluster.number):
+                        c.ancestors |= cluster.ancestors | 1 << cluster.number
+            else:
+                self.move(taken, other)
+                cluster.members = own
+
+    def move(self, members: dict[Node, str], cluster: Cluster) -> None:
+        for member in members:
+            self.home[member] = cluster
+        cluster.members = {**members, **cluster.members}
+
+    def stays(self, cluster: Cluster, member: Node, level: str) -> bool:
+        """Whether a member reads all members at its own position."""
+        if member.op.kind is Kind.REDUCE:
+            operand = member.inputs[0]
+            return self.operand_meets(cluster, operand, unravel(cluster.positions[FULL], operand.shape), FULL)
+        return self.meets(cluster, member, level)
+
+    def beside(self, form: Form, space: tuple[int, ...], axes: tuple[int, ...], node: Node,
+               dependencies: list[Node]) -> Cluster | None:
+        """A cluster over the same space that reads something large where the node does, and waits for no less: one pass."""
+        wanted = self.aligned(node, space)
+        if not wanted:
+            return None
+        needed = 0
+        for d in (*dependencies, *self.awaited(node)):
+            needed |= 1 << self.home[d].number
+        for cluster in reversed(self.clusters):
+            if (cluster.form is form and cluster.space == space and cluster.axes == axes and cluster.members
+                    and not needed & ~cluster.ancestors
+                    and any(not wanted.isdisjoint(self.aligned(m, space)) for m in cluster.members)):
+                return cluster
+        return None
+
+    def aligned(self, node: Node, space: tuple[int, ...]) -> frozenset[Node]:
+        """Inputs, cells and other clusters' results of the space's size that a map or fold reads at its own position."""
+        known = self._aligned.get(node)
+        if known is None:
+            indices, found = variables_for(space), set()
+            folded = node.op.kind is Kind.REDUCE
+            if node.op.kind in (Kind.MAP, Kind.REDUCE) and (node.inputs[0].shape if folded else node.shape) == space:
+                for operand in node.inputs:
+                    read = follow(operand, indices, lambda n: n in self.home)
+                    if (read.base.type.size == prod(space) > 1 and not read.guard
+                            and (read.base in self.home or self.is_leaf(read.base))
+                            and linear(read.indices, read.base.shape) == linear(indices, space)):
+                        found.add(read.base)
+            known = self._aligned[node] = frozenset(found)
+        return known
+
 
     def join_reduction(self, node: Node) -> None:
         operand, axes = node.inputs[0], node.attributes["axes"]
@@ -226,10 +302,12 @@ class Assignment:
                   and self.operand_meets(cluster, operand, cluster.variables, FULL)
                   and (cluster.form is Form.ROWS or not self.reads_reduction(cluster, operand))):
                 self.add(cluster, node, KEPT)
+                self.unite(cluster, dependencies)
                 return
             elif cluster.form is Form.CONTRACT and self.join_contraction(cluster, node):
                 return
-        sibling = self.sibling(form, tuple(space), axes, dependencies)
+        sibling = (self.sibling(form, tuple(space), axes, dependencies)
+                   or self.beside(form, tuple(space), axes, node, dependencies))
         if sibling is not None:
             self.add(sibling, node, KEPT)
         else:

@@ -114,7 +114,8 @@ class Fusion(Assignment):
                 below = costs.get(base)
                 if below is None:
                     return None
-                total += below[0]
+                if int(base.type.size) * SMALL_PART > int(node.type.size):  # what a row or column shares costs next to nothing
+                    total += below[0]
                 leaves |= below[1]
         large = [b for b in leaves if int(b.type.size) * SMALL_PART > int(node.type.size)]
         return (total, frozenset(leaves)) if total <= RECOMPUTE and len(large) <= LEAVES else None

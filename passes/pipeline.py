@@ -19,6 +19,7 @@ from .expand import expand_composites, specialize
 from .fuse import Fused, fuse
 from .loops import merge_scans
 from .memory import plan_memory
+from .picks import pick_single_elements
 from .recompute import Fitted, fit
 from .schedule import schedule
 from .simplify import simplify, stabilize
@@ -65,9 +66,9 @@ class Pipeline:
 
     @from_one_line()
     def concrete(self, graph: Graph, sizes: Mapping[str, int]) -> Graph:
-        """A graph for given sizes: what only these allow to fold is folded; last, as simplify would undo it, sums are split."""
+        """A graph for given sizes: what only these allow to fold is folded, single elements of lines are picked in place."""
         start = perf_counter()
-        graph = for_each_graph(specialize(graph, sizes), lambda g: simplify(expand_composites(g)))
+        graph = for_each_graph(specialize(graph, sizes), lambda g: simplify(pick_single_elements(expand_composites(g))))
         verify_graph(graph)
         self._done("specialize", graph, start)
         return graph

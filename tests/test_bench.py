@@ -14,6 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench.__main__ import main
 from bench.contenders import BUILDERS
+from bench.elementwise import merged, program_of
+from bench.elementwise_cases import CASES
 from bench.rounds import Contender, Unequal, check_equal
 from bench.workload import Optimizer, Workload
 from bench.workloads import load
@@ -143,13 +145,32 @@ def test_list_names_every_workload(capsys: pytest.CaptureFixture[str]) -> None:
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(load())
 
 
-def test_elementwise_kernels_agree_and_are_measured() -> None:
+def test_elementwise_kernels_agree_and_are_measured(tmp_path: Path) -> None:
     """The script compares results before it times; a tiny size of every case, as a user would run it."""
-    command = [sys.executable, "bench/elementwise.py", "--sizes", "12K", "--threads", "1", "--rounds", "1"]
+    table = tmp_path / "table.md"
+    command = [sys.executable, "bench/elementwise.py", "--sizes", "12K", "--threads", "1", "--rounds", "1",
+               "--output", str(table)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    from bench.elementwise import CASES
+    assert [line.split()[0] for line in done.stdout.splitlines()] == list(CASES)
+    head, rule, *rows = table.read_text().splitlines()
+    assert head.startswith("| case | threads |") and set(rule) == set("|-: ")
+    assert [row.split()[1] for row in rows] == list(CASES)
+    assert all(float(row.split("|")[8]) > 0 for row in rows), "a ratio to torch in every row"
+    assert merged(table, "\n".join([head, rule, rows[3].replace("| 1 |", "| 2 |")])).splitlines() == [
+        head, rule, *rows[:4], rows[3].replace("| 1 |", "| 2 |"), *rows[4:]]
 
-    lines = done.stdout.splitlines()
-    assert [line.split()[0] for line in lines] == list(CASES)
-    assert all("of triad" in line and "xtorch" in line for line in lines)
+
+# Passes over a matrix beyond those that any implementation needs, and why.
+MORE = {"layer_norm_affine": 3,  # sums down the columns of what is computed along rows: stored, and read with the gradient
+        "batch_norm": 4}  # mean, variance, sums of the gradient, and the result each need the last row before they go on
+
+
+@pytest.mark.parametrize("name", [n for n, c in CASES.items() if "table" not in c.operands and "parts" not in c.operands])
+def test_kernels_read_and_write_each_matrix_once(name: str) -> None:
+    c = CASES[name]
+    rows = 64 if c.columns < 5000 else 16
+    program, _ = program_of(c, c.arrays(rows))
+    large = rows * c.columns
+    buffers = [b for k in program.specialize().plan.kernels for b in (*k.reads, *k.writes)]
+    assert sum(b.type.size == large for b in buffers) == c.passes + MORE.get(name, 0), program.dump("plan")

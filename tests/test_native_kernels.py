@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -206,6 +207,24 @@ def test_views_and_guards(target: str) -> None:
 
 
 @many
+def test_transposing_maps(target: str) -> None:
+    """Whole tiles and what is left over on both sides, in any order of axes, with other operands and results beside."""
+    for dtype, shape, axes in (("float32", (4, 5), (1, 0)), ("float32", (16, 16), (1, 0)), ("float32", (33, 70), (1, 0)),
+                               ("float64", (40, 19), (1, 0)), ("int64", (17, 23), (1, 0)), ("bool", (20, 36), (1, 0)),
+                               ("float32", (3, 20, 35), (0, 2, 1)), ("float32", (18, 3, 35), (2, 1, 0)),
+                               ("float32", (17, 5, 2, 34), (3, 0, 2, 1)), ("float32", (300, 48), (1, 0)),
+                               ("float32", (3, 100), (1, 0))):
+        turned = tuple(shape[a] for a in axes)
+        x, y = inputs((dtype, shape), ("float32", turned))
+        moved = g["permute"](x, axes)
+        outputs = [moved, g["cast"](moved, "float32") + g["exp"](y) * 0.5]
+        check(kernel(Form.MAP, [x, y], outputs, turned), target=target, tolerance=8, threads=(1, 2, 3))
+    x, = inputs(("float32", (40, 40)))
+    outputs = [x + g["permute"](x, (1, 0)), g["permute"](g["flip"](x, (0,)), (1, 0))]
+    check(kernel(Form.MAP, [x], outputs, (40, 40)), target=target, threads=(1, 2, 3))
+
+
+@many
 def test_casts_and_bools(target: str) -> None:
     for n in (1, 9, 100):
         x, i, b = inputs(("float32", (n,)), ("int64", (n,)), ("bool", (n,)))
@@ -305,6 +324,47 @@ def test_few_long_rows(target: str) -> None:
 
 
 @many
+@pytest.mark.parametrize("n", [2, 5, 7, 10, 16, 17, 33, 64])
+def test_short_rows_in_blocks(n: int, target: str) -> None:
+    """Rows finished together, with dear numbers of whole rows, data for an index, and a last block cut off."""
+    for dtype, m in (("float32", 16), ("float32", 61), ("float64", 130), ("float32", 259)):
+        x, shift, label = inputs((dtype, (m, n)), (dtype, (m,)), ("int64", (m,)))
+        top = g["max"](x, -1, True)
+        shifted = x - top
+        total = g["log"](g["sum"](g["exp"](shifted), -1, True)) + g["reshape"](shift, (m, 1))
+        picked = g["take_along_axis"](x, g["reshape"](label, (m, 1)), 1)
+        outputs = [shifted - total, g["exp"](shifted), g["reshape"](total - picked, (m,)), g["argmax"](x, 1), g["argmin"](x, 1),
+                   g["any"](x > total, 1), g["all"](x <= top, 1), g["sum"](x, 1)]
+        check(kernel(Form.ROWS, [x, shift, label], outputs, (m, n), (1,)),
+              [values_for(x.node), values_for(shift.node), RNG.integers(0, n, m)], target=target, tolerance=64,
+              threads=(1, 2, 3))
+    x, = inputs(("float32", (70, n)))
+    values = values_for(x.node)
+    values[3, 0], values[5, n - 1], values[9, :], values[11, :] = np.nan, np.nan, -np.inf, 2.0
+    outputs = [g["max"](x, 1), g["min"](x, 1), g["argmax"](x, 1), g["argmin"](x, 1)]
+    check(kernel(Form.ROWS, [x], outputs, (70, n), (1,)), [values], target=target, threads=(1, 2))
+
+
+@many
+@pytest.mark.parametrize("n", SIZES)
+def test_positions_of_extremes(n: int, target: str) -> None:
+    """Ties, infinities and NaN: the first position, in vectors, tails and chunks."""
+    for dtype, m in (("float32", 6), ("float64", 6), ("int64", 6), ("int32", 40)):
+        x, = inputs((dtype, (m, n)))
+        values = RNG.integers(-2, 3, (m, n)).astype(dtype)
+        if dtype.startswith("float"):
+            values[0, n // 2:], values[1], values[2, n // 3] = np.nan, -np.inf, np.inf
+        for axis, form in ((1, Form.ROWS), (0, Form.COLUMNS)):
+            check(kernel(form, [x], [g["argmax"](x, axis), g["argmin"](x, axis)], (m, n), (axis,)), [values], target=target,
+                  threads=(1, 2, 3))
+    x, = inputs(("float32", (2, 20000)))
+    values = np.zeros((2, 20000), np.float32)
+    values[0, 15000:] = 1.0
+    check(kernel(Form.ROWS, [x], [g["argmax"](x, 1), g["argmin"](x, 1)], (2, 20000), (1,)), [values], target=target,
+          threads=(1, 2, 3))
+
+
+@many
 def test_rows_where_the_index_is_data(target: str) -> None:
     x, label = inputs(("float32", (33, 10)), ("int64", (33,)))
     top = g["max"](x, -1, True)
@@ -394,6 +454,17 @@ def test_prefix(target: str) -> None:
             out = g[name](x, axis)
             check(kernel(Form.PREFIX, [x], [out, out * 2.0], shape, (axis,)), target=target, tolerance=1e4,
                   threads=(1, 2))
+    kinds = itertools.cycle((dtype, name, reverse) for name in ("cumsum", "cumprod", "running_max")
+                            for dtype in ("float32", "float64", "int64") for reverse in (False, True))
+    for n in (*SIZES, 4099):  # along the last axis, both ways, of any length, rows and columns
+        for _ in range(3):
+            dtype, name, reverse = next(kinds)
+            x, y = inputs((dtype, (5, n)), (dtype, (n, 5)))
+            arrays = [(np.abs(values_for(s.node)) / n + (0 if dtype == "int64" else 1)).astype(dtype) for s in (x, y)]
+            for operand in (x, g["transpose"](y, 0, 1)):
+                out = make(REGISTRY[name], (operand.node,), {"axis": 1, "reverse": reverse})
+                check(kernel(Form.PREFIX, [x, y], [Tensor(out)], (5, n), (1,)), arrays, target=target, tolerance=4 * n + 16,
+                      threads=(1, 2, 3))
     x, = inputs(("int64", (6, 20)))
     back = g["flip"](g["cumsum"](g["flip"](x, (1,)), 1), (1,))
     node = next(n for n in Graph((x.node,), (back.node,)).nodes if n.op.kind is Kind.PREFIX)
@@ -418,11 +489,13 @@ def test_scatter(target: str) -> None:
 
 @many
 def test_scatter_of_rows(target: str) -> None:
-    index, rows = inputs(("int64", (50,)), ("float64", (50, 20)))
-    spread = g["expand"](g["reshape"](index, (50, 1)), (50, 20))
-    node = make(REGISTRY["scatter_add"], (spread.node, rows.node), {"axis": 0, "size": 8})
-    check(kernel(Form.SCATTER, [index, rows], [Tensor(node)], (8, 20)),
-          [RNG.integers(-2, 10, 50), values_for(rows.node)], target=target, tolerance=50, threads=(1, 3))
+    for count, width, size, dtype in ((50, 20, 8, "float64"), (300, 64, 1000, "float32"), (7, 17, 3, "float32"),
+                                      (40, 3, 5, "float32"), (90, 1030, 2, "float64"), (200, 33, 64, "int64")):
+        index, rows = inputs(("int64", (count,)), (dtype, (count, width)))
+        spread = g["expand"](g["reshape"](index, (count, 1)), (count, width))
+        node = make(REGISTRY["scatter_add"], (spread.node, rows.node), {"axis": 0, "size": size})
+        check(kernel(Form.SCATTER, [index, rows], [Tensor(node)], (size, width)),
+              [RNG.integers(-2, size + 2, count), values_for(rows.node)], target=target, tolerance=50, threads=(1, 2, 3))
 
 
 # -- folds behind a contraction ---------------------------------------------------------------------------------------

@@ -30,8 +30,9 @@ ULPS = {name: 4.0 for name in (
     "exp", "exp2", "expm1", "log", "log2", "log1p", "sin", "cos", "tan", "asin", "acos", "atan", "atan2", "sinh",
     "cosh", "tanh", "sigmoid", "softplus", "erf", "erfc", "power", "rsqrt", "reciprocal")}
 SUMS = {"sum": 8, "prod": 8, "cumsum": 8, "cumprod": 8, "contract": 16, "logcumsumexp": 16, "softmax": 16,
-        "log_softmax": 32, "logsumexp": 16, "gelu": 16, "silu": 8, "log_sigmoid": 8, "scatter_add": 4, "cholesky": 16,
-        "solve_triangular": 16, "lu": 16, "qr": 16, "solve": 32, "inv": 32, "det": 16, "logabsdet": 16, "convolution": 16}
+        "standardize": 16, "log_softmax": 32, "logsumexp": 16, "gelu": 16, "silu": 8, "log_sigmoid": 8, "scatter_add": 4,
+        "cholesky": 16, "solve_triangular": 16, "lu": 16, "qr": 16, "solve": 32, "inv": 32, "det": 16, "logabsdet": 16,
+        "convolution": 16}
 
 
 def all_cases() -> list[Any]:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from graphc.passes.expand import expand_composites, specialize
 from graphc.passes.loops import merge_scans
+from graphc.passes.picks import pick_single_elements
 from graphc.passes.pipeline import Pipeline, laid_out
 from graphc.passes.recompute import fit
 from graphc.passes.rules import SIMPLIFYING, STABILIZING, Rule, apply_rule
@@ -69,7 +70,8 @@ def test_stabilising_rules_survive_extreme_values() -> None:
 
 PASSES = {"stabilize": stabilize, "expand": expand_composites, "simplify": simplify, "split": split_long_sums,
           "halve": lambda g: fit(g, laid_out(g)[1].arena_bytes * 2 // 3, laid_out).graph,
-          "loops": merge_scans, "all": lambda g: Pipeline().simplified(g), "fuse": lambda g: Pipeline().plan(g)}
+          "loops": merge_scans, "picks": pick_single_elements, "all": lambda g: Pipeline().simplified(g),
+          "fuse": lambda g: Pipeline().plan(g)}
 
 
 def cases() -> list[tuple[str, str, str, list[str]]]:

@@ -14,6 +14,7 @@ import numpy as np
 from ..errors import GraphError, ShapeError
 from ..ir import at, user_origin
 from ..ops import elementwise as e
+from ..ops.composites import standardize, statistics
 from ..ops.control import stop_gradient, updating
 from ..ops.reductions import mean, norm, sum_
 from ..ops.sources import size_of
@@ -28,10 +29,8 @@ from .parameter import Parameter
 
 def _standardized(x: Tensor, axes: Sequence[int], eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """(x - mean) / sqrt(variance + eps) over axes, with the mean and the biased variance (axes kept, of size 1)."""
-    center = mean(x, list(axes), True)
-    shifted = x - center
-    variance = mean(e.square(shifted), list(axes), True)
-    return shifted * e.rsqrt(variance + eps), center, variance
+    _, center, variance = statistics(x, tuple(axes))
+    return standardize(x, tuple(axes), eps), center, variance
 
 
 def _per_channel(values: TensorLike, rank: int) -> Tensor:

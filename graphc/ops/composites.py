@@ -16,7 +16,7 @@ from ..tensor import Tensor, TensorLike, apply, as_tensor, public
 from ..types import TensorType, float32
 from . import elementwise as e
 from .control import stop_gradient
-from .reductions import axis_and_keepdims, max_, spread, sum_
+from .reductions import axis_and_keepdims, max_, mean, spread, sum_
 from .views import normal_axes, normal_axis, reshape, synonym
 
 ROWS = (Sample(((3, 4),), {"axis": 1}), Sample(((3, 4),), {"axis": 0}), Sample(((2, 3, 4),), {"axis": 1}))
@@ -44,7 +44,7 @@ def _softmax_numpy(x: np.ndarray, *, axis: int) -> np.ndarray:
 
 def _softmax_expand(x: Tensor, *, axis: int) -> Tensor:
     exps = e.exp(x - stop_gradient(max_(x, axis, True)))
-    return exps / sum_(exps, axis, True)
+    return exps * e.reciprocal(sum_(exps, axis, True))  # the sum is at least 1: one division for all of them
 
 
 def _log_softmax_numpy(x: np.ndarray, *, axis: int) -> np.ndarray:
@@ -63,7 +63,8 @@ _softmax = define(Op(
     doc="exp(x) / sum(exp(x)) along an axis."))
 _log_softmax = define(Op(
     "log_softmax", Kind.COMPOSITE, lambda x, *, axis: x, _log_softmax_numpy,
-    (lambda g, out, x, *, axis: g - e.exp(out) * sum_(g, axis, True),), expand=_log_softmax_expand, samples=ROWS,
+    (lambda g, out, x, *, axis: g - apply(_softmax, x, axis=axis) * sum_(g, axis, True),), expand=_log_softmax_expand,
+    samples=ROWS,
     doc="log(softmax(x)) along an axis, without underflow."))
 
 
@@ -98,6 +99,44 @@ _logsumexp = define(Op(
     "logsumexp", Kind.COMPOSITE, _logsumexp_type, _logsumexp_numpy, (_logsumexp_gradient,), expand=_logsumexp_expand,
     samples=(Sample(((3, 4),), {"axes": (1,)}), Sample(((2, 3, 4),), {"axes": (0, 2)})),
     doc="log(sum(exp(x))) over axes, without overflow."))
+
+
+# -- normalisation ---------------------------------------------------------------------------------------------------
+
+
+def _standardize_numpy(x: np.ndarray, *, axes: tuple[int, ...], eps: float) -> np.ndarray:
+    shifted = x - x.mean(axes, keepdims=True)
+    return (shifted / np.sqrt((shifted * shifted).mean(axes, keepdims=True) + eps)).astype(x.dtype)
+
+
+def statistics(x: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    """(x - mean, mean, biased variance) over axes, which are kept with size 1; in two passes, so that nothing cancels."""
+    center = mean(x, list(axes), True)
+    shifted = x - center
+    return shifted, center, mean(e.square(shifted), list(axes), True)
+
+
+def _standardize_expand(x: Tensor, *, axes: tuple[int, ...], eps: float) -> Tensor:
+    shifted, _, variance = statistics(x, axes)
+    return shifted * e.rsqrt(variance + eps)
+
+
+def _standardize_gradient(g: Tensor, out: Tensor, x: Tensor, *, axes: tuple[int, ...], eps: float) -> Tensor:
+    """What the mean and the variance take back of g, both from one pass over g and the result."""
+    scale = e.rsqrt(statistics(x, axes)[2] + eps)
+    return scale * (g - mean(g, list(axes), True) - out * mean(g * out, list(axes), True))
+
+
+_standardize = define(Op(
+    "standardize", Kind.COMPOSITE, lambda x, *, axes, eps: x, _standardize_numpy, (_standardize_gradient,),
+    expand=_standardize_expand,
+    samples=(Sample(((3, 4),), {"axes": (1,), "eps": 1e-5}), Sample(((4, 2, 3),), {"axes": (0, 2), "eps": 1e-2})),
+    doc="(x - mean) / sqrt(biased variance + eps) over axes: what layers of normalisation begin with."))
+
+
+def standardize(x: Tensor, axes: tuple[int, ...], eps: float) -> Tensor:
+    """(x - mean) / sqrt(biased variance + eps) over axes."""
+    return apply(_standardize, x, axes=axes, eps=float(eps))
 
 
 def _axis(axis: Any, kw: dict[str, Any], x: Tensor) -> int:

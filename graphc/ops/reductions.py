@@ -108,8 +108,14 @@ def _argfold(better: str, worst: Callable[[DType], Any]) -> Fold:
         wins = s.select(p_nan, s.and_(q_nan, s.lt(q[1], p[1])), s.or_(wins, q_nan))
         return s.select(wins, q[0], p[0]), s.select(wins, q[1], p[1])
 
-    return Fold(lambda dtype: (worst(dtype), np.iinfo(np.int64).max), combine,
-                lambda s, x, position: (x, position), 1, lambda dtype: (dtype.name, "int64"))
+    def append(s: Any, p: tuple, q: tuple) -> tuple:
+        not_worse = s.le if better == "gt" else s.ge
+        wins = s.and_(s.not_(not_worse(q[0], p[0])), s.eq(p[0], p[0]))  # a NaN is never beaten, and beats what is not one
+        return s.select(wins, q[0], p[0]), s.select(wins, q[1], p[1])
+
+    # position 0 of nothing: it only wins where all elements are the worst there is, and then the first is the answer
+    return Fold(lambda dtype: (worst(dtype), 0), combine,
+                lambda s, x, position: (x, position), 1, lambda dtype: (dtype.name, "int64"), append)
 
 
 def _arg_numpy(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -168,7 +168,7 @@ class Columns:
         """One row of one vector of columns."""
         w, e = self.w, self.w.elements
         e.emit(self.roots[p])
-        new = folding.combine(state, folding.lifted()) if folding.reductions else []
+        new = folding.append(state, folding.lifted()) if folding.reductions else []
         w.store_all(self.passes.full[p], self.roots[p][len(folding.reductions):], self.space.position)
         return new
 

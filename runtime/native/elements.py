@@ -608,6 +608,14 @@ class Elements:
             else:
                 self.f.masked_store(value, start, mask)
             return
+        if factor == -1:
+            start = self.address(node, pointer, place)
+            start = self.f.emit(f"getelementptr {value.element}, {start}, i64 {1 - self.lanes}", "ptr")
+            if mask is None:
+                self.f.store(self.reverse(value), start)
+            else:
+                self.f.masked_store(self.reverse(value), start, self.reverse(mask))
+            return
         if factor is None:
             self.f.scatter(value, pointer, self.index(place), mask)
         else:

@@ -9,7 +9,7 @@ meet in shared memory and are joined in order.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
@@ -31,6 +31,10 @@ FEW_ROWS = 32  # rows that are too few to be shared among threads
 NARROW = 4  # rows up to this long are vectorised across rows
 SCRATCH_LIMIT = 128 << 10  # bytes of row scratch
 KEPT_VALUES = 4  # values of a row that scratch holds, at most
+BLOCK_LANES = 16  # rows of a block, at most
+BLOCK_ROW = 64  # elements of a row that is finished with others, at most
+LEAST_BLOCK = 4  # rows that are worth a block
+INVARIANTS = 12  # numbers of whole rows that a block keeps, at most
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +72,10 @@ class Passes:
 def reduction_of(node: Node) -> Reduction:
     fold, dtype = node.op.fold, node.inputs[0].dtype
     assert fold is not None
-    return Reduction(node, fold, tuple(LLVM[d] for d in fold.state_dtypes(dtype)), tuple(fold.identity(dtype)))
+    types = [LLVM[d] for d in fold.state_dtypes(dtype)]
+    if int(node.inputs[0].type.size) < 1 << 31:  # positions beside floats: as many of them fill a vector
+        types[1:] = ["i32" if t == "i64" else t for t in types[1:]]
+    return Reduction(node, fold, tuple(types), tuple(fold.identity(dtype)))
 
 
 @lru_cache(maxsize=256)
@@ -128,6 +135,22 @@ def across_rows(kernel: Kernel, passes: Passes) -> bool:
     return bool(passes.kept_axes) and passes.reduced_count <= NARROW and passes.kept_count > 2 * passes.reduced_count
 
 
+def block_rows(kernel: Kernel, passes: Passes) -> int:
+    """How many rows are finished together; 1 where rows are so long, or so simple, that their ends do not matter."""
+    if (kernel.form is not Form.ROWS or not passes.kept_axes or not 1 < passes.reduced_count <= BLOCK_ROW
+            or not any(len(passes.reductions) > 1 or not joins_at_once(r) for r in passes.all)):
+        return 1
+    rows = BLOCK_LANES
+    while rows > 1 and rows * 4 > passes.kept_count:
+        rows //= 2
+    return rows if rows >= LEAST_BLOCK else 1
+
+
+def joins_at_once(r: Reduction) -> bool:
+    """Whether joining two lanes is one instruction, as adding them is."""
+    return not r.positioned and r.neutral[0] in (0, 1)
+
+
 def reduction_scratch(kernel: Kernel, target: Target, serial: bool) -> tuple[int, int]:
     """(private, shared) bytes."""
     passes = passes_of(kernel)
@@ -139,6 +162,9 @@ def reduction_scratch(kernel: Kernel, target: Target, serial: bool) -> tuple[int
         results = len(passes.all) * align(8 * passes.kept_count)
         return (results, partials) if rows else (0, partials + results)
     row_bytes = align(8 * passes.reduced_count)
+    if rows and (block := block_rows(kernel, passes)) > 1:
+        numbers = (components * BLOCK_LANES + len(passes.all) + INVARIANTS) * 8 * BLOCK_LANES
+        return numbers + KEPT_VALUES * block * row_bytes, 0
     if rows and len(passes.reductions) > 1 and KEPT_VALUES * row_bytes <= 4 * SCRATCH_LIMIT:
         return KEPT_VALUES * row_bytes, 0
     return 0, 0
@@ -160,17 +186,25 @@ class Folding:
         for r, x in zip(self.reductions, e.emit(self.keys), strict=True):
             position = Value("0", "i64")
             if r.positioned:
-                position = e.s.cast(e.index(self.position), "int64")
+                position = e.s.cast(e.index(self.position), "int32" if r.types[1] == "i32" else "int64")
             parts = list(r.fold.lift(e.s, x, position))
             result += [e.broadcast(p) for p in parts] if e.lane is not None else parts
         return result
 
     def combine(self, p: State, q: State) -> State:
+        """Two states of elements in any order."""
+        return self._join(p, q, [r.fold.combine for r in self.reductions])
+
+    def append(self, p: State, q: State) -> State:
+        """The state `p` with that of an element behind all of its own."""
+        return self._join(p, q, [r.fold.append or r.fold.combine for r in self.reductions])
+
+    def _join(self, p: State, q: State, bodies: Sequence[Callable[..., tuple]]) -> State:
         result: State = []
         place = 0
-        for r in self.reductions:
+        for r, body in zip(self.reductions, bodies, strict=True):
             end = place + len(r.types)
-            result += r.fold.combine(self.w.elements.s, tuple(p[place:end]), tuple(q[place:end]))
+            result += body(self.w.elements.s, tuple(p[place:end]), tuple(q[place:end]))
             place = end
         return result
 
@@ -205,7 +239,10 @@ class Folding:
     def results(self, state: State) -> dict[Node, Value]:
         values, place = {}, 0
         for r in self.reductions:
-            values[r.node] = state[place + r.fold.result]
+            value = state[place + r.fold.result]
+            if r.node.dtype.name == "int64" and value.element == "i32":
+                value = self.w.f.convert("sext", value, "i64")
+            values[r.node] = value
             place += len(r.types)
         return values
 

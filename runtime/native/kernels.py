@@ -25,9 +25,20 @@ from .rows import emit_rows
 from .scans import emit_prefix, emit_scatter
 from .target import Target
 from .threads import emit_barrier
+from .transposes import emit_turned, turned
+
+
+def emit_any_map(w: Work) -> None:
+    """A map along the axis that it writes; in tiles where it reads along another one."""
+    found = turned(w) if prod(w.kernel.space) else None
+    if found is None:
+        emit_map(w)
+    else:
+        emit_turned(w, found)
+
 
 SERIAL = 1 << 17  # element operations, two to four microseconds: less is not worth a second thread
-EMITTERS = {Form.MAP: emit_map, Form.ROWS: emit_rows, Form.COLUMNS: emit_columns, Form.CONTRACT: emit_contract,
+EMITTERS = {Form.MAP: emit_any_map, Form.ROWS: emit_rows, Form.COLUMNS: emit_columns, Form.CONTRACT: emit_contract,
             Form.PREFIX: emit_prefix, Form.SCATTER: emit_scatter, Form.ROUTINE: emit_routine}
 
 

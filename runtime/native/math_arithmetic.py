@@ -156,7 +156,10 @@ class Arithmetic:
         if is_constant(b):
             a, b = b, a  # a NaN test of a constant is folded away, and one instruction is left
         result = self.select(self.function.compare(predicate, a, b), a, b)
-        return result if is_constant(a) and "0x7FF8" not in a.name else self.select(self.is_nan(a), a, result)
+        if is_constant(a) and "0x7FF8" not in a.name:
+            return result
+        # a NaN of its own: with `a` here the two choices would be made one, of two comparisons and no maximum instruction
+        return self.select(self.is_nan(a), self.const(float("nan"), a), result)
 
     def minimum(self, a: Value, b: Value) -> Value:
         """The lesser; NaN where either is NaN."""

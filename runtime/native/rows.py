@@ -5,7 +5,7 @@ Knows what stays in registers or scratch between the levels of a row.  Must not 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import prod
 
 from graphc.index import Index
@@ -15,8 +15,9 @@ from graphc.plan import align
 from .columns import emit_columns
 from .elements import Action, Key, Memory, Scope, row_major
 from .emit import Carried, Value, i64
-from .folds import KEPT_VALUES, SCRATCH_LIMIT, Chunks, Folding, Passes, Space, across_rows, passes_of, row_chunks
+from .folds import KEPT_VALUES, SCRATCH_LIMIT, Chunks, Folding, Passes, Space, across_rows, block_rows, passes_of, row_chunks
 from .loops import State, Work, affine_in, bind, scalar_cost
+from .row_blocks import RowBlocks
 from .tiles import quotient
 
 EXPENSIVE = 8  # operations that are worth a trip through row scratch
@@ -65,6 +66,12 @@ class Rows:
             e.hoist(roots)
         if self.chunks is not None:
             self.emit_chunked(self.chunks)
+            return
+        block = block_rows(w.kernel, self.passes)
+        whole = w.target.has_masks or self.inner_count % e.lanes == 0
+        short = self.inner.number is None and self.outer_count == 1 and self.inner_count <= STRAIGHT * e.lanes
+        if block > 1 and short and whole:
+            RowBlocks(self, block).emit()
             return
         with f.loop(*w.share(self.passes.kept_count)) as row:
             self.emit_row(row)
@@ -128,16 +135,8 @@ class Rows:
         for p, level in enumerate(self.passes.reductions):
             folding = self.folding(p)
             e.hoist(self.roots[p])
-            saves = [(key, pointer) for first, key, pointer in plan if first == p]
-
-            def body(state: State, p: int = p, folding: Folding = folding, saves: list = saves) -> State:
-                e.emit(self.roots[p])
-                new = folding.combine(state, folding.lifted()) if folding.reductions else []
-                for key, pointer in saves:
-                    e.store(key[0], e.emit([key])[0], pointer, self.place)
-                self.store_full(p)
-                return new
-
+            saves = [(key, self.scratch(pointer)) for first, key, pointer in plan if first == p]
+            body = self.body(p, folding, saves)
             if self.outer_count == 1:
                 states = w.sweep(self.inner, i64(0), i64(self.inner_count), self.costs[p], body, folding.initial)
             else:
@@ -147,6 +146,23 @@ class Rows:
             if level:
                 e.scopes[-1].values.update(folding.results(folding.finish(states)))
         e.saved.clear()
+
+    def body(self, p: int, folding: Folding, saves: Sequence[tuple[Key, Value]]) -> Callable[[State], State]:
+        """What pass p does with one vector of a row."""
+        e = self.w.elements
+
+        def one(state: State) -> State:
+            e.emit(self.roots[p])
+            new = folding.append(state, folding.lifted()) if folding.reductions else []
+            for key, pointer in saves:
+                e.store(key[0], e.emit([key])[0], pointer, self.place)
+            self.store_full(p)
+            return new
+
+        return one
+
+    def scratch(self, offset: int) -> Value:
+        return self.w.f.offset(self.w.private, i64(offset), "i8")
 
     def outer_sweep(self, folding: Folding, p: int, body: Callable[[State], State]) -> list[State]:
         """The sweep inside a loop over the outer reduced axes: one state goes through all of it."""
@@ -159,9 +175,9 @@ class Rows:
                 carried.next = folding.combine(carried.values, folding.finish(states))
         return [carried.results]
 
-    def values_to_save(self) -> list[tuple[int, Key, Value]]:
-        """(pass that computes it, element, where it is kept) of expensive values that a later pass reads."""
-        w, e = self.w, self.w.elements
+    def values_to_save(self) -> list[tuple[int, Key, int]]:
+        """(pass that computes it, element, where in row scratch it is kept) of expensive values that a later pass reads."""
+        e = self.w.elements
         row_bytes = align(8 * self.passes.reduced_count)
         if len(self.roots) < 2 or KEPT_VALUES * row_bytes > 4 * SCRATCH_LIMIT:
             return []
@@ -185,7 +201,7 @@ class Rows:
                 computed.setdefault(key, p)
         result = []
         for i, (key, first) in enumerate(list(chosen.items())[:KEPT_VALUES]):
-            result.append((first, key, w.f.offset(w.private, i64(i * row_bytes), "i8")))
+            result.append((first, key, i * row_bytes))
         return result
 
     def cone_cost(self, key: Key) -> int:
@@ -231,7 +247,7 @@ class Rows:
 
         def body(state: State) -> State:
             e.emit(self.roots[p])
-            new = folding.combine(state, folding.lifted()) if folding.reductions else []
+            new = folding.append(state, folding.lifted()) if folding.reductions else []
             self.store_full(p)
             return new
 

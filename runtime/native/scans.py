@@ -6,18 +6,26 @@ names, buffers or how threads are made.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
 
 from graphc.index import Index, linear, unravel
+from graphc.ir import Node
 from graphc.op import Kind
 
-from .elements import LLVM, LoweringError, Scope
+from .elements import LLVM, Key, LoweringError, Scope
 from .emit import Carried, Value, constant, i64, vector
 from .loops import LINE, State, Work, bind, output_key
+from .tiles import share
+
+LEAST_LINE = 4  # elements of a line that are worth a vector
+LEAST_LINE_BYTES = 64  # of a line that is added as a whole
+PAGE, LEAST_BLOCKS = 4096, 16  # bytes of neighbouring places that belong to one thread; of which there are so many
+SPREAD = 40503  # 2^16 over the golden ratio: multiples of it are spread evenly
 
 
 def emit_prefix(w: Work) -> None:
-    """A running fold along one axis: vectors across lines where the axis is not last, else line by line."""
+    """A running fold along one axis: vectors across lines where the axis is not last, else along each line."""
     f, e, kernel = w.f, w.elements, w.kernel
     space = kernel.space
     if prod(space) == 0:
@@ -40,9 +48,12 @@ def emit_prefix(w: Work) -> None:
     operand = e.key(node.inputs[0], indices)
     e.folded[node] = linear(indices, node.shape)
     roots = [output_key(e, n, indices, space) for _, n in outputs]
+    types = [LLVM[d] for d in fold.state_dtypes(dtype)]
+    if inner_count == 1 and size >= LEAST_LINE and len(types) == 1:
+        Along(w, node, outer, step, position, operand, roots).emit()
+        return
     w.limit_lanes(inner_count)
     e.hoist([operand])
-    types = [LLVM[d] for d in fold.state_dtypes(dtype)]
 
     def scan(state: State) -> State:
         """One line, or one line per lane."""
@@ -68,8 +79,86 @@ def emit_prefix(w: Work) -> None:
         w.sweep(inner, *inner_range, 100, scan)
 
 
+class Along:
+    """A running fold along neighbouring elements: a vector's own running fold, in as many steps as it halves, behind a carry.
+
+    The carry takes a vector's total and does not wait for what is stored, so that one operation lies between two vectors.
+    """
+
+    def __init__(self, w: Work, node: Node, outer: Index, step: Index, position: Index, operand: Key, roots: list[Key]) -> None:
+        self.w, self.node, self.outer, self.step = w, node, outer, step
+        self.position, self.operand, self.roots = position, operand, roots
+        self.outputs = list(enumerate(w.kernel.body.outputs))
+        assert node.op.fold is not None
+        self.fold = node.op.fold
+        dtype = node.inputs[0].dtype
+        self.type, self.neutral = LLVM[self.fold.state_dtypes(dtype)[0]], self.fold.identity(dtype)[0]
+
+    def emit(self) -> None:
+        w, f, e = self.w, self.w.f, self.w.elements
+        size = w.kernel.space[self.node.attributes["axis"]]
+        outer_count = prod(w.kernel.space) // size
+        w.limit_lanes(size)
+        lanes = e.lanes
+        variable = next(iter(self.step.variables()))
+        whole = size // lanes * lanes
+        e.hoist([self.operand])
+        with f.loop(*w.share(outer_count)) as line, e.inside(Scope(bind(self.outer, line))):
+            e.hoist([self.operand])
+            carried = Carried([constant(self.neutral, vector(lanes, self.type))])
+            with f.loop(0, whole, lanes, carried) as index, e.inside(Scope({variable: index}, variable)):
+                carried.next = [self.piece(carried.values[0])]
+            if whole == size:
+                return
+            carry = carried.results[0]
+            if w.target.has_masks:
+                with e.inside(Scope({variable: i64(whole)}, variable, w.tail_mask(i64(size - whole)))):
+                    self.piece(carry)
+                return
+            single = Carried([f.extract(carry, 0)])
+            with f.loop(whole, size, 1, single) as index, e.inside(Scope({variable: index})):
+                single.next = [self.stored(single.values[0], self.lifted())]
+
+    def lifted(self) -> Value:
+        e = self.w.elements
+        return self.fold.lift(e.s, e.emit([self.operand])[0], e.index(self.step))[0]
+
+    def combine(self, p: Value, q: Value) -> Value:
+        return self.fold.combine(self.w.elements.s, (p,), (q,))[0]
+
+    def stored(self, carry: Value, own: Value) -> Value:
+        """Everything up to here, which is stored."""
+        e = self.w.elements
+        result = self.combine(carry, own)
+        e.scopes[-1].values[self.node] = result
+        self.w.store_all(self.outputs, self.roots, self.position)
+        return result
+
+    def piece(self, carry: Value) -> Value:
+        """One vector; the carry behind it, in every lane."""
+        f, e = self.w.f, self.w.elements
+        lanes = e.lanes
+        own = e.broadcast(self.lifted())
+        neutral = constant(self.neutral, own.type)
+        distance = 1
+        while distance < lanes:
+            order = ", ".join(f"i32 {i + lanes - distance}" if i >= distance else f"i32 {i}" for i in range(lanes))
+            before = f.emit(f"shufflevector {neutral}, {own.type} {own.name}, <{lanes} x i32> <{order}>", own.type)
+            own = self.combine(before, own)
+            distance *= 2
+        last = ", ".join([f"i32 {lanes - 1}"] * lanes)
+        total = f.emit(f"shufflevector {own}, {own.type} poison, <{lanes} x i32> <{last}>", own.type)
+        self.stored(carry, own)
+        return self.combine(carry, total)
+
+
 def emit_scatter(w: Work) -> None:
-    """Zeros, to which values are added in the order of the index; threads share the positions of other axes."""
+    """Zeros, to which values are added in the order of the index.
+
+    Threads share the positions of the axes in front or, where whole lines are added, the places that they are added to: each
+    reads all indices and takes those of its own places.  Halves of every line would be shared worse: what is fetched ahead
+    of one half is the other thread's.
+    """
     f, e, kernel = w.f, w.elements, w.kernel
     node = kernel.body.outputs[0]
     if len(kernel.body.outputs) != 1 or node.op.kind is not Kind.SCATTER:
@@ -116,6 +205,49 @@ def emit_scatter(w: Work) -> None:
             before = e.load(node, to, place, ())
             total = e.s.add(*e.aligned([before, value]))
             e.store(node, total, to, place)
+
+    def owned() -> Callable[[Value], Value]:
+        """Whether a place is this thread's: blocks of about a page, spread evenly by a multiplicative hash."""
+        bits = max(0, (PAGE // line_bytes).bit_length() - 1)
+        while bits and size >> bits < LEAST_BLOCKS:
+            bits -= 1
+        low, high = share(f, 1 << 16, w.threads.thread, w.threads.count)
+        width = f.sub(high, low)
+
+        def own(place: Value) -> Value:
+            block = f.binary("lshr", place, i64(bits)) if bits else place
+            spread = f.binary("and", f.mul(block, i64(SPREAD)), i64(0xFFFF))
+            return f.compare("icmp ult", f.sub(spread, low), width)
+
+        return own
+
+    def whole_lines() -> None:
+        """The index is one number for a whole line."""
+        own = None if w.threads.alone else owned()
+        cost = w.body_cost([updates_key]) + 2
+
+        def add_line(state: State) -> State:
+            place = outer * (size * inner_count) + target * inner_count + inner
+            value, before = e.emit([updates_key])[0], e.load(node, to, place, ())
+            e.store(node, e.s.add(*e.aligned([before, value])), to, place)
+            return state
+
+        with f.loop(0, outer_count) as line, e.inside(Scope(bind(outer, line))):
+            with (f.loop(0, size) as row, f.when(own(row) if own else Value("true", "i1")),
+                  e.inside(Scope(bind(target, row)))):
+                w.sweep(inner, i64(0), i64(inner_count), 1, zero)
+            with f.loop(0, count) as row, e.inside(Scope(bind(source, row))):
+                index = e.emit([index_key])[0]
+                hit = f.compare("icmp ult", index, constant(size, index.type))
+                if own is not None:
+                    hit = f.binary("and", hit, own(index))
+                with f.when(hit), e.inside(Scope(bind(target, index))):
+                    w.sweep(inner, i64(0), i64(inner_count), cost, add_line)
+
+    line_bytes = inner_count * node.dtype.itemsize
+    if not by_outer and line_bytes >= LEAST_LINE_BYTES and e.step(index_key).variables.isdisjoint(inner.variables()):
+        whole_lines()
+        return
 
     def lines() -> None:
         outer_range = w.share(outer_count) if by_outer else (i64(0), i64(outer_count))

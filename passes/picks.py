@@ -1,0 +1,129 @@
+"""One element of every line: gathers that pick one, and scatters that place one, become element-wise where that is exact.
+
+A class label picks one log-probability of its row, and its gradient is a row of zeros but for one place.  As loads and stores
+at places that are data both need their rows in memory; element by element they stay with the loop over the row, so that
+softmax, loss and gradient are one kernel.  Knows GATHER and SCATTER whose index has size 1 along its axis.  Must not know
+losses.
+
+- a scatter of one element per line is a choice at each place: is it the one?
+- the sum over such a line is the element itself
+- of a map of a line and of numbers that belong to the whole line (its maximum, its sum), an element is picked before the map
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from graphc.ir import Graph, Node, inherit, make, transform
+from graphc.op import Kind
+from graphc.ops import elementwise as e
+from graphc.ops.sources import full, iota
+from graphc.ops.views import expand_to, reshape
+from graphc.tensor import Tensor
+from graphc.types import int32
+
+Rewrite = Callable[[Node], Node | None]
+MAPS = 8  # maps that an element is picked in front of, at most
+PLACES = 1 << 31  # of a line, from which 32 bits cannot count them
+
+
+def pick_single_elements(graph: Graph) -> Graph:
+    """The graph, of known sizes, with single elements of lines picked and placed element by element."""
+    if not any(n.op.kind in (Kind.GATHER, Kind.SCATTER) for n in graph.nodes):
+        return graph
+    for change in (sum_of_placed, placed, picked):  # a sum must see the scatter that it sums
+        def rule(node: Node, inputs: tuple[Node, ...], change: Rewrite = change) -> Node | None:
+            new = make(node.op, inputs, node.attributes, node.graphs) if inputs != node.inputs else node
+            found = change(new) or new
+            return inherit(found, node) if found is not node else None
+
+        graph = transform(graph, rule)
+    return graph
+
+
+def is_single(node: Node) -> bool:
+    """Whether one element of each line along the axis is read or written, and lines have more than that."""
+    if node.op.kind not in (Kind.GATHER, Kind.SCATTER):
+        return False
+    axis: int = node.attributes["axis"]
+    line, single = (node, node.inputs[1]) if node.op.kind is Kind.SCATTER else (node.inputs[0], node)
+    return bool(single.shape[axis] == 1 < line.shape[axis] < PLACES)
+
+
+def within(index: Tensor, size: int) -> Tensor:
+    return (index >= 0) & (index < size)
+
+
+def placed(node: Node) -> Node | None:
+    """A scatter of one element per line: that element where the place is its own, else 0."""
+    if not is_single(node) or node.op.kind is not Kind.SCATTER:
+        return None
+    index, updates = map(Tensor, node.inputs)
+    axis, shape = node.attributes["axis"], node.shape
+    size = shape[axis]
+    place = e.where(within(index, size), e.cast(index, int32), -1)  # half the lanes of a comparison of 64 bits
+    places = reshape(iota((size,), 0, int32), tuple(size if a == axis else 1 for a in range(len(shape))))
+    here = e.equal(expand_to(places, shape), expand_to(place, shape))
+    return e.where(here, expand_to(updates, shape), full(shape, 0, node.dtype)).node
+
+
+def sum_of_placed(node: Node) -> Node | None:
+    """The sum over lines of zeros and one element: that element."""
+    if node.op.name != "sum" or not is_single(node.inputs[0]) or node.inputs[0].op.kind is not Kind.SCATTER:
+        return None
+    scatter = node.inputs[0]
+    axis = scatter.attributes["axis"]
+    if node.attributes["axes"] != (axis,):
+        return None
+    index, updates = map(Tensor, scatter.inputs)
+    kept = e.where(within(index, scatter.shape[axis]), updates, full(updates.shape, 0, node.dtype))
+    return reshape(kept, node.shape).node
+
+
+def picked(node: Node) -> Node | None:
+    """A map's operands are picked, and then mapped, where one of them is a number of the whole line."""
+    if node.op.kind is not Kind.GATHER or not is_single(node) or not node.dtype.is_float:
+        return None
+    data, index = node.inputs
+    axis = node.attributes["axis"]
+    if not (mixes(data, axis) or of_memory(data, axis)):
+        return None
+    made: dict[Node, Node] = {}
+
+    def pick(x: Node) -> Node:
+        known = made.get(x)
+        if known is not None:
+            return known
+        if is_whole(x, axis):
+            new = expand_to(Tensor(x.inputs[0]), node.shape).node
+        elif len(made) < MAPS and (mixes(x, axis) or of_memory(x, axis)):
+            made[x] = x  # counts it
+            new = make(x.op, [pick(i) for i in x.inputs], x.attributes)
+        else:
+            new = make(node.op, (x, index), node.attributes)
+        made[x] = new
+        return new
+
+    found = Tensor(pick(data))
+    return e.where(within(Tensor(index), data.shape[axis]), found, full(node.shape, math.nan, node.dtype)).node
+
+
+def is_whole(node: Node, axis: int) -> bool:
+    """Whether all elements of a line are one number, which is there before it is repeated."""
+    if node.op.name != "expand":
+        return False
+    own = axis - (len(node.shape) - len(node.inputs[0].shape))
+    return own < 0 or node.inputs[0].shape[own] == 1
+
+
+def mixes(node: Node, axis: int) -> bool:
+    """Whether the node is a map of a line's elements and a number of the whole line."""
+    return node.op.kind is Kind.MAP and any(
+        mixes(i, axis) or (is_whole(i, axis) and i.inputs[0].type.size > 1) for i in node.inputs)
+
+
+def of_memory(node: Node, axis: int) -> bool:
+    """Whether the node is a map of nothing but inputs, cells and repeated numbers."""
+    return node.op.kind is Kind.MAP and all(
+        is_whole(i, axis) or of_memory(i, axis) or (i.op.kind is Kind.SOURCE and i.op.numpy is None) for i in node.inputs)
