@@ -6,6 +6,7 @@ Must not know any op's name, gradients, loops or memory.
 
 from __future__ import annotations
 
+import contextlib
 import linecache
 import math
 import os
@@ -69,7 +70,7 @@ def user_origin() -> Origin | None:
         file = frame.f_code.co_filename
         own = _is_own.get(file)
         if own is None:
-            own = _is_own[file] = file.startswith(_OWN)
+            own = _is_own[file] = file.startswith(_OWN) or file == contextlib.__file__
         if not own:
             return _origin(file, frame.f_lineno)
         frame = frame.f_back  # type: ignore[assignment]
