@@ -168,8 +168,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 rows.append(measure(CASES[name], size, threads, options.rounds, machine, options.peers))
                 cells = [f"{c:>{w}}" for c, w in zip(rows[-1].cells()[1:], (1, 9, 12, 7, 6, 7, 7), strict=True)]
                 print(f"{name:20}", *cells, flush=True)
-    if options.output is not None:
-        options.output.write_text(merged(options.output, markdown(rows)))
+                if options.output is not None:
+                    options.output.write_text(merged(options.output, markdown(rows)))
 
 
 def merged(path: Path, table: str) -> str:
