@@ -8,12 +8,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from graphc.runtime.native import contract, matrix_blocking
+from graphc.runtime.native import contract, executable, matrix_blocking
 from graphc.runtime.native.contract import choose_road, emit_contraction, scratch_bytes, store_to, store_vector_to
 from graphc.runtime.native.emit import Module
 from graphc.runtime.native.jit import compile_module
-from graphc.runtime.native.target import Target, describe, host
+from graphc.runtime.native.target import Target, describe, host, with_matrix_unit
 
+import graphc
+from graphc import nn, optim
 from tests.test_native_contract import (
     PARAMETERS,
     SIGNATURE,
@@ -29,8 +31,8 @@ from tests.test_native_contract import (
     strided,
 )
 
-HERE = [host()] if host().matrix_unit else []  # nothing to run where there is no such unit: the rest is text
-WITHOUT = replace(host(), matrix_unit=False)
+UNIT, WITHOUT = with_matrix_unit(host()), replace(host(), matrix_unit=False)
+HERE = [UNIT] if UNIT.matrix_unit else []  # nothing to run where there is no such unit: the rest is text
 
 
 @pytest.fixture
@@ -159,6 +161,35 @@ class TestMatrixUnit:
         rng = np.random.default_rng(4)
         a, b = np.eye(64, dtype=np.float32), np.exp2(rng.uniform(-125, -60, (64, 64))).astype(np.float32)
         assert np.all(np.abs(multiply(target, a, b) - b) <= np.maximum(2.0**-24 * b, 2.0**-126))
+
+
+@pytest.mark.parametrize("target", HERE)
+def test_whole_steps(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same training with and without the unit; the same bits for 1, 2 and 3 threads; the report says where it works."""
+    rng = np.random.default_rng(6)
+    x, y = rng.standard_normal((256, 300)).astype(np.float32), rng.integers(0, 10, 256)
+    losses, bits = [], set()
+    for machine, threads in ((WITHOUT, 1), (target, 1), (target, 2), (target, 3)):
+        monkeypatch.setattr(executable, "host", lambda machine=machine: machine)
+        graphc.manual_seed(0)
+        model = nn.Sequential(nn.Linear(300, 512), nn.GELU(), nn.Linear(512, 512), nn.LayerNorm(512), nn.Linear(512, 10))
+        images, labels = graphc.placeholder("x", ("batch", 300)), graphc.placeholder("y", ("batch",), "int64")
+        loss = nn.CrossEntropyLoss()(model(images), labels)
+        step = graphc.train_step(loss, optim.AdamW(model.parameters(), lr=1e-3), threads=threads)
+        found = [float(step(x, y)) for _ in range(20)]
+        losses.append(found)
+        if machine is target:
+            assert "on the matrix unit" in step.report(batch=256)
+            bits.add(b"".join(np.asarray(p.numpy()).tobytes() for p in model.parameters()))
+    assert len(bits) == 1
+    np.testing.assert_allclose(losses[1], losses[0], rtol=2e-4)
+    assert losses[1][-1] < losses[1][0] / 2
+
+
+def test_nobody_gets_it_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
+    for value, wanted in (("", False), ("0", False), ("1", UNIT.matrix_unit)):
+        monkeypatch.setenv("GRAPHC_MATRIX_UNIT", value)
+        assert host.__wrapped__().matrix_unit == wanted
 
 
 def multiply(target: Target, a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -429,8 +429,7 @@ def test_empty_axes() -> None:
 def test_portions_are_each_done_once(threads: int) -> None:
     """Threads that take work from each other: any number of runs, in any order, of any number of threads."""
     c = matmul(1501, 64, 200)
-    target = replace(host(), matrix_unit=False)  # its tiles are never taken in portions
-    assert choose_road(c, target, True, (False, False)).blocking.portion
+    assert choose_road(c, host(), True, (False, False)).blocking.portion
     engine = compile_cases([Case(c)], host())
     run, rng = SIGNATURE(engine.get_function_address("case0")), np.random.default_rng(2)
     a, b = (rng.integers(-3, 4, s).astype(np.float32) for s in ((1501, 200), (200, 64)))

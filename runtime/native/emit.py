@@ -157,8 +157,8 @@ class Module:
         inlined = {name for name, function in self.functions.items() if "alwaysinline" in function.head}
         warm = [name for name in texts if name not in cold and name not in inlined]
         groups: list[list[str]] = [[]]
-        share = sum(len(texts[name]) for name in warm) + 1
-        share /= -(-share // characters)
+        total = sum(len(texts[name]) for name in warm) + 1
+        share = total / -(-total // characters)
         size = 0
         for name in warm:
             if groups[-1] and size + len(texts[name]) / 2 > share * len(groups):

@@ -21,7 +21,7 @@ PARTIAL_BYTES = 4 << 20  # of sums that wait for the next block of k: they come 
 STEP = SIDE  # cycles of one multiplication of matrix registers
 TILE_CYCLES, CALL_CYCLES = 250, 3000  # of a tile beside its multiplications, of a contraction beside its tiles
 SPLIT_CYCLES, TURN_CYCLES, COPY_CYCLES = 0.8, 0.9, 0.3  # of an element: in pieces, transposed, copied before that
-WORTH = 1.25  # how many times as fast it must seem: a core that is shared slows the unit more than vectors
+WORTH = 1.25  # how many times as fast it must seem: estimates err
 
 
 def tile_sides(m: int, n: int, k: int) -> tuple[int, int]:

@@ -69,13 +69,23 @@ def describe(triple: str, cpu: str, features: str) -> Target:
 
 @lru_cache(maxsize=1)
 def host() -> Target:
-    """The machine that runs this process; without its matrix unit where GRAPHC_MATRIX_UNIT is 0."""
+    """The machine that runs this process; with its matrix unit only where GRAPHC_MATRIX_UNIT is 1.
+
+    A core that is shared with other work slows a matrix unit to a third, and vectors to three quarters; so who has cores
+    to himself says so.
+    """
     import llvmlite.binding as llvm
 
     features = llvm.get_host_cpu_features().flatten()
     target = describe(llvm.get_process_triple(), llvm.get_host_cpu_name(), features)
-    wanted = target.matrix_unit and os.environ.get("GRAPHC_MATRIX_UNIT") != "0"
-    return target if wanted and permitted() else replace(target, matrix_unit=False)
+    wanted = os.environ.get("GRAPHC_MATRIX_UNIT") == "1"
+    return target if wanted and target.matrix_unit and permitted() else replace(target, matrix_unit=False)
+
+
+def with_matrix_unit(target: Target) -> Target:
+    """The same machine with its matrix unit, if it has one that this process may use."""
+    there = describe(target.triple, target.cpu, target.features).matrix_unit
+    return replace(target, matrix_unit=there and permitted())
 
 
 def core_count() -> int:

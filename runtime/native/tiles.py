@@ -171,16 +171,43 @@ class TileLoops:
 
     def emit(self, thread: Value, threads: Value) -> None:
         g = self.blocking
-        spread_evenly(self.f, g.batch, g.row_tiles if g.split_rows else g.panels, g.portion, thread, threads,
-                      self.emit_item)
+        if threads.number is None and g.batch == 1 and g.pack_a and g.pack_b and not g.portion and not g.gathers_rows:
+            self.emit_range(i64(0), *self.grid(thread, threads))
+        else:
+            spread_evenly(self.f, g.batch, g.row_tiles if g.split_rows else g.panels, g.portion, thread, threads,
+                          self.emit_item)
+
+    def grid(self, thread: Value, threads: Value) -> tuple[tuple[Value, Value], tuple[Value, Value]]:
+        """The row tiles and the panels of a thread where both are shared out: a thread packs only what it multiplies.
+
+        The side along which it is better to split gets more parts, unless it has not so many.
+        """
+        f, g = self.f, self.blocking
+        long, short = (g.row_tiles, g.panels) if g.split_rows else (g.panels, g.row_tiles)
+        parts = i64(1)
+        for p in (2, 4, 8):
+            if short < p:
+                break
+            divides = f.compare("icmp eq", f.binary("urem", threads, i64(p)), i64(0))
+            fits = f.compare("icmp ule", i64(p * p), threads)
+            few = f.compare("icmp ult", i64(long), f.binary("udiv", f.mul(threads, i64(2)), i64(p)))
+            parts = f.select(f.binary("and", divides, f.binary("or", fits, few)), i64(p), parts)
+        others = f.binary("udiv", threads, parts)
+        along = share(f, long, f.binary("udiv", thread, parts), others)
+        across = share(f, short, f.binary("urem", thread, parts), parts)
+        return (along, across) if g.split_rows else (across, along)
 
     def emit_item(self, item: Value, low: Value, high: Value) -> None:
         """One member of the batch: the row tiles or the panels from low to high."""
+        g = self.blocking
+        rows = (low, high) if g.split_rows else (i64(0), i64(g.row_tiles))
+        self.emit_range(item, rows, (i64(0), i64(g.panels)) if g.split_rows else (low, high))
+
+    def emit_range(self, item: Value, rows: tuple[Value, Value], panels: tuple[Value, Value]) -> None:
+        """Some row tiles and panels of a member of the batch."""
         f, g = self.f, self.blocking
         a, b = self.at(self.a, flat_offset(f, item, g.a_batch)), self.at(self.b, flat_offset(f, item, g.b_batch))
         out = self.at(self.c_pointer, flat_offset(f, item, g.c_batch)) if g.direct and self.c_pointer else None
-        rows = (low, high) if g.split_rows else (i64(0), i64(g.row_tiles))
-        panels = (i64(0), i64(g.panels)) if g.split_rows else (low, high)
         with f.loop(*rows, g.tiles_in_block) as row_block:
             row_stop = f.minimum(f.add(row_block, i64(g.tiles_in_block)), rows[1])
             with f.loop(*panels, g.panels_in_block) as panel_block:
