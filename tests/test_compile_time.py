@@ -49,8 +49,10 @@ def test_digits_step_compiles_in_400_ms() -> None:
 
 
 def test_second_process_is_ready_in_200_ms(tmp_path: Path) -> None:
-    seconds(DIGITS, GRAPHC_CACHE="1", GRAPHC_CACHE_DIR=str(tmp_path / "cache"))
-    assert seconds(DIGITS, GRAPHC_CACHE="1", GRAPHC_CACHE_DIR=str(tmp_path / "cache")) < 0.2
+    kept = {"GRAPHC_CACHE": "1", "GRAPHC_CACHE_DIR": str(tmp_path / "cache"),
+            "PYTHONPYCACHEPREFIX": str(tmp_path / "bytecode"), "PYTHONDONTWRITEBYTECODE": ""}  # as an installed package has it
+    seconds(DIGITS, **kept)
+    assert seconds(DIGITS, **kept) < 0.2
 
 
 def test_import_takes_less_than_twice_numpy(tmp_path: Path) -> None:
