@@ -109,11 +109,11 @@ def show_graph(graph: Graph, format: str) -> Any:
 # -- report ----------------------------------------------------------------------------------------------------------
 
 
-def _bytes(number: int) -> str:
+def _bytes(number: float) -> str:
     for unit in ("B", "KiB", "MiB", "GiB"):
         if number < 1024 or unit == "GiB":
             return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
-        number /= 1024  # type: ignore[assignment]
+        number /= 1024
     return ""
 
 

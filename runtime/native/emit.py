@@ -185,7 +185,9 @@ class Module:
                 elif symbol not in arrays:
                     parts.append(self.declarations[symbol])
                 elif symbol in placed:
-                    kind, type_, alignment = ARRAY.search(arrays[symbol]).groups()  # type: ignore[union-attr]
+                    array = ARRAY.search(arrays[symbol])
+                    assert array is not None, arrays[symbol]
+                    kind, type_, alignment = array.groups()
                     parts.append(f"@{symbol} = external {kind} {type_}{alignment}")
                 else:
                     placed.add(symbol)

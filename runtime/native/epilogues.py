@@ -13,7 +13,7 @@ from math import prod
 import numpy as np
 
 from graphc.access import Strided, strided
-from graphc.index import Index, Variable, linear, unravel
+from graphc.index import Index, linear, unravel
 from graphc.ir import Node
 from graphc.labels import labels_of
 from graphc.op import Kind
@@ -22,7 +22,7 @@ from graphc.plan import Kernel
 from .contract import Contraction, Tile
 from .elements import LLVM, Key, LoweringError, Memory, Scope, memory_type, row_major
 from .emit import SIZES, Function, Value, i64
-from .loops import State, Work, bind, output_key
+from .loops import State, Work, bind, output_key, variable_of
 
 LEAST_ROW = 48  # elements of a result's row for which its images are worth a contraction each
 STREAM = 1 << 17  # bytes that an epilogue touches from which fetching ahead pays: other kernels fill the cache too
@@ -165,8 +165,8 @@ class Epilogue:
             if SIZES[memory_type(n)] == size and write not in in_place:
                 found[self.w.writes[write]] = self.position
         total = len(found) * int(self.node.type.size) * size
-        affine = self.row.number is not None or self.position.factor(self.row.terms[0][0])  # type: ignore[arg-type]
-        if total < STREAM or affine is None or self.position.factor(self.column.terms[0][0]) != 1:  # type: ignore[arg-type]
+        affine = self.row.number is not None or self.position.factor(variable_of(self.row))
+        if total < STREAM or affine is None or self.position.factor(variable_of(self.column)) != 1:
             return []
         return list(found.items())[:4]
 
@@ -175,7 +175,7 @@ class Epilogue:
         e = self.w.elements
         step = 0
         if self.row.number is None:
-            step = self.position.factor(self.row.terms[0][0]) or 0  # type: ignore[arg-type]
+            step = self.position.factor(variable_of(self.row)) or 0
         scope = Scope({**bind(self.item, tile.batch), **bind(self.row, tile.i0), **bind(self.column, tile.j0)})
         with e.inside(scope):
             offset = e.index(self.position)
@@ -209,8 +209,7 @@ class Epilogue:
     def vector(self, f: Function, tile: Tile, row: Value, column: int, mask: Value | None) -> None:
         """As `finish`, for the vector of a row that begins at a column of the tile."""
         w, e = self.w, self.w.elements
-        lane = self.lane.terms[0][0]
-        assert isinstance(lane, Variable)
+        lane = variable_of(self.lane)
         e.lanes = w.full_lanes
         with e.inside(Scope({**bind(self.item, tile.batch), **bind(self.row, f.add(tile.i0, row)),
                              lane: f.add(tile.j0, i64(column))}, lane, mask)):

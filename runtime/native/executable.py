@@ -84,7 +84,8 @@ class Native:
         table[PRIVATE_STRIDE] = layout.private_bytes
         for buffer, place in layout.words.items():
             if buffer.role is Role.CELL:
-                table[place] = memory.address_of(buffer.cell.array)  # type: ignore[union-attr]
+                assert buffer.cell is not None
+                table[place] = memory.address_of(buffer.cell.array)
                 self.keep.append(buffer.cell)
             elif buffer.role is Role.CONSTANT:
                 array = np.ascontiguousarray(buffer.array)

@@ -21,7 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -190,7 +190,7 @@ def compile_objects(units: Sequence[Unit], *, target: Target, name: str,
     initialize()
     order = sorted(range(len(units)), key=lambda i: -len(units[i].text))  # long ones first, so that threads end together
     with _without_strength_reduction(target):
-        done = at_once([lambda unit=units[i]: _compile(unit, target, name) for i in order], threads)  # type: ignore[misc]
+        done = at_once([partial(_compile, units[i], target, name) for i in order], threads)
     parts = [part for _, part in sorted(zip(order, done, strict=True), key=lambda pair: pair[0])]
     symbols = tuple(symbol for _, exported, _, _ in parts for symbol in exported)
     missing = set().union(*(wanted for _, _, wanted, _ in parts)) - set(symbols) - set(runtime_symbols())

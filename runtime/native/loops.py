@@ -153,7 +153,7 @@ class Work:
         if variable.number is not None:  # a range of one element
             with e.inside(Scope()):
                 return [body(initial(0))]
-        loop_variable = _variable(variable)
+        loop_variable = variable_of(variable)
 
         def piece(base: Value, mask: Value | None, state: State) -> State:
             with e.inside(Scope({loop_variable: base}, loop_variable, mask)):
@@ -205,7 +205,7 @@ class Work:
         return [*results, single.results]
 
 
-def _variable(index: Index) -> Variable:
+def variable_of(index: Index) -> Variable:
     variable = index.terms[0][0]
     assert isinstance(variable, Variable)
     return variable
@@ -213,14 +213,14 @@ def _variable(index: Index) -> Variable:
 
 def bind(index: Index, value: Value) -> dict[Variable, Value]:
     """The binding of a loop variable; none where it is the constant 0."""
-    return {} if index.number is not None else {_variable(index): value}
+    return {} if index.number is not None else {variable_of(index): value}
 
 
 def affine_in(e: Elements, roots: Sequence[Key], lane: Index) -> bool:
     """Whether every load's place is affine in the lane variable."""
     if lane.number is not None:
         return True
-    variable = _variable(lane)
+    variable = variable_of(lane)
     for key in e.reachable(roots):
         step = e.step(key)
         if step.action is Action.LOAD and step.place.factor(variable) is None:

@@ -10,14 +10,14 @@ cannot tell infinity from NaN.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from graphc.runtime.native import matrix_unit as unit
 from graphc.runtime.native.blocking import Blocking, Contraction
 from graphc.runtime.native.emit import SIZES, Function, Value, constant, i64
 from graphc.runtime.native.matrix_blocking import columns_in_place, rows_in_place, rows_turn_at_once
-from graphc.runtime.native.microkernel import CACHE_LINE, MicroKernel, TileShape, tile_function
-from graphc.runtime.native.overlap import FinishVector, Waiting
+from graphc.runtime.native.microkernel import MicroKernel, TileShape, tile_function
+from graphc.runtime.native.overlap import FinishVector, Waiting, fetch_row
 from graphc.runtime.native.pieces import (
     DEPTH,
     LANES,
@@ -42,7 +42,7 @@ class MatrixTiles(TileLoops):
                  scratch: Value, finish: Finish, prefetch: Prefetch | None, load_a: Load | None, load_b: Load | None,
                  vector: FinishVector | None) -> None:
         super().__init__(f, target, c, blocking, a, b, scratch, finish, None, prefetch, load_a, load_b)
-        self.vector, self.at_once = vector, finish
+        self.vector = vector
         self.down, self.across = blocking.height // SIDE, blocking.vectors
         self.width = blocking.vectors * LANES
 
@@ -54,9 +54,7 @@ class MatrixTiles(TileLoops):
         super().emit(thread, threads)
         unit.release(f)
         if self.vector:
-            tile, _ = self.waiting.get()
-            with f.when(f.compare("icmp sgt", tile.rows, i64(0))):
-                self.at_once(f, tile)
+            self.waiting.finish(f, self.finish)
 
     # -- packing -----------------------------------------------------------------------------------------------
 
@@ -79,16 +77,13 @@ class MatrixTiles(TileLoops):
             source, stride, ahead = self.region("columns"), self.width, i64(0)
             super().pack_columns(item, b, table, j0, columns, k_first, count, source)
         valid = f.minimum(columns, f.sub(i64(g.n), j0)) if g.n % self.width else i64(self.width)
-        split = split_function(f.module)
-        with f.loop(0, f.binary("udiv", f.add(count, i64(DEPTH - 1)), i64(DEPTH))) as q:
-            k = f.mul(q, i64(DEPTH))
-            left = f.sub(count, k)
-            for t in range(self.across):
-                place = f.offset(to, f.mul(f.add(f.mul(q, i64(PIECES * self.across)), i64(t)), i64(REGISTER_BYTES)), "i8")
-                lanes = f.sub(valid, i64(t * LANES))
-                f.call(split, [place, i64(self.across * REGISTER_BYTES),
-                               self.at(source, f.add(f.mul(k, i64(stride)), i64(t * LANES))), i64(stride),
-                               i64(SIDE * stride), left, f.sub(left, i64(SIDE)), lanes, lanes, ahead])
+
+        def registers(k: Value, left: Value, t: int) -> list[Value]:
+            lanes = f.sub(valid, i64(t * LANES))
+            return [self.at(source, f.add(f.mul(k, i64(stride)), i64(t * LANES))), i64(stride), i64(SIDE * stride), left,
+                    f.sub(left, i64(SIDE)), lanes, lanes, ahead]
+
+        self.split(to, count, self.across, registers)
 
     def pack_rows(self, item: Value, a: Value, table: Value, i0: Value, height: Value, k_first: Value, count: Value,
                   to: Value) -> None:
@@ -101,22 +96,29 @@ class MatrixTiles(TileLoops):
             source, stride = self.region("lines"), g.k_in_block
             super().pack_rows(item, a, table, i0, height, k_first, count, source)
         else:
-            lines, line_stride, k_stride = self.at(a, i0), 1, g.a_k or 0
+            lines, k_stride = self.at(a, i0), g.a_k or 0
             if not rows_turn_at_once(g, self.load_a is not None):
                 lines, k_stride = self.region("lines"), g.height
                 super().pack_rows(item, a, table, i0, height, k_first, count, lines)
             source, stride = self.region("turned"), padded
-            self.pack(lines, NO_TABLE, line_stride, ((g.k_in_block, k_stride),), i64(0), count, i64(padded), g.k_in_block,
+            self.pack(lines, NO_TABLE, 1, ((g.k_in_block, k_stride),), i64(0), count, i64(padded), g.k_in_block,
                       source, i64(padded), height)
-        split = split_function(f.module)
+
+        def registers(k: Value, left: Value, t: int) -> list[Value]:
+            rows = f.sub(height, i64(t * SIDE))
+            return [self.at(source, f.add(k, i64(t * SIDE * stride))), i64(stride), i64(LANES), rows, rows, left,
+                    f.sub(left, i64(LANES)), ahead]
+
+        self.split(to, count, self.down, registers)
+
+    def split(self, to: Value, count: Value, registers: int, source: Callable[[Value, Value, int], list[Value]]) -> None:
+        """Write the pieces of a block of k; `source(k, k left, register)`: the last arguments of `split_function`."""
+        f = self.f
         with f.loop(0, f.binary("udiv", f.add(count, i64(DEPTH - 1)), i64(DEPTH))) as q:
-            k = f.mul(q, i64(DEPTH))
-            left = f.sub(count, k)
-            for t in range(self.down):
-                place = f.offset(to, f.mul(f.add(f.mul(q, i64(PIECES * self.down)), i64(t)), i64(REGISTER_BYTES)), "i8")
-                rows = f.sub(height, i64(t * SIDE))
-                f.call(split, [place, i64(self.down * REGISTER_BYTES), self.at(source, f.add(k, i64(t * SIDE * stride))),
-                               i64(stride), i64(LANES), rows, rows, left, f.sub(left, i64(LANES)), ahead])
+            k, place = f.mul(q, i64(DEPTH)), self.panel(to, q, registers)
+            for t in range(registers):
+                f.call(split_function(f.module), [f.offset(place, i64(t * REGISTER_BYTES), "i8"),
+                                                  i64(registers * REGISTER_BYTES), *source(k, f.sub(count, k), t)])
 
     # -- tiles -------------------------------------------------------------------------------------------------
 
@@ -192,10 +194,7 @@ class MatrixTiles(TileLoops):
         whole = g.n % self.width == 0
         masks = [None if whole else f.lane_mask(f.sub(tile.columns, i64(t * LANES)), LANES) for t in range(self.across)]
         with f.loop(first, f.minimum(f.add(first, i64(count)), tile.rows)) as row:
-            for address, stride in streams:
-                line = f.offset(address, f.mul(row, i64(stride)), "i8")
-                for place in range(0, self.width * SIZES[self.c.dtype], CACHE_LINE):
-                    f.prefetch(f.offset(line, i64(place), "i8"), write=True)
+            fetch_row(f, streams, row, self.width * SIZES[self.c.dtype])
             for t in range(self.across):
                 self.vector(f, tile, row, t * LANES, masks[t])
 

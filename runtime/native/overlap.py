@@ -45,6 +45,21 @@ class Waiting:
                                               for place in range(1, 7))
         return Tile(pointer, self.width, rows, columns, i0, j0, batch, i64(0), i64(0), self.width), free
 
+    def finish(self, f: Function, finish: Finish | None) -> None:
+        """What nobody follows is finished by itself."""
+        assert finish is not None
+        tile, _ = self.get()
+        with f.when(f.compare("icmp sgt", tile.rows, i64(0))):
+            finish(f, tile)
+
+
+def fetch_row(f: Function, streams: Sequence[tuple[Value, int]], row: Value, size: int) -> None:
+    """Fetch `size` bytes of a row of each stream (address, bytes between rows), to be written."""
+    for address, stride in streams:
+        line = f.offset(address, f.mul(row, i64(stride)), "i8")
+        for start in range(0, size, CACHE_LINE):
+            f.prefetch(f.offset(line, i64(start), "i8"), write=True)
+
 
 class OverlappedTiles(TileLoops):
     """The loops of a contraction that keeps one finished sum waiting.
@@ -57,15 +72,13 @@ class OverlappedTiles(TileLoops):
                  scratch: Value, finish: Finish, prefetch: Prefetch | None, load_a: Load | None, load_b: Load | None,
                  vector: FinishVector) -> None:
         super().__init__(f, target, c, blocking, a, b, scratch, finish, None, prefetch, load_a, load_b)
-        self.vector, self.last_finish = vector, finish
+        self.vector = vector
 
     def emit(self, thread: Value, threads: Value) -> None:
         f = self.f
         self.waiting = Waiting(f, self.blocking.vectors * self.blocking.lanes)
         super().emit(thread, threads)
-        tile, _ = self.waiting.get()
-        with f.when(f.compare("icmp sgt", tile.rows, i64(0))):
-            self.last_finish(f, tile)
+        self.waiting.finish(f, self.finish)
 
     def tile_extent(self, row_tile: Value) -> tuple[Value, Value, Value]:
         f, g = self.f, self.blocking
@@ -120,10 +133,7 @@ class OverlappedTiles(TileLoops):
         beside = Carried([i64(0), *initial])
         with f.repeat(beside):
             row, k, a_now, b_now, *sums = beside.values
-            for address, stride in streams:
-                line = f.offset(address, f.mul(row, i64(stride)), "i8")
-                for start in range(0, g.vectors * g.lanes * SIZES[self.c.dtype], CACHE_LINE):
-                    f.prefetch(f.offset(line, i64(start), "i8"), write=True)
+            fetch_row(f, streams, row, g.vectors * g.lanes * SIZES[self.c.dtype])
             for v in range(g.vectors):
                 self.vector(f, before, row, v * g.lanes, masks[v])
                 for _ in range(g.overlap * v // g.vectors, g.overlap * (v + 1) // g.vectors):

@@ -20,7 +20,7 @@ def at_once(jobs: Sequence[Callable[[], T]], threads: int) -> list[T]:
 
     Raises what the first job in order that failed has raised, when no job runs any more.
     """
-    results: list[T | None] = [None] * len(jobs)
+    results: dict[int, T] = {}
     errors: dict[int, BaseException] = {}
     remaining = iter(range(len(jobs)))
     lock = threading.Lock()
@@ -42,7 +42,7 @@ def at_once(jobs: Sequence[Callable[[], T]], threads: int) -> list[T]:
         helper.join()
     if errors:
         raise errors[min(errors)]
-    return results  # type: ignore[return-value]
+    return [results[place] for place in range(len(jobs))]
 
 
 def beside(job: Callable[[], object]) -> Callable[[], None]:

@@ -16,7 +16,7 @@ Knows pieces and their layout.  Must not know contractions or blocking.
 
 from __future__ import annotations
 
-from graphc.runtime.native.emit import Carried, Function, Module, Value, constant, i64, lane_numbers, vector
+from graphc.runtime.native.emit import Carried, Function, Module, Value, constant, i64, vector
 
 PIECES = 3
 # (piece of A, piece of B), small products first; neighbours share an operand, so that registers are loaded once
@@ -73,7 +73,7 @@ def split_function(module: Module) -> str:
                 f.prefetch(f.offset(place, ahead, "float"), locality=2)
                 if masked:
                     there = f.select(f.compare("icmp slt", r, most_rows), most_lanes, i64(0))
-                    found.append(f.masked_load(place, type_, _mask(f, there)))
+                    found.append(f.masked_load(place, type_, f.lane_mask(there, LANES)))
                 else:
                     found.append(f.load(place, type_))
             row = f.offset(to, f.mul(r, i64(64)), "i8")
@@ -83,12 +83,6 @@ def split_function(module: Module) -> str:
         f.branch(done)
     f.block(done)
     return name
-
-
-def _mask(f: Function, count: Value) -> Value:
-    """The first `count` lanes, for any i64."""
-    most = f.minimum(f.select(f.compare("icmp slt", count, i64(0)), i64(0), count), i64(LANES))
-    return f.compare("icmp ult", lane_numbers(LANES, "i32"), f.broadcast(f.convert("trunc", most, "i32"), LANES))
 
 
 def finite_function(module: Module) -> str:
