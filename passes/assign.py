@@ -18,6 +18,7 @@ from graphc.index import Index, linear, unravel, variables_for
 from graphc.ir import Graph, Node
 from graphc.op import Kind
 from graphc.plan import Form
+from graphc.types import strides_of
 
 from .clusters import FULL, KEPT, TOTAL, Cluster, place_behind
 
@@ -71,8 +72,7 @@ class Assignment:
             if node in self.home or (node.op.kind not in FLUID) or self.is_leaf(node):
                 return (node,)  # not remembered: a view may become a member later
             known = tuple(dict.fromkeys(b for i in reads(node) for b in self.bases(i)))
-            if not any(b in self.home for b in (node,)):
-                self._bases[node] = known
+            self._bases[node] = known
         return known
 
     def dependencies(self, node: Node) -> list[Node]:
@@ -277,7 +277,6 @@ class Assignment:
             known = self._aligned[node] = frozenset(found)
         return known
 
-
     def join_reduction(self, node: Node) -> None:
         operand, axes = node.inputs[0], node.attributes["axes"]
         space = operand.shape
@@ -360,11 +359,7 @@ class Assignment:
 
 def dense(node: Node) -> tuple[int, ...]:
     """Row-major strides of a node's type; 0 for axes of size 1."""
-    strides, step = [], 1
-    for size in reversed(node.shape):
-        strides.append(0 if size == 1 else step)
-        step *= int(size)
-    return tuple(reversed(strides))
+    return tuple(0 if size == 1 else step for size, step in zip(node.shape, strides_of(node.shape), strict=True))
 
 
 def smallest_cut(operand: Node, forced: set[Node]) -> Node:
@@ -374,7 +369,7 @@ def smallest_cut(operand: Node, forced: set[Node]) -> Node:
     """
     best = view = operand
     while view.op.kind is Kind.VIEW:
-        if view.type.size < best.type.size and strided(operand, lambda n, at=view: n is at or n in forced) is not None:  # type: ignore[misc]
+        if view.type.size < best.type.size and strided(operand, {*forced, view}.__contains__) is not None:
             best = view
         view = view.inputs[0]
     return best

@@ -31,6 +31,7 @@ SHARE_OUTSIDE = 0.01  # of the step's work, that something may cost to be comput
 NOTHING = 300.0  # nanoseconds that are always little enough for that
 FLOPS_PER_NS, OPERATIONS_PER_NS = 250.0, 20.0
 READ_PER_NS, VIEWED_PER_NS = 16.0, 4.0  # elements of a contraction's operand: of a tensor, through an index map
+DEEPEST = 50  # nodes that are cut backwards, one because of the other: what lies behind is handed to the chunks
 TILE = 12, 32  # rows and columns that a contraction computes at a time
 
 Axes = Sequence[int | None]  # for each operand, the axis along which it is cut; None where a chunk reads the whole
@@ -94,6 +95,7 @@ class Split:
     parts: dict[Node, Part] = field(default_factory=dict)
     nested: bool = False
     lifted: dict[Node, None] = field(default_factory=dict)
+    demanded: int = 0  # how many nodes deep `demand` is just now
 
     @staticmethod
     def of(graph: Graph, batch: Mapping[Node, int], count: int) -> Split:
@@ -177,9 +179,11 @@ class Split:
         """Cuts a free node along an axis; False where that cannot be."""
         if node in self.inside:
             return self.inside[node] == axis
-        if node not in self.free or not self.divides(node, axis):
+        if node not in self.free or not self.divides(node, axis) or self.demanded == DEEPEST:
             return False
+        self.demanded += 1
         self.parts[node] = self.backwards(node, axis)
+        self.demanded -= 1
         self.inside[node] = axis
         return True
 

@@ -117,13 +117,14 @@ def is_whole(node: Node, axis: int) -> bool:
     return own < 0 or node.inputs[0].shape[own] == 1
 
 
-def mixes(node: Node, axis: int) -> bool:
-    """Whether the node is a map of a line's elements and a number of the whole line."""
-    return node.op.kind is Kind.MAP and any(
-        mixes(i, axis) or (is_whole(i, axis) and i.inputs[0].type.size > 1) for i in node.inputs)
+def mixes(node: Node, axis: int, maps: int = MAPS) -> bool:
+    """Whether the node is a map, at most so many deep, of a line's elements and a number of the whole line."""
+    return maps > 0 and node.op.kind is Kind.MAP and any(
+        (is_whole(i, axis) and i.inputs[0].type.size > 1) or mixes(i, axis, maps - 1) for i in dict.fromkeys(node.inputs))
 
 
-def of_memory(node: Node, axis: int) -> bool:
-    """Whether the node is a map of nothing but inputs, cells and repeated numbers."""
-    return node.op.kind is Kind.MAP and all(
-        is_whole(i, axis) or of_memory(i, axis) or (i.op.kind is Kind.SOURCE and i.op.numpy is None) for i in node.inputs)
+def of_memory(node: Node, axis: int, maps: int = MAPS) -> bool:
+    """Whether the node is a map, at most so many deep, of nothing but inputs, cells and repeated numbers."""
+    return maps > 0 and node.op.kind is Kind.MAP and all(
+        is_whole(i, axis) or (i.op.kind is Kind.SOURCE and i.op.numpy is None) or of_memory(i, axis, maps - 1)
+        for i in dict.fromkeys(node.inputs))

@@ -332,3 +332,20 @@ def test_a_batch_that_does_not_divide_stays_whole() -> None:
     model = nn.Sequential(nn.Linear(8, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 2))
     step = graphc.train_step(nn.MSELoss()(model(x), y), optim.SGD(model.parameters(), lr=1e-3))
     assert not any(isinstance(s, Loop) for s in step.specialize(batch=257).plan.steps)
+
+
+@pytest.mark.usefixtures("several_threads")
+def test_long_chains_that_meet_the_batch_are_cut_a_few_nodes_deep() -> None:
+    """600 maps of a parameter with a row for each row of the batch: cut as far as the stack allows, and the same values."""
+    found = []
+    for backend in ("native", "numpy"):
+        x = graphc.placeholder("x", (256, 64))
+        w, v = (graphc.parameter(name, np.full((rows, 64), 0.1, np.float32)) for name, rows in (("w", 256), ("v", 64)))
+        y = w
+        for _ in range(200):
+            y = y * (1 - y) * 1.01
+        loss = ((graphc.tanh(graphc.tanh(x @ v) @ v) + y) ** 2).mean()
+        step = graphc.train_step(loss, optim.SGD([w, v], lr=0.1), threads=2, backend=backend)
+        found.append((float(step(np.ones((256, 64), np.float32))), w.numpy(), v.numpy()))
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)

@@ -94,3 +94,14 @@ def test_take_along_axis_with_one_index_wraps_as_numpy_does() -> None:
     probability = np.exp(values) / np.exp(values).sum(1, keepdims=True)
     np.testing.assert_allclose(graphc.function([x, i], out)(x=values, i=places), np.take_along_axis(probability, places, 1),
                                rtol=1e-5)
+
+
+@pytest.mark.parametrize("depth", [30, 400])
+def test_long_chains_are_looked_at_a_few_maps_deep(depth: int) -> None:
+    """An element of a chain of maps, each of which reads the one before twice: neither 2**depth steps nor as deep a stack."""
+    x, index = placeholder("x", (4, 6), "float64"), placeholder("i", (4, 1), "int64")
+    y = x
+    for _ in range(depth):
+        y = y * (y + 1.0) * 0.5
+    program = graphc.function([x, index], gather(y, 1, index), backend="numpy")
+    np.testing.assert_array_equal(program(np.ones((4, 6)), np.full((4, 1), 5)), np.ones((4, 1)))
