@@ -17,8 +17,8 @@ from graphc.plan import Kernel
 
 from .elements import Action, Elements, Key, Scope
 from .emit import Carried, Function, Value, i64, lane_numbers, vector
+from .sharing import share
 from .target import Target
-from .tiles import share
 
 State = list[Value]
 CHEAP, MODERATE, HEAVY = 8, 30, 60  # operations of a loop body that is unrolled 4 times, twice, written only once

@@ -18,7 +18,7 @@ from graphc.index import Index, linear, unravel, variables_for
 from .elements import Action, Elements, Key, Scope
 from .emit import Value, i64, vector
 from .loops import LINE, State, Work, bind, output_key
-from .tiles import maximum
+from .sharing import maximum
 
 MOST_CODE = 600  # instructions of a tile
 FEW_TILES = 16  # rows of tiles that are too few to be shared among threads
