@@ -406,6 +406,11 @@ class Function:
     def branch_if(self, condition: Value, then: str, otherwise: str) -> None:
         self.do(f"br {condition}, label %{then}, label %{otherwise}")
 
+    def either(self, values: Sequence[Value], before: str, others: Sequence[Value], latter: str) -> list[Value]:
+        """At the top of a block: `values` where control came from block `before`, `others` where from block `latter`."""
+        return [self.emit(f"phi {value.type} [ {value.name}, %{before} ], [ {other.name}, %{latter} ]", value.type)
+                for value, other in zip(values, others, strict=True)]
+
     def ret(self, value: Value | None = None) -> None:
         self.do(f"ret {value}" if value else "ret void")
         self.finished = True

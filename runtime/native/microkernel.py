@@ -174,8 +174,7 @@ class Walk:
         done = f.current
         f.branch(joined)
         f.block(joined)
-        return [f.emit(f"phi {value.type} [ {value.name}, %{alone} ], [ {other.name}, %{done} ]", value.type)
-                for value, other in zip(state, outer.results[1 + len(pairs):], strict=True)]
+        return f.either(state, alone, outer.results[1 + len(pairs):], done)
 
 
 def rows_in_memory(target: Target, tile: TileShape) -> range:

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from graphc.runtime.native.blocking import Blocking, Contraction
 from graphc.runtime.native.emit import SIZES, Carried, Function, Value, constant, i64
-from graphc.runtime.native.microkernel import CACHE_LINE, no_sums, step_k, write_sums
+from graphc.runtime.native.microkernel import CACHE_LINE, Walk, write_sums
 from graphc.runtime.native.target import Target
 from graphc.runtime.native.tiles import Finish, Load, Prefetch, Tile, TileLoops
 
@@ -122,8 +122,9 @@ class OverlappedTiles(TileLoops):
         """The sums of a tile; meanwhile the tile `before` is finished, and the rows of the streams are fetched."""
         f, g = self.f, self.blocking
         kernel = self.micro(g.height, g.vectors)
+        walk = Walk(f, self.target, kernel, a, b, a_table, b_table, count, None)
         begin, joined = f.label("beside"), f.label("joined")
-        initial, alone = [i64(0), a, b, *no_sums(kernel.tile)], f.current
+        initial, alone = walk.first(), f.current
         f.branch_if(f.compare("icmp sgt", before.rows, i64(0)), begin, joined)
 
         f.block(begin)
@@ -132,28 +133,21 @@ class OverlappedTiles(TileLoops):
                  for v in range(g.vectors)]
         beside = Carried([i64(0), *initial])
         with f.repeat(beside):
-            row, k, a_now, b_now, *sums = beside.values
+            row, *state = beside.values
             fetch_row(f, streams, row, g.vectors * g.lanes * SIZES[self.c.dtype])
             for v in range(g.vectors):
                 self.vector(f, before, row, v * g.lanes, masks[v])
                 for _ in range(g.overlap * v // g.vectors, g.overlap * (v + 1) // g.vectors):
-                    a_now, b_now, sums = step_k(f, self.target, kernel, k, (a, a_now, a_table), (b, b_now, b_table), sums)
-                    k = f.add(k, i64(1))
+                    state = walk.step(state)
             after = f.add(row, i64(1))
-            beside.next = [after, k, a_now, b_now, *sums]
+            beside.next = [after, *state]
             beside.again = f.compare("icmp slt", after, before.rows)
         done = f.current
         f.branch(joined)
 
         f.block(joined)
-        values = []
-        for value, other in zip(initial, beside.results[1:], strict=True):
-            values.append(f.emit(f"phi {value.type} [ {value.name}, %{alone} ], [ {other.name}, %{done} ]", value.type))
-        rest = Carried(values)
+        rest = Carried(f.either(initial, alone, beside.results[1:], done))
         with f.repeat(rest):
-            k, a_now, b_now, *sums = rest.values
-            a_now, b_now, sums = step_k(f, self.target, kernel, k, (a, a_now, a_table), (b, b_now, b_table), sums)
-            k = f.add(k, i64(1))
-            rest.next = [k, a_now, b_now, *sums]
-            rest.again = f.compare("icmp slt", k, count)
-        return rest.results[3:]
+            rest.next = walk.step(rest.values)
+            rest.again = walk.goes_on(rest.next, walk.end)
+        return walk.sums(rest.results)
