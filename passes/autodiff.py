@@ -175,7 +175,7 @@ def _through_expansion(node: Node, g: Tensor, wanted: Sequence[int]) -> dict[int
     """A composite without a rule of its own is differentiated through what it expands to."""
     fresh = [Tensor(make(REGISTRY["input"], (), {"name": f"x{k}", "type": i.type, "symbol": object()}))
              for k, i in enumerate(node.inputs)]
-    body = node.op.expand(*fresh, **node.attributes)  # type: ignore[misc]
+    body = node.op.expand(*fresh, **node.attributes)
     found, _ = _pull([body.node], [g], [f.node for f in fresh])
     back = {f.node: i for f, i in zip(fresh, node.inputs, strict=True)}
     present = [f.node for f in found if f is not None]

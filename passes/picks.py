@@ -126,5 +126,5 @@ def mixes(node: Node, axis: int, maps: int = MAPS) -> bool:
 def of_memory(node: Node, axis: int, maps: int = MAPS) -> bool:
     """Whether the node is a map, at most so many deep, of nothing but inputs, cells and repeated numbers."""
     return maps > 0 and node.op.kind is Kind.MAP and all(
-        is_whole(i, axis) or (i.op.kind is Kind.SOURCE and i.op.numpy is None) or of_memory(i, axis, maps - 1)
+        is_whole(i, axis) or i.op.is_given or of_memory(i, axis, maps - 1)
         for i in dict.fromkeys(node.inputs))

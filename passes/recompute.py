@@ -384,7 +384,7 @@ class Rewriting:
             for operand in reads(member):
                 if operand in self.second:
                     inputs.append(self.second[operand])
-                elif operand.op.kind is Kind.SOURCE and operand.op.numpy is not None:
+                elif operand.op.kind is Kind.SOURCE and not operand.op.is_given:
                     inputs.append(operand)
                 else:
                     inputs.append(make(REGISTRY["after"], (operand, awaited)))

@@ -12,7 +12,7 @@ from graphc.runtime.interpreter import evaluate
 import graphc
 from graphc import testing
 from graphc.ir import make
-from graphc.op import REGISTRY, Kind, Op
+from graphc.op import REGISTRY, Kind, Op, define, same_type
 from graphc.ops.control import results_of
 from graphc.tensor import FUNCTIONS, Tensor
 from graphc.types import TensorType, as_dtype
@@ -105,7 +105,19 @@ def test_every_op_is_exercised() -> None:
 @pytest.mark.parametrize("op", OPS, ids=lambda op: op.name)
 def test_every_op_is_documented(op: Op) -> None:
     assert op.doc.endswith(".")
-    assert op.numpy is not None or op.name in SYMBOLS_ALONE or op.kind is Kind.ITEM
+    assert op.has("numpy") or op.name in SYMBOLS_ALONE or op.kind is Kind.ITEM
+
+
+def test_a_field_that_an_op_lacks_says_so() -> None:
+    add = REGISTRY["add"]
+    assert not add.has("index") and not add.has("fold")
+    with pytest.raises(RuntimeError, match="'add' has no 'index'"):
+        add.index((), None)
+    with pytest.raises(RuntimeError, match="'add' has no 'fold'"):
+        add.fold.identity(None)
+    with pytest.raises(ValueError, match="of kind map needs the field 'scalar'"):
+        define(Op("bodiless", Kind.MAP, same_type))
+    assert "bodiless" not in REGISTRY
 
 
 @pytest.mark.parametrize("name", sorted(FUNCTIONS))

@@ -62,7 +62,7 @@ def costly(node: Node) -> bool:
     """Whether a value is kept rather than computed again."""
     if node.op.kind in (Kind.VIEW, Kind.SOURCE):
         return False
-    if node.op.kind is not Kind.MAP or node.op.scalar is None:
+    if node.op.kind is not Kind.MAP:
         return True
     if node.op not in _costs:
         probe = _Probe()

@@ -133,7 +133,7 @@ def _leaves(roots: Sequence[Node], mark: int) -> list[Node]:
             continue
         seen.add(node)
         if node.op.kind is Kind.SOURCE:
-            if node.op.numpy is None:
+            if node.op.is_given:
                 leaves[node] = None
         elif node.number < mark:
             leaves[node] = None

@@ -166,7 +166,7 @@ class Elements:
         """The element's identity: plain views are looked through."""
         place = tuple(indices)
         while node.op.kind is Kind.VIEW and node not in self.memory:
-            inner, conditions = node.op.index(place, node.inputs[0].type, **node.attributes)  # type: ignore[misc]
+            inner, conditions = node.op.index(place, node.inputs[0].type, **node.attributes)
             if conditions:
                 break
             node, place = node.inputs[0], inner
@@ -210,8 +210,7 @@ class Elements:
             case Kind.MAP:
                 return Step(Action.SCALAR, node, tuple(self.key(i, indices, guard) for i in node.inputs))
             case Kind.VIEW:
-                place, conditions = node.op.index(indices, node.inputs[0].type,  # type: ignore[misc]
-                                                  **node.attributes)
+                place, conditions = node.op.index(indices, node.inputs[0].type, **node.attributes)
                 inner = self.key(node.inputs[0], place, (*guard, *conditions))
                 return Step(Action.GUARDED, node, (inner,), guard=tuple(conditions),
                             payload=node.attributes.get("fill", 0))
@@ -224,7 +223,7 @@ class Elements:
     def _expand_source(self, node: Node, indices: tuple[Index, ...], guard: GuardKey) -> Step:
         if "axis" in node.attributes:
             return Step(Action.POSITION, node, place=indices[node.attributes["axis"]])
-        if node.op.numpy is None:
+        if node.op.is_given:
             raise LoweringError(f"{node!r} is not among the kernel's slots")
         array = np.asarray(node.op.numpy(**node.attributes))
         flat = array.reshape(-1)
@@ -245,7 +244,7 @@ class Elements:
         fill: Any = 0
         base = data
         while base.op.kind is Kind.VIEW and base not in self.memory:
-            place, conditions = base.op.index(place, base.inputs[0].type, **base.attributes)  # type: ignore[misc]
+            place, conditions = base.op.index(place, base.inputs[0].type, **base.attributes)
             if conditions and read_guard:
                 raise LoweringError(f"{node!r} gathers from a doubly guarded view")
             if conditions:
@@ -256,7 +255,7 @@ class Elements:
                 raise LoweringError(f"{node!r} gathers from {base!r}, which is not in memory")
             self._expand_source(base, place, ())
             if base not in self.memory:  # equal numbers, or positions: through memory all the same
-                values = np.asarray(base.op.numpy(**base.attributes)).reshape(-1)  # type: ignore[misc]
+                values = np.asarray(base.op.numpy(**base.attributes)).reshape(-1)
                 table = self.f.module.table([v.item() for v in values] or [0], memory_type(base))
                 self.memory[base] = row_major(base, table)
         where = self.memory[base].place(place)
@@ -351,7 +350,7 @@ class Elements:
                 return self.s.cast(self.index(step.place), node.dtype.name)
             case Action.SCALAR:
                 values = self.aligned([self.emit([k])[0] for k in step.operands])
-                return node.op.scalar(self.s, *values, **node.attributes)  # type: ignore[misc]
+                return node.op.scalar(self.s, *values, **node.attributes)
             case Action.GUARDED:
                 condition = self.holds(step.guard)
                 inner = self.emit([step.operands[0]])[0]

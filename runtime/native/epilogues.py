@@ -96,7 +96,7 @@ def base_pointer(w: Work, read: Strided, dtype: str) -> Value:
     """The address of an operand's first element."""
     memory = w.elements.memory.get(read.base)
     if memory is None:
-        values = np.asarray(read.base.op.numpy(**read.base.attributes)).reshape(-1)  # type: ignore[misc]
+        values = np.asarray(read.base.op.numpy(**read.base.attributes)).reshape(-1)
         pointer = w.f.module.table([v.item() for v in values] or [0], memory_type(read.base))
         memory = row_major(read.base, pointer)
     return w.f.offset(memory.pointer, i64(read.offset), dtype)

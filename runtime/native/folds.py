@@ -71,7 +71,6 @@ class Passes:
 
 def reduction_of(node: Node) -> Reduction:
     fold, dtype = node.op.fold, node.inputs[0].dtype
-    assert fold is not None
     types = [LLVM[d] for d in fold.state_dtypes(dtype)]
     if int(node.inputs[0].type.size) < 1 << 31:  # positions beside floats: as many of them fill a vector
         types[1:] = ["i32" if t == "i64" else t for t in types[1:]]

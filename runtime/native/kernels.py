@@ -55,7 +55,7 @@ def element_operations(kernel: Kernel) -> int:
             case Kind.PREFIX | Kind.SCATTER:
                 total += 4 * int(node.inputs[-1].type.size)
             case Kind.ROUTINE:
-                total += node.op.operations(*(i.type for i in node.inputs), **node.attributes)  # type: ignore[misc]
+                total += node.op.operations(*(i.type for i in node.inputs), **node.attributes)
             case Kind.CONTRACT:
                 c = contraction_of(node)[0]
                 total += prod(c.batch) * prod(c.m) * prod(c.n) * prod(c.k) // 8

@@ -51,7 +51,7 @@ def scalar_cost(node: Node) -> int:
     if node.op.kind is not Kind.MAP:
         return 0
     counter = CountingScalar()
-    node.op.scalar(counter, *[counter] * len(node.inputs), **node.attributes)  # type: ignore[misc]
+    node.op.scalar(counter, *[counter] * len(node.inputs), **node.attributes)
     return max(1, counter.total)
 
 

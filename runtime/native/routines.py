@@ -403,7 +403,7 @@ def _write(r: Routine, kernel: Kernel, node: Node, reads: Sequence[Value], write
     wanted = {n.attributes.get("item", 0): w for n, w in zip(kernel.body.outputs, writes, strict=True)}
     outputs = [part(wanted[k], t) if k in wanted else r.scratch(t.dtype.name, *sizes(t))
                for k, t in enumerate(node.types)]
-    node.op.routine(r, inputs, outputs, [i.type for i in node.inputs], **node.attributes)  # type: ignore[misc]
+    node.op.routine(r, inputs, outputs, [i.type for i in node.inputs], **node.attributes)
 
 
 @lru_cache(maxsize=512)

@@ -35,7 +35,6 @@ def emit_prefix(w: Work) -> None:
         raise LoweringError(f"{kernel!r}: one running fold is needed, there are {len(nodes)}")
     node = nodes[0]
     axis, reverse, fold = node.attributes["axis"], node.attributes["reverse"], node.op.fold
-    assert fold is not None
     dtype = node.inputs[0].dtype
     size = space[axis]
     outer_count, inner_count = prod(space[:axis]), prod(space[axis + 1:])
@@ -89,7 +88,6 @@ class Along:
         self.w, self.node, self.outer, self.step = w, node, outer, step
         self.position, self.operand, self.roots = position, operand, roots
         self.outputs = list(enumerate(w.kernel.body.outputs))
-        assert node.op.fold is not None
         self.fold = node.op.fold
         dtype = node.inputs[0].dtype
         self.type, self.neutral = LLVM[self.fold.state_dtypes(dtype)[0]], self.fold.identity(dtype)[0]
