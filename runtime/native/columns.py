@@ -12,10 +12,11 @@ from graphc.index import Index
 from graphc.ir import Node
 from graphc.plan import align
 
-from .elements import Scope, row_major
+from .addresses import row_major
 from .emit import Carried, Value, constant, i64, vector
 from .folds import Chunks, Folding, Passes, Space, column_chunks, passes_of
 from .loops import State, Work, affine_in, bind
+from .scopes import Scope
 from .tiles import quotient
 
 CHEAP_COLUMNS = 8  # operations per element up to which a block is four vectors wide

@@ -19,10 +19,12 @@ from graphc.labels import labels_of
 from graphc.op import Kind
 from graphc.plan import Kernel
 
+from .addresses import LLVM, Memory, memory_type, row_major
 from .contract import Contraction, Tile
-from .elements import LLVM, Key, LoweringError, Memory, Scope, memory_type, row_major
 from .emit import SIZES, Function, Value, i64
 from .loops import State, Work, bind, output_key, variable_of
+from .recipes import Key
+from .scopes import LoweringError, Scope
 
 LEAST_ROW = 48  # elements of a result's row for which its images are worth a contraction each
 STREAM = 1 << 17  # bytes that an epilogue touches from which fetching ahead pays: other kernels fill the cache too

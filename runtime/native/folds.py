@@ -19,9 +19,11 @@ from graphc.ir import Node
 from graphc.op import Fold, Kind
 from graphc.plan import Form, Kernel, align
 
-from .elements import LLVM, Key, LoweringError
+from .addresses import LLVM
 from .emit import Value, constant, vector
 from .loops import State, Work
+from .recipes import Key
+from .scopes import LoweringError
 from .target import Target
 
 CHUNK = 4096  # elements of a row that one partial result covers, at least

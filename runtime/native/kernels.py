@@ -13,9 +13,10 @@ from math import prod
 from graphc.op import Kind
 from graphc.plan import Form, Kernel
 
+from .addresses import row_major
 from .columns import emit_columns
 from .contraction_kernels import contraction_scratch, emit_contract
-from .elements import Elements, LoweringError, row_major
+from .elements import Elements
 from .emit import Function, Module, i64
 from .epilogues import contraction_of
 from .folds import reduction_scratch
@@ -23,6 +24,7 @@ from .loops import Threads, Work, emit_map, scalar_cost, vector_lanes
 from .routines import emit_routine, routine_scratch
 from .rows import emit_rows
 from .scans import emit_prefix, emit_scatter
+from .scopes import LoweringError
 from .target import Target
 from .threads import emit_barrier
 from .transposes import emit_turned, turned

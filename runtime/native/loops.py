@@ -15,8 +15,10 @@ from graphc.ir import Node
 from graphc.op import Kind
 from graphc.plan import Kernel
 
-from .elements import Action, Elements, Key, Scope
+from .elements import Elements
 from .emit import Carried, Function, Value, i64, lane_numbers, vector
+from .recipes import Action, Key
+from .scopes import Scope
 from .target import Target
 from .tiles import share
 

@@ -18,10 +18,11 @@ from graphc.op import Kind
 from graphc.plan import Kernel, align
 from graphc.types import TensorType, as_dtype, count, least
 
-from .elements import LLVM, LoweringError
+from .addresses import LLVM
 from .emit import SIZES, Carried, Function, Module, Value, constant, element, i64, lane_numbers, lanes, vector
 from .loops import Work
 from .scalar import NativeScalar
+from .scopes import LoweringError
 from .target import Target
 
 Plain = float | int | bool

@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING
 from graphc.ir import Node
 from graphc.plan import align
 
-from .elements import Action, Key, Scope, memory_type
+from .addresses import memory_type
 from .emit import SIZES, Value, i64, vector
 from .folds import BLOCK_LANES, INVARIANTS, Folding
 from .loops import State, Work
+from .recipes import Action, Key
+from .scopes import Scope
 
 if TYPE_CHECKING:
     from .rows import Rows

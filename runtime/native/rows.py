@@ -12,12 +12,14 @@ from graphc.index import Index
 from graphc.ir import Node
 from graphc.plan import align
 
+from .addresses import Memory, row_major
 from .columns import emit_columns
-from .elements import Action, Key, Memory, Scope, row_major
 from .emit import Carried, Value, i64
 from .folds import KEPT_VALUES, SCRATCH_LIMIT, Chunks, Folding, Passes, Space, across_rows, block_rows, passes_of, row_chunks
 from .loops import State, Work, affine_in, bind, scalar_cost
+from .recipes import Action, Key
 from .row_blocks import RowBlocks
+from .scopes import Scope
 from .tiles import quotient
 
 EXPENSIVE = 8  # operations that are worth a trip through row scratch

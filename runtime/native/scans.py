@@ -13,9 +13,11 @@ from graphc.index import Index, linear, unravel
 from graphc.ir import Node
 from graphc.op import Kind
 
-from .elements import LLVM, Key, LoweringError, Scope
+from .addresses import LLVM
 from .emit import Carried, Value, constant, i64, vector
 from .loops import LINE, State, Work, bind, output_key
+from .recipes import Key
+from .scopes import LoweringError, Scope
 from .tiles import share
 
 LEAST_LINE = 4  # elements of a line that are worth a vector

@@ -19,13 +19,14 @@ from graphc.ir import Node
 from graphc.op import Kind
 from graphc.plan import Kernel, align
 
+from .addresses import Memory
 from .contract import Contraction, Tile, tile_parts
-from .elements import LoweringError, Memory, Scope
 from .emit import Carried, Function, Value, constant, i64, vector
 from .epilogues import Epilogue, computed_operands, contraction_node, contraction_of
 from .folds import Folding, Reduction, passes_of, reduction_of, reduction_scratch
 from .loops import LINE, MODERATE, State, Work, bind
 from .rows import Rows
+from .scopes import LoweringError, Scope
 from .target import Target
 
 ABREAST = 4  # vectors of a tile whose states stay in registers together

@@ -15,9 +15,11 @@ from math import prod
 
 from graphc.index import Index, linear, unravel, variables_for
 
-from .elements import Action, Elements, Key, Scope
+from .elements import Elements
 from .emit import Value, i64, vector
 from .loops import LINE, State, Work, bind, output_key
+from .recipes import Action, Key
+from .scopes import Scope
 from .tiles import maximum
 
 MOST_CODE = 600  # instructions of a tile
