@@ -101,7 +101,7 @@ class Elements(Recipes, Addresses):
         raise AssertionError(step.action)
 
     def _emit_gather(self, step: Step) -> Value:
-        found, fill, place, guard = step.payload
+        found, fill = step.payload
         node = step.node
         missing = constant(float("nan") if node.dtype.is_float else 0, LLVM[node.dtype.name])
         if found.extent == 0:
@@ -112,7 +112,7 @@ class Elements(Recipes, Addresses):
         assert step.base is not None
         source = self.memory[step.base]
         with self.inside(Scope({found: safe})):
-            value = self.load(step.base, source.pointer, place, guard, source.size)
-            if guard:
-                value = self.select(self.holds(guard), value, constant(fill, LLVM[node.dtype.name]))
+            value = self.load(step.base, source.pointer, step.place, step.guard, source.size)
+            if step.guard:
+                value = self.select(self.holds(step.guard), value, constant(fill, LLVM[node.dtype.name]))
         return self.select(inside, value, missing)

@@ -40,7 +40,11 @@ class Action(Enum):
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """One element: what to do, on which other elements, and the variables that it depends on."""
+    """One element: what to do, on which other elements, and the variables that it depends on.
+
+    base      LOAD, GATHER: the node in memory, whose element `place` is read where `guard` holds
+    payload   NUMBER: it; GUARDED: the fill; GATHER: the variable that stands for the index, and the fill
+    """
 
     action: Action
     node: Node
@@ -98,6 +102,8 @@ class Recipes:
                 variables |= index.variables()
             for operand in step.operands:
                 variables |= self.steps[operand].variables
+            if step.action is Action.GATHER:  # the place that is found is no loop variable
+                variables.discard(step.payload[0])
             self.steps[current] = Step(step.action, step.node, step.operands, step.base, step.place, step.guard,
                                        step.payload, frozenset(variables))
             pending.pop()
@@ -131,14 +137,19 @@ class Recipes:
             return Step(Action.POSITION, node, place=indices[node.attributes["axis"]])
         if node.op.is_given:
             raise LoweringError(f"{node!r} is not among the kernel's slots")
-        array = np.asarray(node.op.numpy(**node.attributes))
-        flat = array.reshape(-1)
+        flat = np.asarray(node.op.numpy(**node.attributes)).reshape(-1)
         if flat.size and (flat.size == 1 or bool(np.all(flat == flat[0]))):
             return Step(Action.NUMBER, node, payload=flat[0].item())
-        scalar = memory_type(node)
-        table = self.module.table([v.item() for v in flat] or [0], scalar)
-        self.memory[node] = row_major(node, table)
-        return Step(Action.LOAD, node, base=node, place=self.memory[node].place(indices), guard=guard)
+        return Step(Action.LOAD, node, base=node, place=self.tabulated(node).place(indices), guard=guard)
+
+    def tabulated(self, node: Node) -> Memory:
+        """Where a constant lies: in a table of the module, if not in a slot."""
+        known = self.memory.get(node)
+        if known is None:
+            flat = np.asarray(node.op.numpy(**node.attributes)).reshape(-1)
+            table = self.module.table([v.item() for v in flat] or [0], memory_type(node))
+            known = self.memory[node] = row_major(node, table)
+        return known
 
     def _expand_gather(self, node: Node, indices: tuple[Index, ...], guard: GuardKey) -> Step:
         data, index = node.inputs
@@ -156,25 +167,10 @@ class Recipes:
             if conditions:
                 read_guard, fill = conditions, base.attributes.get("fill", 0)
             base = base.inputs[0]
-        if base not in self.memory:
-            if base.op.kind is not Kind.SOURCE:
-                raise LoweringError(f"{node!r} gathers from {base!r}, which is not in memory")
-            self._expand_source(base, place, ())
-            if base not in self.memory:  # equal numbers, or positions: through memory all the same
-                values = np.asarray(base.op.numpy(**base.attributes)).reshape(-1)
-                table = self.module.table([v.item() for v in values] or [0], memory_type(base))
-                self.memory[base] = row_major(base, table)
-        where = self.memory[base].place(place)
-        step = Step(Action.GATHER, node, (self.key(index, indices, guard),), base, where, tuple(read_guard),
-                    (found, fill, where))
-        # the gathered variable is no loop variable: what the element depends on comes from the index and the rest
-        rest = Index(tuple((t, f) for t, f in where.terms if found not in variables_of(t)), where.constant)
-        hidden = [Index.of(v) for t, _ in where.terms if found in variables_of(t) for v in variables_of(t) - {found}]
-        for condition, _, _ in step.guard:
-            hidden += [Index.of(v) for v in condition.variables() - {found}]
-        for index_ in hidden:
-            rest = rest + index_ * 1
-        return Step(step.action, node, step.operands, base, rest, (), (found, fill, where, tuple(read_guard)))
+        if base not in self.memory and (base.op.kind is not Kind.SOURCE or base.op.is_given):
+            raise LoweringError(f"{node!r} gathers from {base!r}, which is not in memory")
+        where = self.tabulated(base).place(place)  # equal numbers and positions too
+        return Step(Action.GATHER, node, (self.key(index, indices, guard),), base, where, tuple(read_guard), (found, fill))
 
     def reachable(self, roots: Iterable[Key]) -> list[Key]:
         """Everything that the roots need, operands first; what is saved is not looked into."""
