@@ -346,6 +346,11 @@ class Graph:
                 result[source].append(node)
         return result
 
+    @property
+    def open_sizes(self) -> list[str]:
+        """The names of its inputs' open dimensions, sorted."""
+        return sorted(set().union(*(s.names() for n in self.inputs for s in n.shape if isinstance(s, Dim))))
+
     def cells(self) -> list[Cell]:
         """The cells that it reads or updates, in order of first appearance."""
         found = {n.attributes["cell"]: None for n in self.nodes if "cell" in n.attributes}
