@@ -14,12 +14,13 @@ import numpy as np
 from .errors import GraphError
 from .feeds import assign, convert, solve_sizes
 from .ir import Cell, Graph, Node, at, rewrite, substitute, topological, user_origin
+from .methods import FUNCTIONS, public
 from .passes.update import attach_updates
 from .program import Program, inspecting, sizes_for
 from .runtime.interpreter import evaluate
 from .specialized import Specialized
 from .structures import flatten_outputs
-from .tensor import FUNCTIONS, Parameter, Tensor, TensorLike, as_tensor, public
+from .tensor import Parameter, Tensor, TensorLike, as_tensor
 
 
 @public

@@ -16,6 +16,7 @@ import numpy as np
 
 from .errors import DTypeError, GraphError, ShapeError
 from .ir import Cell, Node, at, make, rebuild, user_origin
+from .methods import public
 from .op import REGISTRY
 from .ops.bodies import below, close, close_loop, depending, replaced
 from .ops.control import results_of, updating
@@ -25,7 +26,7 @@ from .ops.shaping import concat
 from .ops.sources import iota
 from .ops.views import narrow, reshape
 from .structures import Structure, flatten
-from .tensor import Parameter, Tensor, TensorLike, as_tensor, placeholder, public
+from .tensor import Parameter, Tensor, TensorLike, as_tensor, placeholder
 from .types import Dim, Size, TensorType, as_size, bool_, int64
 
 

@@ -12,9 +12,10 @@ from typing import Any
 
 from graphc.errors import DTypeError, GraphError, ShapeError
 from graphc.ir import Node, at, building, make, phase, substitute, topological, user_origin
+from graphc.methods import public
 from graphc.op import REGISTRY, Kind
 from graphc.ops.sources import zeros
-from graphc.tensor import Tensor, TensorLike, as_tensor, constant, placeholder, public
+from graphc.tensor import Tensor, TensorLike, as_tensor, constant, placeholder
 from graphc.types import Size
 
 Cotangents = dict[Node, list[Tensor | None]]
@@ -264,7 +265,7 @@ def hessian(loss: Tensor, wrt: Tensor) -> Tensor:
 
 
 def _function(name: str) -> Callable[..., Any]:
-    from graphc.tensor import FUNCTIONS
+    from graphc.methods import FUNCTIONS
 
     return FUNCTIONS[name]
 

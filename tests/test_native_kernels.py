@@ -22,9 +22,9 @@ from graphc.runtime.native.threads import emit_barrier
 
 from graphc import ops
 from graphc.ir import Graph, Node, make
+from graphc.methods import FUNCTIONS as g
 from graphc.op import REGISTRY, Kind
 from graphc.plan import Buffer, Form, Kernel, Role, slot
-from graphc.tensor import FUNCTIONS as g
 from graphc.tensor import Tensor
 from graphc.types import TensorType, as_dtype
 

@@ -12,9 +12,10 @@ from graphc.runtime.interpreter import evaluate
 import graphc
 from graphc import testing
 from graphc.ir import make
+from graphc.methods import FUNCTIONS
 from graphc.op import REGISTRY, Kind, Op, define, same_type
 from graphc.ops.control import results_of
-from graphc.tensor import FUNCTIONS, Tensor
+from graphc.tensor import Tensor
 from graphc.types import TensorType, as_dtype
 
 OPS = [op for op in REGISTRY.values() if op.name.isidentifier()]

@@ -12,7 +12,8 @@ import numpy as np
 
 from ..errors import GraphError, ShapeError
 from ..ir import at, user_origin
-from ..tensor import FUNCTIONS, Tensor, TensorLike, as_tensor, constant, public
+from ..methods import FUNCTIONS, public
+from ..tensor import Tensor, TensorLike, as_tensor, constant
 from ..types import DTypeLike, Size, broadcast_shapes
 from . import elementwise as e
 from .indexing import one_hot, take_along_axis

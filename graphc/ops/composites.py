@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from ..ir import at, user_origin
+from ..methods import public
 from ..op import Kind, Op, Sample, define
-from ..tensor import Tensor, TensorLike, apply, as_tensor, public
+from ..tensor import Tensor, TensorLike, apply, as_tensor
 from ..types import TensorType, float32
 from . import elementwise as e
 from .control import stop_gradient

@@ -12,8 +12,9 @@ import numpy as np
 
 from ..errors import GraphError, ShapeError
 from ..ir import at, user_origin
+from ..methods import public
 from ..op import Kind, Op, Sample, define
-from ..tensor import Tensor, TensorLike, apply, as_tensor, public
+from ..tensor import Tensor, TensorLike, apply, as_tensor
 from ..types import DType, Size, TensorType, broadcast_shapes, format_shapes, int64, promote
 from . import elementwise as e
 from .reductions import sum_

@@ -14,8 +14,9 @@ import numpy as np
 
 from ..errors import DTypeError
 from ..ir import at, user_origin
+from ..methods import FUNCTIONS, public
 from ..op import Kind, Op, Sample, define, same_type
-from ..tensor import FUNCTIONS, Tensor, TensorLike, apply, as_tensor, public
+from ..tensor import Tensor, TensorLike, apply, as_tensor
 from ..types import (
     DType,
     DTypeLike,

@@ -13,7 +13,8 @@ import numpy as np
 
 from ..errors import GraphError, ShapeError
 from ..ir import at, user_origin
-from ..tensor import Tensor, TensorLike, constant, public
+from ..methods import public
+from ..tensor import Tensor, TensorLike, constant
 from ..types import int64
 from . import elementwise as e
 from .indexing import gather, take

@@ -11,7 +11,8 @@ from typing import Any
 
 from ..errors import GraphError, ShapeError
 from ..ir import at, user_origin
-from ..tensor import Tensor, TensorLike, as_tensor, public
+from ..methods import public
+from ..tensor import Tensor, TensorLike, as_tensor
 from ..types import broadcast_shapes
 from . import elementwise as e
 from .contractions import contract, matmul

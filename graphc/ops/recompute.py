@@ -16,8 +16,9 @@ import numpy as np
 
 from ..errors import GraphError
 from ..ir import Node, at, building, make, make_like, next_number, phase, scope, substitute, user_origin
+from ..methods import FUNCTIONS, public
 from ..op import Kind, Op, Sample, define
-from ..tensor import FUNCTIONS, Tensor, apply, as_tensor, placeholder, public
+from ..tensor import Tensor, apply, as_tensor, placeholder
 from ..types import TensorType
 from .control import results_of
 

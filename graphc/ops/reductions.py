@@ -14,8 +14,9 @@ import numpy as np
 
 from ..errors import DTypeError, GraphError, ShapeError
 from ..ir import at, user_origin
+from ..methods import public
 from ..op import Fold, Kind, Op, Sample, define
-from ..tensor import Tensor, TensorLike, apply, as_tensor, public
+from ..tensor import Tensor, TensorLike, apply, as_tensor
 from ..types import DType, Size, TensorType, bool_, count, float32, greatest, int64, least
 from . import elementwise as e
 from .sources import iota, size_of

@@ -12,7 +12,8 @@ import numpy as np
 
 from ..errors import GraphError, ShapeError
 from ..ir import at, user_origin
-from ..tensor import FUNCTIONS, Tensor, TensorLike, as_tensor, public
+from ..methods import FUNCTIONS, public
+from ..tensor import Tensor, TensorLike, as_tensor
 from ..types import DType, Shape, Size, promote
 from . import elementwise as e
 from .sources import iota, size_of

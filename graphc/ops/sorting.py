@@ -15,8 +15,9 @@ import numpy as np
 
 from ..errors import DTypeError, ShapeError
 from ..ir import Node, at, user_origin
+from ..methods import public
 from ..op import Kind, Op, Sample, define
-from ..tensor import Tensor, TensorLike, apply, as_tensor, public
+from ..tensor import Tensor, TensorLike, apply, as_tensor
 from ..types import TensorType, count, int64, promote
 from . import elementwise as e
 from .control import apply_all, results_of

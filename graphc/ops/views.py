@@ -15,8 +15,9 @@ from numpy.lib.stride_tricks import sliding_window_view
 from ..errors import GraphError, ShapeError
 from ..index import Guard, Index, linear, unravel
 from ..ir import at, user_origin
+from ..methods import FUNCTIONS, public
 from ..op import Kind, Op, Sample, define
-from ..tensor import FUNCTIONS, Tensor, TensorLike, apply, as_tensor, public
+from ..tensor import Tensor, TensorLike, apply, as_tensor
 from ..types import Dim, Shape, Size, TensorType, as_shape, as_size, count
 
 Indices = tuple[Index, ...]
