@@ -9,7 +9,7 @@ meet in shared memory and are joined in order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
@@ -19,7 +19,7 @@ from graphc.ir import Node
 from graphc.op import Fold, Kind
 from graphc.plan import Form, Kernel, align
 
-from .addresses import LLVM
+from .addresses import LLVM, row_major
 from .emit import Value, constant, vector
 from .loops import State, Work
 from .recipes import Key
@@ -152,6 +152,11 @@ def joins_at_once(r: Reduction) -> bool:
     return not r.positioned and r.neutral[0] in (0, 1)
 
 
+def numbers_bytes(count: int) -> int:
+    """Bytes of an array of so many numbers of any type."""
+    return align(8 * count)
+
+
 def reduction_scratch(kernel: Kernel, target: Target, serial: bool) -> tuple[int, int]:
     """(private, shared) bytes."""
     passes = passes_of(kernel)
@@ -159,10 +164,10 @@ def reduction_scratch(kernel: Kernel, target: Target, serial: bool) -> tuple[int
     chunks = None if serial else row_chunks(passes) if rows else column_chunks(passes)
     components = sum(len(r.types) for r in passes.all)
     if chunks is not None:
-        partials = components * align(8 * passes.kept_count * chunks.count)
-        results = len(passes.all) * align(8 * passes.kept_count)
+        partials = components * numbers_bytes(passes.kept_count * chunks.count)
+        results = len(passes.all) * numbers_bytes(passes.kept_count)
         return (results, partials) if rows else (0, partials + results)
-    row_bytes = align(8 * passes.reduced_count)
+    row_bytes = numbers_bytes(passes.reduced_count)
     if rows and (block := block_rows(kernel, passes)) > 1:
         numbers = (components * BLOCK_LANES + len(passes.all) + INVARIANTS) * 8 * BLOCK_LANES
         return numbers + KEPT_VALUES * block * row_bytes, 0
@@ -176,6 +181,7 @@ class Folding:
 
     def __init__(self, w: Work, reductions: Sequence[Reduction], keys: Sequence[Key], position: Index) -> None:
         self.w, self.reductions, self.keys, self.position = w, reductions, keys, position
+        self.types = [t for r in reductions for t in r.types]
 
     def initial(self, lanes: int) -> State:
         return [constant(v, vector(lanes, t)) for r in self.reductions for v, t in zip(r.neutral, r.types, strict=True)]
@@ -285,6 +291,14 @@ class Space:
         """The folds' results are values that scopes hold, one per kept position."""
         for r in self.passes.all:
             self.w.elements.folded[r.node] = self.kept
+
+    def settle(self, results: Mapping[Node, Value]) -> None:
+        """The folds' results lie in memory from now on: what was asked for before is asked for anew."""
+        e = self.w.elements
+        for node, pointer in results.items():
+            del e.folded[node]
+            e.memory[node] = row_major(node, pointer)
+        e.steps.clear()
 
     def roots(self, p: int) -> list[Key]:
         """Everything that pass p computes."""

@@ -18,7 +18,7 @@ from graphc.plan import align
 
 from .addresses import memory_type
 from .emit import SIZES, Value, i64, vector
-from .folds import BLOCK_LANES, INVARIANTS, Folding
+from .folds import BLOCK_LANES, INVARIANTS, Folding, numbers_bytes
 from .loops import State, Work
 from .recipes import Action, Key
 from .scopes import Scope
@@ -42,7 +42,7 @@ class RowBlocks:
         self.numbers = self.w.f.offset(self.w.private, i64(most * BLOCK_LANES * SLOT), "i8")
         self.slots: dict[Node | Key, int] = {}
         self.lines = self.w.f.offset(self.numbers, i64((len(passes.all) + INVARIANTS) * SLOT), "i8")
-        self.line_bytes = align(8 * passes.reduced_count)
+        self.line_bytes = numbers_bytes(passes.reduced_count)
 
     def emit(self) -> None:
         """This thread's blocks."""
