@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 from graphc.runtime.interpreter import evaluate_graph
 from graphc.runtime.native import kernels as native
-from graphc.runtime.native.emit import Module, i64
+from graphc.runtime.native.emit import Module
 from graphc.runtime.native.jit import compile_module
 from graphc.runtime.native.memory import allocate
 from graphc.runtime.native.target import Target, describe, host
 from graphc.runtime.native.threads import emit_barrier
+from graphc.runtime.native.values import i64
 
 from graphc import ops
 from graphc.ir import Graph, Node, make

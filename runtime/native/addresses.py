@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from graphc.index import Index, linear
 from graphc.ir import Node
 
-from .emit import Value, constant, vector
 from .indices import GuardKey, Indices
+from .values import Value, constant, vector
 
 LLVM = {"float32": "float", "float64": "double", "int32": "i32", "int64": "i64", "bool": "i1"}
 

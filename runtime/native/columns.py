@@ -11,12 +11,13 @@ from math import prod
 from graphc.index import Index
 from graphc.ir import Node
 
-from .emit import Carried, Value, i64
+from .emit import Carried
 from .folds import Chunks, Folding, Passes, Space, column_chunks, passes_of
 from .loops import State, Work, affine_in, bind
 from .partials import Partials, Room, store_number
 from .scopes import Scope
 from .tiles import quotient
+from .values import Value, i64
 
 CHEAP_COLUMNS = 8  # operations per element up to which a block is four vectors wide
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from graphc.runtime.native.emit import Carried, Function, Value, i64, vector
+from graphc.runtime.native.emit import Carried, Function
 from graphc.runtime.native.microkernel import multiply_add, plus
 from graphc.runtime.native.target import Target
+from graphc.runtime.native.values import Value, i64, vector
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,11 @@ from typing import Any
 from graphc.index import Index
 
 from .addresses import LLVM, Addresses
-from .emit import Function, Value, constant
+from .emit import Function
 from .recipes import Action, Key, Recipes, Step, variables_of
 from .scalar import NativeScalar
 from .scopes import LoweringError, Scope
+from .values import Value, constant
 
 
 class Elements(Recipes, Addresses):

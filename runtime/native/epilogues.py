@@ -21,10 +21,11 @@ from graphc.plan import Kernel
 
 from .addresses import LLVM, Memory, memory_type, row_major
 from .contract import Contraction, Tile
-from .emit import SIZES, Function, Value, i64
+from .emit import Function
 from .loops import State, Work, bind, output_key, variable_of
 from .recipes import Key
 from .scopes import LoweringError, Scope
+from .values import SIZES, Value, i64
 
 LEAST_ROW = 48  # elements of a result's row for which its images are worth a contraction each
 STREAM = 1 << 17  # bytes that an epilogue touches from which fetching ahead pays: other kernels fill the cache too

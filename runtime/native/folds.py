@@ -20,11 +20,11 @@ from graphc.op import Fold, Kind
 from graphc.plan import Form, Kernel, align
 
 from .addresses import LLVM, row_major
-from .emit import Value, constant, vector
 from .loops import State, Work
 from .recipes import Key
 from .scopes import LoweringError
 from .target import Target
+from .values import Value, constant, vector
 
 CHUNK = 4096  # elements of a row that one partial result covers, at least
 ROW_CHUNK = 256  # rows that one partial result of columns covers, at least

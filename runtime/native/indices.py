@@ -11,8 +11,9 @@ from collections.abc import Sequence
 
 from graphc.index import Divided, Index, Term, Variable
 
-from .emit import Function, Value, constant, lane_numbers, vector
+from .emit import Function
 from .scopes import LoweringError, Scopes
+from .values import Value, constant, lane_numbers, vector
 
 GuardKey = tuple[tuple[Index, int, int], ...]
 

@@ -17,7 +17,7 @@ from .addresses import row_major
 from .columns import emit_columns
 from .contraction_kernels import contraction_scratch, emit_contract
 from .elements import Elements
-from .emit import Function, Module, i64
+from .emit import Function, Module
 from .epilogues import contraction_of
 from .folds import reduction_scratch
 from .loops import Threads, Work, emit_map, scalar_cost, vector_lanes
@@ -28,6 +28,7 @@ from .scopes import LoweringError
 from .target import Target
 from .threads import emit_barrier
 from .transposes import emit_turned, turned
+from .values import i64
 
 
 def emit_any_map(w: Work) -> None:

@@ -16,11 +16,12 @@ from graphc.op import Kind
 from graphc.plan import Kernel
 
 from .elements import Elements
-from .emit import Carried, Function, Value, i64, lane_numbers, vector
+from .emit import Carried, Function
 from .recipes import Action, Key
 from .scopes import Scope
 from .target import Target
 from .tiles import share
+from .values import Value, i64, lane_numbers, vector
 
 State = list[Value]
 CHEAP, MODERATE, HEAVY = 8, 30, 60  # operations of a loop body that is unrolled 4 times, twice, written only once

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from graphc.runtime.native.emit import SIZES, Carried, Function, Module, Value, i64, vector
+from graphc.runtime.native.emit import Carried, Function, Module
+from graphc.runtime.native.values import SIZES, Value, i64, vector
 
 PARAMETERS = (
     ("to", "ptr"), ("to_stride", "i64"), ("source", "ptr"), ("offsets", "ptr"), ("width", "i64"), ("padded", "i64"),

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 
 from graphc.ir import Node
 
-from .emit import Carried, Function, Value, constant, i64, vector
+from .emit import Carried, Function
 from .folds import Folding, Reduction, numbers_bytes
 from .loops import State, Work
+from .values import Value, constant, i64, vector
 
 
 class Room:

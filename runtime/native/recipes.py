@@ -18,9 +18,10 @@ from graphc.ir import Node
 from graphc.op import Kind
 
 from .addresses import Memory, memory_type, row_major
-from .emit import Module, Value
+from .emit import Module
 from .indices import GuardKey
 from .scopes import LoweringError
+from .values import Value
 
 Key = tuple[Node, tuple[Index, ...], GuardKey]
 ZERO = Index((), 0)

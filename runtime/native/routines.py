@@ -19,11 +19,12 @@ from graphc.plan import Kernel, align
 from graphc.types import TensorType, as_dtype, count, least
 
 from .addresses import LLVM
-from .emit import SIZES, Carried, Function, Module, Value, constant, element, i64, lane_numbers, lanes, vector
+from .emit import Carried, Function, Module
 from .loops import Work
 from .scalar import NativeScalar
 from .scopes import LoweringError
 from .target import Target
+from .values import SIZES, Value, constant, element, i64, lane_numbers, lanes, vector
 
 Plain = float | int | bool
 Join = Callable[[Value, Value], Value]

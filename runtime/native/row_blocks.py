@@ -17,11 +17,11 @@ from graphc.ir import Node
 from graphc.plan import align
 
 from .addresses import memory_type
-from .emit import SIZES, Value, i64, vector
 from .folds import BLOCK_LANES, INVARIANTS, Folding, numbers_bytes
 from .loops import State, Work
 from .recipes import Action, Key
 from .scopes import Scope
+from .values import SIZES, Value, i64, vector
 
 if TYPE_CHECKING:
     from .rows import Rows

@@ -11,7 +11,7 @@ from math import prod
 from graphc.index import Index
 
 from .columns import emit_columns
-from .emit import Carried, Value, i64
+from .emit import Carried
 from .folds import (
     KEPT_VALUES,
     SCRATCH_LIMIT,
@@ -31,6 +31,7 @@ from .recipes import Action, Key
 from .row_blocks import RowBlocks
 from .scopes import Scope
 from .tiles import quotient
+from .values import Value, i64
 
 EXPENSIVE = 8  # operations that are worth a trip through row scratch
 STRAIGHT = 4  # vectors of a row that stay in registers between levels

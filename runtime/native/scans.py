@@ -14,11 +14,12 @@ from graphc.ir import Node
 from graphc.op import Kind
 
 from .addresses import LLVM
-from .emit import Carried, Value, constant, i64, vector
+from .emit import Carried
 from .loops import LINE, State, Work, bind, output_key
 from .recipes import Key
 from .scopes import LoweringError, Scope
 from .tiles import share
+from .values import Value, constant, i64, vector
 
 LEAST_LINE = 4  # elements of a line that are worth a vector
 LEAST_LINE_BYTES = 64  # of a line that is added as a whole

@@ -15,7 +15,7 @@ from typing import Any
 from graphc.index import Term, Variable
 from graphc.ir import Node
 
-from .emit import Value
+from .values import Value
 
 
 class LoweringError(RuntimeError):

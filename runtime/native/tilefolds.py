@@ -21,7 +21,7 @@ from graphc.plan import Kernel
 
 from .addresses import Memory
 from .contract import Contraction, Tile, tile_parts
-from .emit import Carried, Function, Value, i64
+from .emit import Carried, Function
 from .epilogues import Epilogue, computed_operands, contraction_node, contraction_of
 from .folds import Folding, Reduction, numbers_bytes, passes_of, reduction_of, reduction_scratch
 from .loops import LINE, MODERATE, State, Work, bind
@@ -29,6 +29,7 @@ from .partials import Partials, Room
 from .rows import Rows
 from .scopes import LoweringError, Scope
 from .target import Target
+from .values import Value, i64
 
 ABREAST = 4  # vectors of a tile whose states stay in registers together
 

@@ -16,11 +16,11 @@ from math import prod
 from graphc.index import Index, linear, unravel, variables_for
 
 from .elements import Elements
-from .emit import Value, i64, vector
 from .loops import LINE, State, Work, bind, output_key
 from .recipes import Action, Key
 from .scopes import Scope
 from .tiles import maximum
+from .values import Value, i64, vector
 
 MOST_CODE = 600  # instructions of a tile
 FEW_TILES = 16  # rows of tiles that are too few to be shared among threads
