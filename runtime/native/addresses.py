@@ -123,8 +123,7 @@ class Addresses(Indices):
         return self.f.gather(start, self._strides(factor), scalar, mask)
 
     def reverse(self, value: Value) -> Value:
-        order = ", ".join(f"i32 {i}" for i in reversed(range(self.lanes)))
-        return self.f.emit(f"shufflevector {value}, {value.type} poison, <{self.lanes} x i32> <{order}>", value.type)
+        return self.f.shuffle(value, range(self.lanes)[::-1])
 
     def _strides(self, factor: int) -> Value:
         scalar = "i32" if abs(factor) * self.lanes < 1 << 31 else "i64"

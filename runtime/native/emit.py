@@ -228,6 +228,12 @@ class Function:
         one = self.emit(f"insertelement {type_} poison, {scalar}, i64 0", type_)
         return self.emit(f"shufflevector {one}, {type_} poison, <{count} x i32> zeroinitializer", type_)
 
+    def shuffle(self, a: Value, order: Sequence[int | None], b: Value | None = None) -> Value:
+        """A vector whose lane i is lane order[i] of `a`, or of `b` behind it; anything where that is None."""
+        type_ = vector(len(order), a.element)
+        lanes = ", ".join("i32 poison" if o is None else f"i32 {o}" for o in order)
+        return self.emit(f"shufflevector {a}, {a.type} {b.name if b else 'poison'}, <{len(order)} x i32> <{lanes}>", type_)
+
     def extract(self, value: Value, lane: int) -> Value:
         return self.emit(f"extractelement {value}, i64 {lane}", value.element)
 

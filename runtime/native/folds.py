@@ -20,7 +20,7 @@ from graphc.op import Fold, Kind
 from graphc.plan import Form, Kernel, align
 
 from .addresses import LLVM, row_major
-from .loops import State, Work
+from .loops import State, Work, across_lanes
 from .recipes import Key
 from .scopes import LoweringError
 from .target import Target
@@ -221,26 +221,11 @@ class Folding:
                       for i in range(0, len(states), 2)]
         return states[0]
 
-    def across_lanes(self, state: State) -> State:
-        """One scalar state from a vector of them: halves are joined until one lane is left."""
-        f = self.w.f
-        lanes = state[0].lanes
-        while lanes > 1:
-            half = lanes // 2
-            parts = []
-            for start in (0, half):
-                order = ", ".join(f"i32 {start + i}" for i in range(half))
-                parts.append([f.emit(f"shufflevector {v}, {v.type} poison, <{half} x i32> <{order}>",
-                                     vector(half, v.element)) for v in state])
-            state = self.combine(*parts)
-            lanes = half
-        return [f.extract(v, 0) if v.lanes else v for v in state]
-
     def finish(self, states: list[State]) -> State:
         """All partial states of a row as one scalar state."""
         vectors = [s for s in states if s and s[0].lanes]
         scalars = [s for s in states if s and not s[0].lanes]
-        total = [self.across_lanes(self.tree(vectors))] if vectors else []
+        total = [across_lanes(self.w.f, self.tree(vectors), self.combine)] if vectors else []
         return self.tree([*total, *scalars])
 
     def results(self, state: State) -> dict[Node, Value]:

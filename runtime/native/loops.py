@@ -208,6 +208,16 @@ class Work:
         return [*results, single.results]
 
 
+def across_lanes(f: Function, state: State, join: Callable[[State, State], State]) -> State:
+    """Scalars from vectors: halves are joined until one lane is left."""
+    lanes = state[0].lanes
+    while lanes > 1:
+        half = lanes // 2
+        low, high = ([f.shuffle(v, range(start, start + half)) for v in state] for start in (0, half))
+        state, lanes = join(low, high), half
+    return [f.extract(v, 0) if v.lanes else v for v in state]
+
+
 def variable_of(index: Index) -> Variable:
     variable = index.terms[0][0]
     assert isinstance(variable, Variable)

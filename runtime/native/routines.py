@@ -20,7 +20,7 @@ from graphc.types import TensorType, as_dtype, count, least
 
 from .addresses import LLVM
 from .emit import Carried, Function, Module
-from .loops import Work
+from .loops import Work, across_lanes
 from .scalar import NativeScalar
 from .scopes import LoweringError
 from .target import Target
@@ -357,16 +357,7 @@ class Routine:
 
     def _across(self, value: Value, join: Join) -> Value:
         """All lanes joined, halves first."""
-        lanes = value.lanes
-        while lanes > 1:
-            half = lanes // 2
-            parts = []
-            for first in (0, half):
-                order = ", ".join(f"i32 {first + k}" for k in range(half))
-                parts.append(self.f.emit(f"shufflevector {value}, {value.type} poison, <{half} x i32> <{order}>",
-                                         vector(half, value.element)))
-            value, lanes = join(*parts), half
-        return self.f.extract(value, 0)
+        return across_lanes(self.f, [value], lambda low, high: [join(low[0], high[0])])[0]
 
 
 # -- kernels ---------------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ Summing up the lanes of one row is a chain of dependent shuffles, and a row's lo
 computation: where rows are short, they cost more than the row itself.  Here every row of a block leaves its lanes in scratch;
 a transposing tree joins them for all rows at once, lane i of the result belonging to row i; numbers of whole rows are computed
 from that in vectors, and the next level's rows read theirs back.  The lanes of a row are joined in the same pairs as
-`Folding.across_lanes` joins them, so a row's bits do not depend on its block.
+`loops.across_lanes` joins them, so a row's bits do not depend on its block.
 
 Knows the scratch of a block.  Must not know op names, buffers or how threads are made.
 """
@@ -181,15 +181,11 @@ class RowBlocks:
         sides = []
         for side in (0, half):
             order = [s + side + i for s in starts for i in range(half)]
-            text = ", ".join(f"i32 {o}" for o in order)
-            sides.append([f.emit(f"shufflevector {x}, {x.type} {'poison' if b is None else b[i].name}, "
-                                 f"<{len(order)} x i32> <{text}>", vector(len(order), x.element)) for i, x in enumerate(a)])
+            sides.append([f.shuffle(x, order, None if b is None else b[i]) for i, x in enumerate(a)])
         return folding.combine(*sides)
 
     def widened(self, value: Value, lanes: int) -> Value:
         """A vector of one number per row of the block, with lanes that nobody reads behind."""
         if value.lanes == lanes:
             return value
-        order = ", ".join(f"i32 {i}" if i < value.lanes else "i32 poison" for i in range(lanes))
-        return self.w.f.emit(f"shufflevector {value}, {value.type} poison, <{lanes} x i32> <{order}>",
-                             vector(lanes, value.element))
+        return self.w.f.shuffle(value, [i if i < value.lanes else None for i in range(lanes)])

@@ -143,12 +143,10 @@ class Along:
         neutral = constant(self.neutral, own.type)
         distance = 1
         while distance < lanes:
-            order = ", ".join(f"i32 {i + lanes - distance}" if i >= distance else f"i32 {i}" for i in range(lanes))
-            before = f.emit(f"shufflevector {neutral}, {own.type} {own.name}, <{lanes} x i32> <{order}>", own.type)
+            before = f.shuffle(neutral, [i + lanes - distance if i >= distance else i for i in range(lanes)], own)
             own = self.combine(before, own)
             distance *= 2
-        last = ", ".join([f"i32 {lanes - 1}"] * lanes)
-        total = f.emit(f"shufflevector {own}, {own.type} poison, <{lanes} x i32> <{last}>", own.type)
+        total = f.shuffle(own, [lanes - 1] * lanes)
         self.stored(carry, own)
         return self.combine(carry, total)
 
