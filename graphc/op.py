@@ -34,6 +34,15 @@ class Kind(Enum):
     COMPOSITE = "composite"  # expands to the above
 
 
+class Moves(Enum):
+    """What a VIEW does with its operand's elements, as far as views are joined and moved."""
+
+    NOTHING = "nothing"  # they stay in row-major order, under the attribute `shape`
+    AXES = "axes"  # the axes are put in the order of the attribute `axes`
+    REPEATS = "repeats"  # axes of size 1, and new leading ones, are repeated up to the attribute `shape`
+    OTHERWISE = "otherwise"
+
+
 class ScalarBuilder(Protocol):
     """What `Op.scalar` speaks to: the per-element instructions.  Values are opaque; every method returns one.
 
@@ -146,12 +155,17 @@ class Op:
     index       VIEW: ``index(indices, input_type, **attributes) -> (indices, guard)``; maps an element of the
                 result to an element of the first operand (others are only waited for).  guard is a list of (index, low,
                 high) that must hold low <= index < high, else the element is the attribute ``fill``
+    moves       VIEW: what it does with elements
+    twice       VIEW: ``twice(x, first, then) -> Tensor``: this op with the attributes `first`, and again with those of
+                `then`, as one view of x
     routine     ROUTINE: ``routine(r, inputs, outputs, types, **attributes)`` over a RoutineBuilder
     core        ROUTINE: how many last axes of the first result one run of the algorithm makes; the axes before them
                 are the batch, with which every operand and every result begins
     operations  ROUTINE: ``operations(*types, **attributes) -> int``, about how many scalar operations it all takes
     expand      COMPOSITE: ``expand(*inputs, **attributes) -> Tensor``
     commutes    the two inputs may be exchanged
+    neutral     MAP of two, whose order is free (up to rounding): the number that changes nothing
+    converts    MAP: the same numbers, as the attribute `dtype`
     domain      MAP: per input the open interval in which tests draw values
     smooth      False where finite differences do not tell the gradient (steps, roundings)
     dtypes      element types that the op takes: any of "f" (floats), "i" (integers), "b" (bool)
@@ -166,12 +180,16 @@ class Op:
     scalar: Callable[..., Any] = NONE
     fold: Fold = NO_FOLD
     index: Callable[..., Any] = NONE
+    moves: Moves = Moves.OTHERWISE
+    twice: Callable[..., Any] = NONE
     routine: Callable[..., Any] = NONE
     core: int = 1
     operations: Callable[..., int] = NONE
     expand: Callable[..., Any] = NONE
     passes: Callable[..., bool] | None = None
     commutes: bool = False
+    neutral: float | None = None
+    converts: bool = False
     domain: tuple[tuple[float, float], ...] = ()
     smooth: bool = True
     dtypes: str = "f"
@@ -179,7 +197,7 @@ class Op:
     doc: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("numpy", "scalar", "index", "routine", "operations", "expand"):
+        for name in ("numpy", "scalar", "index", "twice", "routine", "operations", "expand"):
             if getattr(self, name) is NONE:
                 object.__setattr__(self, name, Missing(self.name, name))
         if self.fold is NO_FOLD:

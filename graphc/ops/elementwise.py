@@ -118,11 +118,12 @@ def unary(name: str, numpy: Callable[..., Any], vjp: Callable[..., Any] | None, 
 
 def binary(name: str, numpy: Callable[..., Any], vjp: tuple[Callable[..., Any] | None, ...],
            scalar: Callable[..., Any], doc: str, *, commutes: bool = False, floating: bool = False,
-           keep_bool: bool = False, infer: Callable[..., Any] | None = None, smooth: bool = True, dtypes: str = "fi",
+           neutral: float | None = None, keep_bool: bool = False, infer: Callable[..., Any] | None = None,
+           smooth: bool = True, dtypes: str = "fi",
            domain: tuple[tuple[float, float], ...] = (REAL, REAL)) -> Callable[..., Tensor]:
     """Defines a binary MAP op and its public function, with promotion and broadcasting."""
     record = define(Op(name, Kind.MAP, infer or (_float if floating else _same), numpy, vjp, scalar, commutes=commutes,
-                       domain=domain, smooth=smooth, dtypes=dtypes, doc=doc))
+                       neutral=neutral, domain=domain, smooth=smooth, dtypes=dtypes, doc=doc))
 
     def function(a: TensorLike, b: TensorLike) -> Tensor:
         return apply(record, *common(a, b, floating=floating, keep_bool=keep_bool))
@@ -151,7 +152,7 @@ def _numpy_cast(x: np.ndarray, *, dtype: Any) -> np.ndarray:
 
 _cast = define(Op("cast", Kind.MAP, lambda x, *, dtype: x.with_dtype(dtype), _numpy_cast,
                   (lambda g, out, x, *, dtype: cast(g, x.dtype),),
-                  lambda s, x, *, dtype: s.cast(x, dtype.name), dtypes="fib",
+                  lambda s, x, *, dtype: s.cast(x, dtype.name), converts=True, dtypes="fib",
                   samples=tuple(Sample(((3, 4),), {"dtype": d}) for d in (float64, float32, int64, int32, bool_)),
                   doc="The same values as another element type; floats truncate toward zero, saturating."))
 
@@ -196,11 +197,11 @@ def masked_fill(x: TensorLike, mask: TensorLike, value: TensorLike) -> Tensor:
 # -- arithmetic ------------------------------------------------------------------------------------------------------
 
 add = binary("add", np.add, (lambda g, out, a, b: g, lambda g, out, a, b: g),
-             lambda s, a, b: s.add(a, b), "a + b; of bools: either.", commutes=True, keep_bool=True, dtypes="fib")
+             lambda s, a, b: s.add(a, b), "a + b; of bools: either.", commutes=True, neutral=0, keep_bool=True, dtypes="fib")
 sub = binary("sub", np.subtract, (lambda g, out, a, b: g, lambda g, out, a, b: -g),
              lambda s, a, b: s.sub(a, b), "a - b.")
 mul = binary("mul", np.multiply, (lambda g, out, a, b: g * b, lambda g, out, a, b: g * a),
-             lambda s, a, b: s.mul(a, b), "a * b; of bools: both.", commutes=True, keep_bool=True, dtypes="fib")
+             lambda s, a, b: s.mul(a, b), "a * b; of bools: both.", commutes=True, neutral=1, keep_bool=True, dtypes="fib")
 div = binary("div", np.divide, (lambda g, out, a, b: g / b, lambda g, out, a, b: -g * out / b),
              lambda s, a, b: s.div(a, b), "a / b; two integers give float32.", floating=True, dtypes="f",
              domain=(REAL, POSITIVE))

@@ -26,7 +26,7 @@ from .bodies import below, close_loop, depending, formal, replaced
 from .contractions import LETTERS, contract, split_spec
 from .control import results_of
 from .elementwise import neg
-from .reductions import SUM, sum_
+from .reductions import is_sum, sum_
 from .sources import size_of, zeros
 from .views import expand_to, moveaxis, permute, reshape
 
@@ -188,7 +188,7 @@ class _Backward:
         op, inputs = node.op, node.inputs
         if op.kind is Kind.CONTRACT:
             return self.contraction(node)
-        if op.fold is SUM and op.kind is Kind.REDUCE:
+        if is_sum(node):
             entries, axes = self.stack(inputs[0]), (0, *(a + 1 for a in node.attributes["axes"]))
             return lambda: sum_(entries(), axes)
         if op.kind is Kind.SCATTER:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DTypeError, GraphError, ShapeError
-from ..ir import at, user_origin
+from ..ir import Node, at, user_origin
 from ..methods import public
 from ..op import Fold, Kind, Op, Sample, define
 from ..tensor import Tensor, TensorLike, apply, as_tensor
@@ -96,6 +96,11 @@ _max = _reduction("max", np.max, _ties, MAX, "Greatest element over axes.", infe
 _min = _reduction("min", np.min, _ties, MIN, "Least element over axes.", infer=lambda x, *, axes: _nonempty(x, axes))
 _any = _reduction("any", np.any, None, _fold(lambda dtype: False, "or_"), "Whether any element is true.", dtypes="b")
 _all = _reduction("all", np.all, None, _fold(lambda dtype: True, "and_"), "Whether all elements are true.", dtypes="b")
+
+
+def is_sum(node: Node) -> bool:
+    """Whether a node adds up over axes."""
+    return node.op.fold is SUM and node.op.kind is Kind.REDUCE
 
 
 def _argfold(better: str, worst: Callable[[DType], Any]) -> Fold:

@@ -6,7 +6,7 @@ Must not know buffers or loops.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from ..errors import GraphError, ShapeError
 from ..index import Guard, Index, linear, unravel
 from ..ir import at, user_origin
 from ..methods import FUNCTIONS, public
-from ..op import Kind, Op, Sample, define
+from ..op import Kind, Moves, Op, Sample, define
 from ..tensor import Tensor, TensorLike, apply, as_tensor
 from ..types import Dim, Shape, Size, TensorType, as_shape, as_size, count
 
@@ -74,6 +74,7 @@ _reshape = define(Op(
     "reshape", Kind.VIEW, _reshape_type, lambda x, *, shape: np.reshape(x, shape),
     (lambda g, out, x, *, shape: reshape(g, x.shape),),
     index=lambda indices, type, *, shape: (unravel(linear(indices, shape), type.shape), []),
+    moves=Moves.NOTHING, twice=lambda x, first, then: reshape(x, then["shape"]),
     samples=(Sample(((2, 6),), {"shape": (3, 4)}), Sample(((2, 3, 1),), {"shape": (6,)})),
     dtypes="fib", doc="The same elements in row-major order under another shape."))
 
@@ -157,6 +158,7 @@ _permute = define(Op(
     "permute", Kind.VIEW, _permute_type, lambda x, *, axes: np.transpose(x, axes),
     (lambda g, out, x, *, axes: permute(g, _inverse(axes)),),
     index=lambda indices, type, *, axes: (tuple(indices[a] for a in _inverse(axes)), []),
+    moves=Moves.AXES, twice=lambda x, first, then: permute(x, tuple(first["axes"][a] for a in then["axes"])),
     samples=(Sample(((2, 3),), {"axes": (1, 0)}), Sample(((2, 3, 4),), {"axes": (2, 0, 1)})),
     dtypes="fib", doc="The axes in another order."))
 
@@ -226,7 +228,7 @@ def _collapse(g: Tensor, out: Tensor, x: Tensor, *, shape: Shape) -> Tensor:
 
 
 _expand = define(Op("expand", Kind.VIEW, _expand_type, lambda x, *, shape: np.broadcast_to(x, shape), (_collapse,),
-                    index=_expand_index,
+                    index=_expand_index, moves=Moves.REPEATS, twice=lambda x, first, then: expand_to(x, then["shape"]),
                     samples=(Sample(((3, 1),), {"shape": (3, 4)}), Sample(((2,),), {"shape": (3, 2)}),
                              Sample(((),), {"shape": (2, 2)})),
                     dtypes="fib", doc="Axes of size 1, and new leading ones, repeated."))
@@ -278,10 +280,16 @@ def _unslice(g: Tensor, out: Tensor, x: Tensor, *, starts: tuple, steps: tuple, 
     return pad_with(g, starts, high, tuple(s - 1 for s in steps))
 
 
+def _slice_twice(x: Tensor, first: Mapping[str, Any], then: Mapping[str, Any]) -> Tensor:
+    starts = [s + t * p for s, t, p in zip(first["starts"], then["starts"], first["steps"], strict=True)]
+    return slice_(x, starts, [p * q for p, q in zip(first["steps"], then["steps"], strict=True)], then["sizes"])
+
+
 _slice = define(Op(
     "slice", Kind.VIEW, _slice_type, _slice_numpy, (_unslice,),
     index=lambda indices, type, *, starts, steps, sizes: (
         tuple(i * step + start for i, start, step in zip(indices, starts, steps, strict=True)), []),
+    twice=_slice_twice,
     samples=(Sample(((5, 6),), {"starts": (1, 0), "steps": (1, 2), "sizes": (3, 3)}),),
     dtypes="fib", doc="Every step-th element from a start, along each axis; steps are positive."))
 
