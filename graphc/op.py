@@ -165,6 +165,7 @@ class Op:
     expand      COMPOSITE: ``expand(*inputs, **attributes) -> Tensor``
     commutes    the two inputs may be exchanged
     neutral     MAP of two, whose order is free (up to rounding): the number that changes nothing
+    linear      MAP: sets of inputs in which it is linear at once, the others held
     converts    MAP: the same numbers, as the attribute `dtype`
     domain      MAP: per input the open interval in which tests draw values
     smooth      False where finite differences do not tell the gradient (steps, roundings)
@@ -189,6 +190,7 @@ class Op:
     passes: Callable[..., bool] | None = None
     commutes: bool = False
     neutral: float | None = None
+    linear: tuple[tuple[int, ...], ...] = ()
     converts: bool = False
     domain: tuple[tuple[float, float], ...] = ()
     smooth: bool = True

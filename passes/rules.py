@@ -2,8 +2,8 @@
 
 Each rule is two functions over symbols.  Patterns are built once, on symbols as small as they can be, and matched by op, so
 one rule serves every shape, dtype and attribute; attributes that were met (an axis) are keywords of `after`.  A constant in a
-pattern matches any tensor filled with that value.  The tests prove every rule on random tensors.  Rules hold up to rounding, and
-up to the sign of zero where noted; NaN and infinity are respected.
+pattern matches any tensor filled with that value.  The tests prove every rule on random tensors.  Rules hold up to rounding,
+and up to the sign of zero where noted; NaN and infinity are respected.
 """
 
 from __future__ import annotations

@@ -121,6 +121,20 @@ def test_a_field_that_an_op_lacks_says_so() -> None:
     assert "bodiless" not in REGISTRY
 
 
+@pytest.mark.parametrize("op", [o for o in OPS if o.neutral is not None or o.linear], ids=lambda op: op.name)
+def test_neutral_numbers_and_linear_inputs(op: Op) -> None:
+    generator = np.random.default_rng(3)
+    a, b = ([generator.standard_normal(5) for _ in range(op.arity or 0)] for _ in range(2))
+    if op.neutral is not None:
+        assert op.commutes
+        np.testing.assert_array_equal(op.numpy(a[0], op.neutral), a[0])
+        np.testing.assert_array_equal(op.numpy(op.neutral, a[0]), a[0])
+    for together in op.linear:
+        c = [b[k] if k in together else a[k] for k in range(len(a))]
+        both = [3 * x + y if k in together else x for k, (x, y) in enumerate(zip(a, c, strict=True))]
+        np.testing.assert_allclose(op.numpy(*both), 3 * op.numpy(*a) + op.numpy(*c), rtol=1e-12)
+
+
 @pytest.mark.parametrize("name", sorted(FUNCTIONS))
 def test_every_function_is_documented(name: str) -> None:
     assert (FUNCTIONS[name].__doc__ or "").strip()

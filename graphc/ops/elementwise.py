@@ -96,12 +96,12 @@ def _bool(*types: TensorType, **_: Any) -> TensorType:
 
 def unary(name: str, numpy: Callable[..., Any], vjp: Callable[..., Any] | None, scalar: Callable[..., Any], doc: str,
           *, domain: tuple[float, float] = REAL, smooth: bool = True, dtypes: str = "f",
-          infer: Callable[..., Any] | None = None) -> Callable[..., Tensor]:
-    """Defines a unary MAP op and its public function, in one step."""
+          infer: Callable[..., Any] | None = None, **fields: Any) -> Callable[..., Tensor]:
+    """Defines a unary MAP op and its public function, in one step; `fields` are more of its record."""
     floating = dtypes == "f"
     rounds = floating and not smooth and infer is None  # integers are round already
     record = define(Op(name, Kind.MAP, infer or (_float if floating else same_type), numpy, (vjp,), scalar,
-                       domain=(domain,), smooth=smooth, dtypes=dtypes, doc=doc))
+                       domain=(domain,), smooth=smooth, dtypes=dtypes, doc=doc, **fields))
 
     def function(x: TensorLike) -> Tensor:
         tensor = as_tensor(x)
@@ -118,12 +118,11 @@ def unary(name: str, numpy: Callable[..., Any], vjp: Callable[..., Any] | None, 
 
 def binary(name: str, numpy: Callable[..., Any], vjp: tuple[Callable[..., Any] | None, ...],
            scalar: Callable[..., Any], doc: str, *, commutes: bool = False, floating: bool = False,
-           neutral: float | None = None, keep_bool: bool = False, infer: Callable[..., Any] | None = None,
-           smooth: bool = True, dtypes: str = "fi",
-           domain: tuple[tuple[float, float], ...] = (REAL, REAL)) -> Callable[..., Tensor]:
-    """Defines a binary MAP op and its public function, with promotion and broadcasting."""
+           keep_bool: bool = False, infer: Callable[..., Any] | None = None, smooth: bool = True, dtypes: str = "fi",
+           domain: tuple[tuple[float, float], ...] = (REAL, REAL), **fields: Any) -> Callable[..., Tensor]:
+    """Defines a binary MAP op and its public function, with promotion and broadcasting; `fields` are more of its record."""
     record = define(Op(name, Kind.MAP, infer or (_float if floating else _same), numpy, vjp, scalar, commutes=commutes,
-                       neutral=neutral, domain=domain, smooth=smooth, dtypes=dtypes, doc=doc))
+                       domain=domain, smooth=smooth, dtypes=dtypes, doc=doc, **fields))
 
     def function(a: TensorLike, b: TensorLike) -> Tensor:
         return apply(record, *common(a, b, floating=floating, keep_bool=keep_bool))
@@ -197,11 +196,13 @@ def masked_fill(x: TensorLike, mask: TensorLike, value: TensorLike) -> Tensor:
 # -- arithmetic ------------------------------------------------------------------------------------------------------
 
 add = binary("add", np.add, (lambda g, out, a, b: g, lambda g, out, a, b: g),
-             lambda s, a, b: s.add(a, b), "a + b; of bools: either.", commutes=True, neutral=0, keep_bool=True, dtypes="fib")
+             lambda s, a, b: s.add(a, b), "a + b; of bools: either.", commutes=True, keep_bool=True, dtypes="fib",
+             neutral=0, linear=((0, 1),))
 sub = binary("sub", np.subtract, (lambda g, out, a, b: g, lambda g, out, a, b: -g),
-             lambda s, a, b: s.sub(a, b), "a - b.")
+             lambda s, a, b: s.sub(a, b), "a - b.", linear=((0, 1),))
 mul = binary("mul", np.multiply, (lambda g, out, a, b: g * b, lambda g, out, a, b: g * a),
-             lambda s, a, b: s.mul(a, b), "a * b; of bools: both.", commutes=True, neutral=1, keep_bool=True, dtypes="fib")
+             lambda s, a, b: s.mul(a, b), "a * b; of bools: both.", commutes=True, keep_bool=True, dtypes="fib",
+             neutral=1, linear=((0,), (1,)))
 div = binary("div", np.divide, (lambda g, out, a, b: g / b, lambda g, out, a, b: -g * out / b),
              lambda s, a, b: s.div(a, b), "a / b; two integers give float32.", floating=True, dtypes="f",
              domain=(REAL, POSITIVE))
@@ -255,7 +256,7 @@ def _share(winner: Tensor, loser: Tensor) -> Tensor:
     return where(winner > loser, 1.0, where(winner == loser, 0.5, 0.0)).astype(winner.dtype)
 
 
-neg = unary("neg", np.negative, lambda g, out, x: -g, lambda s, x: s.neg(x), "-x.", dtypes="fi")
+neg = unary("neg", np.negative, lambda g, out, x: -g, lambda s, x: s.neg(x), "-x.", dtypes="fi", linear=((0,),))
 abs_ = unary("abs", np.abs, lambda g, out, x: g * sign(x), lambda s, x: s.abs(x), "Absolute value.", dtypes="fi",
              domain=POSITIVE)
 sign: Callable[..., Tensor] = unary("sign", np.sign, None, lambda s, x: s.sign(x), "-1, 0 or 1.", smooth=False,
