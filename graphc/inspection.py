@@ -81,11 +81,11 @@ def dump(program: Program, stage: str, format: str, sizes: Mapping[str, int] | N
         special = program.specialize(**sizes_for(program, sizes))
         if stage == "plan":
             return format_plan(special.plan)
-        code = getattr(special.executable, "code", None)
-        if code is None:
+        executable: Any = special.executable
+        if not hasattr(executable, "code"):
             raise GraphError(f"the numpy backend has no {stage}; build the program with backend='native'"
                              f"{at(user_origin())}")
-        return special.executable.text if stage == "llvm" else code.assembly()  # type: ignore[attr-defined]
+        return executable.text if stage == "llvm" else executable.code.assembly()
     return show_graph(stage_graph(program, stage), format)
 
 

@@ -209,8 +209,9 @@ def vjp(out: Tensor | Sequence[Tensor], wrt: Sequence[Tensor], cotangent: Tensor
 
     Several outs, with one cotangent each, give the sum of what each gives.
     """
-    outs, given = ([out], [cotangent]) if isinstance(out, Tensor) else (list(out), list(cotangent))  # type: ignore[arg-type]
-    seeds = _matching("vjp", outs, given)  # type: ignore[arg-type]
+    outs = [out] if isinstance(out, Tensor) else list(out)
+    given: Any = [cotangent] if isinstance(out, Tensor) else cotangent
+    seeds = _matching("vjp", outs, list(given))
     with building(phase, "gradient"):
         found, _ = _pull([o.node for o in outs], seeds, [t.node for t in wrt])
         return _or_zeros(found, wrt)
