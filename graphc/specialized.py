@@ -86,7 +86,6 @@ def specialize(name: str, simplified: Graph, sizes: Mapping[str, int], *, backen
     Raises GraphError where nothing meets the memory budget; `name` is what the message calls the program.
     """
     from .passes.pipeline import Pipeline  # passes load with the first program that is compiled
-    from .passes.recompute import refusal
 
     pipeline = Pipeline()
     graph = pipeline.concrete(simplified, sizes)
@@ -106,6 +105,8 @@ def specialize(name: str, simplified: Graph, sizes: Mapping[str, int], *, backen
             fitted = min(fitted, pipeline.fit(whole, memory_budget), key=lambda f: f.plan.arena_bytes)
         graph, plan, cost = fitted.graph, fitted.plan, fitted.cost
         if plan.arena_bytes > memory_budget:
+            from .passes.recompute import refusal
+
             given = ", ".join(f"{k}={v}" for k, v in sizes.items()) or "these sizes"
             raise GraphError(f"{name} {refusal(given, memory_budget, fitted)}{at(user_origin())}")
     executable: Executable
