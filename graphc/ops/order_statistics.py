@@ -18,7 +18,8 @@ from ..tensor import Tensor, TensorLike, constant
 from ..types import int64
 from . import elementwise as e
 from .indexing import gather, take
-from .reductions import require_float, running_extreme, sum_
+from .prefixes import running_extreme
+from .reductions import require_float, sum_
 from .sorting import Chosen, along, sort
 from .sources import full_like, iota, size_of
 from .views import moveaxis, narrow, reshape, squeeze, synonym, unsqueeze
