@@ -18,9 +18,10 @@ from ..op import Fold, Kind, Op, Sample, define
 from ..tensor import Tensor, TensorLike, apply, as_tensor
 from ..types import int64
 from . import elementwise as e
+from .axes import normal_axis, synonym
 from .reductions import MAX, MIN, PROD, SUM, floating, sum_
 from .sources import iota
-from .views import expand_to, flip, moveaxis, normal_axis, reshape, synonym
+from .views import expand_to, flip, moveaxis, reshape
 
 SAMPLES = (Sample(((3, 4),), {"axis": 1, "reverse": False}), Sample(((3, 4),), {"axis": 0, "reverse": False}),
                   Sample(((5,),), {"axis": 0, "reverse": True}))

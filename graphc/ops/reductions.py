@@ -19,8 +19,9 @@ from ..op import Fold, Kind, Op, Sample, define
 from ..tensor import Tensor, TensorLike, apply, as_tensor
 from ..types import DType, Size, TensorType, bool_, count, float32, greatest, int64, least
 from . import elementwise as e
+from .axes import axis_and_keepdims, normal_axes
 from .sources import size_of
-from .views import axis_and_keepdims, expand_to, flip, normal_axes, pad_with, permute, reshape, slice_
+from .views import expand_to, flip, pad_with, permute, reshape, slice_
 
 
 def _drop(x: TensorType, axes: tuple[int, ...]) -> TensorType:

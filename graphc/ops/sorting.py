@@ -20,9 +20,10 @@ from ..op import Kind, Op, Sample, define
 from ..tensor import Tensor, TensorLike, apply, as_tensor
 from ..types import TensorType, count, int64, promote
 from . import elementwise as e
+from .axes import normal_axis, synonym
 from .control import apply_all, results_of
 from .sources import full_like
-from .views import moveaxis, narrow, normal_axis, reshape, synonym
+from .views import moveaxis, narrow, reshape
 
 
 class Chosen(NamedTuple):
