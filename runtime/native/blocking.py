@@ -12,6 +12,7 @@ from functools import lru_cache
 
 from graphc.runtime.native.microkernel import most_rows
 from graphc.runtime.native.packing import PIECE
+from graphc.runtime.native.sharing import MOST_BALANCED
 from graphc.runtime.native.target import Target
 
 ITEMSIZE = {"float": 4, "double": 8, "i32": 4, "i64": 8, "i16": 2, "i8": 1}
@@ -24,7 +25,13 @@ THIN_ROWS, THIN_DEPTH = 8, 16  # so few rows stream a large B once, in blocks of
 OVERLAPPED_ROWS = 12  # of two vectors: the registers left serve the epilogue of the tile before
 LEAST_OVERLAPPED, LEAST_STEP_K, STEP_K = 8, 3, 4  # rows; k beside which one row of the tile before is finished
 UNPACKED_BYTES = 256 << 10  # a block of an operand that spans no more than this is used where it is
+LINE = 64  # bytes of a line of the cache
+CROOKED_ROWS = 64  # so many use rows of B that do not begin at lines: copying them pays
 LARGE = 1 << 24  # products of a contraction that threads balance between them: about 100 microseconds
+KEPT_SHARE = 0.5  # of the second-level cache: more of a packed operand would drive out what is used beside it
+LEAST_UNITS, COLUMNS_A_THREAD = 8, 160  # units, rows or columns of each thread for which it pays to pack so much
+PORTIONS = 64  # that row tiles are cut into
+ROWS_OF_PART, MOST_PARTS = 256, 4  # rows for which a panel is packed again
 FEW_TILES = 4  # row tiles for which a panel is packed just in time
 LEAST_SUMS = 12  # registers of sums in a tile that keep multiply-add busy
 LEAST_PIECE, LARGEST_STEP = 4, 4  # lines that are copied a vector at a time: so many, so few elements apart
@@ -148,7 +155,13 @@ class Blocking:
     tiles_in_block: int
     panels_in_block: int
     split_rows: bool
-    portion: int  # units that threads take from each other at a time once most of the work is done; 0: never
+    # threads: each begins with most of its share of the units, the rest is taken by whoever is free
+    portion: int  # units that are taken at a time; 0: fewer and fewer, since what they all need is packed each time
+    parts: int  # in which the rows of a portion of panels are taken
+    keeps: bool  # each thread packs for itself, once, what all units need: panels of B for row tiles, and the other way
+    most_threads: int  # more of them share out everything beforehand, and so does one
+    row_tile_bytes: int  # of a row tile and of a panel, packed, of one block of k
+    panel_bytes: int
     regions: dict[str, int] = field(hash=False, compare=False)
     scratch_bytes: int = 0
     gathers_rows: bool = False  # the tiles of a row meet in scratch, and are finished together
@@ -156,9 +169,19 @@ class Blocking:
     overlap: int = 0  # k in which a row of the tile before is finished while this one is summed; 0: tiles finish themselves
 
     @property
+    def units(self) -> int:
+        """What threads share out: row tiles or panels."""
+        return self.row_tiles if self.split_rows else self.panels
+
+    @property
     def padded_n(self) -> int:
         """Columns rounded up to whole registers."""
         return -(-self.n // self.lanes) * self.lanes
+
+
+def up(size: int) -> int:
+    """Bytes rounded up to whole lines of the cache."""
+    return -(-size // LINE) * LINE
 
 
 def still(sizes: Sequence[int]) -> tuple[int, ...]:
@@ -171,6 +194,36 @@ def split_evenly(count: int, most: int) -> tuple[int, int, int]:
     parts = max(1, math.ceil(count / most))
     size = max(1, math.ceil(count / parts))
     return parts, size, (count - parts * (size - 1)) % parts
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """How threads balance the work of a contraction; fields as those of `Blocking`."""
+
+    portion: int = 0
+    parts: int = 1
+    keeps: bool = False
+    most_threads: int = 1
+
+
+def choose_sharing(split_rows: bool, packs: bool, row_tiles: int, panels: int, m: int, n: int, kept: float,
+                   straight: bool) -> Sharing:
+    """For one large contraction.
+
+    packs: whether the side that all units need is packed.  kept: all of it, in sizes of the second-level cache.
+    straight: whether rows of A are packed as they lie, which costs little.
+    """
+    if not packs:
+        return Sharing(1 if split_rows else 2, most_threads=MOST_BALANCED)
+    units, length = (row_tiles, m) if split_rows else (panels, n)
+    most_threads = min(units // LEAST_UNITS, length // COLUMNS_A_THREAD)
+    if most_threads < 2:
+        return Sharing()
+    if kept > KEPT_SHARE:
+        return Sharing(most_threads=most_threads if straight and not split_rows else 1)
+    if split_rows:
+        return Sharing(max(1, row_tiles // PORTIONS), 1, True, most_threads)
+    return Sharing(1, min(MOST_PARTS, max(1, min(m // ROWS_OF_PART, row_tiles))), True, most_threads)
 
 
 @lru_cache(maxsize=512)
@@ -226,7 +279,9 @@ def choose_blocking(c: Contraction, target: Target, plain: bool, loads: tuple[bo
     depth = k_inner if k_inner <= DEPTH_LIMIT else DEPTH
     b_span = depth * max(n, abs(b_k or 0)) * itemsize  # bytes that a block of B spans where it is
     few_rows = m <= 2 * most_rows(target, 2)
-    pack_b = loads[1] or not adjacent or (ragged and not target.has_masks) or (b_span > UNPACKED_BYTES and not few_rows)
+    crooked = n > lanes and m >= CROOKED_ROWS and (b_k or 0) * itemsize % LINE != 0  # most vectors lie in two lines
+    pack_b = (loads[1] or not adjacent or (ragged and not target.has_masks) or crooked
+              or (b_span > UNPACKED_BYTES and not few_rows))
     total_vectors = max(1, math.ceil(n / lanes))
     most_vectors = 2 if pack_b and m > 8 else 4
     if target.registers == 16:
@@ -298,24 +353,31 @@ def choose_blocking(c: Contraction, target: Target, plain: bool, loads: tuple[bo
         streamed = k_in_block * panels_in_block * width * itemsize > target.l1_bytes
     else:
         streamed = b_span > UNPACKED_BYTES and not thin
-    # a unit is a row tile or a panel; what is packed for the other side would be packed anew for each portion
-    portion = 0
-    if batch * m * n * k >= LARGE and not (pack_b if split_rows else pack_a):
-        portion = 1 if split_rows else 2
     a_line = height if height <= lanes else lanes * math.ceil(height / lanes)
+    row_tile_bytes = up((k_in_block * a_line + lanes) * itemsize)
+    panel_bytes = up((k_in_block * width + lanes) * itemsize)
+    sharing = Sharing()
+    if batch * m * n * k >= LARGE:
+        packs = pack_b if split_rows else pack_a
+        kept = k_blocks * (panels * panel_bytes if split_rows else row_tiles * row_tile_bytes)
+        if batch == 1 or not packs:
+            sharing = choose_sharing(split_rows, packs, row_tiles, panels, m, n, kept / target.l2_bytes,
+                                     len(a_m) <= 1 and a_row == 1 and not loads[0])
+    rows_packed = row_tiles * k_blocks if sharing.keeps and not split_rows else 1
+    panels_packed = panels * k_blocks if sharing.keeps and split_rows else panels_in_block
     sizes = {
         "offsets": 8 * PIECE * (max(width, a_line) + 2 * lanes),
         "tile": 0 if direct else (2 if overlap else 1) * height * width * itemsize,
         "rows": height * math.ceil(n / lanes) * lanes * itemsize if whole_rows and panels > 1 else 0,
-        "a": (k_in_block * a_line + lanes) * itemsize if pack_a else 0,
+        "a": rows_packed * row_tile_bytes if pack_a else 0,
         "loaded": k_in_block * width * itemsize if loads[1] and b_k == 1 else 0,
         "partial": tiles_in_block * panels_in_block * height * width * itemsize if k_blocks > 1 and not direct else 0,
-        "b": (panels_in_block * k_in_block * width + lanes) * itemsize if pack_b else 0,
+        "b": panels_packed * panel_bytes if pack_b else 0,
     }
     regions, total = {}, 0
     for name, size in sizes.items():
         regions[name] = total
-        total += (size + 63) // 64 * 64
+        total += up(size)
     return Blocking(
         empty=0 in (batch, m, n), direct=direct, batch=batch, m=m, n=n, lanes=lanes,
         a_batch=merge(c.batch, c.a_batch), b_batch=merge(c.batch, c.b_batch), c_batch=merge(c.batch, c.c_batch),
@@ -329,5 +391,6 @@ def choose_blocking(c: Contraction, target: Target, plain: bool, loads: tuple[bo
         a_table=offsets(a_inner) if a_k is None else (), b_table=offsets(b_inner) if b_k is None else (),
         pack_a=pack_a, pack_b=pack_b, streamed=streamed,
         a_line=a_line, tiles_in_block=tiles_in_block, panels_in_block=panels_in_block,
-        split_rows=split_rows, portion=portion, regions=regions, scratch_bytes=total,
+        split_rows=split_rows, **vars(sharing), row_tile_bytes=row_tile_bytes, panel_bytes=panel_bytes,
+        regions=regions, scratch_bytes=total,
         gathers_rows=whole_rows and panels > 1, overlap=min(STEP_K, (least - 1) // height) if overlap else 0)

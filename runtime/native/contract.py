@@ -13,14 +13,25 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 
-from graphc.runtime.native.blocking import ITEMSIZE, Axes, Blocking, Contraction, choose_blocking, merge, pieces_run, swapped
+from graphc.runtime.native.blocking import (
+    ITEMSIZE,
+    Axes,
+    Blocking,
+    Contraction,
+    choose_blocking,
+    merge,
+    pieces_run,
+    swapped,
+    up,
+)
 from graphc.runtime.native.dots import DotTile, dot_function, dot_rows
 from graphc.runtime.native.emit import SIZES, Function, Value, i64
 from graphc.runtime.native.matrix import MatrixTiles
 from graphc.runtime.native.matrix_blocking import matrix_blocking, matrix_cost
 from graphc.runtime.native.overlap import FinishVector, OverlappedTiles
+from graphc.runtime.native.sharing import spread
 from graphc.runtime.native.target import Target
-from graphc.runtime.native.tiles import Finish, Load, Prefetch, Tile, TileLoops, flat_offset, spread
+from graphc.runtime.native.tiles import Finish, Load, Prefetch, Tile, TileLoops, flat_offset
 
 __all__ = ["Contraction", "Finish", "FinishVector", "Load", "Prefetch", "Tile", "emit_contraction", "lanes_along_k",
            "scratch_bytes", "store_to", "store_vector_to", "tile_parts"]
@@ -38,10 +49,6 @@ class Road:
     turned_offset: int  # where in scratch the transposed tile is
     turned_stride: int  # elements between its rows: the rows of a tile
     scratch_bytes: int
-
-
-def up(size: int) -> int:
-    return (size + 63) // 64 * 64
 
 
 def dots_fit(c: Contraction, target: Target) -> bool:
@@ -189,8 +196,7 @@ def emit_contraction(f: Function, target: Target, c: Contraction, a: Value, b: V
             if c_pointer is None:
                 raise ValueError("a contraction needs finish or c_pointer")
             finish, vector = store_to(c_pointer, c, target), store_vector_to(c_pointer, c, target)
-        MatrixTiles(f, target, c, road.blocking, a, b, scratch, finish, prefetch, load_a, load_b, vector).emit(
-            thread, threads)
+        MatrixTiles(f, target, c, road.blocking, a, b, scratch, finish, prefetch, load_a, load_b, vector).emit(thread, threads)
         return
     if road.turned:
         c, a, b, prefetch = swapped(c), b, a, None

@@ -292,6 +292,10 @@ class Function:
         self.module.declare("llvm.prefetch.p0", "void", ["ptr", "i32", "i32", "i32"])
         self.do(f"call void @llvm.prefetch.p0({pointer}, i32 {int(write)}, i32 {locality}, i32 1)")
 
+    def load_anew(self) -> None:
+        """No load after this is merged with an equal one before; no instruction."""
+        self.do('fence syncscope("singlethread") seq_cst')
+
     def stack(self, scalar: str, count: int, align: int = 64) -> Value:
         """Memory for `count` scalars that lives until the function returns."""
         name = self.fresh()

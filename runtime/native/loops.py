@@ -19,8 +19,8 @@ from .elements import Elements
 from .emit import Carried, Function
 from .recipes import Action, Key
 from .scopes import Scope
+from .sharing import share
 from .target import Target
-from .tiles import share
 from .values import Value, i64, lane_numbers, vector
 
 State = list[Value]

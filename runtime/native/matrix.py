@@ -63,11 +63,6 @@ class MatrixTiles(TileLoops):
         i0 = f.mul(row_tile, i64(g.height))
         return i0, f.minimum(i64(g.height), f.sub(i64(g.m), i0)) if g.m % g.height else i64(g.height), i64(0)
 
-    def packed_panel(self, panel: Value, first: Value) -> Value:
-        f, g = self.f, self.blocking
-        size = -(-g.k_in_block // DEPTH) * PIECES * self.across * REGISTER_BYTES
-        return f.offset(self.region("b"), f.mul(f.sub(panel, first), i64(size)), "i8")
-
     def pack_columns(self, item: Value, b: Value, table: Value, j0: Value, columns: Value, k_first: Value, count: Value,
                      to: Value) -> None:
         f, g = self.f, self.blocking

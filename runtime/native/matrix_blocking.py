@@ -9,7 +9,17 @@ import math
 from dataclasses import replace
 from functools import lru_cache
 
-from graphc.runtime.native.blocking import Axes, Blocking, Contraction, choose_blocking, pieces_run
+from graphc.runtime.native.blocking import (
+    LARGE,
+    Axes,
+    Blocking,
+    Contraction,
+    Sharing,
+    choose_blocking,
+    choose_sharing,
+    pieces_run,
+    up,
+)
 from graphc.runtime.native.packing import PIECE
 from graphc.runtime.native.pieces import DEPTH, LANES, PIECES, PRODUCTS, REGISTER_BYTES, SIDE
 from graphc.runtime.native.target import Target
@@ -69,7 +79,7 @@ def matrix_blocking(c: Contraction, target: Target, loads: tuple[bool, bool], wh
     inner_blocks = -(-base.k_inner // k_in_block)
     k_blocks = math.prod(s for s, _ in base.a_k_outer) * inner_blocks
     deep = -(-k_in_block // DEPTH)
-    panel_bytes = deep * PIECES * across * REGISTER_BYTES
+    panel_bytes, row_tile_bytes = deep * PIECES * across * REGISTER_BYTES, deep * PIECES * down * REGISTER_BYTES
     most_panels = panels if whole_rows else max(1, min(panels, target.l2_bytes // 2 // panel_bytes))
     panels_in_block = -(-panels // -(-panels // most_panels))
     sums_bytes = height * width * 4
@@ -78,30 +88,37 @@ def matrix_blocking(c: Contraction, target: Target, loads: tuple[bool, bool], wh
         tiles_in_block = max(1, min(row_tiles, PARTIAL_BYTES // (panels_in_block * sums_bytes)))
     padded_k = deep * DEPTH
     gathers = whole_rows and panels > 1
+    _, pack_rows, pack_columns = parts_of_cost(base, loads, m, n, k)
+    # every thread packs the whole operand along which the work is not split
+    split_rows = whole_rows or (row_tiles > 1 and pack_columns < pack_rows) or panels == 1
+    sharing = Sharing()
+    if base.batch == 1 and m * n * k >= LARGE:
+        kept = k_blocks * (panels * panel_bytes if split_rows else row_tiles * row_tile_bytes)
+        sharing = choose_sharing(split_rows, True, row_tiles, panels, m, n, kept / target.l2_bytes, False)
+    rows_packed = row_tiles * k_blocks if sharing.keeps and not split_rows else 1
+    panels_packed = panels * k_blocks if sharing.keeps and split_rows else panels_in_block
     sizes = {
         "offsets": 8 * PIECE * (max(padded_k, height, width) + 2 * LANES),
         "tile": 2 * sums_bytes,
         "rows": height * panels * width * 4 if gathers else 0,
-        "a": deep * PIECES * down * REGISTER_BYTES,
+        "a": rows_packed * row_tile_bytes,
         "lines": (max(k_in_block * height, height * padded_k) + LANES) * 4,  # rows of A before they are transposed
         "turned": (height * padded_k + LANES) * 4,
         "columns": (k_in_block * width + LANES) * 4,  # columns of B before they are in pieces
         "loaded": k_in_block * width * 4 if loads[1] and base.b_k == 1 else 0,
         "partial": tiles_in_block * panels_in_block * sums_bytes if k_blocks > 1 else 0,
-        "b": panels_in_block * panel_bytes,
+        "b": panels_packed * panel_bytes,
     }
     regions, total = {}, 0
     for name, size in sizes.items():
         regions[name] = total
-        total += (size + 63) // 64 * 64
-    _, pack_rows, pack_columns = parts_of_cost(base, loads, m, n, k)
-    # every thread packs the whole operand along which the work is not split
-    split_rows = whole_rows or (row_tiles > 1 and pack_columns < pack_rows) or panels == 1
+        total += up(size)
     return replace(
         base, segment=m, a_segments=(), c_segments=(), segment_tiles=row_tiles, row_tiles=row_tiles, height=height, tall=0,
         panels=panels, vectors=across, wide=0, masked=False, k_in_block=k_in_block, k_inner_blocks=inner_blocks,
         k_blocks=k_blocks, pack_a=True, pack_b=True, streamed=False, a_line=height, tiles_in_block=tiles_in_block,
-        panels_in_block=panels_in_block, split_rows=split_rows, portion=0, regions=regions, scratch_bytes=total,
+        panels_in_block=panels_in_block, split_rows=split_rows, **vars(sharing),
+        row_tile_bytes=row_tile_bytes, panel_bytes=panel_bytes, regions=regions, scratch_bytes=total,
         gathers_rows=gathers, overlap=0, matrix=True)
 
 

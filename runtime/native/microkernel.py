@@ -6,7 +6,7 @@ A micro-kernel is an internal function shared by every contraction of a module w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from graphc.runtime.native.emit import Carried, Function, Module
@@ -99,17 +99,95 @@ def tile_function(module: Module, target: Target, kernel: MicroKernel) -> str:
     f = module.function(name, PARAMETERS, attributes="noinline nounwind")
     a, b, start, start_stride, out, out_stride, count, accumulate, tail, a_table, b_table, streams = f.parameters
     mask = f.lane_mask(tail, tile.lanes) if kernel.masked else None
-    sums = Carried([i64(0), a, b, *no_sums(tile)])
+    walk = Walk(f, target, kernel, a, b, a_table, b_table, count, mask)
+    state = walk.first()
+    if kernel.streams:
+        state = walk.beside_streams(state, streams)
+    sums = Carried(state)
     with f.repeat(sums):
-        k, a_now, b_now, *now = sums.values
-        if kernel.streams:
-            prefetch_streams(f, kernel, k, streams)
-        a_next, b_next, now = step_k(f, target, kernel, k, (a, a_now, a_table), (b, b_now, b_table), now, mask)
-        after = f.add(k, i64(1))
-        sums.next = [after, a_next, b_next, *now]
-        sums.again = f.compare("icmp slt", after, count)
-    write_sums(f, kernel, sums.results[3:], accumulate, start, start_stride, out, out_stride, mask)
+        sums.next = walk.step(sums.values)
+        sums.again = walk.goes_on(sums.next, walk.end)
+    write_sums(f, kernel, walk.sums(sums.results), accumulate, start, start_stride, out, out_stride, mask)
     return name
+
+
+class Walk:
+    """The way along k: pointers that advance, and a count of k only where offsets come from a table."""
+
+    def __init__(self, f: Function, target: Target, kernel: MicroKernel, a: Value, b: Value, a_table: Value, b_table: Value,
+                 count: Value, mask: Value | None) -> None:
+        self.f, self.target, self.kernel, self.mask = f, target, kernel, mask
+        self.a, self.b, self.a_table, self.b_table, self.count = a, b, a_table, b_table, count
+        self.strides = (kernel.b_k, kernel.a_k)
+        # what tells the end: B's pointer, or A's; else the count
+        self.guide = None if None in self.strides else next((i for i, stride in enumerate(self.strides) if stride), None)
+        self.end = self.after(self.first(), count)
+
+    def first(self) -> list[Value]:
+        counter = [i64(0)] if self.guide is None else []
+        return [self.b, self.a, *counter, *no_sums(self.kernel.tile)]
+
+    def sums(self, state: list[Value]) -> list[Value]:
+        return state[2:] if self.guide is not None else state[3:]
+
+    def step(self, state: list[Value]) -> list[Value]:
+        """The state after one more k."""
+        f = self.f
+        k = i64(0) if self.guide is not None else state[2]
+        a, b, sums = step_k(f, self.target, self.kernel, k, (self.a, state[1], self.a_table), (self.b, state[0], self.b_table),
+                            self.sums(state), self.mask)
+        return [b, a, *([f.add(k, i64(1))] if self.guide is None else []), *sums]
+
+    def after(self, state: list[Value], count: Value) -> Value:
+        """What a state's guide is `count` k later."""
+        if self.guide is None:
+            return self.f.add(state[2], count)
+        stride = i64(self.strides[self.guide] or 0)
+        return self.f.offset(state[self.guide], self.f.mul(count, stride), self.kernel.tile.dtype)
+
+    def goes_on(self, state: list[Value], end: Value) -> Value:
+        """Whether the state's guide is not yet at `end`."""
+        return self.f.compare("icmp ne", state[2 if self.guide is None else self.guide], end)
+
+    def beside_streams(self, state: list[Value], streams: Value) -> list[Value]:
+        """The first k, while the streams are fetched, every so many k a row; at least one k is left."""
+        f, kernel = self.f, self.kernel
+        rows = f.minimum(f.binary("udiv", f.sub(self.count, i64(1)), i64(SPACING)), i64(kernel.tile.rows))
+        begin, joined, alone = f.label("beside"), f.label("joined"), f.current
+        pairs = [(f.load(f.offset(streams, i64(2 * s), "i64"), "ptr"), f.load(f.offset(streams, i64(2 * s + 1), "i64"), "i64"))
+                 for s in range(kernel.streams)]
+        f.branch_if(f.compare("icmp sgt", rows, i64(0)), begin, joined)
+        f.block(begin)
+        outer = Carried([i64(0), *(address for address, _ in pairs), *state])
+        with f.repeat(outer):
+            row, lines, now = outer.values[0], outer.values[1:1 + len(pairs)], outer.values[1 + len(pairs):]
+            for line in lines:
+                for start in range(0, kernel.tile.columns * SIZES[kernel.tile.dtype], CACHE_LINE):
+                    f.prefetch(f.offset(line, i64(start), "i8"), write=True)
+            stop = self.after(now, i64(SPACING))
+            inner = Carried(now)
+            with f.repeat(inner):
+                inner.next = self.step(inner.values)
+                inner.again = self.goes_on(inner.next, stop)
+            outer.next = [f.add(row, i64(1)), *(f.offset(line, stride, "i8") for line, (_, stride) in
+                                                zip(lines, pairs, strict=True)), *inner.results]
+            outer.again = f.compare("icmp slt", outer.next[0], rows)
+        done = f.current
+        f.branch(joined)
+        f.block(joined)
+        return [f.emit(f"phi {value.type} [ {value.name}, %{alone} ], [ {other.name}, %{done} ]", value.type)
+                for value, other in zip(state, outer.results[1 + len(pairs):], strict=True)]
+
+
+def rows_in_memory(target: Target, tile: TileShape) -> range:
+    """Rows whose elements of A are operands in memory of every multiply-add, instead of a register.
+
+    A register costs an instruction that a core can issue less often when another one shares it; an operand in memory
+    costs a load for each multiply-add.  In half of the rows of two vectors both are below their limits.
+    """
+    if target.vector_bytes < 64 or tile.vectors != 2 or tile.dtype not in ("float", "double"):
+        return range(0)
+    return range(1, tile.rows, 2)
 
 
 def no_sums(tile: TileShape) -> list[Value]:
@@ -136,11 +214,22 @@ def step_k(f: Function, target: Target, kernel: MicroKernel, k: Value, a: tuple[
         for line in range(0, tile.columns * SIZES[tile.dtype], CACHE_LINE):
             f.prefetch(f.offset(ahead, i64(line), "i8"))
     result = list(sums)
-    for r in range(tile.rows):
-        one = f.broadcast(f.load(f.offset(a_now, i64(r * kernel.a_row), tile.dtype), tile.dtype), width)
-        for v, column in enumerate(columns):
+    in_memory = rows_in_memory(target, tile)
+
+    def products(r: int, one: Value, vectors: Iterable[int]) -> None:
+        for v in vectors:
             place = r * tile.vectors + v
-            result[place] = multiply_add(f, target, one, column, result[place])
+            result[place] = multiply_add(f, target, one, columns[v], result[place])
+
+    def element(r: int) -> Value:
+        return f.broadcast(f.load(f.offset(a_now, i64(r * kernel.a_row), tile.dtype), tile.dtype), width)
+
+    for r in range(tile.rows):
+        products(r, element(r), [0] if r in in_memory else range(tile.vectors))
+    for v in range(1, tile.vectors) if in_memory else ():
+        f.load_anew()
+        for r in in_memory:
+            products(r, element(r), [v])
     a_next = a_now if kernel.a_k is None else f.offset(a_now, i64(kernel.a_k), tile.dtype)
     b_next = b_now if kernel.b_k is None else f.offset(b_now, i64(kernel.b_k), tile.dtype)
     return a_next, b_next, result
@@ -161,21 +250,6 @@ def write_sums(f: Function, kernel: MicroKernel, sums: Sequence[Value], accumula
     write_tile(f, kernel.tile, sums, None, None, out, out_stride, mask)
     f.branch(done)
     f.block(done)
-
-
-def prefetch_streams(f: Function, kernel: MicroKernel, k: Value, streams: Value) -> None:
-    """Prefetch row k / SPACING of each stream when k is a multiple of SPACING; `streams`: (address, bytes a row)."""
-    tile = kernel.tile
-    due = f.compare("icmp eq", f.binary("and", k, i64(SPACING - 1)), i64(0))
-    inside = f.compare("icmp slt", k, i64(SPACING * tile.rows))
-    with f.when(f.binary("and", due, inside)):
-        row = f.binary("lshr", k, i64(SPACING.bit_length() - 1))
-        for stream in range(kernel.streams):
-            address = f.load(f.offset(streams, i64(2 * stream), "i64"), "ptr")
-            stride = f.load(f.offset(streams, i64(2 * stream + 1), "i64"), "i64")
-            line = f.offset(address, f.mul(row, stride), "i8")
-            for start in range(0, tile.columns * SIZES[tile.dtype], CACHE_LINE):
-                f.prefetch(f.offset(line, i64(start), "i8"), write=True)
 
 
 def write_tile(f: Function, tile: TileShape, results: Sequence[Value], start: Value | None, start_stride: Value | None,

@@ -5,13 +5,15 @@ Knows how a `Blocking` becomes loops.  Must not know how the blocking was chosen
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from graphc.runtime.native.blocking import Axes, Blocking, Contraction, pieces_run
 from graphc.runtime.native.emit import SIZES, Function, Value, constant, i64
 from graphc.runtime.native.microkernel import MicroKernel, TileShape, tile_function
 from graphc.runtime.native.packing import list_pieces, pack_general, pack_lines, pack_pieces, pack_transposed
+from graphc.runtime.native.sharing import Rest, quotient, share, spread, take_turns, takes_turns
 from graphc.runtime.native.target import Target
 
 
@@ -39,8 +41,6 @@ Finish = Callable[[Function, Tile], None]
 Prefetch = Callable[[Function, Tile], Sequence[tuple[Value, int]]]
 
 
-MOST_BALANCED = 16  # threads; with more of them every one keeps to its share
-
 # The elements of an operand that is computed: (function, flattened index in m or n, in k, in the batch, lanes).  Lanes
 # run along k where the operand's k is one axis of stride 1, else along m or n; 0 lanes ask for one scalar.
 Load = Callable[[Function, Value, Value, Value, int], Value]
@@ -62,95 +62,6 @@ def adjacent(axes: Axes) -> bool:
     return not axes or (len(axes) == 1 and axes[0][1] == 1)
 
 
-def quotient(f: Function, a: Value, b: int) -> tuple[Value, Value]:
-    """(a // b, a % b) of a non-negative i64."""
-    if b == 1:
-        return a, i64(0)
-    if a.number is not None:
-        return i64(a.number // b), i64(a.number % b)
-    high = f.binary("udiv", a, i64(b))
-    return high, f.sub(a, f.mul(high, i64(b)))
-
-
-def maximum(f: Function, a: Value, b: Value) -> Value:
-    return b if a.name == f.minimum(a, b).name else f.select(f.compare("icmp sgt", a, b), a, b)
-
-
-def share(f: Function, work: int, thread: Value, threads: Value) -> tuple[Value, Value]:
-    """The contiguous range of `work` items that belongs to this thread."""
-    if threads.number == 1:
-        return i64(0), i64(work)
-    low = f.binary("udiv", f.mul(thread, i64(work)), threads)
-    return low, f.binary("udiv", f.mul(f.add(thread, i64(1)), i64(work)), threads)
-
-
-def spread(f: Function, batch: int, units: int, thread: Value, threads: Value,
-           body: Callable[[Value, Value, Value], None]) -> None:
-    """Give each thread its even share of batch * units; `body(item, low, high)` does a range of one item's units."""
-    low, high = share(f, batch * units, thread, threads)
-    within(f, batch, units, low, high, threads, body)
-
-
-def within(f: Function, batch: int, units: int, low: Value, high: Value, threads: Value,
-           body: Callable[[Value, Value, Value], None]) -> None:
-    """`body(item, low, high)` for the parts of a range of batch * units that lie in one item each."""
-    if batch == 1:
-        body(i64(0), low, high)
-        return
-    first = quotient(f, low, units)[0]
-    last = quotient(f, f.add(high, i64(units - 1)), units)[0]
-    with f.loop(first, last) as item:
-        if units == 1 or threads.number == 1:
-            body(item, i64(0), i64(units))
-        else:
-            begin = f.mul(item, i64(units))
-            body(item, maximum(f, f.sub(low, begin), i64(0)), f.minimum(f.sub(high, begin), i64(units)))
-
-
-def spread_evenly(f: Function, batch: int, units: int, portion: int, thread: Value, threads: Value,
-                  body: Callable[[Value, Value, Value], None]) -> None:
-    """As `spread`, but only three quarters of a thread's share are its own: the rest is taken in portions by whoever is free.
-
-    Cores are not equally fast where others use them too.  Tickets come from a counter that nobody resets: a run takes as
-    many as there are portions, and one more for each thread, so that the remainder starts anew by itself.  There is a
-    counter for each number of threads.
-    """
-    if not portion or threads.number == 1 or batch * units < 8 * portion:
-        spread(f, batch, units, thread, threads, body)
-        return
-    total = batch * units
-    counter = f.offset(f.module.counters(MOST_BALANCED), threads, "i64")
-    balanced = f.binary("and", f.compare("icmp sgt", threads, i64(1)), f.compare("icmp slt", threads, i64(MOST_BALANCED)))
-    own = f.binary("udiv", f.mul(f.binary("udiv", i64(total), threads), i64(3)), i64(4))
-    most = f.binary("udiv", f.sub(f.add(i64(total), threads), i64(1)), threads)
-    pieces = f.binary("udiv", f.add(f.sub(most, own), i64(portion - 1)), i64(portion))
-    tickets = f.mul(pieces, threads)
-    low, high = share(f, total, thread, threads)
-    start, stop = low, f.select(balanced, f.add(low, own), high)
-    header, done = f.label("portion"), f.label("balanced")
-    before = f.current
-    f.branch(header)
-    f.block(header)
-    first, last = Value(f.fresh(), "i64"), Value(f.fresh(), "i64")
-    place = len(f.lines)
-    f.lines.append("")
-    within(f, batch, units, first, last, threads, body)
-    after = f.label("next")
-    f.branch_if(balanced, after, done)
-    f.block(after)
-    ticket = f.emit(f"atomicrmw add {counter}, i64 1 monotonic, align 8", "i64")
-    ticket = f.binary("urem", ticket, f.add(tickets, threads))
-    owner, piece = f.binary("urem", ticket, threads), f.binary("udiv", ticket, threads)
-    low, high = share(f, total, owner, threads)
-    begin = f.add(f.add(low, own), f.mul(piece, i64(portion)))
-    end = f.minimum(f.add(begin, i64(portion)), high)
-    latch = f.current
-    f.lines[place] = (f"  {first.name} = phi i64 [ {start.name}, %{before} ], [ {begin.name}, %{latch} ]\n"
-                      f"  {last.name} = phi i64 [ {stop.name}, %{before} ], [ {end.name}, %{latch} ]")
-    f.branch_if(f.compare("icmp slt", ticket, tickets), header, done)
-    f.block(done)
-
-
 class TileLoops:
     """The loops of one contraction, outermost first."""
 
@@ -162,6 +73,7 @@ class TileLoops:
         self.a, self.b, self.scratch, self.finish, self.c_pointer = a, b, scratch, finish, c_pointer
         self.a_table = f.module.table(blocking.a_table, "i64") if blocking.a_table else Value("null", "ptr")
         self.b_table = f.module.table(blocking.b_table, "i64") if blocking.b_table else Value("null", "ptr")
+        self.packed: Value | None = None  # whether (i1) what the thread keeps packed is packed already
 
     def region(self, name: str) -> Value:
         return self.f.offset(self.scratch, i64(self.blocking.regions[name]), "i8")
@@ -170,12 +82,47 @@ class TileLoops:
         return self.f.offset(pointer, offset, self.c.dtype)
 
     def emit(self, thread: Value, threads: Value) -> None:
-        g = self.blocking
-        if threads.number is None and g.batch == 1 and g.pack_a and g.pack_b and not g.portion and not g.gathers_rows:
+        f, g = self.f, self.blocking
+        packs = g.pack_b if g.split_rows else g.pack_a
+        if threads.number is None and g.batch == 1 and packs and g.most_threads > 1:
+            self.emit_balanced(thread, threads)
+        elif threads.number is None and g.batch == 1 and g.pack_a and g.pack_b and not g.gathers_rows:
             self.emit_range(i64(0), *self.grid(thread, threads))
         else:
-            spread_evenly(self.f, g.batch, g.row_tiles if g.split_rows else g.panels, g.portion, thread, threads,
-                          self.emit_item)
+            spread(f, g.batch, g.units, thread, threads, self.emit_item, g.portion)
+
+    def emit_balanced(self, thread: Value, threads: Value) -> None:
+        """A thread begins with most of its share of the units; the rest is taken by whoever is free.
+
+        What every unit needs each thread packs for itself: for what another core has packed it would wait longer.
+        """
+        f, g = self.f, self.blocking
+        everything = i64(0), i64(g.panels if g.split_rows else g.row_tiles)
+        turns = takes_turns(f, threads, g.most_threads)
+        rest = Rest(f, g.units, threads, g.portion)
+        low, high = share(f, g.units, thread, threads)
+        high = f.select(turns, f.add(low, rest.own), high)
+        across = (low, high) if g.split_rows else everything
+        along = everything if g.split_rows else (low, high)
+        if g.pack_a and g.pack_b and not g.gathers_rows:
+            rows, panels = self.grid(thread, threads)
+            across = (f.select(turns, across[0], rows[0]), f.select(turns, across[1], rows[1]))
+            along = (f.select(turns, along[0], panels[0]), f.select(turns, along[1], panels[1]))
+
+        def unit(ticket: Value) -> list[Value]:
+            piece, part = quotient(f, ticket, g.parts)
+            begin, end = rest.piece(piece)
+            if g.split_rows:
+                return [begin, end, *everything]
+            first = f.mul(part, i64(g.row_tiles // g.parts))
+            last = f.compare("icmp eq", part, i64(g.parts - 1))
+            return [first, f.select(last, everything[1], f.add(first, i64(g.row_tiles // g.parts))), begin, end]
+
+        def body(bounds: Sequence[Value], of_rest: Value) -> None:
+            self.packed = of_rest if g.keeps else None
+            self.emit_range(i64(0), (bounds[0], bounds[1]), (bounds[2], bounds[3]))
+
+        take_turns(f, threads, turns, [*across, *along], f.mul(rest.pieces, i64(g.parts)), unit, body)
 
     def grid(self, thread: Value, threads: Value) -> tuple[tuple[Value, Value], tuple[Value, Value]]:
         """The row tiles and the panels of a thread where both are shared out: a thread packs only what it multiplies.
@@ -183,7 +130,7 @@ class TileLoops:
         The side along which it is better to split gets more parts, unless it has not so many.
         """
         f, g = self.f, self.blocking
-        long, short = (g.row_tiles, g.panels) if g.split_rows else (g.panels, g.row_tiles)
+        long, short = g.units, g.panels if g.split_rows else g.row_tiles
         parts = i64(1)
         for p in (2, 4, 8):
             if short < p:
@@ -208,10 +155,14 @@ class TileLoops:
         f, g = self.f, self.blocking
         a, b = self.at(self.a, flat_offset(f, item, g.a_batch)), self.at(self.b, flat_offset(f, item, g.b_batch))
         out = self.at(self.c_pointer, flat_offset(f, item, g.c_batch)) if g.direct and self.c_pointer else None
+        packed = self.packed
         with f.loop(*rows, g.tiles_in_block) as row_block:
             row_stop = f.minimum(f.add(row_block, i64(g.tiles_in_block)), rows[1])
             with f.loop(*panels, g.panels_in_block) as panel_block:
                 panel_stop = f.minimum(f.add(panel_block, i64(g.panels_in_block)), panels[1])
+                if packed is not None:
+                    place, first = (row_block, rows[0]) if g.split_rows else (panel_block, panels[0])
+                    self.packed = f.binary("or", packed, f.compare("icmp ne", place, first))
                 with f.loop(0, g.k_blocks) as k_block:
                     self.emit_block(item, a, b, out, (row_block, row_stop), (panel_block, panel_stop), k_block)
 
@@ -220,20 +171,21 @@ class TileLoops:
         f, g = self.f, self.blocking
         a, a_table, b, b_table, k_first, count = self.k_extent(a, b, k_block)
         if g.pack_b:
-            with f.loop(*panels) as panel:
+            with self.unless(self.packed if g.split_rows else None), f.loop(*panels) as panel:
                 j0, columns = self.panel_extent(panel)
-                self.pack_columns(item, b, b_table, j0, columns, k_first, count, self.packed_panel(panel, panels[0]))
+                self.pack_columns(item, b, b_table, j0, columns, k_first, count, self.packed_panel(k_block, panel, panels[0]))
         with f.loop(*rows) as row_tile:
             i0, height, a_rows = self.tile_extent(row_tile)
             a_here = self.at(a, a_rows)
             if g.pack_a:
-                a_here = self.region("a")
-                self.pack_rows(item, a, a_table, i0, height, k_first, count, a_here)
+                a_here = self.packed_rows(k_block, row_tile)
+                with self.unless(None if g.split_rows else self.packed):
+                    self.pack_rows(item, a, a_table, i0, height, k_first, count, a_here)
             with f.loop(*panels) as panel:
                 j0, columns = self.panel_extent(panel)
                 b_here = self.at(b, f.mul(j0, i64(1)))
                 if g.pack_b:
-                    b_here = self.packed_panel(panel, panels[0])
+                    b_here = self.packed_panel(k_block, panel, panels[0])
                 self.emit_tile(item, row_tile, rows[0], panel, panels[0], i0, height, j0, columns, a_here, b_here, out,
                                k_block, count, a_table, b_table)
             if g.gathers_rows and self.finish:
@@ -253,10 +205,30 @@ class TileLoops:
         b_table = f.offset(self.b_table, k0, "i64") if g.b_k is None else self.b_table
         return a, a_table, b, b_table, f.add(f.mul(outer, i64(g.k_inner)), k0), count
 
-    def packed_panel(self, panel: Value, first: Value) -> Value:
+    @contextmanager
+    def unless(self, condition: Value | None) -> Iterator[None]:
+        """The body runs where the condition (i1) does not hold; always without one."""
+        if condition is None:
+            yield
+            return
+        with self.f.when(self.f.binary("xor", condition, constant(True, "i1"))):
+            yield
+
+    def packed_rows(self, k_block: Value, row_tile: Value) -> Value:
+        """Where a row tile is packed."""
+        f, g = self.f, self.blocking
+        if not g.keeps or g.split_rows:
+            return self.region("a")
+        place = f.add(f.mul(k_block, i64(g.row_tiles)), row_tile)
+        return f.offset(self.region("a"), f.mul(place, i64(g.row_tile_bytes)), "i8")
+
+    def packed_panel(self, k_block: Value, panel: Value, first: Value) -> Value:
         """Where a panel is packed, in the block whose first panel is `first`."""
         f, g = self.f, self.blocking
-        return self.at(self.region("b"), f.mul(f.sub(panel, first), i64(g.k_in_block * g.vectors * g.lanes)))
+        place = f.sub(panel, first)
+        if g.keeps and g.split_rows:
+            place = f.add(f.mul(k_block, i64(g.panels)), panel)
+        return f.offset(self.region("b"), f.mul(place, i64(g.panel_bytes)), "i8")
 
     def pack_columns(self, item: Value, b: Value, table: Value, j0: Value, columns: Value, k_first: Value, count: Value,
                      to: Value) -> None:

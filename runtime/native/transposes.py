@@ -19,7 +19,7 @@ from .elements import Elements
 from .loops import LINE, State, Work, bind, output_key
 from .recipes import Action, Key
 from .scopes import Scope
-from .tiles import maximum
+from .sharing import maximum
 from .values import Value, i64
 
 MOST_CODE = 600  # instructions of a tile

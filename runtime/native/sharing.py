@@ -1,0 +1,137 @@
+"""How threads share work: even shares, and a rest for whoever is free.
+
+Cores are not equally fast where others use them too: a thread that only does its even share waits for the slowest.
+Knows ranges and tickets.  Must not know what the work is; who does it never changes a result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from graphc.runtime.native.emit import Function, Value, i64
+
+MOST_BALANCED = 256  # threads; with more of them every one keeps to its share
+
+
+def share(f: Function, work: int, thread: Value, threads: Value) -> tuple[Value, Value]:
+    """The contiguous range of `work` items that belongs to this thread."""
+    if threads.number == 1:
+        return i64(0), i64(work)
+    low = f.binary("udiv", f.mul(thread, i64(work)), threads)
+    return low, f.binary("udiv", f.mul(f.add(thread, i64(1)), i64(work)), threads)
+
+
+def quotient(f: Function, a: Value, b: int) -> tuple[Value, Value]:
+    """(a // b, a % b) of a non-negative i64."""
+    if b == 1:
+        return a, i64(0)
+    if a.number is not None:
+        return i64(a.number // b), i64(a.number % b)
+    high = f.binary("udiv", a, i64(b))
+    return high, f.sub(a, f.mul(high, i64(b)))
+
+
+def maximum(f: Function, a: Value, b: Value) -> Value:
+    return b if a.name == f.minimum(a, b).name else f.select(f.compare("icmp sgt", a, b), a, b)
+
+
+def within(f: Function, batch: int, units: int, low: Value, high: Value, threads: Value,
+           body: Callable[[Value, Value, Value], None]) -> None:
+    """`body(item, low, high)` for the parts of a range of batch * units that lie in one item each."""
+    if batch == 1:
+        body(i64(0), low, high)
+        return
+    first = quotient(f, low, units)[0]
+    last = quotient(f, f.add(high, i64(units - 1)), units)[0]
+    with f.loop(first, last) as item:
+        if units == 1 or threads.number == 1:
+            body(item, i64(0), i64(units))
+        else:
+            begin = f.mul(item, i64(units))
+            body(item, maximum(f, f.sub(low, begin), i64(0)), f.minimum(f.sub(high, begin), i64(units)))
+
+
+class Rest:
+    """The last part of every thread's share of some units, in pieces that whoever is free takes.
+
+    portion: a quarter of a share is left, in pieces of so many units.  0: an eighth is, and each piece has half of what
+    is left of it, for units that are better done many at a time.
+    """
+
+    def __init__(self, f: Function, units: int, threads: Value, portion: int) -> None:
+        self.f, self.units, self.threads, self.portion = f, units, threads, portion
+        least = f.binary("udiv", i64(units), threads)
+        if portion:
+            self.own = f.binary("udiv", f.mul(least, i64(3)), i64(4))
+            left = f.sub(f.binary("udiv", f.sub(f.add(i64(units), threads), i64(1)), threads), self.own)
+            pieces = f.binary("udiv", f.add(left, i64(portion - 1)), i64(portion))
+        else:
+            self.own = f.sub(least, maximum(f, f.binary("lshr", least, i64(3)), i64(1)))
+            pieces = i64((units // 16 + 1).bit_length())
+        self.pieces = f.mul(pieces, threads)
+
+    def piece(self, number: Value) -> tuple[Value, Value]:
+        """The range of units of a piece: threads take turns as owners.  It may be empty, where shares are unequal."""
+        f = self.f
+        low, high = share(f, self.units, f.binary("urem", number, self.threads), self.threads)
+        low, place = f.add(low, self.own), f.binary("udiv", number, self.threads)
+        if self.portion:
+            begin = f.add(low, f.mul(place, i64(self.portion)))
+            return begin, f.minimum(f.add(begin, i64(self.portion)), high)
+        left = f.sub(high, low)
+        return f.sub(high, f.binary("lshr", left, place)), f.sub(high, f.binary("lshr", left, f.add(place, i64(1))))
+
+
+def takes_turns(f: Function, threads: Value, most: int = MOST_BALANCED) -> Value:
+    """Whether there is a rest (i1): one thread has nobody to share with, and very many keep to their shares."""
+    return f.binary("and", f.compare("icmp sgt", threads, i64(1)), f.compare("icmp sle", threads, i64(most)))
+
+
+def take_turns(f: Function, threads: Value, turns: Value, own: Sequence[Value], units: Value,
+               unit: Callable[[Value], Sequence[Value]], body: Callable[[Sequence[Value], Value], None]) -> None:
+    """`body(bounds, shared)` once with a thread's own bounds, then with those of each unit that it is the first to take.
+
+    turns   `takes_turns(threads)`; where it does not hold, `own` must be all there is to do
+    unit    the bounds of one of the `units` of the rest
+    shared  whether the bounds are a unit's (i1)
+
+    Tickets come from a counter that nobody resets: a run takes as many as there are units, and one more for each thread,
+    so that the remainder starts anew by itself.  There is a counter for each number of threads.
+    """
+    counter = f.offset(f.module.counters(MOST_BALANCED + 1), threads, "i64")
+    header, after, done = f.label("turn"), f.label("next"), f.label("balanced")
+    before = f.current
+    f.branch(header)
+    f.block(header)
+    bounds, shared = [Value(f.fresh(), "i64") for _ in own], Value(f.fresh(), "i1")
+    place = len(f.lines)
+    f.lines.append("")  # the phis, written when the latch is known
+    body(bounds, shared)
+    f.branch_if(turns, after, done)
+    f.block(after)
+    ticket = f.emit(f"atomicrmw add {counter}, i64 1 monotonic, align 8", "i64")
+    ticket = f.binary("urem", ticket, f.add(units, threads))
+    following = unit(ticket)
+    latch = f.current
+    phis = [f"  {value.name} = phi i64 [ {first.name}, %{before} ], [ {second.name}, %{latch} ]"
+            for value, first, second in zip(bounds, own, following, strict=True)]
+    f.lines[place] = "\n".join([*phis, f"  {shared.name} = phi i1 [ false, %{before} ], [ true, %{latch} ]"])
+    f.branch_if(f.compare("icmp slt", ticket, units), header, done)
+    f.block(done)
+
+
+def spread(f: Function, batch: int, units: int, thread: Value, threads: Value,
+           body: Callable[[Value, Value, Value], None], portion: int = 0) -> None:
+    """Give each thread its share of batch * units; `body(item, low, high)` does a range of one item's units.
+
+    portion: the last quarter of each share is taken so many units at a time by whoever is free; 0: never.  What a thread
+    begins with is of its own share, since it often wrote what it now reads.
+    """
+    total = batch * units
+    low, high = share(f, total, thread, threads)
+    if not portion or threads.number == 1 or total < 8 * portion:
+        within(f, batch, units, low, high, threads, body)
+        return
+    turns, rest = takes_turns(f, threads), Rest(f, total, threads, portion)
+    take_turns(f, threads, turns, (low, f.select(turns, f.add(low, rest.own), high)), rest.pieces, rest.piece,
+               lambda bounds, _: within(f, batch, units, bounds[0], bounds[1], threads, body))

@@ -1,0 +1,137 @@
+"""Contractions that threads balance between them: real threads, small shapes, every road."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from graphc.runtime.native import blocking, contract, matrix_blocking
+from graphc.runtime.native.contract import choose_road, emit_contraction, scratch_bytes, store_to, store_vector_to
+from graphc.runtime.native.emit import Module, i64
+from graphc.runtime.native.jit import compile_module
+from graphc.runtime.native.target import Target, host, with_matrix_unit
+from graphc.runtime.native.threads import Pool
+
+from tests.test_native_contract import Case, Operand, doubled, load_hooks, matmul, reference, targets
+
+THREADS = 3
+CONTRACTIONS = [matmul(m, n, k, a=a, b=b, dtype=dtype)
+                for number, (m, n, k) in enumerate([(200, 300, 300), (61, 530, 700), (1030, 70, 410), (97, 331, 288),
+                                                    (530, 33, 900), (150, 1100, 33),
+                                                    (610, 1000, 40)])
+                for a, b in ((False, True), (True, number % 2 == 0))
+                for dtype in (("float", "double") if number < 3 else ("float",))]
+CASES = [Case(c, way, number % 2, loads) for number, c in enumerate(CONTRACTIONS)
+         for way, loads in (("plain", (False, False)), ("twice", (number % 3 == 0, number % 3 == 1)))]
+
+
+@pytest.fixture(autouse=True, params=[0.5, 0.0], ids=["kept", "packed again"])
+def small_is_large(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[None]:
+    """Threads take from each other whatever they share at all; what they all need they keep, or do not."""
+    def forget() -> None:
+        for function in (blocking.choose_blocking, matrix_blocking.matrix_blocking, choose_road):
+            function.cache_clear()
+
+    monkeypatch.setattr(blocking, "LARGE", 1)
+    monkeypatch.setattr(matrix_blocking, "LARGE", 1)
+    monkeypatch.setattr(blocking, "UNPACKED_BYTES", 1 << 10)
+    monkeypatch.setattr(blocking, "KEPT_SHARE", request.param)
+    monkeypatch.setattr(blocking, "LEAST_UNITS", 2)
+    monkeypatch.setattr(blocking, "COLUMNS_A_THREAD", 16)
+    monkeypatch.setattr(blocking, "ROWS_OF_PART", 40)
+    forget()
+    yield
+    monkeypatch.undo()
+    forget()
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[Pool]:
+    found = Pool(THREADS)
+    yield found
+    found.close()
+
+
+def check_balanced(cases: list[Case], target: Target, pool: Pool, overlap: bool = False) -> int:
+    """Each case on 1, 2 and 3 threads, several times in a row; how many keep what they pack."""
+    module = Module()
+    for number, case in enumerate(cases):
+        c = case.contraction
+        f = module.function(f"case{number}", [("arguments", "ptr"), ("thread", "i64"), ("threads", "i64"), ("barrier", "ptr")],
+                            returns="i32", internal=False)
+        arguments, thread, threads, _ = f.parameters
+        a, b, out, scratch = (f.load(f.offset(arguments, i64(i), "i64"), "ptr") for i in range(4))
+        finish = {"plain": None, "twice": doubled(out, c, target)}[case.way]
+        vector = None
+        if overlap:
+            finish, vector = store_to(out, c, target), store_vector_to(out, c, target)
+        own = f.offset(scratch, f.mul(thread, i64(private_bytes(case, target, overlap))), "i8")
+        emit_contraction(f, target, c, a, b, scratch=own, thread=thread, threads=threads, finish=finish, c_pointer=out,
+                         vector=vector, overlap=overlap, **load_hooks(case, a, b))
+        f.do("ret i32 0")
+        f.finished = True
+    code = compile_module(module.text(), target=target, name="balanced")
+    rng, found = np.random.default_rng(7), 0
+    for number, case in enumerate(cases):
+        c = case.contraction
+        a = Operand(c.dtype, [(c.batch, c.a_batch), (c.m, c.a_m), (c.k, c.a_k)], rng, case.misalign)
+        b = Operand(c.dtype, [(c.batch, c.b_batch), (c.k, c.b_k), (c.n, c.b_n)], rng, case.misalign)
+        x, y = (1 - v.view if hook else v.view for v, hook in zip((a, b), case.loads, strict=True))
+        wanted, magnitude = reference(c, x, y), reference(c, np.abs(x), np.abs(y))
+        if case.way == "twice" and not overlap:
+            wanted, magnitude = 2 * wanted + 1, 2 * magnitude + 1
+        bound = (math.prod(c.k) + 2) * (2.0**-23 if c.dtype == "float" else 2.0**-52) * magnitude
+        scratch = np.full(THREADS * private_bytes(case, target, overlap) + 128, 0xA5, np.uint8)
+        base = (scratch.ctypes.data + 63) // 64 * 64
+        found += choose_road(c, target, case.way == "plain" and not overlap, case.loads, False, overlap).blocking.keeps
+        bits = None
+        for threads in (1, 2, 3, 3, 2):
+            out = Operand(c.dtype, [(c.batch, c.c_batch), (c.m, c.c_m), (c.n, c.c_n)], None, case.misalign)
+            pointers = (ctypes.c_int64 * 4)(a.pointer, b.pointer, out.pointer, base)
+            pool.run(code.address(f"case{number}"), ctypes.addressof(pointers), threads)
+            assert np.all(np.abs(out.view - wanted) <= bound), (c, case.way, threads)
+            bits = out.view.tobytes() if bits is None else bits
+            assert out.view.tobytes() == bits, f"{threads} threads change the result: {c}"
+            used = base - scratch.ctypes.data + THREADS * private_bytes(case, target, overlap)
+            assert np.all(scratch[used:] == 0xA5), f"scratch overrun: {c}"
+            out.view[...] = 113
+            assert np.all(out.memory == 113), f"wrote beside the result: {c}"
+    return found
+
+
+def private_bytes(case: Case, target: Target, overlap: bool) -> int:
+    return scratch_bytes(case.contraction, target, load_a=case.loads[0], load_b=case.loads[1], overlap=overlap)
+
+
+@pytest.mark.parametrize("name", list(targets()))
+def test_bits_do_not_depend_on_who_does_it(name: str, pool: Pool) -> None:
+    """The bits that one thread makes, for both sides that can be shared out."""
+    target = targets()[name]
+    kept = check_balanced(CASES, target, pool)
+    blockings = [choose_road(c.contraction, target, True, c.loads).blocking for c in CASES]
+    if blocking.KEPT_SHARE:
+        assert kept > len(CASES) // 3
+        assert {g.split_rows for g in blockings if g.keeps} == {True, False}
+        assert any(g.parts > 1 for g in blockings if g.keeps)
+    else:
+        assert not kept
+        assert any(g.most_threads > 1 and g.pack_a and not g.portion for g in blockings)
+
+
+@pytest.mark.skipif(host().registers < 32, reason="tiles are finished beside others where registers are many")
+def test_balanced_and_finished_beside_the_next_tile(pool: Pool) -> None:
+    assert bool(check_balanced([Case(c.contraction) for c in CASES], host(), pool, overlap=True)) == (blocking.KEPT_SHARE > 0)
+
+
+@pytest.mark.skipif(not with_matrix_unit(host()).matrix_unit, reason="no matrix unit here")
+def test_balanced_in_pieces(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contract, "matrix_cost", lambda *_: -1.0)
+    target = with_matrix_unit(host())
+    cases = [case for case in CASES if case.contraction.dtype == "float"]
+    assert all(choose_road(c.contraction, target, True, c.loads).blocking.matrix for c in cases)
+    for overlap in (False, True):
+        again = [Case(c.contraction) for c in cases] if overlap else cases
+        assert bool(check_balanced(again, target, pool, overlap)) == (blocking.KEPT_SHARE > 0)
