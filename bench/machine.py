@@ -79,7 +79,8 @@ _PARAMETERS = [("arguments", "ptr"), ("thread", "i64"), ("threads", "i64"), ("ba
 
 def _emit_fma(module: Any, lanes: int) -> None:
     """arguments: repetitions, the bits of a float.  x = x f + f, in CHAINS independent registers."""
-    from graphc.runtime.native.emit import Carried, Value, constant, i64, vector
+    from graphc.runtime.native.emit import Carried
+    from graphc.runtime.native.values import Value, constant, i64, vector
 
     f = module.function("fma", _PARAMETERS, returns="i32", internal=False)
     arguments = f.parameters[0]
@@ -98,7 +99,7 @@ def _emit_fma(module: Any, lanes: int) -> None:
 
 def _emit_triad(module: Any, lanes: int) -> None:
     """arguments: a, b, c, elements (a multiple of lanes x threads), repetitions."""
-    from graphc.runtime.native.emit import Value, constant, i64, vector
+    from graphc.runtime.native.values import Value, constant, i64, vector
 
     f = module.function("triad", _PARAMETERS, returns="i32", internal=False)
     arguments, thread, threads, _ = f.parameters

@@ -198,7 +198,7 @@ def page() -> str:
     schedules = [n for n in lr_scheduler.__all__ if inspect.isclass(getattr(lr_scheduler, n))]
     inits = [n for n in sorted(vars(nn.init)) if n.endswith("_") and n[0] != "_"]
     linear_algebra = {n: f for n, f in vars(graphc.linalg).items() if inspect.isfunction(f) and n[0] != "_"
-                      and f in graphc.tensor.FUNCTIONS.values()}
+                      and f in graphc.methods.FUNCTIONS.values()}
     rest = [n for n in nn.functional.__all__ if n not in functional_losses]
     lines = [
         "# Coverage: every name and its arguments, beside PyTorch's and OneFlow's", "",
@@ -222,7 +222,7 @@ def page() -> str:
         *section("Initial values", inits, nn.init, torch.nn.init, "nn.init."),
         *section("Functions", rest, nn.functional, torch.nn.functional, "nn.functional."),
         *ops("Ops", "Every function of `graphc`. Positional arguments have names of their own, `axis`/`dim` and "
-             "`keepdims`/`keepdim` are synonyms: only optional arguments are compared.", graphc.tensor.FUNCTIONS, torch),
+             "`keepdims`/`keepdim` are synonyms: only optional arguments are compared.", graphc.methods.FUNCTIONS, torch),
         *ops("Linear algebra", "`graphc.linalg`, likewise.", linear_algebra, torch.linalg),
         *absent(),
     ]

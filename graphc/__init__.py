@@ -17,10 +17,10 @@ from .driver import Program, function, train_step
 from .errors import CheckpointError, DTypeError, FeedError, GraphError, NumericsError, ShapeError
 from .lbfgs import LBFGS as _LBFGS
 from .loops import cond, fori_loop, scan
+from .methods import FUNCTIONS as _FUNCTIONS
 from .passes.autodiff import grad, hessian, hvp, jacobian, jvp, vjp
 from .static_graph import Graph as _Graph
 from .static_graph import mark_backward as _mark_backward
-from .tensor import FUNCTIONS as _FUNCTIONS
 from .tensor import Parameter, Tensor, constant, parameter, placeholder, state
 from .text import parse
 from .types import Dim, DType, bool_, float32, float64, int32, int64

@@ -31,7 +31,7 @@ def follow(node: Node, indices: Sequence[Index], stop: Callable[[Node], bool] = 
     """
     place = tuple(indices)
     while node.op.kind is Kind.VIEW and not stop(node):
-        place, guard = node.op.index(place, node.inputs[0].type, **node.attributes)  # type: ignore[misc]
+        place, guard = node.op.index(place, node.inputs[0].type, **node.attributes)
         fill = node.attributes.get("fill", 0)
         node = node.inputs[0]
         if guard:

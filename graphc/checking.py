@@ -64,10 +64,10 @@ def check_gradients(graph: Graph, loss: Node, sizes: Mapping[str, int], seed: in
     seed    of the feeds: standard normal, positive where the loss is not finite there; integers are 0 or 1
     Returns a row per parameter, and the dtype of the check: float64 wherever the graph can be rebuilt in it.
     """
-    names = set().union(*(s.names() for n in graph.inputs for s in n.shape if hasattr(s, "names")))
-    if unknown := sorted(set(sizes) - names):
+    names = graph.open_sizes
+    if unknown := sorted(set(sizes).difference(names)):
         raise GraphError(f"no open dimension is called {', '.join(unknown)}; there are: "
-                         f"{', '.join(sorted(names)) or 'none'}")
+                         f"{', '.join(names) or 'none'}")
     fixed = specialize(Graph(graph.inputs, (loss,)), {n: sizes.get(n, SMALL) for n in names})
     if any(size != 1 for size in fixed.outputs[0].shape) or not loss.dtype.is_float:
         raise GraphError(f"check needs a scalar floating loss, got {loss.type}; name one, like loss = output.sum()")

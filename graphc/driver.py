@@ -14,10 +14,13 @@ import numpy as np
 from .errors import GraphError
 from .feeds import assign, convert, solve_sizes
 from .ir import Cell, Graph, Node, at, rewrite, substitute, topological, user_origin
+from .methods import FUNCTIONS, public
 from .passes.update import attach_updates
-from .program import Program, Specialized, Structure, inspecting, sizes_for
+from .program import Program, inspecting, sizes_for
 from .runtime.interpreter import evaluate
-from .tensor import FUNCTIONS, Parameter, Tensor, TensorLike, as_tensor, public
+from .specialized import Specialized
+from .structures import flatten_outputs
+from .tensor import Parameter, Tensor, TensorLike, as_tensor
 
 
 @public
@@ -36,9 +39,8 @@ def function(inputs: Sequence[Tensor], outputs: Any, updates: Mapping[Parameter,
                     does are added up in another order); a GraphError where nothing reaches it
     check_numerics  NaN or infinity in an output or a new value raises NumericsError and leaves the cells as they were
     """
-    leaves: list[Tensor] = []
-    names: list[str] = []
-    structure = Structure.of(outputs, leaves, names)
+    named, structure = flatten_outputs(outputs)
+    names, leaves = [name for name, _ in named], [as_tensor(leaf) for _, leaf in named]
     chosen: dict[Cell, Node] = {}
     for target, value in (updates or {}).items():
         if not isinstance(target, Parameter):
@@ -127,9 +129,8 @@ def train_step(loss: Tensor, optimizer: Any, outputs: Any = None, *, lr_schedule
                               accumulate=accumulate, lr_scheduler=lr_scheduler)
     if returns is None:
         returns = loss if outputs is None else (loss, outputs)
-    leaves: list[Tensor] = []
-    Structure.of(returns, leaves, [])
-    needed = inputs_of([*leaves, *map(as_tensor, attached.updates.values())])
+    leaves = [leaf for _, leaf in flatten_outputs(returns)[0]]
+    needed = inputs_of([as_tensor(value) for value in (*leaves, *attached.updates.values())])
     program = function(needed if inputs is None else inputs, returns, attached.updates, **options)
     program.after_call.extend(attached.between_calls)
     return program

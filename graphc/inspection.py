@@ -19,7 +19,8 @@ from .text import format_graph, format_json, format_plan
 
 if TYPE_CHECKING:
     from .passes.recompute import Recomputed
-    from .program import Program, Specialized
+    from .program import Program
+    from .specialized import Specialized
 
 STAGES = ("forward", "gradient", "update", "simplified", "plan", "llvm", "asm")
 SHOWN_VALUES = 12  # kinds of recomputed values that a report lists
@@ -80,11 +81,11 @@ def dump(program: Program, stage: str, format: str, sizes: Mapping[str, int] | N
         special = program.specialize(**sizes_for(program, sizes))
         if stage == "plan":
             return format_plan(special.plan)
-        code = getattr(special.executable, "code", None)
-        if code is None:
+        executable: Any = special.executable
+        if not hasattr(executable, "code"):
             raise GraphError(f"the numpy backend has no {stage}; build the program with backend='native'"
                              f"{at(user_origin())}")
-        return special.executable.text if stage == "llvm" else code.assembly()  # type: ignore[attr-defined]
+        return executable.text if stage == "llvm" else executable.code.assembly()
     return show_graph(stage_graph(program, stage), format)
 
 

@@ -19,6 +19,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import count as counter
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -65,7 +66,7 @@ def user_origin() -> Origin | None:
     known = _caller.get()
     if known is not None:
         return known[0]
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         file = frame.f_code.co_filename
         own = _is_own.get(file)
@@ -73,7 +74,7 @@ def user_origin() -> Origin | None:
             own = _is_own[file] = file.startswith(_OWN) or file == contextlib.__file__
         if not own:
             return _origin(file, frame.f_lineno)
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return None
 
 
@@ -345,6 +346,11 @@ class Graph:
             for source in node.inputs:
                 result[source].append(node)
         return result
+
+    @property
+    def open_sizes(self) -> list[str]:
+        """The names of its inputs' open dimensions, sorted."""
+        return sorted(set().union(*(s.names() for n in self.inputs for s in n.shape if isinstance(s, Dim))))
 
     def cells(self) -> list[Cell]:
         """The cells that it reads or updates, in order of first appearance."""

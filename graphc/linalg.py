@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from .ops.axes import synonym
 from .ops.contractions import diagonal as _diagonal
 from .ops.contractions import matmul
 from .ops.linear_algebra import (
@@ -22,7 +23,6 @@ from .ops.linear_algebra import (
     solve_triangular,
 )
 from .ops.products import cross, matrix_norm, multi_dot, vecdot, vector_norm
-from .ops.views import synonym
 from .tensor import Tensor, TensorLike, as_tensor
 
 __all__ = ["cholesky", "cross", "det", "diagonal", "inv", "lstsq", "lu_factor", "matmul", "matrix_norm", "matrix_power",

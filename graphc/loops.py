@@ -16,6 +16,7 @@ import numpy as np
 
 from .errors import DTypeError, GraphError, ShapeError
 from .ir import Cell, Node, at, make, rebuild, user_origin
+from .methods import public
 from .op import REGISTRY
 from .ops.bodies import below, close, close_loop, depending, replaced
 from .ops.control import results_of, updating
@@ -24,53 +25,9 @@ from .ops.random import per_step
 from .ops.shaping import concat
 from .ops.sources import iota
 from .ops.views import narrow, reshape
-from .tensor import Parameter, Tensor, TensorLike, as_tensor, placeholder, public
+from .structures import Structure, flatten
+from .tensor import Parameter, Tensor, TensorLike, as_tensor, placeholder
 from .types import Dim, Size, TensorType, as_size, bool_, int64
-
-# -- structures ------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Structure:
-    """How tensors are nested in tuples, lists and dicts: `kind` is a class, None of a leaf."""
-
-    kind: type | None = None
-    keys: tuple[Any, ...] = ()
-    parts: tuple[Structure, ...] = ()
-
-    def build(self, leaves: Iterator[Any]) -> Any:
-        if self.kind is None:
-            return next(leaves)
-        if self.kind is type(None):
-            return None
-        values = [part.build(leaves) for part in self.parts]
-        if self.kind is dict:
-            return dict(zip(self.keys, values, strict=True))
-        return self.kind(*values) if hasattr(self.kind, "_fields") else self.kind(values)
-
-    def __str__(self) -> str:
-        if self.kind is None:
-            return "*"
-        if self.kind is type(None):
-            return "None"
-        if self.kind is dict:
-            return "{" + ", ".join(f"{k!r}: {p}" for k, p in zip(self.keys, self.parts, strict=True)) + "}"
-        inner = ", ".join(map(str, self.parts))
-        return f"[{inner}]" if self.kind is list else f"({inner}{',' if len(self.parts) == 1 else ''})"
-
-
-def flatten(value: Any, path: str = "") -> tuple[list[tuple[str, Any]], Structure]:
-    """The leaves of a structure, each with its path, and the structure without them."""
-    if value is None:
-        return [], Structure(type(None))
-    if isinstance(value, dict):
-        keys: tuple[Any, ...] = tuple(sorted(value, key=str))
-        parts = [flatten(value[k], f"{path}[{k!r}]") for k in keys]
-        return [leaf for leaves, _ in parts for leaf in leaves], Structure(dict, keys, tuple(s for _, s in parts))
-    if isinstance(value, (tuple, list)):
-        parts = [flatten(v, f"{path}[{k}]") for k, v in enumerate(value)]
-        return [leaf for leaves, _ in parts for leaf in leaves], Structure(type(value), (), tuple(s for _, s in parts))
-    return [(path, value)], Structure()
 
 
 def _tensors(value: Any, name: str) -> tuple[list[str], list[Tensor], Structure]:

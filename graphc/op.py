@@ -34,6 +34,15 @@ class Kind(Enum):
     COMPOSITE = "composite"  # expands to the above
 
 
+class Moves(Enum):
+    """What a VIEW does with its operand's elements, as far as views are joined and moved."""
+
+    NOTHING = "nothing"  # they stay in row-major order, under the attribute `shape`
+    AXES = "axes"  # the axes are put in the order of the attribute `axes`
+    REPEATS = "repeats"  # axes of size 1, and new leading ones, are repeated up to the attribute `shape`
+    OTHERWISE = "otherwise"
+
+
 class ScalarBuilder(Protocol):
     """What `Op.scalar` speaks to: the per-element instructions.  Values are opaque; every method returns one.
 
@@ -103,6 +112,22 @@ class Fold:
     append: Callable[[Any, tuple, tuple], tuple] | None = None
 
 
+class Missing:
+    """What stands in a field that an op does not have: calling it is a fault of graphc's own, and says where."""
+
+    __slots__ = ("field", "op")
+
+    def __init__(self, op: str, field: str) -> None:
+        self.op, self.field = op, field
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        raise RuntimeError(f"the op {self.op!r} has no {self.field!r}")
+
+
+NONE = Missing("", "")
+NO_FOLD = Fold(NONE, NONE)
+
+
 @dataclass(frozen=True)
 class Sample:
     """One way to exercise an op in the registry's tests: operand shapes (or arrays) and attributes."""
@@ -113,7 +138,7 @@ class Sample:
 
 @dataclass(frozen=True, eq=False)
 class Op:
-    """Everything about one op.
+    """Everything about one op.  A field that its kind does not need stays out, and raises when it is called all the same.
 
     infer       ``infer(*types, **attributes) -> TensorType`` (a tuple of them where there are several results);
                 raises ShapeError or DTypeError with the bare reason, the caller adds op, types and source line
@@ -130,12 +155,18 @@ class Op:
     index       VIEW: ``index(indices, input_type, **attributes) -> (indices, guard)``; maps an element of the
                 result to an element of the first operand (others are only waited for).  guard is a list of (index, low,
                 high) that must hold low <= index < high, else the element is the attribute ``fill``
+    moves       VIEW: what it does with elements
+    twice       VIEW: ``twice(x, first, then) -> Tensor``: this op with the attributes `first`, and again with those of
+                `then`, as one view of x
     routine     ROUTINE: ``routine(r, inputs, outputs, types, **attributes)`` over a RoutineBuilder
     core        ROUTINE: how many last axes of the first result one run of the algorithm makes; the axes before them
                 are the batch, with which every operand and every result begins
     operations  ROUTINE: ``operations(*types, **attributes) -> int``, about how many scalar operations it all takes
     expand      COMPOSITE: ``expand(*inputs, **attributes) -> Tensor``
     commutes    the two inputs may be exchanged
+    neutral     MAP of two, whose order is free (up to rounding): the number that changes nothing
+    linear      MAP: sets of inputs in which it is linear at once, the others held
+    converts    MAP: the same numbers, as the attribute `dtype`
     domain      MAP: per input the open interval in which tests draw values
     smooth      False where finite differences do not tell the gradient (steps, roundings)
     dtypes      element types that the op takes: any of "f" (floats), "i" (integers), "b" (bool)
@@ -145,30 +176,53 @@ class Op:
     name: str
     kind: Kind
     infer: Callable[..., Any]
-    numpy: Callable[..., Any] | None = None
+    numpy: Callable[..., Any] = NONE
     vjp: Sequence[Callable[..., Any] | None] | Callable[..., Any] = ()
-    scalar: Callable[..., Any] | None = None
-    fold: Fold | None = None
-    index: Callable[..., Any] | None = None
-    routine: Callable[..., Any] | None = None
+    scalar: Callable[..., Any] = NONE
+    fold: Fold = NO_FOLD
+    index: Callable[..., Any] = NONE
+    moves: Moves = Moves.OTHERWISE
+    twice: Callable[..., Any] = NONE
+    routine: Callable[..., Any] = NONE
     core: int = 1
-    operations: Callable[..., int] | None = None
-    expand: Callable[..., Any] | None = None
+    operations: Callable[..., int] = NONE
+    expand: Callable[..., Any] = NONE
     passes: Callable[..., bool] | None = None
     commutes: bool = False
+    neutral: float | None = None
+    linear: tuple[tuple[int, ...], ...] = ()
+    converts: bool = False
     domain: tuple[tuple[float, float], ...] = ()
     smooth: bool = True
     dtypes: str = "f"
     samples: tuple[Sample, ...] = ()
     doc: str = ""
 
+    def __post_init__(self) -> None:
+        for name in ("numpy", "scalar", "index", "twice", "routine", "operations", "expand"):
+            if getattr(self, name) is NONE:
+                object.__setattr__(self, name, Missing(self.name, name))
+        if self.fold is NO_FOLD:
+            missing = Missing(self.name, "fold")
+            object.__setattr__(self, "fold", Fold(missing, missing, missing, 0, missing))
+
     def __repr__(self) -> str:
         return f"<op {self.name}>"
+
+    def has(self, name: str) -> bool:
+        """Whether the record fills a field."""
+        value = getattr(self, name)
+        return not isinstance(value.combine if isinstance(value, Fold) else value, Missing)
+
+    @cached_property
+    def is_given(self) -> bool:
+        """Whether its value comes from outside the graph: an input's, or a cell's."""
+        return self.kind is Kind.SOURCE and not self.has("numpy")
 
     @cached_property
     def arity(self) -> int | None:
         """How many operands a MAP takes; None of other kinds, whose type rule takes what it needs."""
-        if self.scalar is None:
+        if self.kind is not Kind.MAP:
             return None
         positional = [p for p in signature(self.scalar).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
         return len(positional) - 1  # without the builder
@@ -181,18 +235,17 @@ class Op:
 
 
 REGISTRY: dict[str, Op] = {}
+NEEDED = {Kind.MAP: ("scalar",), Kind.REDUCE: ("fold",), Kind.PREFIX: ("fold",), Kind.VIEW: ("index",),
+          Kind.COMPOSITE: ("expand",), Kind.ROUTINE: ("routine", "operations")}
 
 
 def define(op: Op) -> Op:
     """Registers an op; every part of graphc finds it by its record alone."""
     if op.name in REGISTRY:
         raise ValueError(f"op {op.name!r} is defined twice")
-    needed = {Kind.MAP: "scalar", Kind.REDUCE: "fold", Kind.PREFIX: "fold", Kind.VIEW: "index",
-              Kind.COMPOSITE: "expand", Kind.ROUTINE: "routine"}.get(op.kind)
-    if needed and getattr(op, needed) is None:
-        raise ValueError(f"op {op.name!r} of kind {op.kind.value} needs the field {needed!r}")
-    if op.kind is Kind.ROUTINE and op.operations is None:
-        raise ValueError(f"op {op.name!r} of kind routine needs the field 'operations'")
+    for name in NEEDED.get(op.kind, ()):
+        if not op.has(name):
+            raise ValueError(f"op {op.name!r} of kind {op.kind.value} needs the field {name!r}")
     REGISTRY[op.name] = op
     return op
 

@@ -20,7 +20,7 @@ import numpy as np
 from .errors import GraphError
 from .ir import Cell, Graph, Node, make
 from .literals import Scanner
-from .op import REGISTRY, Kind, Op
+from .op import REGISTRY, Op
 from .tensor import Symbol, Tensor
 from .types import TensorType
 
@@ -245,7 +245,7 @@ class _Reader:
         return found
 
     def made(self, op: Op, inputs: list[Node], attributes: dict[str, Any], graphs: list[Graph], start: int) -> Node:
-        if op.kind is Kind.SOURCE and op.numpy is None:
+        if op.is_given:
             raise self.scan.fail(f"'{op.name}' is written as an input or a parameter", start)
         if op.arity is not None and op.arity != len(inputs):
             raise self.scan.fail(f"{op.name} takes {op.arity} operands, got {len(inputs)}", start)

@@ -1,130 +1,31 @@
 """Programs: compiled steps, and everything that can be asked of one.
 
-Knows the pipeline, the backends, and how a call's arrays meet a program's inputs.  Must not know how graphs are collected
-from symbols, ops, or code generation.
+Knows how a call's arrays meet a program's inputs, and which sizes were compiled.  Must not know how graphs are collected from
+symbols, or how they are compiled.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from .errors import CheckpointError, FeedError, GraphError, NumericsError
+from .errors import CheckpointError, FeedError, GraphError
 from .feeds import assign, convert, names_in_order, solve_sizes
-from .ir import Cell, Graph, Node, at, make, user_origin
+from .finite import check_finite
+from .ir import Graph, at, make, user_origin
 from .op import REGISTRY
-from .passes.cost import flops
-from .plan import Buffer, Plan
-from .runtime.interpreter import compute
-from .runtime.program import Executable, Interpreted
-from .tensor import Parameter, Tensor, as_tensor
-
-if TYPE_CHECKING:
-    from .passes.recompute import Recomputed
+from .specialized import Specialized, specialize, usable
+from .structures import Structure
+from .tensor import Parameter, Tensor
 
 inspecting: ContextVar[bool] = ContextVar("inspecting", default=False)  # a file is only being looked at: run nothing
 
 CHUNK_SECONDS = 0.1  # a long run is cut into calls of about this length, so that Ctrl-C is heard
-
-
-# -- what a program returns ------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Structure:
-    """How the flat list of outputs goes back into what the user gave: one tensor, a list, a dict, or nested pairs."""
-
-    kind: str  # one, list, tuple, dict
-    keys: tuple[Any, ...] = ()
-    children: tuple[Structure, ...] = ()
-
-    @staticmethod
-    def of(value: Any, leaves: list[Tensor], names: list[str], path: str = "out") -> Structure:
-        if isinstance(value, Mapping):
-            return Structure("dict", tuple(value), tuple(Structure.of(v, leaves, names, str(k))
-                                                         for k, v in value.items()))
-        if isinstance(value, (list, tuple)):
-            return Structure(type(value).__name__ if type(value) in (list, tuple) else "tuple", (),
-                             tuple(Structure.of(v, leaves, names, f"{path}{i}") for i, v in enumerate(value)))
-        leaves.append(as_tensor(value))
-        names.append(path)
-        return Structure("one")
-
-    def build(self, values: Iterator[Any]) -> Any:
-        if self.kind == "one":
-            return next(values)
-        parts = [c.build(values) for c in self.children]
-        if self.kind == "dict":
-            return dict(zip(self.keys, parts, strict=True))
-        return parts if self.kind == "list" else tuple(parts)
-
-
-# -- programs --------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Bytes that a program for fixed sizes needs.
-
-    cells      parameters, slots and other states
-    arena      temporaries of one step
-    inputs     one set of arrays that are fed
-    outputs    one set of arrays that are returned
-    constants  large ones, that do not stand in the code
-    scratch    packed operands and partial sums of the backend, for all threads
-    """
-
-    cells: int
-    arena: int
-    inputs: int
-    outputs: int
-    constants: int
-    scratch: int
-
-    @property
-    def total(self) -> int:
-        return self.cells + self.arena + self.inputs + self.outputs + self.constants + self.scratch
-
-
-@dataclass(frozen=True)
-class Specialized:
-    """A program for fixed sizes of its open dimensions."""
-
-    sizes: dict[str, int]
-    graph: Graph
-    plan: Plan
-    executable: Executable
-    seconds: dict[str, float]
-    recomputed: Recomputed | None = None  # what was given to meet the memory budget
-    batch: str = ""  # whether the batch runs in chunks, or why not
-
-    @property
-    def memory_bytes(self) -> int:
-        """Bytes of temporaries: the arena of one step."""
-        return self.plan.arena_bytes
-
-    @property
-    def memory(self) -> Memory:
-        """Everything that a step needs, by what it is for."""
-        plan = self.plan
-
-        def bytes_of(buffers: Sequence[Buffer]) -> int:
-            return sum(b.bytes for b in buffers)
-
-        return Memory(bytes_of(plan.cells), plan.arena_bytes, bytes_of(plan.inputs), bytes_of(plan.outputs),
-                      bytes_of(plan.constants), self.executable.scratch_bytes)
-
-    @property
-    def flops(self) -> int:
-        """Operations of one step, multiply and add counted as two."""
-        return self.plan.flops
 
 
 class Program:
@@ -145,7 +46,7 @@ class Program:
         if memory_budget is not None and (not isinstance(memory_budget, (int, np.integer)) or memory_budget < 0):
             raise GraphError(f"memory_budget is a number of bytes, got {memory_budget!r}{at(user_origin())}")
         self.graph, self.structure, self.name = graph, structure, name
-        self.backend = _usable(backend)
+        self.backend = usable(backend)
         self.threads, self.memory_budget, self.check_numerics = threads, memory_budget, check_numerics
         self.after_call: list[Any] = []  # schedulers that are no formula: stepped after each call
         self.inputs = [Tensor(n) for n in graph.inputs]
@@ -180,10 +81,9 @@ class Program:
 
     def specialize(self, **sizes: int) -> Specialized:
         """The program for these sizes of its open dimensions; compiled once, then kept."""
-        names = set().union(*(s.names() for n in self.graph.inputs for s in n.shape if hasattr(s, "names")))
-        unknown, missing = set(sizes) - names, names - set(sizes)
-        if unknown or missing:
-            raise FeedError(f"specialize: open sizes are {', '.join(sorted(names)) or 'none'}, "
+        names = self.graph.open_sizes
+        if set(sizes) != set(names):
+            raise FeedError(f"specialize: open sizes are {', '.join(names) or 'none'}, "
                             f"got {', '.join(sorted(sizes)) or 'none'}{at(user_origin())}")
         with self._lock:
             return self._specialized(sizes)
@@ -192,41 +92,8 @@ class Program:
         key = tuple(sorted(sizes.items()))
         known = self._cache.get(key)
         if known is None:
-            from .passes.pipeline import Pipeline
-            from .passes.recompute import refusal
-
-            pipeline = Pipeline()
-            graph = pipeline.concrete(self.simplified, sizes)
-            tiny, whole, batch = False, graph, ""
-            if self.backend == "native":
-                from .runtime.native.unroll import scalar_operations
-
-                tiny = scalar_operations(graph, flops) is not None
-                if not tiny:
-                    graph, batch = pipeline.chunked(self.simplified, graph)
-            cost = None
-            if self.memory_budget is None:
-                plan = pipeline.plan(graph)
-            else:
-                fitted = pipeline.fit(graph, self.memory_budget)
-                if fitted.plan.arena_bytes > self.memory_budget and whole is not graph:
-                    fitted = min(fitted, pipeline.fit(whole, self.memory_budget), key=lambda f: f.plan.arena_bytes)
-                graph, plan, cost = fitted.graph, fitted.plan, fitted.cost
-                if plan.arena_bytes > self.memory_budget:
-                    given = ", ".join(f"{k}={v}" for k, v in sizes.items()) or "these sizes"
-                    raise GraphError(f"{self.name} {refusal(given, self.memory_budget, fitted)}{at(user_origin())}")
-            executable: Executable
-            if self.backend == "native":
-                from .runtime.native.executable import Native
-                from .runtime.native.teams import pays
-                from .runtime.native.threads import available_parallelism
-
-                wanted = self.threads or available_parallelism()
-                executable = Native(graph, plan, wanted if not tiny and pays(plan, wanted) else 1, unrolled=tiny)
-                pipeline.seconds.update(executable.seconds)
-            else:
-                executable = Interpreted(graph, plan)
-            known = self._cache[key] = Specialized(dict(sizes), graph, plan, executable, pipeline.seconds, cost, batch)
+            known = self._cache[key] = specialize(self.name, self.simplified, sizes, backend=self.backend,
+                                                  threads=self.threads, memory_budget=self.memory_budget)
         return known
 
     # -- running -----------------------------------------------------------------------------------------------
@@ -268,7 +135,7 @@ class Program:
         with self._lock:
             special, arrays = self._feed(positional, named)
             if inspecting.get():
-                return self._zeros(special)
+                return self.structure.build(iter(_zeros(special)))
             outputs = self._run(special, arrays, 1, [False] * len(arrays))
             self._stepped(1)
             return self.structure.build(iter([o[0] if o.ndim > 1 else o.reshape(()) for o in outputs]))
@@ -278,14 +145,10 @@ class Program:
         with self._lock:
             return self._feed(arrays, {})[0]
 
-    def _zeros(self, special: Specialized, count: int | None = None) -> Any:
-        lead = () if count is None else (count,)
-        return self.structure.build(iter([np.zeros((*lead, *o.shape), o.dtype.numpy) for o in special.graph.outputs]))
-
     def _run(self, special: Specialized, arrays: Sequence[np.ndarray], count: int, advance: Sequence[bool]
              ) -> list[np.ndarray]:
         if inspecting.get():  # fit comes this way
-            return [np.zeros((count, *o.shape), o.dtype.numpy) for o in special.graph.outputs]  # type: ignore[arg-type]
+            return _zeros(special, count)
         if not self.check_numerics:
             return special.executable.run(arrays, count, advance)
         stacks: list[list[np.ndarray]] = []
@@ -293,38 +156,9 @@ class Program:
             now = [a[step] if moves else a for a, moves in zip(arrays, advance, strict=True)]
             before = {cell: cell.array.copy() for cell in self.graph.cells()}
             outputs = special.executable.run(now, 1, [False] * len(now))
-            self._check(special, now, outputs, before)
+            check_finite(special.graph, now, outputs, before)
             stacks.append([o[0] for o in outputs])
         return [np.stack(s) for s in zip(*stacks, strict=True)] if stacks else []
-
-    def _check(self, special: Specialized, arrays: Sequence[np.ndarray], outputs: Sequence[np.ndarray],
-               before: dict[Cell, np.ndarray]) -> None:
-        """Raises NumericsError, with the cells as they were, where a result is not finite."""
-        results = [*outputs, *(cell.array for cell, _ in self.graph.updates)]
-        if all(np.isfinite(r).all() for r in results if r.dtype.kind == "f"):
-            return
-        for cell, value in before.items():
-            cell.array[...] = value
-        raise NumericsError(self._first_bad(special, arrays, before))
-
-    def _first_bad(self, special: Specialized, arrays: Sequence[np.ndarray], before: dict[Cell, np.ndarray]) -> str:
-        """Says which input or op first gave a NaN or an infinity, by interpreting the step again."""
-        values: dict[Node, Any] = dict(zip(special.graph.inputs, arrays, strict=True))
-        with np.errstate(all="ignore"):
-            for node in special.graph.nodes:
-                if node not in values:
-                    values[node] = compute(node, [values[i] for i in node.inputs], before)
-                value = values[node]
-                if isinstance(value, np.ndarray) and value.dtype.kind == "f" and not np.isfinite(value).all() \
-                        and "value" not in node.attributes:
-                    place = np.argwhere(~np.isfinite(value))[0].tolist()
-                    what = value[tuple(place)]
-                    name = node.attributes.get("name") or getattr(node.attributes.get("cell"), "name", "")
-                    of = f"input '{name}'" if "symbol" in node.attributes else f"'{name}'" if name else node.op.name
-                    line = f"\n  at {node.origins[0]}" if node.origins else ""
-                    return (f"{what} in the result of {of} ({node.type}) at {place}; "
-                            f"parameters are as they were before the step{line}")
-        return "a result is not finite; parameters are as they were before the step"
 
     def _stepped(self, count: int) -> None:
         for hook in self.after_call:
@@ -338,7 +172,7 @@ class Program:
         with self._lock:
             special, arrays = self._feed(positional, named)
             if inspecting.get():
-                return self._zeros(special, count)
+                return self.structure.build(iter(_zeros(special, int(count))))
             outputs = self._run_in_chunks(special, arrays, int(count), [False] * len(arrays))
             return self.structure.build(iter(outputs))
 
@@ -453,6 +287,11 @@ class Program:
             return profile(self, special, arrays, repeat)
 
 
+def _zeros(special: Specialized, *lead: int) -> list[np.ndarray]:
+    """What a program gives back whose file is only looked at."""
+    return [np.zeros((*lead, *map(int, o.shape)), o.dtype.numpy) for o in special.graph.outputs]
+
+
 def _describe(value: Any) -> str:
     if isinstance(value, np.ndarray):
         layout = "" if value.flags.c_contiguous else ", not contiguous"
@@ -460,25 +299,6 @@ def _describe(value: Any) -> str:
     return type(value).__name__
 
 
-_warned = False
-
-
-def _usable(backend: str) -> str:
-    """The backend that runs here: numpy, with one warning, where llvmlite cannot be used."""
-    global _warned
-    if backend == "native":
-        from importlib.util import find_spec
-
-        if find_spec("llvmlite") is None:
-            if not _warned:
-                warnings.warn("llvmlite cannot be imported: programs run on numpy, much slower. "
-                              "Install it with: pip install llvmlite", RuntimeWarning, stacklevel=4)
-                _warned = True
-            return "numpy"
-    return backend
-
-
 def sizes_for(program: Program, sizes: Mapping[str, int] | None) -> dict[str, int]:
     """Given sizes, 32 for every open dimension that is not given."""
-    names = set().union(*(s.names() for n in program.graph.inputs for s in n.shape if hasattr(s, "names")))
-    return {name: (sizes or {}).get(name, 32) for name in sorted(names)}
+    return {name: (sizes or {}).get(name, 32) for name in program.graph.open_sizes}

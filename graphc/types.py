@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
-from typing import Union
+from typing import Any, Union
 
 import numpy as np
 
@@ -275,13 +275,14 @@ def as_size(like: Size | str) -> Size:
 def as_shape(like: Iterable[Size | str] | Size | str) -> Shape:
     """A shape from sizes and names; a single size or name gives one dimension."""
     if isinstance(like, (str, int, Dim, np.integer)):
-        return (as_size(like),)  # type: ignore[arg-type]
+        return (as_size(like),)
     return tuple(as_size(s) for s in like)
 
 
 def count(shape: Iterable[Size]) -> Size:
     """The number of elements."""
-    return prod(shape, start=1)  # type: ignore[arg-type]
+    factors: Iterable[Any] = shape
+    return prod(factors, start=1)
 
 
 def broadcast_shapes(*shapes: Shape) -> Shape:

@@ -60,7 +60,7 @@ class Assignment:
         """Inputs, cells and large constants: memory that exists before the step."""
         if node.op.kind is not Kind.SOURCE:
             return False
-        if node.op.numpy is None:
+        if node.op.is_given:
             return True
         value = node.attributes.get("value")
         return value is not None and value.size > EMBEDDED

@@ -12,9 +12,10 @@ from typing import Any
 
 from graphc.errors import DTypeError, GraphError, ShapeError
 from graphc.ir import Node, at, building, make, phase, substitute, topological, user_origin
+from graphc.methods import public
 from graphc.op import REGISTRY, Kind
 from graphc.ops.sources import zeros
-from graphc.tensor import Tensor, TensorLike, as_tensor, constant, placeholder, public
+from graphc.tensor import Tensor, TensorLike, as_tensor, constant, placeholder
 from graphc.types import Size
 
 Cotangents = dict[Node, list[Tensor | None]]
@@ -175,7 +176,7 @@ def _through_expansion(node: Node, g: Tensor, wanted: Sequence[int]) -> dict[int
     """A composite without a rule of its own is differentiated through what it expands to."""
     fresh = [Tensor(make(REGISTRY["input"], (), {"name": f"x{k}", "type": i.type, "symbol": object()}))
              for k, i in enumerate(node.inputs)]
-    body = node.op.expand(*fresh, **node.attributes)  # type: ignore[misc]
+    body = node.op.expand(*fresh, **node.attributes)
     found, _ = _pull([body.node], [g], [f.node for f in fresh])
     back = {f.node: i for f, i in zip(fresh, node.inputs, strict=True)}
     present = [f.node for f in found if f is not None]
@@ -208,8 +209,9 @@ def vjp(out: Tensor | Sequence[Tensor], wrt: Sequence[Tensor], cotangent: Tensor
 
     Several outs, with one cotangent each, give the sum of what each gives.
     """
-    outs, given = ([out], [cotangent]) if isinstance(out, Tensor) else (list(out), list(cotangent))  # type: ignore[arg-type]
-    seeds = _matching("vjp", outs, given)  # type: ignore[arg-type]
+    outs = [out] if isinstance(out, Tensor) else list(out)
+    given: Any = [cotangent] if isinstance(out, Tensor) else cotangent
+    seeds = _matching("vjp", outs, list(given))
     with building(phase, "gradient"):
         found, _ = _pull([o.node for o in outs], seeds, [t.node for t in wrt])
         return _or_zeros(found, wrt)
@@ -264,7 +266,7 @@ def hessian(loss: Tensor, wrt: Tensor) -> Tensor:
 
 
 def _function(name: str) -> Callable[..., Any]:
-    from graphc.tensor import FUNCTIONS
+    from graphc.methods import FUNCTIONS
 
     return FUNCTIONS[name]
 

@@ -72,7 +72,7 @@ class Cluster:
 def place_behind(cluster: Cluster, node: Node) -> tuple[str, tuple[int, ...]] | str:
     """(level, reduced axes of the space) of a fold in the tiles of a contraction, or why it cannot be there."""
     operand, axes, anchor = node.inputs[0], node.attributes["axes"], cluster.anchor
-    assert anchor is not None and node.op.fold is not None
+    assert anchor is not None
     if operand.type.size != cluster.full_count:
         return "it folds another space"
     labels = labels_of(anchor.attributes["spec"])

@@ -42,7 +42,7 @@ class CountingScalar:
 @lru_cache(maxsize=2048)
 def _scalar_cost(op: Op, arity: int, attributes: tuple[tuple[str, Any], ...]) -> int:
     counter = CountingScalar()
-    op.scalar(counter, *([None] * arity), **dict(attributes))  # type: ignore[misc]
+    op.scalar(counter, *([None] * arity), **dict(attributes))
     return counter.total
 
 
@@ -60,7 +60,7 @@ def flops(node: Node) -> int:
         right = rest.split("->")[0]
         sizes = dict(zip(left + right, (*node.inputs[0].shape, *node.inputs[1].shape), strict=True))
         return 2 * int(count(sizes.values()))
-    if node.op.kind is Kind.ROUTINE and node.op.operations is not None:
+    if node.op.kind is Kind.ROUTINE:
         return node.op.operations(*(i.type for i in node.inputs), **node.attributes)
     if node.op.kind in (Kind.REDUCE, Kind.PREFIX, Kind.SCATTER):
         return int(node.inputs[-1].type.size)

@@ -25,10 +25,10 @@ def expand_composites(graph: Graph) -> Graph:
         elif node.op.kind is not Kind.COMPOSITE:
             return None
         elif len(node.types) > 1:
-            several[node] = node.op.expand(*map(Tensor, inputs), **node.attributes)  # type: ignore[misc]
+            several[node] = node.op.expand(*map(Tensor, inputs), **node.attributes)
             return None
         else:
-            body = node.op.expand(*map(Tensor, inputs), **node.attributes).node  # type: ignore[misc]
+            body = node.op.expand(*map(Tensor, inputs), **node.attributes).node
         new = rewrite([body], rule, {i: i for i in inputs})[body]
         for made in (body, new):
             inherit(made, node)

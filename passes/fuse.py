@@ -131,7 +131,7 @@ class Fusion(Assignment):
             if "cell" in node.attributes:
                 cell = node.attributes["cell"]
                 known = Buffer(cell.name, node.type, Role.CELL, cell=cell)
-            elif node.op.numpy is None:
+            elif node.op.is_given:
                 known = Buffer(node.attributes["name"], node.type, Role.INPUT,
                                position=self.graph.inputs.index(node))
             else:

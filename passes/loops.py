@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Mapping
 from functools import partial
 
 from graphc.ir import Graph, Node, inherit, key_of, make, rebuild, rewrite
-from graphc.op import Kind
+from graphc.op import Kind, Moves
 from graphc.ops.bodies import below, close_loop, depending, replaced
 from graphc.ops.contractions import LETTERS, contract, split_spec
 from graphc.ops.control import results_of
@@ -139,7 +139,7 @@ def smaller_branch(node: Node, inputs: tuple[Node, ...], used: set[int]) -> Resu
 
 def _repeated(node: Node) -> bool:
     """Whether all entries of a sequence are equal by construction."""
-    source = node.inputs[0] if node.op.name == "expand" else None
+    source = node.inputs[0] if node.op.moves is Moves.REPEATS else None
     return source is not None and (len(source.shape) < len(node.shape) or source.shape[0] == 1)
 
 

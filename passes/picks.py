@@ -16,8 +16,9 @@ import math
 from collections.abc import Callable
 
 from graphc.ir import Graph, Node, inherit, make, transform
-from graphc.op import Kind
+from graphc.op import Kind, Moves
 from graphc.ops import elementwise as e
+from graphc.ops.reductions import is_sum
 from graphc.ops.sources import full, iota
 from graphc.ops.views import expand_to, reshape
 from graphc.tensor import Tensor
@@ -70,7 +71,7 @@ def placed(node: Node) -> Node | None:
 
 def sum_of_placed(node: Node) -> Node | None:
     """The sum over lines of zeros and one element: that element."""
-    if node.op.name != "sum" or not is_single(node.inputs[0]) or node.inputs[0].op.kind is not Kind.SCATTER:
+    if not is_sum(node) or not is_single(node.inputs[0]) or node.inputs[0].op.kind is not Kind.SCATTER:
         return None
     scatter = node.inputs[0]
     axis = scatter.attributes["axis"]
@@ -111,7 +112,7 @@ def picked(node: Node) -> Node | None:
 
 def is_whole(node: Node, axis: int) -> bool:
     """Whether all elements of a line are one number, which is there before it is repeated."""
-    if node.op.name != "expand":
+    if node.op.moves is not Moves.REPEATS:
         return False
     own = axis - (len(node.shape) - len(node.inputs[0].shape))
     return own < 0 or node.inputs[0].shape[own] == 1
@@ -126,5 +127,5 @@ def mixes(node: Node, axis: int, maps: int = MAPS) -> bool:
 def of_memory(node: Node, axis: int, maps: int = MAPS) -> bool:
     """Whether the node is a map, at most so many deep, of nothing but inputs, cells and repeated numbers."""
     return maps > 0 and node.op.kind is Kind.MAP and all(
-        is_whole(i, axis) or (i.op.kind is Kind.SOURCE and i.op.numpy is None) or of_memory(i, axis, maps - 1)
+        is_whole(i, axis) or i.op.is_given or of_memory(i, axis, maps - 1)
         for i in dict.fromkeys(node.inputs))

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 from graphc.ir import Graph, for_each_graph, from_one_line
 from graphc.op import Kind
@@ -20,11 +21,13 @@ from .fuse import Fused, fuse
 from .loops import merge_scans
 from .memory import plan_memory
 from .picks import pick_single_elements
-from .recompute import Fitted, fit
 from .schedule import schedule
 from .simplify import simplify, stabilize
 from .split import split_long_sums
 from .verify import verify_graph, verify_plan
+
+if TYPE_CHECKING:
+    from .recompute import Fitted
 
 Observer = Callable[[str, Graph | Plan], None]
 
@@ -97,6 +100,8 @@ class Pipeline:
     @from_one_line()
     def fit(self, graph: Graph, budget: int) -> Fitted:
         """A concrete graph that computes again what its Plan has no room for, and that Plan."""
+        from .recompute import fit  # loads with the first program that has a budget
+
         start = perf_counter()
         fitted = fit(split_long_sums(graph), budget, laid_out)
         verify_graph(fitted.graph)

@@ -1,8 +1,9 @@
 """Rewrite rules as data: what is written on the left is computed as what stands on the right.
 
-Each rule is two functions over symbols.  Patterns are built once on 0-d symbols and matched by op, so one rule serves
-every shape and dtype; a constant in a pattern matches any tensor filled with that value.  The tests prove every rule on
-random tensors.  Rules hold up to rounding, and up to the sign of zero where noted; NaN and infinity are respected.
+Each rule is two functions over symbols.  Patterns are built once, on symbols as small as they can be, and matched by op, so
+one rule serves every shape, dtype and attribute; attributes that were met (an axis) are keywords of `after`.  A constant in a
+pattern matches any tensor filled with that value.  The tests prove every rule on random tensors.  Rules hold up to rounding,
+and up to the sign of zero where noted; NaN and infinity are respected.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import numpy as np
 from graphc.ir import Node
 from graphc.op import Kind, Op
 from graphc.ops import elementwise as e
+from graphc.ops.composites import log_softmax, logsumexp, softmax
+from graphc.ops.reductions import sum_
 from graphc.tensor import Tensor, placeholder
 from graphc.types import DType, float32
 
@@ -37,13 +40,14 @@ class Rule:
     domain: tuple[float, float] = (-3.0, 3.0)
     dtypes: str = "f"
     masks: tuple[int, ...] = ()  # positions of operands that are conditions
+    rank: int = 0  # of the tensors that the pattern is made of
 
     @cached_property
     def pattern(self) -> tuple[Node, tuple[Node, ...]]:
-        """The left-hand side on 0-d symbols, and those symbols."""
+        """The left-hand side on symbols of `rank` axes, and those symbols."""
         names = list(signature(self.before).parameters)
         dtype: DType | str = "int64" if self.dtypes == "i" else float32
-        symbols = [placeholder(n, (), "bool" if i in self.masks else dtype) for i, n in enumerate(names)]
+        symbols = [placeholder(n, (2,) * self.rank, "bool" if i in self.masks else dtype) for i, n in enumerate(names)]
         return self.before(*symbols).node, tuple(s.node for s in symbols)
 
     @cached_property
@@ -58,6 +62,10 @@ class Rule:
 
 
 STABILIZING = [
+    Rule("log of softmax", lambda x: e.log(softmax(x)), lambda x, *, axis=-1: log_softmax(x, axis), "softmax underflows to 0",
+         rank=2),
+    Rule("log of sum of exp", lambda x: e.log(sum_(e.exp(x), 1)), lambda x, *, axes=1: logsumexp(x, axes), "exp overflows",
+         rank=2),
     Rule("log of sigmoid", lambda x: e.log(e.sigmoid(x)), lambda x: -e.softplus(-x), "sigmoid underflows to 0"),
     Rule("log of 1 - sigmoid", lambda x: e.log(1.0 - e.sigmoid(x)), lambda x: -e.softplus(x), "1 - sigmoid cancels"),
     Rule("log of 1 + exp", lambda x: e.log(1.0 + e.exp(x)), lambda x: e.softplus(x), "exp overflows"),
@@ -117,7 +125,7 @@ def splat(node: Node) -> float | int | bool | None:
 
 
 def match(pattern: Node, node: Node, bound: dict[Node, Node]) -> bool:
-    """Whether `node` has the pattern's form; `bound` receives what each symbol stands for."""
+    """Whether `node` has the pattern's form; `bound` receives what each symbol, and each op with attributes, stands for."""
     if "symbol" in pattern.attributes:
         known = bound.setdefault(pattern, node)
         return known is node
@@ -133,6 +141,8 @@ def match(pattern: Node, node: Node, bound: dict[Node, Node]) -> bool:
     for order in orders:
         trial = dict(bound)
         if all(match(p, n, trial) for p, n in zip(pattern.inputs, order, strict=True)):
+            if pattern.attributes:
+                trial[pattern] = node
             bound.clear()
             bound.update(trial)
             return True
@@ -150,13 +160,14 @@ def apply_rule(rule: Rule, node: Node) -> Node | None:
     bound: dict[Node, Node] = {}
     if not match(pattern, node, bound):
         return None
-    result = rule.after(*(Tensor(bound[s]) for s in symbols)).node
+    met = {k: v for p, n in bound.items() if p not in symbols for k, v in n.attributes.items()}
+    result = rule.after(*(Tensor(bound[s]) for s in symbols), **met).node
     return result if result.type == node.type else None
 
 
-def by_op(rules: list[Rule]) -> dict[str, list[Rule]]:
+def by_op(rules: list[Rule]) -> dict[Op, list[Rule]]:
     """The rules by the op at the root of their pattern."""
-    table: dict[str, list[Rule]] = {}
+    table: dict[Op, list[Rule]] = {}
     for rule in rules:
-        table.setdefault(rule.pattern[0].op.name, []).append(rule)
+        table.setdefault(rule.pattern[0].op, []).append(rule)
     return table

@@ -12,17 +12,18 @@ from math import prod
 import numpy as np
 
 from graphc.ir import SMALL, Graph, Node, inherit, make, make_like, transform
-from graphc.op import REGISTRY, Kind
+from graphc.op import REGISTRY, Kind, Moves, Op
 from graphc.ops.contractions import contract
 from graphc.ops.elementwise import cast
-from graphc.ops.views import expand_to, permute, reshape, slice_
+from graphc.ops.reductions import is_sum
+from graphc.ops.views import expand_to, reshape
 from graphc.tensor import Tensor, constant
 
 from .rules import SIMPLIFYING, STABILIZING, Rule, apply_rule, by_op, splat
 
 
 @lru_cache(maxsize=4)
-def _table(stage: str) -> dict[str, list[Rule]]:
+def _table(stage: str) -> dict[Op, list[Rule]]:
     return by_op(STABILIZING if stage == "stabilize" else SIMPLIFYING)
 
 
@@ -31,28 +32,14 @@ def stabilize(graph: Graph) -> Graph:
 
     def rule(node: Node, inputs: tuple[Node, ...]) -> Node | None:
         new = make_like(node, inputs)
-        found = log_of_softmax(new) or log_of_sum_of_exp(new) or try_rules(new, "stabilize")
+        found = try_rules(new, "stabilize")
         return inherit(found or new, node)
 
     return transform(graph, rule)
 
 
-def log_of_softmax(node: Node) -> Node | None:
-    if node.op.name == "log" and node.inputs[0].op.name == "softmax":
-        inner = node.inputs[0]
-        return make(REGISTRY["log_softmax"], inner.inputs, inner.attributes)
-    return None
-
-
-def log_of_sum_of_exp(node: Node) -> Node | None:
-    if node.op.name == "log" and node.inputs[0].op.name == "sum" and node.inputs[0].inputs[0].op.name == "exp":
-        total = node.inputs[0]
-        return make(REGISTRY["logsumexp"], total.inputs[0].inputs, total.attributes)
-    return None
-
-
 def try_rules(node: Node, stage: str) -> Node | None:
-    rules = _table(stage).get(node.op.name)
+    rules = _table(stage).get(node.op)
     if rules:
         ops = {i.op for i in node.inputs}
         filled = any(splat(i) is not None for i in node.inputs)
@@ -103,13 +90,13 @@ def _constant(value: np.ndarray) -> Node:
 def fold_source(node: Node) -> Node | None:
     """A size that is known by now becomes a constant."""
     if "size" in node.attributes and isinstance(node.attributes["size"], int):
-        return _constant(node.op.numpy(**node.attributes))  # type: ignore[misc]
+        return _constant(node.op.numpy(**node.attributes))
     return None
 
 
 def fold_constant(node: Node) -> Node | None:
     """A small node all of whose inputs are constants becomes one; filled tensors stay an expand of a scalar."""
-    if node.op.kind not in (Kind.MAP, Kind.REDUCE, Kind.VIEW, Kind.CONTRACT, Kind.GATHER) or node.op.numpy is None:
+    if node.op.kind not in (Kind.MAP, Kind.REDUCE, Kind.VIEW, Kind.CONTRACT, Kind.GATHER):
         return None
     if node.op.kind is Kind.MAP and node.shape and all(splat(i) is not None for i in node.inputs):
         scalars = [constant(splat(i), i.dtype).node for i in node.inputs]
@@ -129,28 +116,17 @@ def simplify_view(node: Node) -> Node | None:
     """Joins views of one kind, drops those that change nothing."""
     if node.op.kind is not Kind.VIEW:
         return None
-    source, name = node.inputs[0], node.op.name
-    if name in ("reshape", "expand") and source.shape == node.shape:
+    source, moves = node.inputs[0], node.op.moves
+    if moves in (Moves.NOTHING, Moves.REPEATS) and source.shape == node.shape:
         return source
-    if name == source.op.name:
-        under = Tensor(source.inputs[0])
-        if name == "reshape":
-            return reshape(under, node.shape).node
-        if name == "permute":
-            first = source.attributes["axes"]
-            return permute(under, tuple(first[a] for a in node.attributes["axes"])).node
-        if name == "expand":
-            return expand_to(under, node.shape).node
-        if name == "slice":
-            a, b = source.attributes, node.attributes
-            starts = tuple(s + t * p for s, t, p in zip(a["starts"], b["starts"], a["steps"], strict=True))
-            steps = tuple(p * q for p, q in zip(a["steps"], b["steps"], strict=True))
-            return slice_(under, starts, steps, b["sizes"]).node
-    if name == "permute" and source.op.name == "expand" and source.inputs[0].shape == ():
-        return expand_to(Tensor(source.inputs[0]), node.shape).node
-    if name == "reshape" and source.op.name == "expand" and source.inputs[0].type.size == 1:
-        return expand_to(reshape(Tensor(source.inputs[0]), ()), node.shape).node
-    if name == "expand" and source.shape and source.type.size == 1:
+    if node.op is source.op and node.op.has("twice"):
+        return node.op.twice(Tensor(source.inputs[0]), source.attributes, node.attributes).node
+    if source.op.moves is Moves.REPEATS:
+        if moves is Moves.AXES and source.inputs[0].shape == ():
+            return expand_to(Tensor(source.inputs[0]), node.shape).node
+        if moves is Moves.NOTHING and source.inputs[0].type.size == 1:
+            return expand_to(reshape(Tensor(source.inputs[0]), ()), node.shape).node
+    if moves is Moves.REPEATS and source.shape and source.type.size == 1:
         return expand_to(reshape(Tensor(source), ()), node.shape).node
     return None
 
@@ -161,7 +137,7 @@ def sink_expands(node: Node) -> Node | None:
         return None
     small: tuple | None = None
     for i in node.inputs:
-        if i.op.name == "expand":
+        if i.op.moves is Moves.REPEATS:
             shape = i.inputs[0].shape
             if small is None or (small == () and shape != ()):
                 small = shape
@@ -178,7 +154,7 @@ def sink_expands(node: Node) -> Node | None:
 
 def simplify_cast(node: Node) -> Node | None:
     """A cast back from a wider type of the same category undoes itself."""
-    if node.op.name != "cast" or node.inputs[0].op.name != "cast":
+    if not (node.op.converts and node.inputs[0].op.converts):
         return None
     middle, start = node.inputs[0].dtype, node.inputs[0].inputs[0]
     if start.dtype.is_float == middle.is_float and middle.rank >= start.dtype.rank and not middle.is_bool:
@@ -188,7 +164,7 @@ def simplify_cast(node: Node) -> Node | None:
 
 def fold_chain(node: Node) -> Node | None:
     """(x * c) * d is x * (c*d), and likewise for sums: constants meet (up to rounding)."""
-    if node.op.name not in ("mul", "add") or not node.dtype.is_float:
+    if node.op.neutral is None or not node.dtype.is_float:
         return None
     for x, c in (node.inputs, node.inputs[::-1]):
         outer = splat(c)
@@ -197,15 +173,16 @@ def fold_chain(node: Node) -> Node | None:
         for y, d in (x.inputs, x.inputs[::-1]):
             inner = splat(d)
             if inner is not None and np.isfinite(inner) and np.isfinite(outer):
-                both = inner * outer if node.op.name == "mul" else inner + outer
-                if np.isfinite(node.dtype.numpy.type(both)) and (both != 0 or node.op.name == "add"):
+                with np.errstate(all="ignore"):
+                    both = node.op.numpy(inner, outer)
+                if np.isfinite(node.dtype.numpy.type(both)) and (both != 0 or node.op.neutral == 0):  # 0 * x takes x away
                     return make(node.op, (y, expand_to(constant(both, node.dtype), node.shape).node))
     return None
 
 
 def simplify_sum(node: Node) -> Node | None:
     """A sum of sums is one sum; a sum of equal values is a product."""
-    if node.op.name != "sum":
+    if not is_sum(node):
         return None
     source, axes = node.inputs[0], node.attributes["axes"]
     if source.op is node.op:
@@ -213,7 +190,7 @@ def simplify_sum(node: Node) -> Node | None:
         left = [a for a in range(source.inputs[0].type.ndim) if a not in inner]
         both = tuple(sorted((*inner, *(left[a] for a in axes))))
         return make(node.op, source.inputs, {"axes": both})
-    if source.op.name == "expand" and source.inputs[0].shape == () and not source.type.is_open:
+    if source.op.moves is Moves.REPEATS and source.inputs[0].shape == () and not source.type.is_open:
         number = prod(source.shape[a] for a in axes)
         scalar = Tensor(source.inputs[0]) * constant(number, node.dtype)
         return expand_to(scalar, node.shape).node
@@ -224,7 +201,7 @@ def transpose_results(graph: Graph) -> Graph:
     """A contraction that is only read transposed is computed transposed: a weight's gradient meets its weight."""
 
     def only_permuted(node: Node) -> bool:
-        return (node.op.name == "permute" and node.inputs[0].op.kind is Kind.CONTRACT
+        return (node.op.moves is Moves.AXES and node.inputs[0].op.kind is Kind.CONTRACT
                 and len(graph.users[node.inputs[0]]) == 1 and node.inputs[0] not in graph.roots)
 
     if not any(only_permuted(n) for n in graph.nodes):
@@ -250,7 +227,7 @@ def absorb_permutes(node: Node) -> Node | None:
     right, out = rest.split("->")
     operands, labels, changed = list(node.inputs), [left, right], False
     for k, operand in enumerate(operands):
-        if operand.op.name == "permute":
+        if operand.op.moves is Moves.AXES:
             axes = operand.attributes["axes"]
             order = {axis: labels[k][place] for place, axis in enumerate(axes)}
             labels[k] = "".join(order[a] for a in range(len(axes)))

@@ -38,11 +38,11 @@ def compute(node: Node, arguments: Sequence[Any], cells: Mapping[Cell, np.ndarra
     op = node.op
     if op.kind is Kind.ITEM:
         return arguments[0][node.attributes["item"]]
-    if "cell" in node.attributes and op.numpy is None:
+    if op.is_given and "cell" in node.attributes:
         cell = node.attributes["cell"]
         value = cells.get(cell)
         return cell.array if value is None else value
-    if op.numpy is None:
+    if op.is_given:
         raise GraphError(f"no value for {op.name} '{node.attributes.get('name', '')}'")
     if node.graphs:
         result = op.numpy(*arguments, **node.attributes, graphs=node.graphs,

@@ -33,10 +33,10 @@ class Arena:
         if home.role is Role.TEMPORARY:
             start = self.plan.offsets[home]
             flat = self.bytes[start:start + buffer.bytes].view(buffer.type.dtype.numpy)
-        elif home.role is Role.CELL:
-            flat = self.cells[home.cell].reshape(-1)  # type: ignore[index]
-        elif home.role is Role.CONSTANT:
-            return home.array.reshape(buffer.type.shape)  # type: ignore[union-attr]
+        elif home.cell is not None:
+            flat = self.cells[home.cell].reshape(-1)
+        elif home.array is not None:
+            flat = home.array.reshape(-1)
         else:
             flat = (self.outputs if home in self.outputs else self.given)[home].reshape(-1)
         return flat.reshape(buffer.type.shape)

@@ -26,8 +26,9 @@ from graphc.runtime.native.contract import (
     scratch_bytes,
     store_to,
 )
-from graphc.runtime.native.emit import Function, Module, Value, constant, i64
+from graphc.runtime.native.emit import Function, Module
 from graphc.runtime.native.target import Target, describe, host
+from graphc.runtime.native.values import Value, constant, i64
 
 DTYPES = {"float": np.float32, "double": np.float64, "i32": np.int32, "i64": np.int64}
 PARAMETERS = [("a", "ptr"), ("b", "ptr"), ("c", "ptr"), ("scratch", "ptr"), ("thread", "i64"), ("threads", "i64")]

@@ -15,8 +15,9 @@ import pytest
 from graphc.runtime.native import cache, calls, jit, memory
 from graphc.runtime.native.cache import Cache
 from graphc.runtime.native.denormals import restore_denormal_mode, set_denormal_mode
-from graphc.runtime.native.emit import Module, constant, i64
+from graphc.runtime.native.emit import Module
 from graphc.runtime.native.target import describe, host
+from graphc.runtime.native.values import constant, i64
 
 POSIX = hasattr(os, "geteuid")
 ROOT = Path(__file__).resolve().parent.parent

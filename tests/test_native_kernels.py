@@ -14,17 +14,18 @@ import numpy as np
 import pytest
 from graphc.runtime.interpreter import evaluate_graph
 from graphc.runtime.native import kernels as native
-from graphc.runtime.native.emit import Module, i64
+from graphc.runtime.native.emit import Module
 from graphc.runtime.native.jit import compile_module
 from graphc.runtime.native.memory import allocate
 from graphc.runtime.native.target import Target, describe, host
 from graphc.runtime.native.threads import emit_barrier
+from graphc.runtime.native.values import i64
 
 from graphc import ops
 from graphc.ir import Graph, Node, make
+from graphc.methods import FUNCTIONS as g
 from graphc.op import REGISTRY, Kind
 from graphc.plan import Buffer, Form, Kernel, Role, slot
-from graphc.tensor import FUNCTIONS as g
 from graphc.tensor import Tensor
 from graphc.types import TensorType, as_dtype
 

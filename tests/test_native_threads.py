@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from graphc.runtime.native import jit, memory, threads, workers
-from graphc.runtime.native.emit import Function, Module, Value, constant, i64
+from graphc.runtime.native.emit import Function, Module
 from graphc.runtime.native.target import describe, host
+from graphc.runtime.native.values import Value, constant, i64
 
 ROOT = Path(__file__).resolve().parent.parent
 PARAMETERS = [("argument", "ptr"), ("thread", "i64"), ("threads", "i64"), ("barrier", "ptr")]

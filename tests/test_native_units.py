@@ -9,10 +9,11 @@ import time
 import numpy as np
 import pytest
 from graphc.runtime.native import cache, jit, lower
-from graphc.runtime.native.emit import Module, i64
+from graphc.runtime.native.emit import Module
 from graphc.runtime.native.executable import Native
 from graphc.runtime.native.parallel import at_once
 from graphc.runtime.native.target import host
+from graphc.runtime.native.values import i64
 
 import graphc
 from graphc import nn, optim

@@ -12,9 +12,10 @@ from graphc.runtime.interpreter import evaluate
 import graphc
 from graphc import testing
 from graphc.ir import make
-from graphc.op import REGISTRY, Kind, Op
+from graphc.methods import FUNCTIONS
+from graphc.op import REGISTRY, Kind, Op, define, same_type
 from graphc.ops.control import results_of
-from graphc.tensor import FUNCTIONS, Tensor
+from graphc.tensor import Tensor
 from graphc.types import TensorType, as_dtype
 
 OPS = [op for op in REGISTRY.values() if op.name.isidentifier()]
@@ -105,7 +106,33 @@ def test_every_op_is_exercised() -> None:
 @pytest.mark.parametrize("op", OPS, ids=lambda op: op.name)
 def test_every_op_is_documented(op: Op) -> None:
     assert op.doc.endswith(".")
-    assert op.numpy is not None or op.name in SYMBOLS_ALONE or op.kind is Kind.ITEM
+    assert op.has("numpy") or op.name in SYMBOLS_ALONE or op.kind is Kind.ITEM
+
+
+def test_a_field_that_an_op_lacks_says_so() -> None:
+    add = REGISTRY["add"]
+    assert not add.has("index") and not add.has("fold")
+    with pytest.raises(RuntimeError, match="'add' has no 'index'"):
+        add.index((), None)
+    with pytest.raises(RuntimeError, match="'add' has no 'fold'"):
+        add.fold.identity(None)
+    with pytest.raises(ValueError, match="of kind map needs the field 'scalar'"):
+        define(Op("bodiless", Kind.MAP, same_type))
+    assert "bodiless" not in REGISTRY
+
+
+@pytest.mark.parametrize("op", [o for o in OPS if o.neutral is not None or o.linear], ids=lambda op: op.name)
+def test_neutral_numbers_and_linear_inputs(op: Op) -> None:
+    generator = np.random.default_rng(3)
+    a, b = ([generator.standard_normal(5) for _ in range(op.arity or 0)] for _ in range(2))
+    if op.neutral is not None:
+        assert op.commutes
+        np.testing.assert_array_equal(op.numpy(a[0], op.neutral), a[0])
+        np.testing.assert_array_equal(op.numpy(op.neutral, a[0]), a[0])
+    for together in op.linear:
+        c = [b[k] if k in together else a[k] for k in range(len(a))]
+        both = [3 * x + y if k in together else x for k, (x, y) in enumerate(zip(a, c, strict=True))]
+        np.testing.assert_allclose(op.numpy(*both), 3 * op.numpy(*a) + op.numpy(*c), rtol=1e-12)
 
 
 @pytest.mark.parametrize("name", sorted(FUNCTIONS))

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from graphc.passes.keeping import minimum_cut
 from graphc.passes.pipeline import Pipeline, laid_out
-from graphc.passes.recompute import fit, minimum_cut
+from graphc.passes.recompute import fit
 from graphc.passes.simplify import simplify
 
 import graphc

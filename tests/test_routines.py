@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from graphc.passes.pipeline import Pipeline
-from graphc.runtime.native.elements import LoweringError
+from graphc.runtime.native.scopes import LoweringError
 from graphc.runtime.plan_interpreter import interpret_plan
 
 import graphc

@@ -16,7 +16,8 @@ import numpy as np
 
 from ..errors import FeedError
 from ..ir import at, user_origin
-from ..tensor import FUNCTIONS, Tensor, placeholder
+from ..methods import FUNCTIONS
+from ..tensor import Tensor, placeholder
 from ..types import DType, as_dtype
 
 if TYPE_CHECKING:

@@ -33,10 +33,10 @@ def _shape(target: Parameter | np.ndarray) -> tuple[int, ...]:
 
 def _fill(target: Fillable, values: np.ndarray | float) -> Fillable:
     full = np.broadcast_to(np.asarray(values), _shape(target))
-    if isinstance(target, Parameter):
-        target.assign(full)
+    if isinstance(target, np.ndarray):
+        target[...] = full
     else:
-        target[...] = full  # type: ignore[index]
+        target.assign(full)
     return target
 
 

@@ -11,8 +11,9 @@ import numpy as np
 from ..errors import ShapeError
 from ..ir import at, user_origin
 from ..ops import contractions
+from ..ops.axes import normal_axis
 from ..ops.contractions import einsum
-from ..ops.views import flatten, normal_axis, unflatten
+from ..ops.views import flatten, unflatten
 from ..tensor import Tensor, TensorLike, as_tensor
 from ..types import DTypeLike
 from . import init

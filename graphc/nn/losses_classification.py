@@ -11,7 +11,8 @@ from ..ir import at, user_origin
 from ..ops import elementwise as e
 from ..ops.composites import log_sigmoid, log_softmax
 from ..ops.indexing import gather, one_hot, take
-from ..ops.reductions import cumprod, mean, sum_
+from ..ops.prefixes import cumprod
+from ..ops.reductions import mean, sum_
 from ..ops.sources import iota, size_of
 from ..ops.views import reshape, squeeze, unsqueeze
 from ..tensor import Tensor, TensorLike, as_tensor

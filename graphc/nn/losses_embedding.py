@@ -7,8 +7,8 @@ from collections.abc import Callable
 from ..errors import GraphError, ShapeError
 from ..ir import at, user_origin
 from ..ops import elementwise as e
+from ..ops.axes import normal_axis
 from ..ops.reductions import norm, sum_
-from ..ops.views import normal_axis
 from ..tensor import Tensor, TensorLike, as_tensor
 from .losses_pointwise import reduced
 

@@ -149,14 +149,15 @@ def avg_pool3d(input: TensorLike, kernel_size: Sizes, stride: Sizes | None = Non
 OutputSizes = Union[int, None, Sequence[int | None]]
 
 
-def _adaptive_sizes(x: Tensor, output_size: OutputSizes, n: int, name: str) -> list[int]:
+def _adaptive_sizes(x: Tensor, output_size: OutputSizes, n: int, name: str) -> list[int | None]:
+    """The new size of each axis that changes, None of others."""
     wanted = [output_size] * n if output_size is None or isinstance(output_size, int) else list(output_size)
     if len(wanted) != n:
         raise ShapeError(f"{name}: one output size or {n} are needed, got {output_size!r}{at(user_origin())}")
     sizes = [s if w is None else w for s, w in zip(x.shape[2:], wanted, strict=True)]
     if any(w not in (1, s) and not isinstance(s, int) for w, s in zip(sizes, x.shape[2:], strict=True)):
         raise ShapeError(f"{name}: an open size pools to 1 only, got {x.type} to {sizes}{at(user_origin())}")
-    return sizes  # type: ignore[return-value]
+    return [None if w == s else w for w, s in zip(wanted, x.shape[2:], strict=True)]
 
 
 def _segments(size: int, number: int) -> list[tuple[int, int]]:
@@ -169,7 +170,7 @@ def adaptive_average(n: int, input: TensorLike, output_size: OutputSizes) -> Ten
     x, single = batched(as_tensor(input), n, name)
     for axis, wanted in enumerate(_adaptive_sizes(x, output_size, n, name), start=2):
         size = x.shape[axis]
-        if wanted == size:
+        if wanted is None:
             continue
         if wanted == 1:
             x = mean(x, axis, True)
@@ -197,7 +198,7 @@ def _adaptive_max(n: int, input: TensorLike, output_size: OutputSizes, return_in
         raise GraphError(f"{name}: positions of the maxima are not given; use max_pool{n}d{at(user_origin())}")
     for axis, wanted in enumerate(sizes, start=2):
         size = x.shape[axis]
-        if wanted == size:
+        if wanted is None:
             continue
         if wanted == 1:
             x = max_(x, axis, True)

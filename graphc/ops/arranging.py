@@ -12,14 +12,16 @@ import numpy as np
 
 from ..errors import GraphError, ShapeError
 from ..ir import at, user_origin
-from ..tensor import FUNCTIONS, Tensor, TensorLike, as_tensor, constant, public
+from ..methods import FUNCTIONS, public
+from ..tensor import Tensor, TensorLike, as_tensor, constant
 from ..types import DTypeLike, Size, broadcast_shapes
 from . import elementwise as e
+from .axes import normal_axis, synonym
 from .indexing import one_hot, take_along_axis
 from .reductions import any_, sum_
 from .shaping import atleast_1d, atleast_2d, concat, split
 from .sources import zeros
-from .views import expand_to, flip, moveaxis, narrow, normal_axis, pad_with, permute, reshape, synonym, transpose, unsqueeze
+from .views import expand_to, flip, moveaxis, narrow, pad_with, permute, reshape, transpose, unsqueeze
 
 # -- joining ---------------------------------------------------------------------------------------------------------
 

@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 
 from ..ir import at, user_origin
+from ..methods import public
 from ..op import Kind, Op, Sample, define
-from ..tensor import Tensor, TensorLike, apply, as_tensor, public
+from ..tensor import Tensor, TensorLike, apply, as_tensor
 from ..types import TensorType, float32
 from . import elementwise as e
+from .axes import normal_axes, normal_axis, synonym
 from .control import stop_gradient
 from .reductions import axis_and_keepdims, max_, mean, spread, sum_
-from .views import normal_axes, normal_axis, reshape, synonym
+from .views import reshape
 
 ROWS = (Sample(((3, 4),), {"axis": 1}), Sample(((3, 4),), {"axis": 0}), Sample(((2, 3, 4),), {"axis": 1}))
 

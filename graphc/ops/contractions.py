@@ -12,12 +12,14 @@ import numpy as np
 
 from ..errors import GraphError, ShapeError
 from ..ir import at, user_origin
+from ..methods import public
 from ..op import Kind, Op, Sample, define
-from ..tensor import Tensor, TensorLike, apply, as_tensor, public
+from ..tensor import Tensor, TensorLike, apply, as_tensor
 from ..types import DType, Size, TensorType, broadcast_shapes, format_shapes, int64, promote
 from . import elementwise as e
+from .axes import normal_axis
 from .reductions import sum_
-from .views import expand_to, normal_axis, permute, reshape, slice_, squeeze
+from .views import expand_to, permute, reshape, slice_, squeeze
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 

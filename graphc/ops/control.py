@@ -9,8 +9,9 @@ import numpy as np
 
 from ..errors import GraphError, ShapeError
 from ..ir import Cell, Node, at, make, user_origin
+from ..methods import public
 from ..op import REGISTRY, Kind, Op, Sample, define, same_type
-from ..tensor import Parameter, Tensor, TensorLike, apply, as_tensor, public
+from ..tensor import Parameter, Tensor, TensorLike, apply, as_tensor
 from ..types import TensorType
 
 

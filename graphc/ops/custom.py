@@ -12,8 +12,9 @@ from typing import Any
 
 from ..errors import DTypeError, GraphError, ShapeError
 from ..ir import Node, Origin, at, make, user_origin
+from ..methods import public
 from ..op import Kind, Op, define
-from ..tensor import Tensor, as_tensor, public
+from ..tensor import Tensor, as_tensor
 from .control import results_of
 from .recompute import first_types, first_values, flatten, name_of
 from .sources import zeros

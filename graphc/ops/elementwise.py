@@ -14,8 +14,9 @@ import numpy as np
 
 from ..errors import DTypeError
 from ..ir import at, user_origin
+from ..methods import FUNCTIONS, public
 from ..op import Kind, Op, Sample, define, same_type
-from ..tensor import FUNCTIONS, Tensor, TensorLike, apply, as_tensor, public
+from ..tensor import Tensor, TensorLike, apply, as_tensor
 from ..types import (
     DType,
     DTypeLike,
@@ -95,12 +96,12 @@ def _bool(*types: TensorType, **_: Any) -> TensorType:
 
 def unary(name: str, numpy: Callable[..., Any], vjp: Callable[..., Any] | None, scalar: Callable[..., Any], doc: str,
           *, domain: tuple[float, float] = REAL, smooth: bool = True, dtypes: str = "f",
-          infer: Callable[..., Any] | None = None) -> Callable[..., Tensor]:
-    """Defines a unary MAP op and its public function, in one step."""
+          infer: Callable[..., Any] | None = None, **fields: Any) -> Callable[..., Tensor]:
+    """Defines a unary MAP op and its public function, in one step; `fields` are more of its record."""
     floating = dtypes == "f"
     rounds = floating and not smooth and infer is None  # integers are round already
     record = define(Op(name, Kind.MAP, infer or (_float if floating else same_type), numpy, (vjp,), scalar,
-                       domain=(domain,), smooth=smooth, dtypes=dtypes, doc=doc))
+                       domain=(domain,), smooth=smooth, dtypes=dtypes, doc=doc, **fields))
 
     def function(x: TensorLike) -> Tensor:
         tensor = as_tensor(x)
@@ -118,10 +119,10 @@ def unary(name: str, numpy: Callable[..., Any], vjp: Callable[..., Any] | None, 
 def binary(name: str, numpy: Callable[..., Any], vjp: tuple[Callable[..., Any] | None, ...],
            scalar: Callable[..., Any], doc: str, *, commutes: bool = False, floating: bool = False,
            keep_bool: bool = False, infer: Callable[..., Any] | None = None, smooth: bool = True, dtypes: str = "fi",
-           domain: tuple[tuple[float, float], ...] = (REAL, REAL)) -> Callable[..., Tensor]:
-    """Defines a binary MAP op and its public function, with promotion and broadcasting."""
+           domain: tuple[tuple[float, float], ...] = (REAL, REAL), **fields: Any) -> Callable[..., Tensor]:
+    """Defines a binary MAP op and its public function, with promotion and broadcasting; `fields` are more of its record."""
     record = define(Op(name, Kind.MAP, infer or (_float if floating else _same), numpy, vjp, scalar, commutes=commutes,
-                       domain=domain, smooth=smooth, dtypes=dtypes, doc=doc))
+                       domain=domain, smooth=smooth, dtypes=dtypes, doc=doc, **fields))
 
     def function(a: TensorLike, b: TensorLike) -> Tensor:
         return apply(record, *common(a, b, floating=floating, keep_bool=keep_bool))
@@ -150,7 +151,7 @@ def _numpy_cast(x: np.ndarray, *, dtype: Any) -> np.ndarray:
 
 _cast = define(Op("cast", Kind.MAP, lambda x, *, dtype: x.with_dtype(dtype), _numpy_cast,
                   (lambda g, out, x, *, dtype: cast(g, x.dtype),),
-                  lambda s, x, *, dtype: s.cast(x, dtype.name), dtypes="fib",
+                  lambda s, x, *, dtype: s.cast(x, dtype.name), converts=True, dtypes="fib",
                   samples=tuple(Sample(((3, 4),), {"dtype": d}) for d in (float64, float32, int64, int32, bool_)),
                   doc="The same values as another element type; floats truncate toward zero, saturating."))
 
@@ -195,11 +196,13 @@ def masked_fill(x: TensorLike, mask: TensorLike, value: TensorLike) -> Tensor:
 # -- arithmetic ------------------------------------------------------------------------------------------------------
 
 add = binary("add", np.add, (lambda g, out, a, b: g, lambda g, out, a, b: g),
-             lambda s, a, b: s.add(a, b), "a + b; of bools: either.", commutes=True, keep_bool=True, dtypes="fib")
+             lambda s, a, b: s.add(a, b), "a + b; of bools: either.", commutes=True, keep_bool=True, dtypes="fib",
+             neutral=0, linear=((0, 1),))
 sub = binary("sub", np.subtract, (lambda g, out, a, b: g, lambda g, out, a, b: -g),
-             lambda s, a, b: s.sub(a, b), "a - b.")
+             lambda s, a, b: s.sub(a, b), "a - b.", linear=((0, 1),))
 mul = binary("mul", np.multiply, (lambda g, out, a, b: g * b, lambda g, out, a, b: g * a),
-             lambda s, a, b: s.mul(a, b), "a * b; of bools: both.", commutes=True, keep_bool=True, dtypes="fib")
+             lambda s, a, b: s.mul(a, b), "a * b; of bools: both.", commutes=True, keep_bool=True, dtypes="fib",
+             neutral=1, linear=((0,), (1,)))
 div = binary("div", np.divide, (lambda g, out, a, b: g / b, lambda g, out, a, b: -g * out / b),
              lambda s, a, b: s.div(a, b), "a / b; two integers give float32.", floating=True, dtypes="f",
              domain=(REAL, POSITIVE))
@@ -253,7 +256,7 @@ def _share(winner: Tensor, loser: Tensor) -> Tensor:
     return where(winner > loser, 1.0, where(winner == loser, 0.5, 0.0)).astype(winner.dtype)
 
 
-neg = unary("neg", np.negative, lambda g, out, x: -g, lambda s, x: s.neg(x), "-x.", dtypes="fi")
+neg = unary("neg", np.negative, lambda g, out, x: -g, lambda s, x: s.neg(x), "-x.", dtypes="fi", linear=((0,),))
 abs_ = unary("abs", np.abs, lambda g, out, x: g * sign(x), lambda s, x: s.abs(x), "Absolute value.", dtypes="fi",
              domain=POSITIVE)
 sign: Callable[..., Tensor] = unary("sign", np.sign, None, lambda s, x: s.sign(x), "-1, 0 or 1.", smooth=False,

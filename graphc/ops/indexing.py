@@ -15,12 +15,14 @@ import numpy as np
 
 from ..errors import DTypeError, GraphError, ShapeError
 from ..ir import at, user_origin
+from ..methods import public
 from ..op import Kind, Op, Sample, define
-from ..tensor import Tensor, TensorLike, apply, as_tensor, constant, public
+from ..tensor import Tensor, TensorLike, apply, as_tensor, constant
 from ..types import Dim, DTypeLike, Shape, Size, TensorType, broadcast_shapes, count, int64
 from . import elementwise as e
+from .axes import normal_axis
 from .sources import iota, size_of, zeros
-from .views import expand_to, flip, moveaxis, normal_axis, reshape, slice_, unsqueeze
+from .views import expand_to, flip, moveaxis, reshape, slice_, unsqueeze
 
 
 def _gather_type(data: TensorType, index: TensorType, *, axis: int) -> TensorType:

@@ -15,7 +15,7 @@ product instead of many small ones.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from ..ir import Graph, Node, building, make, phase, scope
@@ -25,8 +25,7 @@ from ..types import Dim, Size, TensorType
 from .bodies import below, close_loop, depending, formal, replaced
 from .contractions import LETTERS, contract, split_spec
 from .control import results_of
-from .elementwise import neg
-from .reductions import SUM, sum_
+from .reductions import is_sum, sum_
 from .sources import size_of, zeros
 from .views import expand_to, moveaxis, permute, reshape
 
@@ -62,13 +61,18 @@ def costly(node: Node) -> bool:
     """Whether a value is kept rather than computed again."""
     if node.op.kind in (Kind.VIEW, Kind.SOURCE):
         return False
-    if node.op.kind is not Kind.MAP or node.op.scalar is None:
+    if node.op.kind is not Kind.MAP:
         return True
     if node.op not in _costs:
         probe = _Probe()
         node.op.scalar(probe, *(None for _ in node.inputs), **node.attributes)
         _costs[node.op] = not probe.cheap
     return _costs[node.op]
+
+
+def is_addition(node: Node) -> bool:
+    """Whether a node adds two tensors."""
+    return node.op.neutral == 0
 
 
 def _bytes(nodes: Iterable[Node]) -> int:
@@ -188,7 +192,7 @@ class _Backward:
         op, inputs = node.op, node.inputs
         if op.kind is Kind.CONTRACT:
             return self.contraction(node)
-        if op.fold is SUM and op.kind is Kind.REDUCE:
+        if is_sum(node):
             entries, axes = self.stack(inputs[0]), (0, *(a + 1 for a in node.attributes["axes"]))
             return lambda: sum_(entries(), axes)
         if op.kind is Kind.SCATTER:
@@ -196,18 +200,13 @@ class _Backward:
         if op.kind is Kind.VIEW and not node.attributes.get("fill"):
             under = self.total(inputs[0])
             return lambda: Tensor(make(op, (under().node,), node.attributes))
-        if op.name == "add":
+        if is_addition(node):
             return self.sum_of(node)
-        if op.name == "sub":
-            left, right = (self.total(i) for i in inputs)
-            return lambda: left() - right()
-        if op.name == "neg":
-            plain = self.total(inputs[0])
-            return lambda: neg(plain())
-        if op.name == "mul" and (others := [k for k in (0, 1) if inputs[k] not in self.varying]):
-            k = others[0]
-            scaled = self.total(inputs[1 - k])
-            return lambda: scaled() * self.outside(inputs[k])
+        varying = {k for k, i in enumerate(inputs) if i in self.varying}
+        together = next((s for s in op.linear if varying.issubset(s)), None)
+        if together is not None:
+            parts = [self.total(i) if k in together else partial(self.outside, i) for k, i in enumerate(inputs)]
+            return lambda: Tensor(make(op, [part().node for part in parts], node.attributes))
         if node in self.emitted or node in self.entries:
             entries = self.stack(node)
             return lambda: sum_(entries(), 0)
@@ -216,7 +215,7 @@ class _Backward:
     def sum_of(self, node: Node) -> Outside:
         """A chain of additions, which may be as long as an operand has readers."""
         summands: list[Node] = []
-        while node.op.name == "add" and node in self.varying:
+        while is_addition(node) and node in self.varying:
             node, last = node.inputs
             summands.append(last)
         parts = [self.total(n) for n in (node, *reversed(summands))]

@@ -13,14 +13,17 @@ import numpy as np
 
 from ..errors import GraphError, ShapeError
 from ..ir import at, user_origin
-from ..tensor import Tensor, TensorLike, constant, public
+from ..methods import public
+from ..tensor import Tensor, TensorLike, constant
 from ..types import int64
 from . import elementwise as e
+from .axes import synonym
 from .indexing import gather, take
-from .reductions import require_float, running_extreme, sum_
+from .prefixes import running_extreme
+from .reductions import require_float, sum_
 from .sorting import Chosen, along, sort
 from .sources import full_like, iota, size_of
-from .views import moveaxis, narrow, reshape, squeeze, synonym, unsqueeze
+from .views import moveaxis, narrow, reshape, squeeze, unsqueeze
 
 # -- order statistics ------------------------------------------------------------------------------------------------
 

@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from ..tensor import FUNCTIONS, Tensor, TensorLike, as_tensor, public
+from ..methods import FUNCTIONS, public
+from ..tensor import Tensor, TensorLike, as_tensor
 from ..types import bool_, float32
 from . import elementwise as e
+from .axes import axis_and_keepdims
 from .reductions import all_, any_, mean, std, sum_, var
 from .sources import zeros_like
-from .views import axis_and_keepdims, reshape
+from .views import reshape
 
 # -- logarithms and angles -------------------------------------------------------------------------------------------
 

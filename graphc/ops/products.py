@@ -11,13 +11,15 @@ from typing import Any
 
 from ..errors import GraphError, ShapeError
 from ..ir import at, user_origin
-from ..tensor import Tensor, TensorLike, as_tensor, public
+from ..methods import public
+from ..tensor import Tensor, TensorLike, as_tensor
 from ..types import broadcast_shapes
 from . import elementwise as e
+from .axes import normal_axis, synonym
 from .contractions import contract, matmul
 from .reductions import max_, min_, norm, sum_
 from .shaping import concat
-from .views import expand_to, narrow, normal_axis, reshape, squeeze, synonym, unsqueeze
+from .views import expand_to, narrow, reshape, squeeze, unsqueeze
 
 # -- matrix products -------------------------------------------------------------------------------------------------
 

@@ -17,8 +17,9 @@ import numpy as np
 
 from ..errors import DTypeError, GraphError
 from ..ir import Node, at, rebuild, user_origin
+from ..methods import public
 from ..op import Kind, Op, Sample, define
-from ..tensor import Tensor, TensorLike, apply, as_tensor, constant, public
+from ..tensor import Tensor, TensorLike, apply, as_tensor, constant
 from ..types import DType, DTypeLike, Shape, TensorType, as_dtype, as_shape, float32, float64, int64
 from . import elementwise as e
 from .sources import iota, size_of, zeros

@@ -16,8 +16,9 @@ import numpy as np
 
 from ..errors import GraphError
 from ..ir import Node, at, building, make, make_like, next_number, phase, scope, substitute, user_origin
+from ..methods import FUNCTIONS, public
 from ..op import Kind, Op, Sample, define
-from ..tensor import FUNCTIONS, Tensor, apply, as_tensor, placeholder, public
+from ..tensor import Tensor, apply, as_tensor, placeholder
 from ..types import TensorType
 from .control import results_of
 
@@ -133,7 +134,7 @@ def _leaves(roots: Sequence[Node], mark: int) -> list[Node]:
             continue
         seen.add(node)
         if node.op.kind is Kind.SOURCE:
-            if node.op.numpy is None:
+            if node.op.is_given:
                 leaves[node] = None
         elif node.number < mark:
             leaves[node] = None

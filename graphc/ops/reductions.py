@@ -1,4 +1,4 @@
-"""REDUCE and PREFIX ops: folds over axes, and what is composed of them.
+"""REDUCE ops: folds over axes, and what is composed of them.
 
 Knows each fold's neutral element and how two partial results join.  Must not know in which order or by how many threads
 they are joined.
@@ -12,14 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DTypeError, GraphError, ShapeError
-from ..ir import at, user_origin
+from ..errors import DTypeError, ShapeError
+from ..ir import Node, at, user_origin
+from ..methods import FUNCTIONS, public
 from ..op import Fold, Kind, Op, Sample, define
-from ..tensor import Tensor, TensorLike, apply, as_tensor, public
+from ..tensor import Tensor, TensorLike, apply, as_tensor
 from ..types import DType, Size, TensorType, bool_, count, float32, greatest, int64, least
 from . import elementwise as e
-from .sources import iota, size_of
-from .views import axis_and_keepdims, expand_to, flip, normal_axes, normal_axis, reshape, synonym
+from .axes import axis_and_keepdims, normal_axes
+from .sources import size_of
+from .views import expand_to, flip, pad_with, permute, reshape, slice_
 
 
 def _drop(x: TensorType, axes: tuple[int, ...]) -> TensorType:
@@ -67,8 +69,6 @@ def _ties(g: Tensor, out: Tensor, x: Tensor, *, axes: tuple[int, ...]) -> Tensor
 def _others(g: Tensor, out: Tensor, x: Tensor, *, axes: tuple[int, ...]) -> Tensor:
     """The product of all other elements, from products before and after: exact where elements are zero."""
     kept = [a for a in range(x.ndim) if a not in axes]
-    from .views import permute
-
     flat = reshape(permute(x, (*kept, *axes)), (*(x.shape[a] for a in kept), count(x.shape[a] for a in axes)))
     before = exclusive_prod(flat)
     after = flip(exclusive_prod(flip(flat, -1)), -1)
@@ -80,12 +80,10 @@ def _others(g: Tensor, out: Tensor, x: Tensor, *, axes: tuple[int, ...]) -> Tens
 
 def exclusive_prod(x: Tensor) -> Tensor:
     """The product of all elements before each one, along the last axis."""
-    from .views import pad_with, slice_
-
     rank = x.ndim
     first = (0,) * (rank - 1)
     padded = pad_with(x, (*first, 1), (0,) * rank, (0,) * rank, 1)
-    return cumprod(slice_(padded, (0,) * rank, (1,) * rank, x.shape), rank - 1)
+    return FUNCTIONS["cumprod"](slice_(padded, (0,) * rank, (1,) * rank, x.shape), rank - 1)
 
 
 _sum = _reduction("sum", lambda x, axis: np.sum(x, axis=axis, dtype=x.dtype),
@@ -95,6 +93,11 @@ _max = _reduction("max", np.max, _ties, MAX, "Greatest element over axes.", infe
 _min = _reduction("min", np.min, _ties, MIN, "Least element over axes.", infer=lambda x, *, axes: _nonempty(x, axes))
 _any = _reduction("any", np.any, None, _fold(lambda dtype: False, "or_"), "Whether any element is true.", dtypes="b")
 _all = _reduction("all", np.all, None, _fold(lambda dtype: True, "and_"), "Whether all elements are true.", dtypes="b")
+
+
+def is_sum(node: Node) -> bool:
+    """Whether a node adds up over axes."""
+    return node.op.fold is SUM and node.op.kind is Kind.REDUCE
 
 
 def _argfold(better: str, worst: Callable[[DType], Any]) -> Fold:
@@ -223,7 +226,7 @@ def argmin(x: TensorLike, axis: int | None = None, keepdims: bool = False, **kw:
 # -- composed --------------------------------------------------------------------------------------------------------
 
 
-def _floating(x: TensorLike) -> Tensor:
+def floating(x: TensorLike) -> Tensor:
     tensor = as_tensor(x)
     return tensor if tensor.dtype.is_float else e.cast(tensor, float32)
 
@@ -232,7 +235,7 @@ def _floating(x: TensorLike) -> Tensor:
 def mean(x: TensorLike, axis: Any = None, keepdims: bool = False, **kw: Any) -> Tensor:
     """Arithmetic mean over axes; integers give float32."""
     axis, keepdims = axis_and_keepdims(axis, keepdims, kw)
-    tensor = _floating(x)
+    tensor = floating(x)
     number = count(tensor.shape[a] for a in normal_axes(axis, tensor.ndim))
     total = sum_(tensor, axis, keepdims)
     return total / (float(number) if isinstance(number, int) else size_of(number, tensor.dtype))
@@ -244,7 +247,7 @@ def var(x: TensorLike, axis: Any = None, correction: float = 1, keepdims: bool =
     if "unbiased" in kw:
         correction = 1 if kw.pop("unbiased") else 0
     axis, keepdims = axis_and_keepdims(axis, keepdims, kw)
-    tensor = _floating(x)
+    tensor = floating(x)
     number = count(tensor.shape[a] for a in normal_axes(axis, tensor.ndim))
     deviation = tensor - mean(tensor, axis, True)
     divisor = float(number - correction) if isinstance(number, int) else size_of(number, tensor.dtype) - correction
@@ -274,7 +277,7 @@ def norm(x: TensorLike, p: float = 2, axis: Any = None, keepdims: bool = False, 
     The 2-norm's gradient at 0 is 0, as in PyTorch.
     """
     axis, keepdims = axis_and_keepdims(axis, keepdims, kw)
-    tensor = _floating(x)
+    tensor = floating(x)
     if p == math.inf:
         return max_(e.abs_(tensor), axis, keepdims)
     if p == -math.inf:
@@ -285,128 +288,6 @@ def norm(x: TensorLike, p: float = 2, axis: Any = None, keepdims: bool = False, 
         return sum_(e.abs_(tensor), axis, keepdims)
     total = sum_(e.square(tensor) if p == 2 else e.power(e.abs_(tensor), p), axis, keepdims)
     return _root(total, p)
-
-
-# -- prefix ops ------------------------------------------------------------------------------------------------------
-
-PREFIX_SAMPLES = (Sample(((3, 4),), {"axis": 1, "reverse": False}), Sample(((3, 4),), {"axis": 0, "reverse": False}),
-                  Sample(((5,),), {"axis": 0, "reverse": True}))
-
-
-def _cumulative(function: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
-    def evaluate(x: np.ndarray, *, axis: int, reverse: bool) -> np.ndarray:
-        forward = np.flip(x, axis) if reverse else x
-        result = function(forward, axis=axis)
-        return (np.flip(result, axis) if reverse else result).astype(x.dtype)
-
-    return evaluate
-
-
-def _prefix(name: str, numpy: Callable[..., np.ndarray], vjp: Callable[..., Any], fold: Fold, doc: str,
-            dtypes: str = "fi") -> Op:
-    return define(Op(name, Kind.PREFIX, lambda x, *, axis, reverse: x, _cumulative(numpy), (vjp,), fold=fold,
-                     samples=PREFIX_SAMPLES, dtypes=dtypes, doc=doc))
-
-
-_cumsum: Op = _prefix("cumsum", lambda x, axis: np.cumsum(x, axis=axis, dtype=x.dtype),
-                  lambda g, out, x, *, axis, reverse: apply(_cumsum, g, axis=axis, reverse=not reverse), SUM,
-                  "Running sum along an axis.")
-
-
-def _cumprod_gradient(g: Tensor, out: Tensor, x: Tensor, *, axis: int, reverse: bool) -> Tensor:
-    """d out_j / d x_i = prod over k <= j, k != i, as an [n, n] table along the axis: exact where elements are zero."""
-    from .views import moveaxis
-
-    ordered = flip(x, axis) if reverse else x
-    cotangent = flip(g, axis) if reverse else g
-    last = moveaxis(ordered, axis, -1)
-    size = last.shape[-1]
-    shape = (*last.shape, size)  # [..., i, k]: x_k with x_i replaced by 1
-    same = iota((size, size), 0) == iota((size, size), 1)
-    replaced = e.where(same, 1.0, expand_to(reshape(last, (*last.shape[:-1], 1, size)), shape))
-    products = apply(_cumprod, replaced, axis=last.ndim, reverse=False)  # [..., i, j]
-    reached = iota((size, size), 0) <= iota((size, size), 1)
-    weight = expand_to(reshape(moveaxis(cotangent, axis, -1), (*last.shape[:-1], 1, size)), shape)
-    total = moveaxis(sum_(e.where(reached, products * weight, 0.0), -1), -1, axis)
-    return flip(total, axis) if reverse else total
-
-
-_cumprod = _prefix("cumprod", lambda x, axis: np.cumprod(x, axis=axis, dtype=x.dtype), _cumprod_gradient, PROD,
-                   "Running product along an axis.")
-
-
-def _logaddexp(s: Any, p: tuple, q: tuple) -> tuple:
-    high, low = s.maximum(p[0], q[0]), s.minimum(p[0], q[0])
-    total = s.add(high, s.log1p(s.exp(s.sub(low, high))))
-    return (s.select(s.is_inf(high), high, total),)  # -inf + -inf, and +inf, are what they are
-
-
-def _logcumsumexp_gradient(g: Tensor, out: Tensor, x: Tensor, *, axis: int, reverse: bool) -> Tensor:
-    """The sum over j >= i of g_j exp(x_i - out_j), as an [n, n] table along the axis: no exponent is above 0."""
-    from .views import moveaxis
-
-    size = x.shape[axis]
-    rows, columns = (moveaxis(t, axis, -1) for t in (x, out))
-    shape = (*rows.shape, size)
-    lead = rows.shape[:-1]
-    row = expand_to(reshape(rows, (*lead, size, 1)), shape)
-    column, weight = (expand_to(reshape(t, (*lead, 1, size)), shape) for t in (columns, moveaxis(g, axis, -1)))
-    i, j = iota((size, size), 0), iota((size, size), 1)
-    counted = (j <= i if reverse else i <= j) & (row > -math.inf)
-    share = e.exp(e.where(counted, row - column, -math.inf))
-    return moveaxis(sum_(weight * share, -1), -1, axis)
-
-
-_logcumsumexp = _prefix(
-    "logcumsumexp", lambda x, axis: np.logaddexp.accumulate(x, axis=axis),
-    _logcumsumexp_gradient,
-    Fold(lambda dtype: (-math.inf,), _logaddexp), "log of the running sum of exponentials.", "f")
-
-
-def _running(name: str, numpy: np.ufunc, fold: Fold, doc: str) -> Op:
-    return define(Op(name, Kind.PREFIX, lambda x, *, axis, reverse: x,
-                     _cumulative(lambda x, axis: numpy.accumulate(x, axis=axis)), (None,), fold=fold,
-                     samples=PREFIX_SAMPLES, dtypes="fi", smooth=False, doc=doc))
-
-
-_running_max = _running("running_max", np.maximum, MAX, "Greatest element so far; cummax carries the gradient.")
-_running_min = _running("running_min", np.minimum, MIN, "Least element so far; cummin carries the gradient.")
-
-
-def running_extreme(x: Tensor, axis: int, least_: bool) -> Tensor:
-    """The least or greatest element so far along an axis, without gradient."""
-    return apply(_running_min if least_ else _running_max, x, axis=axis, reverse=False)
-
-
-def _along(record: Op, x: Tensor, axis: Any, kw: dict[str, Any]) -> Tensor:
-    axis = synonym(axis, kw)
-    if kw:
-        raise TypeError(f"unexpected argument {next(iter(kw))!r}{at(user_origin())}")
-    if axis is None:
-        if x.ndim > 1:
-            raise GraphError(f"{record.name} of a tensor of {x.ndim} dimensions needs an axis{at(user_origin())}")
-        axis = 0
-    if x.dtype.is_bool or (x.dtype.is_integer and x.dtype != int64):
-        x = e.cast(x, int64)
-    return apply(record, x, axis=normal_axis(axis, x.ndim), reverse=False) if x.ndim else x
-
-
-@public
-def cumsum(x: TensorLike, axis: int | None = None, **kw: Any) -> Tensor:
-    """Running sum along an axis."""
-    return _along(_cumsum, as_tensor(x), axis, kw)
-
-
-@public
-def cumprod(x: TensorLike, axis: int | None = None, **kw: Any) -> Tensor:
-    """Running product along an axis."""
-    return _along(_cumprod, as_tensor(x), axis, kw)
-
-
-@public
-def logcumsumexp(x: TensorLike, axis: int | None = None, **kw: Any) -> Tensor:
-    """log of the running sum of exponentials along an axis, without overflow."""
-    return _along(_logcumsumexp, _floating(x), axis, kw)
 
 
 @public

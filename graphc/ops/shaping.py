@@ -12,11 +12,13 @@ import numpy as np
 
 from ..errors import GraphError, ShapeError
 from ..ir import at, user_origin
-from ..tensor import FUNCTIONS, Tensor, TensorLike, as_tensor, public
+from ..methods import FUNCTIONS, public
+from ..tensor import Tensor, TensorLike, as_tensor
 from ..types import DType, Shape, Size, promote
 from . import elementwise as e
+from .axes import normal_axis, synonym
 from .sources import iota, size_of
-from .views import expand_to, flip, narrow, normal_axis, pad_with, permute, reshape, squeeze, synonym, unsqueeze
+from .views import expand_to, flip, narrow, pad_with, permute, reshape, squeeze, unsqueeze
 
 
 def _one_dtype(tensors: Sequence[Tensor]) -> list[Tensor]:

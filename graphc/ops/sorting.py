@@ -15,13 +15,15 @@ import numpy as np
 
 from ..errors import DTypeError, ShapeError
 from ..ir import Node, at, user_origin
+from ..methods import public
 from ..op import Kind, Op, Sample, define
-from ..tensor import Tensor, TensorLike, apply, as_tensor, public
+from ..tensor import Tensor, TensorLike, apply, as_tensor
 from ..types import TensorType, count, int64, promote
 from . import elementwise as e
+from .axes import normal_axis, synonym
 from .control import apply_all, results_of
 from .sources import full_like
-from .views import moveaxis, narrow, normal_axis, reshape, synonym
+from .views import moveaxis, narrow, reshape
 
 
 class Chosen(NamedTuple):

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from ..methods import public
 from ..op import Kind, Op, Sample, define
-from ..tensor import Tensor, apply, as_tensor, constant, public
+from ..tensor import Tensor, apply, as_tensor, constant
 from ..types import DType, DTypeLike, Shape, Size, TensorType, as_dtype, as_shape, float32, int64
 
 define(Op("input", Kind.SOURCE, lambda *, type, **_: type, doc="A placeholder: an array fed at each call."))

@@ -6,7 +6,7 @@ Must not know buffers or loops.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,49 +15,13 @@ from numpy.lib.stride_tricks import sliding_window_view
 from ..errors import GraphError, ShapeError
 from ..index import Guard, Index, linear, unravel
 from ..ir import at, user_origin
-from ..op import Kind, Op, Sample, define
-from ..tensor import FUNCTIONS, Tensor, TensorLike, apply, as_tensor, public
+from ..methods import FUNCTIONS, public
+from ..op import Kind, Moves, Op, Sample, define
+from ..tensor import Tensor, TensorLike, apply, as_tensor
 from ..types import Dim, Shape, Size, TensorType, as_shape, as_size, count
+from .axes import normal_axes, normal_axis, synonym
 
 Indices = tuple[Index, ...]
-
-
-def normal_axis(axis: int, rank: int) -> int:
-    """A non-negative axis; ShapeError where there is none."""
-    if isinstance(axis, bool) or not hasattr(axis, "__index__"):
-        raise ShapeError(f"an axis is an integer, got {axis!r}{at(user_origin())}")
-    if not -rank <= axis < max(rank, 1):
-        raise ShapeError(f"axis {axis} does not exist in a tensor of {rank} dimensions{at(user_origin())}")
-    return int(axis) % rank if rank else 0
-
-
-def normal_axes(axis: Any, rank: int) -> tuple[int, ...]:
-    """Sorted axes; all of them for None."""
-    if axis is None:
-        return tuple(range(rank))
-    axes = (axis,) if not isinstance(axis, (tuple, list)) else axis
-    result = tuple(sorted(normal_axis(a, rank) for a in axes)) if rank else ()
-    if len(set(result)) != len(result):
-        raise ShapeError(f"axes {list(axes)} name one axis twice{at(user_origin())}")
-    return result
-
-
-def synonym(axis: Any, keywords: dict[str, Any], default: Any = None, name: str = "axis", other: str = "dim") -> Any:
-    """The value of `axis` or of its synonym `dim`; both given is an error."""
-    if other in keywords:
-        if axis != default:
-            raise GraphError(f"give {name} or {other}, not both{at(user_origin())}")
-        axis = keywords.pop(other)
-    return axis
-
-
-def axis_and_keepdims(axis: Any, keepdims: bool, keywords: dict[str, Any], default: Any = None) -> tuple[Any, bool]:
-    """Resolves `dim` and `keepdim`; any other keyword is an error."""
-    axis = synonym(axis, keywords, default)
-    keepdims = synonym(keepdims, keywords, False, "keepdims", "keepdim")
-    if keywords:
-        raise TypeError(f"unexpected argument {next(iter(keywords))!r}{at(user_origin())}")
-    return axis, bool(keepdims)
 
 
 # -- reshape ---------------------------------------------------------------------------------------------------------
@@ -73,6 +37,7 @@ _reshape = define(Op(
     "reshape", Kind.VIEW, _reshape_type, lambda x, *, shape: np.reshape(x, shape),
     (lambda g, out, x, *, shape: reshape(g, x.shape),),
     index=lambda indices, type, *, shape: (unravel(linear(indices, shape), type.shape), []),
+    moves=Moves.NOTHING, twice=lambda x, first, then: reshape(x, then["shape"]),
     samples=(Sample(((2, 6),), {"shape": (3, 4)}), Sample(((2, 3, 1),), {"shape": (6,)})),
     dtypes="fib", doc="The same elements in row-major order under another shape."))
 
@@ -156,6 +121,7 @@ _permute = define(Op(
     "permute", Kind.VIEW, _permute_type, lambda x, *, axes: np.transpose(x, axes),
     (lambda g, out, x, *, axes: permute(g, _inverse(axes)),),
     index=lambda indices, type, *, axes: (tuple(indices[a] for a in _inverse(axes)), []),
+    moves=Moves.AXES, twice=lambda x, first, then: permute(x, tuple(first["axes"][a] for a in then["axes"])),
     samples=(Sample(((2, 3),), {"axes": (1, 0)}), Sample(((2, 3, 4),), {"axes": (2, 0, 1)})),
     dtypes="fib", doc="The axes in another order."))
 
@@ -225,7 +191,7 @@ def _collapse(g: Tensor, out: Tensor, x: Tensor, *, shape: Shape) -> Tensor:
 
 
 _expand = define(Op("expand", Kind.VIEW, _expand_type, lambda x, *, shape: np.broadcast_to(x, shape), (_collapse,),
-                    index=_expand_index,
+                    index=_expand_index, moves=Moves.REPEATS, twice=lambda x, first, then: expand_to(x, then["shape"]),
                     samples=(Sample(((3, 1),), {"shape": (3, 4)}), Sample(((2,),), {"shape": (3, 2)}),
                              Sample(((),), {"shape": (2, 2)})),
                     dtypes="fib", doc="Axes of size 1, and new leading ones, repeated."))
@@ -277,10 +243,16 @@ def _unslice(g: Tensor, out: Tensor, x: Tensor, *, starts: tuple, steps: tuple, 
     return pad_with(g, starts, high, tuple(s - 1 for s in steps))
 
 
+def _slice_twice(x: Tensor, first: Mapping[str, Any], then: Mapping[str, Any]) -> Tensor:
+    starts = [s + t * p for s, t, p in zip(first["starts"], then["starts"], first["steps"], strict=True)]
+    return slice_(x, starts, [p * q for p, q in zip(first["steps"], then["steps"], strict=True)], then["sizes"])
+
+
 _slice = define(Op(
     "slice", Kind.VIEW, _slice_type, _slice_numpy, (_unslice,),
     index=lambda indices, type, *, starts, steps, sizes: (
         tuple(i * step + start for i, start, step in zip(indices, starts, steps, strict=True)), []),
+    twice=_slice_twice,
     samples=(Sample(((5, 6),), {"starts": (1, 0), "steps": (1, 2), "sizes": (3, 3)}),),
     dtypes="fib", doc="Every step-th element from a start, along each axis; steps are positive."))
 

@@ -18,9 +18,10 @@ from collections.abc import Callable
 from typing import Any
 
 from graphc.runtime.native import cache, jit
-from graphc.runtime.native.emit import Function, Module, Value, i64
+from graphc.runtime.native.emit import Function, Module
 from graphc.runtime.native.once import once
 from graphc.runtime.native.target import host
+from graphc.runtime.native.values import Value, i64
 
 METH_NOARGS = 4  # methodobject.h, part of the stable ABI
 WORDS = struct.Struct("<6Q")  # function, argument, PyLong_FromLong, PyEval_SaveThread, PyEval_RestoreThread, spare

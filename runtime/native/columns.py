@@ -10,13 +10,14 @@ from math import prod
 
 from graphc.index import Index
 from graphc.ir import Node
-from graphc.plan import align
 
-from .elements import Scope, row_major
-from .emit import Carried, Value, constant, i64, vector
+from .emit import Carried
 from .folds import Chunks, Folding, Passes, Space, column_chunks, passes_of
 from .loops import State, Work, affine_in, bind
+from .partials import Partials, Room, store_number
+from .scopes import Scope
 from .tiles import quotient
+from .values import Value, i64
 
 CHEAP_COLUMNS = 8  # operations per element up to which a block is four vectors wide
 
@@ -178,42 +179,37 @@ class Columns:
         """Chunks of rows to all threads; partial results are joined column by column, in order."""
         w, f, e = self.w, self.w.f, self.w.elements
         kept, length = self.passes.kept_count, self.passes.reduced_count
-        shared = 0
+        shared = Room(f, w.shared)
         for p, level in enumerate(self.passes.reductions):
             folding = self.folding(p)
-            parts: list[Value] = []
-            for r in level:
-                for _ in r.types:
-                    parts.append(f.offset(w.shared, i64(shared), "i8"))
-                    shared += align(8 * kept * chunks.count)
+            partials = Partials(w, folding, shared, kept * chunks.count)
 
-            def block(scopes: list[Scope], part: Value, p: int = p, folding: Folding = folding,
-                      parts: list[Value] = parts) -> None:
+            def block(scopes: list[Scope], part: Value, p: int = p, partials: Partials = partials) -> None:
                 low = f.mul(part, i64(chunks.size))
                 high = f.minimum(f.add(low, i64(chunks.size)), i64(length))
-                for scope, state in zip(scopes, self.fold(p, folding, scopes, low, high), strict=True):
-                    with e.inside(scope):
-                        self.store_parts(folding, state, parts, part)
+                for scope, state in zip(scopes, self.fold(p, partials.folding, scopes, low, high), strict=True):
+                    if state:
+                        with e.inside(scope):
+                            partials.store(state, f.add(f.mul(part, i64(kept)), self.column()))
 
             self.for_columns(chunks.count, block)
             if not level:
                 continue
             w.meet()
-            results = {r.node: f.offset(w.shared, i64(shared + i * align(8 * kept)), "i8") for i, r in enumerate(level)}
-            shared += len(level) * align(8 * kept)
+            results = shared.results(level, kept)
+
+            def join(scopes: list[Scope], _: Value, partials: Partials = partials,
+                     results: dict[Node, Value] = results) -> None:
+                for scope in scopes:
+                    with e.inside(scope):
+                        column = self.column()
+                        for node, value in partials.joined(chunks.count, kept, column).items():
+                            store_number(w, value, results[node], column)
+
+            self.for_columns(1, join)
             last = p == len(self.passes.reductions) - 1
-
-            def joined(scopes: list[Scope], _: Value, folding: Folding = folding, parts: list[Value] = parts,
-                       results: dict[Node, Value] = results) -> None:
-                self.join(folding, scopes, parts, results, chunks)
-
-            self.for_columns(1, joined)
             if not last or self.passes.kept:
-                for r in level:
-                    del e.folded[r.node]
-                    pointer, node = results[r.node], r.node
-                    e.memory[node] = row_major(node, pointer)
-                e.steps.clear()
+                self.space.settle(results)
                 self.roots = [self.space.roots(q) for q in range(len(self.passes.reductions))]
             if not last:
                 w.meet()
@@ -225,55 +221,6 @@ class Columns:
 
             self.for_columns(1, store)  # each thread's own columns: no barrier is needed
 
-    def store_parts(self, folding: Folding, state: State, parts: list[Value], part: Value) -> None:
-        """Partial states of a vector of columns, at [part, column]."""
-        f = self.w.f
-        place = 0
-        for r in folding.reductions:
-            for type_ in r.types:
-                self.store_vector(state[place], f.offset(parts[place], f.mul(part, i64(self.passes.kept_count)),
-                                                         "i8" if type_ == "i1" else type_))
-                place += 1
-
-    def store_vector(self, value: Value, pointer: Value) -> None:
-        """Stores at the kept position of the current scope."""
-        f, e = self.w.f, self.w.elements
-        if value.element == "i1":
-            value = f.convert("zext", value, "i8")
-        address = f.offset(pointer, self.kept_offset(), value.element)
-        if value.lanes and e.mask is not None:
-            f.masked_store(value, address, e.mask)
-        else:
-            f.store(value, address)
-
-    def kept_offset(self) -> Value:
-        """The scalar kept position: of the first lane where there are lanes."""
-        f, e = self.w.f, self.w.elements
-        total = i64(0)
-        for index, factor in ((self.outer, self.inner_count), (self.inner, 1)):
-            if index.number is None:
-                value = e.bound(next(iter(index.variables())))
-                assert value is not None
-                total = f.add(total, f.mul(value, i64(factor)))
-        return total
-
-    def join(self, folding: Folding, scopes: list[Scope], parts: list[Value], results: dict[Node, Value],
-             chunks: Chunks) -> None:
-        f, e = self.w.f, self.w.elements
-        types = [t for r in folding.reductions for t in r.types]
-        for scope in scopes:
-            with e.inside(scope):
-                lanes = e.lanes if scope.lane is not None else 0
-                carried = Carried(folding.initial(lanes))
-                with f.loop(0, chunks.count, 1, carried) as chunk:
-                    read = []
-                    for type_, pointer in zip(types, parts, strict=True):
-                        memory = "i8" if type_ == "i1" else type_
-                        start = f.offset(pointer, f.mul(chunk, i64(self.passes.kept_count)), memory)
-                        start = f.offset(start, self.kept_offset(), memory)
-                        wide = vector(lanes, memory)
-                        value = f.masked_load(start, wide, e.mask) if lanes and e.mask is not None else f.load(start, wide)
-                        read.append(f.compare("icmp ne", value, constant(0, value.type)) if type_ == "i1" else value)
-                    carried.next = folding.combine(carried.values, read)
-                for node, value in folding.results(carried.results).items():
-                    self.store_vector(value, results[node])
+    def column(self) -> Value:
+        """The kept position as a number: of the first lane where there are lanes."""
+        return self.w.elements.first(self.k)

@@ -16,10 +16,10 @@ from graphc.op import Kind
 from graphc.plan import Kernel, align
 
 from .contract import Contraction, Load, choose_road, emit_contraction, lanes_along_k, scratch_bytes
-from .elements import Scope
 from .emit import Function, Value
 from .epilogues import Epilogue, base_pointer, computed_operands, contraction_node, contraction_of
 from .loops import Work, bind, scalar_cost, vector_lanes
+from .scopes import Scope
 from .target import Target
 from .tilefolds import FoldingEpilogue, RowEpilogue, TileFolds, fold_scratch, tile_folds
 

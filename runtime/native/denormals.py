@@ -9,8 +9,9 @@ marked ``noinline``, or between loads and stores that cannot move.
 
 from __future__ import annotations
 
-from graphc.runtime.native.emit import Function, Value, constant
+from graphc.runtime.native.emit import Function
 from graphc.runtime.native.target import Target
+from graphc.runtime.native.values import Value, constant
 
 MXCSR_FLUSH = 0x8040  # bit 15 flush results to zero, bit 6 read denormals as zero (Intel SDM volume 1, 10.2.3)
 FPCR_FLUSH = 1 << 24  # FZ: both, for float32 and float64 (Arm ARM, FPCR)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from graphc.runtime.native.emit import Carried, Function, Value, i64, vector
+from graphc.runtime.native.emit import Carried, Function
 from graphc.runtime.native.microkernel import multiply_add, plus
 from graphc.runtime.native.target import Target
+from graphc.runtime.native.values import Value, i64, vector
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,8 @@ def summed(f: Function, sums: list[Value]) -> Value:
         half, pairs = segment // 2, []
         for x, y in zip(sums[::2], sums[1::2], strict=True):
             starts = [s + (lanes if of_y else 0) for of_y in (0, 1) for s in range(0, lanes, segment)]
-            first = ", ".join(f"i32 {s + i}" for s in starts for i in range(half))
-            second = ", ".join(f"i32 {s + half + i}" for s in starts for i in range(half))
-            pairs.append(plus(f, f.emit(f"shufflevector {x}, {y}, <{lanes} x i32> <{first}>", type_),
-                              f.emit(f"shufflevector {x}, {y}, <{lanes} x i32> <{second}>", type_)))
+            first = [s + i for s in starts for i in range(half)]
+            pairs.append(plus(f, f.shuffle(x, first, y), f.shuffle(x, [i + half for i in first], y)))
         sums, segment = pairs, half
     return sums[0]
 

@@ -19,10 +19,13 @@ from graphc.labels import labels_of
 from graphc.op import Kind
 from graphc.plan import Kernel
 
+from .addresses import LLVM, Memory, memory_type, row_major
 from .contract import Contraction, Tile
-from .elements import LLVM, Key, LoweringError, Memory, Scope, memory_type, row_major
-from .emit import SIZES, Function, Value, i64
+from .emit import Function
 from .loops import State, Work, bind, output_key, variable_of
+from .recipes import Key
+from .scopes import LoweringError, Scope
+from .values import SIZES, Value, i64
 
 LEAST_ROW = 48  # elements of a result's row for which its images are worth a contraction each
 STREAM = 1 << 17  # bytes that an epilogue touches from which fetching ahead pays: other kernels fill the cache too
@@ -96,7 +99,7 @@ def base_pointer(w: Work, read: Strided, dtype: str) -> Value:
     """The address of an operand's first element."""
     memory = w.elements.memory.get(read.base)
     if memory is None:
-        values = np.asarray(read.base.op.numpy(**read.base.attributes)).reshape(-1)  # type: ignore[misc]
+        values = np.asarray(read.base.op.numpy(**read.base.attributes)).reshape(-1)
         pointer = w.f.module.table([v.item() for v in values] or [0], memory_type(read.base))
         memory = row_major(read.base, pointer)
     return w.f.offset(memory.pointer, i64(read.offset), dtype)

@@ -9,7 +9,7 @@ meet in shared memory and are joined in order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
@@ -19,10 +19,12 @@ from graphc.ir import Node
 from graphc.op import Fold, Kind
 from graphc.plan import Form, Kernel, align
 
-from .elements import LLVM, Key, LoweringError
-from .emit import Value, constant, vector
-from .loops import State, Work
+from .addresses import LLVM, row_major
+from .loops import State, Work, across_lanes
+from .recipes import Key
+from .scopes import LoweringError
 from .target import Target
+from .values import Value, constant, vector
 
 CHUNK = 4096  # elements of a row that one partial result covers, at least
 ROW_CHUNK = 256  # rows that one partial result of columns covers, at least
@@ -71,7 +73,6 @@ class Passes:
 
 def reduction_of(node: Node) -> Reduction:
     fold, dtype = node.op.fold, node.inputs[0].dtype
-    assert fold is not None
     types = [LLVM[d] for d in fold.state_dtypes(dtype)]
     if int(node.inputs[0].type.size) < 1 << 31:  # positions beside floats: as many of them fill a vector
         types[1:] = ["i32" if t == "i64" else t for t in types[1:]]
@@ -151,6 +152,11 @@ def joins_at_once(r: Reduction) -> bool:
     return not r.positioned and r.neutral[0] in (0, 1)
 
 
+def numbers_bytes(count: int) -> int:
+    """Bytes of an array of so many numbers of any type."""
+    return align(8 * count)
+
+
 def reduction_scratch(kernel: Kernel, target: Target, serial: bool) -> tuple[int, int]:
     """(private, shared) bytes."""
     passes = passes_of(kernel)
@@ -158,10 +164,10 @@ def reduction_scratch(kernel: Kernel, target: Target, serial: bool) -> tuple[int
     chunks = None if serial else row_chunks(passes) if rows else column_chunks(passes)
     components = sum(len(r.types) for r in passes.all)
     if chunks is not None:
-        partials = components * align(8 * passes.kept_count * chunks.count)
-        results = len(passes.all) * align(8 * passes.kept_count)
+        partials = components * numbers_bytes(passes.kept_count * chunks.count)
+        results = len(passes.all) * numbers_bytes(passes.kept_count)
         return (results, partials) if rows else (0, partials + results)
-    row_bytes = align(8 * passes.reduced_count)
+    row_bytes = numbers_bytes(passes.reduced_count)
     if rows and (block := block_rows(kernel, passes)) > 1:
         numbers = (components * BLOCK_LANES + len(passes.all) + INVARIANTS) * 8 * BLOCK_LANES
         return numbers + KEPT_VALUES * block * row_bytes, 0
@@ -175,6 +181,7 @@ class Folding:
 
     def __init__(self, w: Work, reductions: Sequence[Reduction], keys: Sequence[Key], position: Index) -> None:
         self.w, self.reductions, self.keys, self.position = w, reductions, keys, position
+        self.types = [t for r in reductions for t in r.types]
 
     def initial(self, lanes: int) -> State:
         return [constant(v, vector(lanes, t)) for r in self.reductions for v, t in zip(r.neutral, r.types, strict=True)]
@@ -214,26 +221,11 @@ class Folding:
                       for i in range(0, len(states), 2)]
         return states[0]
 
-    def across_lanes(self, state: State) -> State:
-        """One scalar state from a vector of them: halves are joined until one lane is left."""
-        f = self.w.f
-        lanes = state[0].lanes
-        while lanes > 1:
-            half = lanes // 2
-            parts = []
-            for start in (0, half):
-                order = ", ".join(f"i32 {start + i}" for i in range(half))
-                parts.append([f.emit(f"shufflevector {v}, {v.type} poison, <{half} x i32> <{order}>",
-                                     vector(half, v.element)) for v in state])
-            state = self.combine(*parts)
-            lanes = half
-        return [f.extract(v, 0) if v.lanes else v for v in state]
-
     def finish(self, states: list[State]) -> State:
         """All partial states of a row as one scalar state."""
         vectors = [s for s in states if s and s[0].lanes]
         scalars = [s for s in states if s and not s[0].lanes]
-        total = [self.across_lanes(self.tree(vectors))] if vectors else []
+        total = [across_lanes(self.w.f, self.tree(vectors), self.combine)] if vectors else []
         return self.tree([*total, *scalars])
 
     def results(self, state: State) -> dict[Node, Value]:
@@ -284,6 +276,14 @@ class Space:
         """The folds' results are values that scopes hold, one per kept position."""
         for r in self.passes.all:
             self.w.elements.folded[r.node] = self.kept
+
+    def settle(self, results: Mapping[Node, Value]) -> None:
+        """The folds' results lie in memory from now on: what was asked for before is asked for anew."""
+        e = self.w.elements
+        for node, pointer in results.items():
+            del e.folded[node]
+            e.memory[node] = row_major(node, pointer)
+        e.steps.clear()
 
     def roots(self, p: int) -> list[Key]:
         """Everything that pass p computes."""

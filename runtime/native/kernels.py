@@ -13,19 +13,22 @@ from math import prod
 from graphc.op import Kind
 from graphc.plan import Form, Kernel
 
+from .addresses import row_major
 from .columns import emit_columns
 from .contraction_kernels import contraction_scratch, emit_contract
-from .elements import Elements, LoweringError, row_major
-from .emit import Function, Module, i64
+from .elements import Elements
+from .emit import Function, Module
 from .epilogues import contraction_of
 from .folds import reduction_scratch
 from .loops import Threads, Work, emit_map, scalar_cost, vector_lanes
 from .routines import emit_routine, routine_scratch
 from .rows import emit_rows
 from .scans import emit_prefix, emit_scatter
+from .scopes import LoweringError
 from .target import Target
 from .threads import emit_barrier
 from .transposes import emit_turned, turned
+from .values import i64
 
 
 def emit_any_map(w: Work) -> None:
@@ -55,7 +58,7 @@ def element_operations(kernel: Kernel) -> int:
             case Kind.PREFIX | Kind.SCATTER:
                 total += 4 * int(node.inputs[-1].type.size)
             case Kind.ROUTINE:
-                total += node.op.operations(*(i.type for i in node.inputs), **node.attributes)  # type: ignore[misc]
+                total += node.op.operations(*(i.type for i in node.inputs), **node.attributes)
             case Kind.CONTRACT:
                 c = contraction_of(node)[0]
                 total += prod(c.batch) * prod(c.m) * prod(c.n) * prod(c.k) // 8

@@ -15,10 +15,13 @@ from graphc.ir import Node
 from graphc.op import Kind
 from graphc.plan import Kernel
 
-from .elements import Action, Elements, Key, Scope
-from .emit import Carried, Function, Value, i64, lane_numbers, vector
+from .elements import Elements
+from .emit import Carried, Function
+from .recipes import Action, Key
+from .scopes import Scope
 from .sharing import share
 from .target import Target
+from .values import Value, i64, lane_numbers, vector
 
 State = list[Value]
 CHEAP, MODERATE, HEAVY = 8, 30, 60  # operations of a loop body that is unrolled 4 times, twice, written only once
@@ -51,7 +54,7 @@ def scalar_cost(node: Node) -> int:
     if node.op.kind is not Kind.MAP:
         return 0
     counter = CountingScalar()
-    node.op.scalar(counter, *[counter] * len(node.inputs), **node.attributes)  # type: ignore[misc]
+    node.op.scalar(counter, *[counter] * len(node.inputs), **node.attributes)
     return max(1, counter.total)
 
 
@@ -203,6 +206,16 @@ class Work:
         with f.loop(main_end, high, 1, single) as base, e.inside(Scope({loop_variable: base})):
             single.next = body(single.values)
         return [*results, single.results]
+
+
+def across_lanes(f: Function, state: State, join: Callable[[State, State], State]) -> State:
+    """Scalars from vectors: halves are joined until one lane is left."""
+    lanes = state[0].lanes
+    while lanes > 1:
+        half = lanes // 2
+        low, high = ([f.shuffle(v, range(start, start + half)) for v in state] for start in (0, half))
+        state, lanes = join(low, high), half
+    return [f.extract(v, 0) if v.lanes else v for v in state]
 
 
 def variable_of(index: Index) -> Variable:

@@ -13,7 +13,8 @@ from __future__ import annotations
 from functools import lru_cache
 
 from graphc.runtime.native import emit
-from graphc.runtime.native.emit import Function, Number, Value
+from graphc.runtime.native.emit import Function
+from graphc.runtime.native.values import Number, Value
 
 DTYPES = {"float": "float32", "double": "float64", "i32": "int32", "i64": "int64", "i1": "bool"}
 SCALARS = {name: scalar for scalar, name in DTYPES.items()}

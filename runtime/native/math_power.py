@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from math import inf, nan
 
-from graphc.runtime.native.emit import Carried, Value, i64
+from graphc.runtime.native.emit import Carried
 from graphc.runtime.native.math_arithmetic import Arithmetic
 from graphc.runtime.native.math_exponential import (
     EXP_SHORT,
@@ -26,6 +26,7 @@ from graphc.runtime.native.math_exponential import (
     split_exponent,
     to_float,
 )
+from graphc.runtime.native.values import Value, i64
 
 FAR_EXPONENT = 2.0**100  # as good as an infinite exponent, and its product with log(1) = 0 is no NaN
 

@@ -6,9 +6,9 @@ called.  Each table states its interval and its largest relative error there, af
 
 from __future__ import annotations
 
-from graphc.runtime.native.emit import Value
 from graphc.runtime.native.math_arithmetic import Arithmetic
 from graphc.runtime.native.math_exponential import exp, polynomial
+from graphc.runtime.native.values import Value
 
 # erf(x) / x - 1 in z = x**2, |x| <= 1.  Error in erf 2**-27.8 (degree 6), 2**-54.8 (degree 11); Remez exchange.
 ERF_NEAR = {

@@ -6,9 +6,9 @@ called.  Coefficients are minimax fits (Remez exchange, in 40 digits) with the l
 
 from __future__ import annotations
 
-from graphc.runtime.native.emit import Value
 from graphc.runtime.native.math_arithmetic import Arithmetic
 from graphc.runtime.native.math_exponential import FORMATS, like_bits, polynomial
+from graphc.runtime.native.values import Value
 
 # pi/2 in three parts of 53 bits each, and 2/pi.
 HALF_PI_PARTS = (1.5707963267948966, 6.123233995736766e-17, -1.4973849048591698e-33)

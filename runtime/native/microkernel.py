@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from graphc.runtime.native.emit import SIZES, Carried, Function, Module, Value, i64, vector
+from graphc.runtime.native.emit import Carried, Function, Module
 from graphc.runtime.native.target import Target
+from graphc.runtime.native.values import SIZES, Value, i64, vector
 
 
 @dataclass(frozen=True)

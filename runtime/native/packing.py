@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from graphc.runtime.native.emit import SIZES, Carried, Function, Module, Value, i64, vector
+from graphc.runtime.native.emit import Carried, Function, Module
+from graphc.runtime.native.values import SIZES, Value, i64, vector
 
 PARAMETERS = (
     ("to", "ptr"), ("to_stride", "i64"), ("source", "ptr"), ("offsets", "ptr"), ("width", "i64"), ("padded", "i64"),
@@ -143,7 +144,7 @@ def transposed(f: Function, rows: list[Value]) -> list[Value]:
     """Transpose each square of `len(rows)` elements (a power of two) that starts at a multiple of that many lanes."""
     if len(rows) == 1:
         return rows
-    half, lanes, type_ = len(rows) // 2, rows[0].lanes, rows[0].type
+    half, lanes = len(rows) // 2, rows[0].lanes
     # interleave row r with row r + half, one element at a time: a transposition is log2 such rounds
     for _ in range(half.bit_length()):
         after = []
@@ -152,8 +153,7 @@ def transposed(f: Function, rows: list[Value]) -> list[Value]:
             for side in range(2):
                 picks = [g + side * half + i // 2 + (lanes if i % 2 else 0)
                          for g in range(0, lanes, 2 * half) for i in range(2 * half)]
-                mask = ", ".join(f"i32 {p}" for p in picks)
-                after.append(f.emit(f"shufflevector {x}, {y}, <{lanes} x i32> <{mask}>", type_))
+                after.append(f.shuffle(x, picks, y))
         rows = after
     return rows
 
@@ -161,12 +161,7 @@ def transposed(f: Function, rows: list[Value]) -> list[Value]:
 def joined(f: Function, parts: list[Value]) -> Value:
     """The vectors one after the other in one wider vector."""
     while len(parts) > 1:
-        pairs = []
-        for x, y in zip(parts[::2], parts[1::2], strict=True):
-            mask = ", ".join(f"i32 {i}" for i in range(2 * x.lanes))
-            type_ = vector(2 * x.lanes, x.element)
-            pairs.append(f.emit(f"shufflevector {x}, {y}, <{2 * x.lanes} x i32> <{mask}>", type_))
-        parts = pairs
+        parts = [f.shuffle(x, range(2 * x.lanes), y) for x, y in zip(parts[::2], parts[1::2], strict=True)]
     return parts[0]
 
 

@@ -16,7 +16,8 @@ Knows pieces and their layout.  Must not know contractions or blocking.
 
 from __future__ import annotations
 
-from graphc.runtime.native.emit import Carried, Function, Module, Value, constant, i64, vector
+from graphc.runtime.native.emit import Carried, Function, Module
+from graphc.runtime.native.values import Value, constant, i64, vector
 
 PIECES = 3
 # (piece of A, piece of B), small products first; neighbours share an operand, so that registers are loaded once

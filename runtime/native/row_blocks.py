@@ -4,7 +4,7 @@ Summing up the lanes of one row is a chain of dependent shuffles, and a row's lo
 computation: where rows are short, they cost more than the row itself.  Here every row of a block leaves its lanes in scratch;
 a transposing tree joins them for all rows at once, lane i of the result belonging to row i; numbers of whole rows are computed
 from that in vectors, and the next level's rows read theirs back.  The lanes of a row are joined in the same pairs as
-`Folding.across_lanes` joins them, so a row's bits do not depend on its block.
+`loops.across_lanes` joins them, so a row's bits do not depend on its block.
 
 Knows the scratch of a block.  Must not know op names, buffers or how threads are made.
 """
@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING
 from graphc.ir import Node
 from graphc.plan import align
 
-from .elements import Action, Key, Scope, memory_type
-from .emit import SIZES, Value, i64, vector
-from .folds import BLOCK_LANES, INVARIANTS, Folding
+from .addresses import memory_type
+from .folds import BLOCK_LANES, INVARIANTS, Folding, numbers_bytes
 from .loops import State, Work
+from .recipes import Action, Key
+from .scopes import Scope
+from .values import SIZES, Value, i64, vector
 
 if TYPE_CHECKING:
     from .rows import Rows
@@ -40,7 +42,7 @@ class RowBlocks:
         self.numbers = self.w.f.offset(self.w.private, i64(most * BLOCK_LANES * SLOT), "i8")
         self.slots: dict[Node | Key, int] = {}
         self.lines = self.w.f.offset(self.numbers, i64((len(passes.all) + INVARIANTS) * SLOT), "i8")
-        self.line_bytes = align(8 * passes.reduced_count)
+        self.line_bytes = numbers_bytes(passes.reduced_count)
 
     def emit(self) -> None:
         """This thread's blocks."""
@@ -179,15 +181,11 @@ class RowBlocks:
         sides = []
         for side in (0, half):
             order = [s + side + i for s in starts for i in range(half)]
-            text = ", ".join(f"i32 {o}" for o in order)
-            sides.append([f.emit(f"shufflevector {x}, {x.type} {'poison' if b is None else b[i].name}, "
-                                 f"<{len(order)} x i32> <{text}>", vector(len(order), x.element)) for i, x in enumerate(a)])
+            sides.append([f.shuffle(x, order, None if b is None else b[i]) for i, x in enumerate(a)])
         return folding.combine(*sides)
 
     def widened(self, value: Value, lanes: int) -> Value:
         """A vector of one number per row of the block, with lanes that nobody reads behind."""
         if value.lanes == lanes:
             return value
-        order = ", ".join(f"i32 {i}" if i < value.lanes else "i32 poison" for i in range(lanes))
-        return self.w.f.emit(f"shufflevector {value}, {value.type} poison, <{lanes} x i32> <{order}>",
-                             vector(lanes, value.element))
+        return self.w.f.shuffle(value, [i if i < value.lanes else None for i in range(lanes)])

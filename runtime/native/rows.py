@@ -9,16 +9,29 @@ from collections.abc import Callable, Sequence
 from math import prod
 
 from graphc.index import Index
-from graphc.ir import Node
-from graphc.plan import align
 
 from .columns import emit_columns
-from .elements import Action, Key, Memory, Scope, row_major
-from .emit import Carried, Value, i64
-from .folds import KEPT_VALUES, SCRATCH_LIMIT, Chunks, Folding, Passes, Space, across_rows, block_rows, passes_of, row_chunks
+from .emit import Carried
+from .folds import (
+    KEPT_VALUES,
+    SCRATCH_LIMIT,
+    Chunks,
+    Folding,
+    Passes,
+    Space,
+    across_rows,
+    block_rows,
+    numbers_bytes,
+    passes_of,
+    row_chunks,
+)
 from .loops import State, Work, affine_in, bind, scalar_cost
+from .partials import Partials, Room, store_number
+from .recipes import Action, Key
 from .row_blocks import RowBlocks
+from .scopes import Scope
 from .tiles import quotient
+from .values import Value, i64
 
 EXPENSIVE = 8  # operations that are worth a trip through row scratch
 STRAIGHT = 4  # vectors of a row that stay in registers between levels
@@ -178,7 +191,7 @@ class Rows:
     def values_to_save(self) -> list[tuple[int, Key, int]]:
         """(pass that computes it, element, where in row scratch it is kept) of expensive values that a later pass reads."""
         e = self.w.elements
-        row_bytes = align(8 * self.passes.reduced_count)
+        row_bytes = numbers_bytes(self.passes.reduced_count)
         if len(self.roots) < 2 or KEPT_VALUES * row_bytes > 4 * SCRATCH_LIMIT:
             return []
         varying = self.outer.variables() | self.inner.variables()
@@ -212,77 +225,39 @@ class Rows:
     def emit_chunked(self, chunks: Chunks) -> None:
         """Chunks of rows to all threads; their partial results are joined by every thread for itself, in order."""
         w, f, e = self.w, self.w.f, self.w.elements
-        rows, length = self.passes.kept_count, self.passes.reduced_count
-        private = shared = 0
-        results: dict[Node, Memory] = {}
+        rows = self.passes.kept_count
+        shared, private = Room(f, w.shared), Room(f, w.private)
         for p, level in enumerate(self.passes.reductions):
             if not level and not self.passes.full[p]:
                 continue
             folding = self.folding(p)
-            pointers: list[Value] = []
-            for r in level:
-                for _ in r.types:
-                    pointers.append(f.offset(w.shared, i64(shared), "i8"))
-                    shared += align(8 * rows * chunks.count)
-            self.swept_chunks(p, folding, chunks, pointers, length)
+            partials = Partials(w, folding, shared, rows * chunks.count)
+            self.swept_chunks(p, chunks, partials)
             if not level:
                 continue
             w.meet()
-            for r in level:
-                results[r.node] = row_major(r.node, f.offset(w.private, i64(private), "i8"))
-                private += align(8 * rows)
-            self.join_chunks(folding, chunks, pointers, results)
-            for r in level:
-                del e.folded[r.node]
-                e.memory[r.node] = results[r.node]
-            e.steps.clear()
+            results = private.results(level, rows)
+            with f.loop(0, rows) as row:
+                first = f.mul(row, i64(chunks.count))
+                for node, value in partials.joined(chunks.count, 1, first).items():
+                    store_number(w, value, results[node], row)
+            self.space.settle(results)
             self.roots = [self.space.roots(q) for q in range(len(self.passes.reductions))]
         if self.passes.kept:
             with f.when(f.compare("icmp eq", w.threads.thread, i64(0))), f.loop(0, rows) as row, e.inside(
                     Scope(bind(self.k, row))):
                 self.store_kept()
 
-    def swept_chunks(self, p: int, folding: Folding, chunks: Chunks, pointers: list[Value], length: int) -> None:
-        w, f, e = self.w, self.w.f, self.w.elements
-
-        def body(state: State) -> State:
-            e.emit(self.roots[p])
-            new = folding.append(state, folding.lifted()) if folding.reductions else []
-            self.store_full(p)
-            return new
-
+    def swept_chunks(self, p: int, chunks: Chunks, partials: Partials) -> None:
+        w, f, e, folding = self.w, self.w.f, self.w.elements, partials.folding
+        length = self.passes.reduced_count
         with f.loop(*w.share(self.passes.kept_count * chunks.count)) as item:
             row, chunk = quotient(f, item, chunks.count)
             low = f.mul(chunk, i64(chunks.size))
             high = f.minimum(f.add(low, i64(chunks.size)), i64(length))
             with e.inside(Scope(bind(self.k, row))):
                 e.hoist(self.roots[p])
-                states = w.sweep(self.inner, low, high, self.costs[p], body, folding.initial,
+                states = w.sweep(self.inner, low, high, self.costs[p], self.body(p, folding, ()), folding.initial,
                                  aligned=length % e.lanes == 0 and chunks.size % e.lanes == 0)
                 if folding.reductions:
-                    for value, pointer in zip(folding.finish(states), pointers, strict=True):
-                        self.store_part(value, pointer, item)
-
-    def store_part(self, value: Value, pointer: Value, place: Value) -> None:
-        f = self.w.f
-        if value.type == "i1":
-            value = f.convert("zext", value, "i8")
-        f.store(value, f.offset(pointer, place, value.type))
-
-    def load_part(self, type_: str, pointer: Value, place: Value) -> Value:
-        f = self.w.f
-        if type_ == "i1":
-            return f.compare("icmp ne", f.load(f.offset(pointer, place, "i8"), "i8"), Value("0", "i8"))
-        return f.load(f.offset(pointer, place, type_), type_)
-
-    def join_chunks(self, folding: Folding, chunks: Chunks, pointers: list[Value], results: dict[Node, Memory]) -> None:
-        f = self.w.f
-        types = [t for r in folding.reductions for t in r.types]
-        with f.loop(0, self.passes.kept_count) as row:
-            carried = Carried(folding.initial(0))
-            first = f.mul(row, i64(chunks.count))
-            with f.loop(0, chunks.count, 1, carried) as chunk:
-                part = [self.load_part(t, p, f.add(first, chunk)) for t, p in zip(types, pointers, strict=True)]
-                carried.next = folding.combine(carried.values, part)
-            for node, value in folding.results(carried.results).items():
-                self.store_part(value, results[node].pointer, row)
+                    partials.store(folding.finish(states), item)

@@ -13,10 +13,13 @@ from graphc.index import Index, linear, unravel
 from graphc.ir import Node
 from graphc.op import Kind
 
-from .elements import LLVM, Key, LoweringError, Scope
-from .emit import Carried, Value, constant, i64, vector
+from .addresses import LLVM
+from .emit import Carried
 from .loops import LINE, State, Work, bind, output_key
+from .recipes import Key
+from .scopes import LoweringError, Scope
 from .tiles import share
+from .values import Value, constant, i64, vector
 
 LEAST_LINE = 4  # elements of a line that are worth a vector
 LEAST_LINE_BYTES = 64  # of a line that is added as a whole
@@ -35,7 +38,6 @@ def emit_prefix(w: Work) -> None:
         raise LoweringError(f"{kernel!r}: one running fold is needed, there are {len(nodes)}")
     node = nodes[0]
     axis, reverse, fold = node.attributes["axis"], node.attributes["reverse"], node.op.fold
-    assert fold is not None
     dtype = node.inputs[0].dtype
     size = space[axis]
     outer_count, inner_count = prod(space[:axis]), prod(space[axis + 1:])
@@ -89,7 +91,6 @@ class Along:
         self.w, self.node, self.outer, self.step = w, node, outer, step
         self.position, self.operand, self.roots = position, operand, roots
         self.outputs = list(enumerate(w.kernel.body.outputs))
-        assert node.op.fold is not None
         self.fold = node.op.fold
         dtype = node.inputs[0].dtype
         self.type, self.neutral = LLVM[self.fold.state_dtypes(dtype)[0]], self.fold.identity(dtype)[0]
@@ -142,12 +143,10 @@ class Along:
         neutral = constant(self.neutral, own.type)
         distance = 1
         while distance < lanes:
-            order = ", ".join(f"i32 {i + lanes - distance}" if i >= distance else f"i32 {i}" for i in range(lanes))
-            before = f.emit(f"shufflevector {neutral}, {own.type} {own.name}, <{lanes} x i32> <{order}>", own.type)
+            before = f.shuffle(neutral, [i + lanes - distance if i >= distance else i for i in range(lanes)], own)
             own = self.combine(before, own)
             distance *= 2
-        last = ", ".join([f"i32 {lanes - 1}"] * lanes)
-        total = f.emit(f"shufflevector {own}, {own.type} poison, <{lanes} x i32> <{last}>", own.type)
+        total = f.shuffle(own, [lanes - 1] * lanes)
         self.stored(carry, own)
         return self.combine(carry, total)
 

@@ -17,16 +17,19 @@ from math import prod
 from graphc.index import Index, linear, unravel
 from graphc.ir import Node
 from graphc.op import Kind
-from graphc.plan import Kernel, align
+from graphc.plan import Kernel
 
+from .addresses import Memory
 from .contract import Contraction, Tile, tile_parts
-from .elements import LoweringError, Memory, Scope
-from .emit import Carried, Function, Value, constant, i64, vector
+from .emit import Carried, Function
 from .epilogues import Epilogue, computed_operands, contraction_node, contraction_of
-from .folds import Folding, Reduction, passes_of, reduction_of, reduction_scratch
+from .folds import Folding, Reduction, numbers_bytes, passes_of, reduction_of, reduction_scratch
 from .loops import LINE, MODERATE, State, Work, bind
+from .partials import Partials, Room
 from .rows import Rows
+from .scopes import LoweringError, Scope
 from .target import Target
+from .values import Value, i64
 
 ABREAST = 4  # vectors of a tile whose states stay in registers together
 
@@ -89,7 +92,7 @@ def fold_scratch(kernel: Kernel, target: Target) -> tuple[int, int]:
     parts = parts_of(c, target, computed_operands(contraction_node(kernel)))
     states = sum(len(r.types) for r in folds.columns)
     totals = sum(len(r.types) for r in folds.totals)
-    return 0, states * align(8 * parts.of_column * prod(c.n)) + totals * align(8 * parts.of_total)
+    return 0, states * numbers_bytes(parts.of_column * prod(c.n)) + totals * numbers_bytes(parts.of_total)
 
 
 class FoldingEpilogue(Epilogue):
@@ -103,15 +106,9 @@ class FoldingEpilogue(Epilogue):
         self.columns = Folding(w, self.folds.columns, [keys[r] for r in self.folds.columns], row_position)
         self.totals = Folding(w, self.folds.totals, [keys[r] for r in self.folds.totals], self.position)
         self.parts = parts_of(c, w.target, computed_operands(node))
-        self.column_parts: list[Value] = []
-        self.total_parts: list[Value] = []
-        offset = 0
-        for folding, pointers, count in ((self.columns, self.column_parts, self.parts.of_column * prod(c.n)),
-                                         (self.totals, self.total_parts, self.parts.of_total)):
-            for r in folding.reductions:
-                for _ in r.types:
-                    pointers.append(w.f.offset(w.shared, i64(offset), "i8"))
-                    offset += align(8 * count)
+        room = Room(w.f, w.shared)
+        self.column_parts = Partials(w, self.columns, room, self.parts.of_column * prod(c.n))
+        self.total_parts = Partials(w, self.totals, room, self.parts.of_total)
 
     def finish(self, f: Function, tile: Tile) -> None:
         """Vectors of columns, one after the other, each down all rows of the tile."""
@@ -137,8 +134,7 @@ class FoldingEpilogue(Epilogue):
                                      lambda state: self.down(f, tile, part, state), self.totals.initial, aligned=aligned)
             if self.totals.reductions:
                 place = f.add(f.mul(part, i64(self.parts.columns)), tile.column_part)
-                for value, pointer in zip(self.totals.finish(states), self.total_parts, strict=True):
-                    store_state(w, value, pointer, place)
+                self.total_parts.store(self.totals.finish(states), place)
         del e.memory[self.node]
 
     def across(self, f: Function, tile: Tile, part: Value, vectors: int) -> list[State]:
@@ -166,9 +162,7 @@ class FoldingEpilogue(Epilogue):
             carried.next = new
         for v, scope in enumerate(scopes):
             with e.inside(scope):
-                for i, pointer in enumerate(self.column_parts):
-                    place = f.add(f.mul(part, i64(prod(self.c.n))), e.first(self.column))
-                    store_state(w, carried.results[v * size + i], pointer, place)
+                self.store_columns(carried.results[v * size:v * size + cut], part)
         return [carried.results[v * size + cut:(v + 1) * size] for v in range(vectors)]
 
     def down(self, f: Function, tile: Tile, part: Value, state: State) -> State:
@@ -180,10 +174,14 @@ class FoldingEpilogue(Epilogue):
         with f.loop(i64(0), tile.rows, 1, carried) as r, e.inside(Scope(bind(self.row, f.add(tile.i0, r)))):
             carried.next = self.one(carried.values)
         done = carried.results if carried.values else []
-        for value, pointer in zip(done[:len(own)], self.column_parts, strict=True):
-            place = f.add(f.mul(part, i64(prod(self.c.n))), e.first(self.column))
-            store_state(self.w, value, pointer, place)
+        self.store_columns(done[:len(own)], part)
         return done[len(own):]
+
+    def store_columns(self, state: State, part: Value) -> None:
+        """The columns' own states over the rows of one tile."""
+        if state:
+            f, e = self.w.f, self.w.elements
+            self.column_parts.store(state, f.add(f.mul(part, i64(prod(self.c.n))), e.first(self.column)))
 
     def one(self, state: State) -> State:
         """One vector of elements."""
@@ -213,7 +211,7 @@ class FoldingEpilogue(Epilogue):
                 e.hoist(keys)
 
                 def body(state: State) -> State:
-                    self.join(self.columns, self.column_parts, self.parts.of_column, count, e.first(kept))
+                    e.scopes[-1].values.update(self.column_parts.joined(self.parts.of_column, count, e.first(kept)))
                     w.store_all(mine, keys, kept)
                     return state
 
@@ -222,7 +220,7 @@ class FoldingEpilogue(Epilogue):
             mine = [(i, n) for i, n in outputs if int(n.type.size) == 1]
             with f.when(f.compare("icmp eq", w.threads.thread, i64(0))), e.inside(Scope()):
                 keys = self.expect(self.totals, Index((), 0), mine)
-                self.join(self.totals, self.total_parts, self.parts.of_total, 1, i64(0))
+                e.scopes[-1].values.update(self.total_parts.joined(self.parts.of_total, 1, i64(0)))
                 w.store_all(mine, keys, Index((), 0))
 
     def expect(self, folding: Folding, place: Index, outputs: Sequence[tuple[int, Node]]) -> list:
@@ -232,38 +230,6 @@ class FoldingEpilogue(Epilogue):
         for r in folding.reductions:
             e.folded[r.node] = place
         return [e.key(n, unravel(place, n.shape)) for _, n in outputs]
-
-    def join(self, folding: Folding, pointers: Sequence[Value], parts: int, stride: int, first: Value) -> None:
-        """Makes the folds' results known in the current scope."""
-        w, f, e = self.w, self.w.f, self.w.elements
-        types = [t for r in folding.reductions for t in r.types]
-        carried = Carried(folding.initial(e.lanes if e.lane is not None else 0))
-        with f.loop(0, parts, 1, carried) as part:
-            place = f.add(f.mul(part, i64(stride)), first)
-            read = [load_state(w, t, pointer, place) for t, pointer in zip(types, pointers, strict=True)]
-            carried.next = folding.combine(carried.values, read)
-        e.scopes[-1].values.update(folding.results(carried.results))
-
-
-def store_state(w: Work, value: Value, pointer: Value, place: Value) -> None:
-    """Stores a scalar state, or a vector of them side by side, in the lanes that exist."""
-    f, mask = w.f, w.elements.mask
-    if value.element == "i1":
-        value = f.convert("zext", value, "i8")
-    address = f.offset(pointer, place, value.element)
-    if value.lanes and mask is not None:
-        f.masked_store(value, address, mask)
-    else:
-        f.store(value, address)
-
-
-def load_state(w: Work, type_: str, pointer: Value, place: Value) -> Value:
-    f, e = w.f, w.elements
-    memory = "i8" if type_ == "i1" else type_
-    address = f.offset(pointer, place, memory)
-    wide = vector(e.lanes if e.lane is not None else 0, memory)
-    value = f.masked_load(address, wide, e.mask) if e.lane is not None and e.mask is not None else f.load(address, wide)
-    return f.compare("icmp ne", value, constant(0, value.type)) if type_ == "i1" else value
 
 
 class RowEpilogue:

@@ -15,10 +15,12 @@ from math import prod
 
 from graphc.index import Index, linear, unravel, variables_for
 
-from .elements import Action, Elements, Key, Scope
-from .emit import Value, i64, vector
+from .elements import Elements
 from .loops import LINE, State, Work, bind, output_key
+from .recipes import Action, Key
+from .scopes import Scope
 from .sharing import maximum
+from .values import Value, i64
 
 MOST_CODE = 600  # instructions of a tile
 FEW_TILES = 16  # rows of tiles that are too few to be shared among threads
@@ -158,10 +160,6 @@ class Tiles:
                 a, b = rows[i], rows[i + distance]
                 upper = [j if not j & distance else lanes + j - distance for j in range(lanes)]
                 lower = [j + distance if not j & distance else lanes + j for j in range(lanes)]
-                rows[i], rows[i + distance] = (self.shuffled(a, b, order) for order in (upper, lower))
+                rows[i], rows[i + distance] = (self.w.f.shuffle(a, order, b) for order in (upper, lower))
             distance //= 2
         return rows
-
-    def shuffled(self, a: Value, b: Value, order: list[int]) -> Value:
-        text = ", ".join(f"i32 {o}" for o in order)
-        return self.w.f.emit(f"shufflevector {a}, {b}, <{len(order)} x i32> <{text}>", vector(len(order), a.element))

@@ -187,7 +187,7 @@ def emit_unrolled_run(f: Function, graph: Graph, count: Value, inputs: Callable[
 
     inputs, outputs and cells give addresses; those of inputs and outputs may move with the step.
     """
-    sources = {n.attributes["cell"]: n for n in graph.nodes if "cell" in n.attributes and n.op.numpy is None}
+    sources = {n.attributes["cell"]: n for n in graph.nodes if n.op.is_given and "cell" in n.attributes}
     updated = [cell for cell, _ in graph.updates]
     loader = Unroller(f)
     held = {cell: loader.load(cells(cell), node.shape, node.dtype.name) for cell, node in sources.items()}

@@ -12,8 +12,8 @@ from graphc.runtime.native import math_exponential as exponential
 from graphc.runtime.native import math_power as powers
 from graphc.runtime.native import math_special as special
 from graphc.runtime.native import math_trigonometric as trigonometric
-from graphc.runtime.native.emit import Value, mangled
 from graphc.runtime.native.math_arithmetic import Arithmetic
+from graphc.runtime.native.values import Value, mangled
 
 # Greatest error in units in the last place, (float32, float64), over all arguments whose result is finite and not
 # denormal; of sin, cos and tan for |x| <= 2**40 (see math_trigonometric.reduce_quadrant for what follows).

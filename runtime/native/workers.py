@@ -25,8 +25,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from graphc.runtime.native.denormals import architecture
-from graphc.runtime.native.emit import Function, Module, Value, constant, i64
+from graphc.runtime.native.emit import Function, Module
 from graphc.runtime.native.target import Target
+from graphc.runtime.native.values import Value, constant, i64
 
 ARRIVED, PHASE, CANCELLED, CANCEL, YIELD, SPINS, BARRIER_BYTES = 0, 64, 72, 128, 192, 200, 256
 BUSY, PENDING, STATUS, LIMIT, WORKERS, POST, CORE = 0, 64, 72, 192, 200, 208, 216

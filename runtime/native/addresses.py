@@ -1,0 +1,160 @@
+"""Elements in memory at symbolic places: addresses, loads and stores.
+
+Knows where a node's elements lie, and what of a vector's lanes lies side by side, backwards, in strides, or anywhere; what
+no lane asks for is never touched.  Must not know ops, or how an element that is not in memory comes to be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from graphc.index import Index, linear
+from graphc.ir import Node
+
+from .indices import GuardKey, Indices
+from .values import Value, constant, vector
+
+LLVM = {"float32": "float", "float64": "double", "int32": "i32", "int64": "i64", "bool": "i1"}
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Where a node's elements lie: element `place(indices)` of an array of the node's dtype."""
+
+    pointer: Value
+    place: Callable[[tuple[Index, ...]], Index]
+    size: int
+
+
+def row_major(node: Node, pointer: Value) -> Memory:
+    shape = node.shape
+    return Memory(pointer, lambda indices: linear(indices, shape), int(node.type.size))
+
+
+def memory_type(node: Node) -> str:
+    """The LLVM type of an element in memory: bools are bytes."""
+    return "i8" if node.dtype.is_bool else LLVM[node.dtype.name]
+
+
+class Addresses(Indices):
+    """Emits loads and stores at the end of the function's current block."""
+
+    def address(self, node: Node, pointer: Value, place: Index) -> Value:
+        """The address of an element at a scalar place, built up scope by scope so that outer parts are shared."""
+        key = ("address", pointer.name, place)
+        known = self.recall(key)
+        if known is not None:
+            return known
+        scalar = memory_type(node)
+        if not place.terms:
+            if not place.constant:
+                return pointer
+            return self.remember(key, self.f.emit(f"getelementptr {scalar}, {pointer}, i64 {place.constant}", "ptr"))
+        depths = [self.depth(t) for t, _ in place.terms]
+        deepest = max(depths)
+        inner = Index(tuple(t for t, d in zip(place.terms, depths, strict=True) if d == deepest), 0)
+        outer = Index(tuple(t for t, d in zip(place.terms, depths, strict=True) if d != deepest), place.constant)
+        base = self.address(node, pointer, outer)
+        offset = self.first(inner)
+        if offset.number == 0:
+            return base
+        return self.remember(key, self.f.emit(f"getelementptr {scalar}, {base}, {offset}", "ptr"))
+
+    def lane_mask(self, guard: GuardKey) -> Value | None:
+        """The lanes that exist and where the guard holds; None for all."""
+        mask = self.mask
+        if not guard:
+            return mask
+        condition = self.broadcast(self.holds(guard))
+        if mask is None:
+            return condition
+        key = ("mask", guard)
+        known = self.recall(key)
+        if known is not None:
+            return known
+        return self.remember(key, self.f.emit(f"and {mask.type} {mask.name}, {condition.name}", mask.type))
+
+    def load(self, node: Node, pointer: Value, place: Index, guard: GuardKey, size: int = 1) -> Value:
+        """An element in memory; never touches what no lane asks for."""
+        scalar = memory_type(node)
+        if size == 0:
+            return constant(0, LLVM[node.dtype.name])
+        if not self.is_vector(place):
+            value = self.f.load(self._safe_address(node, pointer, place, guard, size), scalar)
+        else:
+            value = self._load_vector(node, pointer, place, guard)
+        if node.dtype.is_bool:
+            return self.f.compare("icmp ne", value, constant(0, value.type))
+        return value
+
+    def _safe_address(self, node: Node, pointer: Value, place: Index, guard: GuardKey, size: int) -> Value:
+        low, high = place.range
+        if not guard or (low >= 0 and high < size):
+            return self.address(node, pointer, place)
+        offset = self.index(place)
+        inside = self.f.compare("icmp ult", offset, Value(str(size), "i64"))
+        return self.f.offset(pointer, self.f.select(inside, offset, Value("0", "i64")), memory_type(node))
+
+    def lane_factor(self, place: Index) -> int | None:
+        """How far apart neighbouring lanes are; None where that is not one number."""
+        lane = self.lane
+        for variable in place.variables():
+            value = self.bound(variable)
+            if variable != lane and value is not None and value.lanes:
+                return None
+        return place.factor(lane) if lane is not None else 0
+
+    def _load_vector(self, node: Node, pointer: Value, place: Index, guard: GuardKey) -> Value:
+        scalar = memory_type(node)
+        type_ = vector(self.lanes, scalar)
+        mask = self.lane_mask(guard)
+        factor = self.lane_factor(place)
+        if factor is None:
+            return self.f.gather(pointer, self.index(place), scalar, mask)
+        start = self.address(node, pointer, place)
+        if factor == 1:
+            return self.f.load(start, type_) if mask is None else self.f.masked_load(start, type_, mask)
+        if factor == -1:
+            start = self.f.emit(f"getelementptr {scalar}, {start}, i64 {1 - self.lanes}", "ptr")
+            loaded = (self.f.load(start, type_) if mask is None
+                      else self.f.masked_load(start, type_, self.reverse(mask)))
+            return self.reverse(loaded)
+        return self.f.gather(start, self._strides(factor), scalar, mask)
+
+    def reverse(self, value: Value) -> Value:
+        return self.f.shuffle(value, range(self.lanes)[::-1])
+
+    def _strides(self, factor: int) -> Value:
+        scalar = "i32" if abs(factor) * self.lanes < 1 << 31 else "i64"
+        numbers = ", ".join(f"{scalar} {i * factor}" for i in range(self.lanes))
+        return Value(f"<{numbers}>", vector(self.lanes, scalar))
+
+    def store(self, node: Node, value: Value, pointer: Value, place: Index) -> None:
+        """Writes an element; with a lane variable the lanes that exist, side by side or scattered."""
+        if value.element == "i1":
+            value = self.f.convert("zext", value, "i8")
+        if not self.is_vector(place):
+            self.f.store(value, self.address(node, pointer, place))
+            return
+        value, mask = self.broadcast(value), self.mask
+        factor = self.lane_factor(place)
+        if factor == 1:
+            start = self.address(node, pointer, place)
+            if mask is None:
+                self.f.store(value, start)
+            else:
+                self.f.masked_store(value, start, mask)
+            return
+        if factor == -1:
+            start = self.address(node, pointer, place)
+            start = self.f.emit(f"getelementptr {value.element}, {start}, i64 {1 - self.lanes}", "ptr")
+            if mask is None:
+                self.f.store(self.reverse(value), start)
+            else:
+                self.f.masked_store(self.reverse(value), start, self.reverse(mask))
+            return
+        if factor is None:
+            self.f.scatter(value, pointer, self.index(place), mask)
+        else:
+            self.f.scatter(value, self.address(node, pointer, place), self._strides(factor), mask)

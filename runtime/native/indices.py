@@ -1,0 +1,167 @@
+"""Index expressions as LLVM code.
+
+One loop variable may be the *lane* variable: what depends on it is a vector whose lane i belongs to the variable's value
+plus i; everything else stays scalar until a vector meets it.  Knows index expressions, guards and scopes; each value is
+emitted once per scope.  Must not know nodes or memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from graphc.index import Divided, Index, Term, Variable
+
+from .emit import Function
+from .scopes import LoweringError, Scopes
+from .values import Value, constant, lane_numbers, vector
+
+GuardKey = tuple[tuple[Index, int, int], ...]
+
+
+class Indices(Scopes):
+    """Emits the values of indices and guards at the end of the function's current block.
+
+    lanes    of a vector; meaningful while a scope binds a lane variable
+    """
+
+    def __init__(self, f: Function, lanes: int) -> None:
+        super().__init__()
+        self.f, self.lanes = f, lanes
+
+    # -- scalars and vectors -----------------------------------------------------------------------------------
+
+    def select(self, condition: Value, a: Value, b: Value) -> Value:
+        condition, a, b = self.aligned([condition, a, b])
+        return self.f.select(condition, a, b)
+
+    def aligned(self, values: Sequence[Value]) -> list[Value]:
+        """The values with scalars broadcast where one of them is a vector."""
+        if all(v.lanes for v in values) or not any(v.lanes for v in values):
+            return list(values)
+        return [v if v.lanes else self.broadcast(v) for v in values]
+
+    def broadcast(self, value: Value) -> Value:
+        """A scalar in every lane, once per scope."""
+        if value.lanes:
+            return value
+        key = ("broadcast", value.name, value.type)
+        known = self.recall(key)
+        return known if known is not None else self.remember(key, self.f.broadcast(value, self.lanes))
+
+    # -- indices -----------------------------------------------------------------------------------------------
+
+    def is_vector(self, index: Index) -> bool:
+        lane = self.lane
+        for variable in index.variables():
+            if variable == lane:
+                return True
+            value = self.bound(variable)
+            if value is not None and value.lanes:
+                return True
+        return False
+
+    def index(self, index: Index) -> Value:
+        """The value of an index: i64, or a vector of i32 (where all parts fit) or i64."""
+        key = ("index", index)
+        known = self.recall(key)
+        if known is not None:
+            return known
+        if not self.is_vector(index):
+            return self.first(index)
+        scalar = "i32" if _fits(index) else "i64"
+        return self.remember(key, self._vector_index(index, scalar))
+
+    def first(self, index: Index) -> Value:
+        """The value of an index in lane 0, as i64."""
+        key = ("first", index)
+        known = self.recall(key)
+        if known is not None:
+            return known
+        total = Value("0", "i64")
+        for term, factor in index.terms:
+            total = self.f.add(total, self.f.mul(self._term(term, ""), Value(str(factor), "i64")))
+        return self.remember(key, self.f.add(total, Value(str(index.constant), "i64")))
+
+    def _vector_index(self, index: Index, scalar: str) -> Value:
+        type_ = vector(self.lanes, scalar)
+        still = Index(tuple((t, f) for t, f in index.terms if not self.is_vector(Index.of(t))), index.constant)
+        total: Value | None = None
+        if still.terms:
+            base = self.index(still)
+            total = self.broadcast(self.f.convert("trunc", base, scalar) if scalar != "i64" else base)
+        elif still.constant:
+            total = constant(still.constant, type_)
+        for term, factor in index.terms:
+            if not self.is_vector(Index.of(term)):
+                continue
+            part = self._term(term, scalar)
+            if factor != 1:
+                part = self.f.emit(f"mul {type_} {part.name}, {constant(factor, type_).name}", type_)
+            total = part if total is None else self.f.emit(f"add {type_} {total.name}, {part.name}", type_)
+        assert total is not None
+        return total
+
+    def _term(self, term: Term, scalar: str) -> Value:
+        """A term's value: i64 for an empty `scalar`, else a vector of it."""
+        if isinstance(term, Variable):
+            value = self.bound(term)
+            if value is None:
+                raise LoweringError(f"the variable {term} is not bound")
+            if not scalar:
+                return value
+            if value.lanes:
+                return value if value.element == scalar else self.f.convert("trunc", value, scalar)
+            known = self.recall(("lanes", term, scalar))
+            if known is not None:
+                return known
+            base = self.broadcast(self.f.convert("trunc", value, scalar) if scalar != "i64" else value)
+            result = self.f.emit(f"add {base.type} {base.name}, {lane_numbers(self.lanes, scalar).name}", base.type)
+            return self.remember(("lanes", term, scalar), result)
+        value = self._vector_index(term.of, scalar) if scalar else self.first(term.of)
+        shift = -(-max(0, -term.of.range[0]) // term.by)  # whole periods that make it non-negative
+        by = constant(term.by, value.type)
+        if shift:
+            value = self.f.emit(f"add {value.type} {value.name}, {constant(shift * term.by, value.type).name}", value.type)
+        if isinstance(term, Divided):
+            if value.number is not None:
+                return Value(str(value.number // term.by - shift), "i64")
+            result = self.f.emit(f"udiv {value.type} {value.name}, {by.name}", value.type)
+            if shift:
+                result = self.f.emit(f"sub {value.type} {result.name}, {constant(shift, value.type).name}", value.type)
+            return result
+        if value.number is not None:
+            return Value(str(value.number % term.by), "i64")
+        return self.f.emit(f"urem {value.type} {value.name}, {by.name}", value.type)
+
+    def holds(self, guard: GuardKey) -> Value:
+        """Whether all conditions hold: i1, or a vector of it."""
+        key = ("holds", guard)
+        known = self.recall(key)
+        if known is not None:
+            return known
+        total: Value | None = None
+        for index, low, high in guard:
+            value = self.index(index)
+            if low:
+                value = self.f.emit(f"sub {value.type} {value.name}, {constant(low, value.type).name}", value.type)
+            test = self.f.compare("icmp ult", value, constant(high - low, value.type))
+            if total is not None:
+                total, test = self.aligned([total, test])
+                test = self.f.emit(f"and {test.type} {total.name}, {test.name}", test.type)
+            total = test
+        return self.remember(key, total or Value("true", "i1"))
+
+
+def _fits(index: Index) -> bool:
+    """Whether every intermediate result fits 32 bits."""
+    limit = 1 << 30
+    low, high = index.range
+    if low < -limit or high > limit or abs(index.constant) > limit:
+        return False
+    for term, factor in index.terms:
+        a, b = term.range()
+        if max(abs(a * factor), abs(b * factor)) > limit:
+            return False
+        if not isinstance(term, Variable) and (not _fits(term.of) or term.by > limit):
+            return False
+    return True

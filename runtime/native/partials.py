@@ -1,0 +1,77 @@
+"""Partial states of folds in scratch memory: whoever folds a part leaves its state, and the states are joined in order.
+
+Knows how a level's states lie there.  Must not know how a space is cut into parts, or who folds which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from graphc.ir import Node
+
+from .emit import Carried, Function
+from .folds import Folding, Reduction, numbers_bytes
+from .loops import State, Work
+from .values import Value, constant, i64, vector
+
+
+class Room:
+    """Scratch memory that is given out array by array."""
+
+    def __init__(self, f: Function, pointer: Value) -> None:
+        self.f, self.pointer, self.used = f, pointer, 0
+
+    def take(self, count: int) -> Value:
+        """The address of an array of `count` numbers of any type."""
+        start = self.f.offset(self.pointer, i64(self.used), "i8")
+        self.used += numbers_bytes(count)
+        return start
+
+    def results(self, reductions: Sequence[Reduction], count: int) -> dict[Node, Value]:
+        """An array of `count` results for each fold."""
+        return {r.node: self.take(count) for r in reductions}
+
+
+class Partials:
+    """`count` states of one level of folds: an array for each component."""
+
+    def __init__(self, w: Work, folding: Folding, room: Room, count: int) -> None:
+        self.w, self.folding = w, folding
+        self.pointers = [room.take(count) for _ in folding.types]
+
+    def store(self, state: State, place: Value) -> None:
+        """A state, or a vector of them side by side, in the lanes that exist."""
+        for value, pointer in zip(state, self.pointers, strict=True):
+            store_number(self.w, value, pointer, place)
+
+    def joined(self, parts: int, stride: int, first: Value) -> dict[Node, Value]:
+        """The folds' results from so many states, `stride` apart, in order; as many side by side as there are lanes."""
+        w, f, e, folding = self.w, self.w.f, self.w.elements, self.folding
+        carried = Carried(folding.initial(e.lanes if e.lane is not None else 0))
+        with f.loop(0, parts, 1, carried) as part:
+            place = f.add(f.mul(part, i64(stride)), first)
+            read = [load_number(w, t, pointer, place) for t, pointer in zip(folding.types, self.pointers, strict=True)]
+            carried.next = folding.combine(carried.values, read)
+        return folding.results(carried.results)
+
+
+def store_number(w: Work, value: Value, pointer: Value, place: Value) -> None:
+    """Stores a number, or a vector of them side by side, in the lanes that exist; bools are bytes."""
+    f, mask = w.f, w.elements.mask
+    if value.element == "i1":
+        value = f.convert("zext", value, "i8")
+    address = f.offset(pointer, place, value.element)
+    if value.lanes and mask is not None:
+        f.masked_store(value, address, mask)
+    else:
+        f.store(value, address)
+
+
+def load_number(w: Work, type_: str, pointer: Value, place: Value) -> Value:
+    """What `store_number` stored: a vector where there are lanes."""
+    f, e = w.f, w.elements
+    memory = "i8" if type_ == "i1" else type_
+    address = f.offset(pointer, place, memory)
+    wide = vector(e.lanes if e.lane is not None else 0, memory)
+    value = f.masked_load(address, wide, e.mask) if e.lane is not None and e.mask is not None else f.load(address, wide)
+    return f.compare("icmp ne", value, constant(0, value.type)) if type_ == "i1" else value
