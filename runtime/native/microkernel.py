@@ -100,14 +100,8 @@ def tile_function(module: Module, target: Target, kernel: MicroKernel) -> str:
     a, b, start, start_stride, out, out_stride, count, accumulate, tail, a_table, b_table, streams = f.parameters
     mask = f.lane_mask(tail, tile.lanes) if kernel.masked else None
     walk = Walk(f, target, kernel, a, b, a_table, b_table, count, mask)
-    state = walk.first()
-    if kernel.streams:
-        state = walk.beside_streams(state, streams)
-    sums = Carried(state)
-    with f.repeat(sums):
-        sums.next = walk.step(sums.values)
-        sums.again = walk.goes_on(sums.next, walk.end)
-    write_sums(f, kernel, walk.sums(sums.results), accumulate, start, start_stride, out, out_stride, mask)
+    sums = walk.all_beside(streams) if kernel.streams else walk.all()
+    write_sums(f, kernel, sums, accumulate, start, start_stride, out, out_stride, mask)
     return name
 
 
@@ -149,33 +143,36 @@ class Walk:
         """Whether the state's guide is not yet at `end`."""
         return self.f.compare("icmp ne", state[2 if self.guide is None else self.guide], end)
 
-    def beside_streams(self, state: list[Value], streams: Value) -> list[Value]:
-        """The first k, while the streams are fetched, every so many k a row; at least one k is left."""
+    def all(self) -> list[Value]:
+        """The sums over every k."""
+        sums = Carried(self.first())
+        with self.f.repeat(sums):
+            sums.next = self.step(sums.values)
+            sums.again = self.goes_on(sums.next, self.end)
+        return self.sums(sums.results)
+
+    def all_beside(self, streams: Value) -> list[Value]:
+        """The sums over every k; a row of each stream is fetched before every few of the first k."""
         f, kernel = self.f, self.kernel
-        rows = f.minimum(f.binary("udiv", f.sub(self.count, i64(1)), i64(SPACING)), i64(kernel.tile.rows))
-        begin, joined, alone = f.label("beside"), f.label("joined"), f.current
         pairs = [(f.load(f.offset(streams, i64(2 * s), "i64"), "ptr"), f.load(f.offset(streams, i64(2 * s + 1), "i64"), "i64"))
                  for s in range(kernel.streams)]
-        f.branch_if(f.compare("icmp sgt", rows, i64(0)), begin, joined)
-        f.block(begin)
-        outer = Carried([i64(0), *(address for address, _ in pairs), *state])
+        last = f.minimum(f.binary("udiv", f.sub(self.count, i64(1)), i64(SPACING)), i64(kernel.tile.rows - 1))
+        outer = Carried([i64(0), *(address for address, _ in pairs), *self.first()])
         with f.repeat(outer):
-            row, lines, now = outer.values[0], outer.values[1:1 + len(pairs)], outer.values[1 + len(pairs):]
+            row, lines, state = outer.values[0], outer.values[1:1 + len(pairs)], outer.values[1 + len(pairs):]
             for line in lines:
                 for start in range(0, kernel.tile.columns * SIZES[kernel.tile.dtype], CACHE_LINE):
                     f.prefetch(f.offset(line, i64(start), "i8"), write=True)
-            stop = self.after(now, i64(SPACING))
-            inner = Carried(now)
+            more = f.compare("icmp slt", row, last)
+            stop = f.select(more, self.after(state, i64(SPACING)), self.end)
+            inner = Carried(state)
             with f.repeat(inner):
                 inner.next = self.step(inner.values)
                 inner.again = self.goes_on(inner.next, stop)
             outer.next = [f.add(row, i64(1)), *(f.offset(line, stride, "i8") for line, (_, stride) in
                                                 zip(lines, pairs, strict=True)), *inner.results]
-            outer.again = f.compare("icmp slt", outer.next[0], rows)
-        done = f.current
-        f.branch(joined)
-        f.block(joined)
-        return f.either(state, alone, outer.results[1 + len(pairs):], done)
+            outer.again = more
+        return self.sums(outer.results[1 + len(pairs):])
 
 
 def rows_in_memory(target: Target, tile: TileShape) -> range:
