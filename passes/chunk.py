@@ -50,20 +50,22 @@ def build(split: Split, wanted: Sequence[Node]) -> Graph:
 
 
 def make_scan(split: Split, wanted: Sequence[Node]) -> Node:
-    """The loop over chunks, which reads the number of the chunk, parts of what is given, and other tensors as a whole."""
+    """The loop over chunks, which reads parts of what is given, other tensors as a whole, and where it counts its number."""
     order = order_of_parts(split, wanted)
     sequences = {node: split.part_type(node, split.inside[node]) for node in order if split.parts[node].given}
     captures = {i: i.type for node in order for i, cut in zip(split.parts[node].operands, split.parts[node].cut, strict=True)
                 if not cut and not is_embedded(i)}
     number = formal(0, TensorType(int64, ()))
-    given = [formal(k, type_) for k, type_ in enumerate((*sequences.values(), *captures.values()), 1)]
+    counts = [n for n in order if n.op.kind is Kind.SOURCE and n not in sequences]
+    numbers = [number] if any(is_counted(split, n) for n in counts) else []
+    given = [formal(k, type_) for k, type_ in enumerate((*sequences.values(), *captures.values()), len(numbers))]
     new = dict(zip(sequences, given, strict=False))
-    new.update({n: counted(split, n, number) for n in order if n.op.kind is Kind.SOURCE and n not in sequences})
+    new.update({n: counted(split, n, number) for n in counts})
     compute_parts(split, wanted, new, dict(zip(captures, given[len(sequences):], strict=True)))
-    operands = [constant(np.arange(split.count, dtype=np.int64)).node,
+    operands = [*(constant(np.arange(split.count, dtype=np.int64)).node for _ in numbers),
                 *(as_sequence(split, n) for n in sequences), *captures]
-    attributes = {"carries": 0, "sequences": 1 + len(sequences), "length": split.count, "reverse": False}
-    return make(REGISTRY["scan"], operands, attributes, (Graph((number, *given), tuple(new[w] for w in wanted)),))
+    attributes = {"carries": 0, "sequences": len(numbers) + len(sequences), "length": split.count, "reverse": False}
+    return make(REGISTRY["scan"], operands, attributes, (Graph((*numbers, *given), tuple(new[w] for w in wanted)),))
 
 
 def is_embedded(node: Node) -> bool:
@@ -71,13 +73,17 @@ def is_embedded(node: Node) -> bool:
     return "value" in node.attributes and node.attributes["value"].size <= EMBEDDED
 
 
+def is_counted(split: Split, node: Node) -> bool:
+    """Whether a chunk's part of a source depends on which chunk it is."""
+    return bool(node.attributes["axis"] == split.inside[node])
+
+
 def counted(split: Split, node: Node, chunk: Node) -> Node:
     """A chunk's part of a source that counts."""
     part = make(node.op, (), split.parts[node].attributes)
-    axis = split.inside[node]
-    if node.attributes["axis"] != axis:
+    if not is_counted(split, node):
         return part
-    start = (Tensor(chunk) * int(part.shape[axis])).astype(part.dtype)
+    start = (Tensor(chunk) * int(part.shape[split.inside[node]])).astype(part.dtype)
     return inherit((Tensor(part) + expand_to(start, part.shape)).node, node)
 
 

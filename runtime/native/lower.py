@@ -16,7 +16,8 @@ from graphc.plan import Buffer, Loop, Plan
 from .denormals import restore_denormal_mode, set_denormal_mode
 from .emit import Function, Module, Value, i64
 from .jit import Unit
-from .steps import Places, StepWriter, Team, plan_scratch
+from .meetings import plan_scratch
+from .steps import Places, StepWriter, Team
 from .target import Target
 from .unroll import emit_unrolled_run
 
