@@ -102,18 +102,20 @@ class StepWriter:
 
         Otherwise stores wait until the others' copies are given up, one after the other.
         """
-        if team.alone:
+        f = self.f
+        until = list(takewhile(lambda turn: not turn.meet, order[1:]))
+        written = [(turn.who, buffer) for turn in (order[0], *until) for buffer in turn.shared]
+        if team.alone or not written:
             return
-        for turn in order[:1] + list(takewhile(lambda t: not t.meet, order[1:])):
-            for buffer in turn.shared:
+        addresses = [places.address(buffer) for _, buffer in written]
+        with f.when(f.compare("icmp sgt", team.threads, i64(1))):
+            for (who, buffer), address in zip(written, addresses, strict=True):
                 lines = -(-buffer.bytes // ALIGNMENT)
-                low, high = share(self.f, lines, team.thread, team.threads)
-                if turn.who != EVERYBODY:
-                    mine = self.f.compare("icmp eq", self.number(team, turn.who), i64(0))
-                    low, high = i64(0), self.f.select(mine, i64(lines), i64(0))
-                address = places.address(buffer)
-                with self.f.loop(low, high) as line:
-                    self.f.prefetch(self.f.offset(address, self.f.mul(line, i64(ALIGNMENT)), "i8"), write=True)
+                low, high = share(f, lines, team.thread, team.threads)
+                if who != EVERYBODY:
+                    low, high = i64(0), f.select(f.compare("icmp eq", self.number(team, who), i64(0)), i64(lines), i64(0))
+                with f.loop(low, high) as line:
+                    f.prefetch(f.offset(address, f.mul(line, i64(ALIGNMENT)), "i8"), write=True)
 
     def on_one(self, team: Team, who: int, write: Callable[[], None]) -> None:
         """One thread alone does it."""
