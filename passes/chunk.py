@@ -25,7 +25,8 @@ from .batch_axis import Split, compute_parts, nanoseconds, order_of_parts, part_
 
 EMBEDDED = 16  # constants up to this many elements stay inside the body
 MOST_CHUNKS = 16
-LEAST_WORK = 22e3  # nanoseconds of one chunk: less is not worth meeting twice
+LEAST_HALF = 18e3  # nanoseconds of one of two chunks: less is not worth meeting twice
+LEAST_WORK = 22e3  # of one of more of them
 SHARE_OF_SUMS = 0.12  # of the work, that writing and adding up partial sums may take
 SHARE_INSIDE = 0.7  # of the step's work, that must be done by chunks
 SUMS = 1 << 20  # bytes of partial sums that stay in a cache
@@ -152,7 +153,7 @@ def number_of_chunks(work: Callable[[int], float], sums: int, batch: int) -> int
     while count <= MOST_CHUNKS and batch % count == 0 and batch >= 2 * count and count * sums <= SUMS \
             and count * adding <= SHARE_OF_SUMS * total:
         each = total / 2 if count == 2 else work(count)
-        if each < LEAST_WORK or count * (each + adding) > (1 + SHARE_OF_SUMS) * total + 2 * adding:
+        if each < (LEAST_HALF if count == 2 else LEAST_WORK) or count * (each + adding) > (1 + SHARE_OF_SUMS) * total + 2 * adding:
             break
         best, count = count, 2 * count
     return best
@@ -167,7 +168,7 @@ def chunks_for(split: Split, wanted: Sequence[Node], batch: int) -> tuple[int, s
         return 1, f"{whole / split.work:.0%} of the work is row by row of it{first_between_rows(split)}"
     if not split.sums:
         return 1, "nothing is summed over it"
-    few = "a chunk would be too short" if whole / 2 < LEAST_WORK else "partial sums would cost more than chunks save"
+    few = "a chunk would be too short" if whole / 2 < LEAST_HALF else "partial sums would cost more than chunks save"
     return number_of_chunks(lambda count: sum(part_nanoseconds(split, n, count) for n in inside), sums, batch), few
 
 
@@ -191,7 +192,7 @@ def chunk(graph: Graph, named: Sequence[Batch] = ()) -> tuple[Graph, str]:
     if 2 * trained > SUMS:
         return graph, "the batch stays whole: partial sums of so many parameters would not stay in a cache"
     work = sum(map(nanoseconds, graph.nodes))
-    if work < 2 * LEAST_WORK:
+    if work < 2 * LEAST_HALF:
         return graph, "the batch stays whole: the step is too short"
     why = ""
     for batch in batches(graph, named):
