@@ -145,6 +145,6 @@ def turns(plan: Plan, target: Target) -> list[Turn]:
 def read_by_others(step: Step, plan: Plan, readers: Mapping[Buffer, int]) -> tuple[Buffer, ...]:
     """Small cells that a step updates in place and other steps read.  readers: how many shared steps read a buffer."""
     own = 0 if step_is_serial(step) else 1
-    homes = [plan.home(step.writes[write]) for write, _ in sorted(step.in_place)]
+    homes = dict.fromkeys(plan.home(step.writes[write]) for write, _ in sorted(step.in_place))
     found = tuple(home for home in homes if home.role is Role.CELL and readers[home] > own)
     return found if LINE < sum(home.bytes for home in found) <= FETCHED else ()
