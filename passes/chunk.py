@@ -153,7 +153,8 @@ def number_of_chunks(work: Callable[[int], float], sums: int, batch: int) -> int
     while count <= MOST_CHUNKS and batch % count == 0 and batch >= 2 * count and count * sums <= SUMS \
             and count * adding <= SHARE_OF_SUMS * total:
         each = total / 2 if count == 2 else work(count)
-        if each < (LEAST_HALF if count == 2 else LEAST_WORK) or count * (each + adding) > (1 + SHARE_OF_SUMS) * total + 2 * adding:
+        least = LEAST_HALF if count == 2 else LEAST_WORK
+        if each < least or count * (each + adding) > (1 + SHARE_OF_SUMS) * total + 2 * adding:
             break
         best, count = count, 2 * count
     return best
