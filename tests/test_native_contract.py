@@ -14,7 +14,7 @@ import llvmlite.binding as llvm
 import numpy as np
 import pytest
 from graphc.runtime.native import jit
-from graphc.runtime.native.blocking import swapped
+from graphc.runtime.native.axes import swapped
 from graphc.runtime.native.contract import (
     Contraction,
     Finish,

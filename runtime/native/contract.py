@@ -13,17 +13,8 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 
-from graphc.runtime.native.blocking import (
-    ITEMSIZE,
-    Axes,
-    Blocking,
-    Contraction,
-    choose_blocking,
-    merge,
-    pieces_run,
-    swapped,
-    up,
-)
+from graphc.runtime.native.axes import ITEMSIZE, Axes, Contraction, merge, pieces_run, swapped
+from graphc.runtime.native.blocking import Blocking, choose_blocking, up
 from graphc.runtime.native.dots import DotTile, dot_function, dot_rows
 from graphc.runtime.native.emit import SIZES, Function, Value, i64
 from graphc.runtime.native.matrix import MatrixTiles

@@ -9,17 +9,8 @@ import math
 from dataclasses import replace
 from functools import lru_cache
 
-from graphc.runtime.native.blocking import (
-    LARGE,
-    Axes,
-    Blocking,
-    Contraction,
-    Sharing,
-    choose_blocking,
-    choose_sharing,
-    pieces_run,
-    up,
-)
+from graphc.runtime.native.axes import Axes, Contraction, pieces_run
+from graphc.runtime.native.blocking import LARGE, Blocking, Sharing, choose_blocking, choose_sharing, with_regions
 from graphc.runtime.native.packing import PIECE
 from graphc.runtime.native.pieces import DEPTH, LANES, PIECES, PRODUCTS, REGISTER_BYTES, SIDE
 from graphc.runtime.native.target import Target
@@ -97,7 +88,13 @@ def matrix_blocking(c: Contraction, target: Target, loads: tuple[bool, bool], wh
         sharing = choose_sharing(split_rows, True, row_tiles, panels, m, n, kept / target.l2_bytes, False)
     rows_packed = row_tiles * k_blocks if sharing.keeps and not split_rows else 1
     panels_packed = panels * k_blocks if sharing.keeps and split_rows else panels_in_block
-    sizes = {
+    made = replace(
+        base, segment=m, a_segments=(), c_segments=(), segment_tiles=row_tiles, row_tiles=row_tiles, height=height, tall=0,
+        panels=panels, vectors=across, wide=0, masked=False, k_in_block=k_in_block, k_inner_blocks=inner_blocks,
+        k_blocks=k_blocks, pack_a=True, pack_b=True, streamed=False, a_line=height, tiles_in_block=tiles_in_block,
+        panels_in_block=panels_in_block, split_rows=split_rows, **vars(sharing), row_tile_bytes=row_tile_bytes,
+        panel_bytes=panel_bytes, gathers_rows=gathers, overlapped=False, overlap=0, matrix=True)
+    return with_regions(made, {
         "offsets": 8 * PIECE * (max(padded_k, height, width) + 2 * LANES),
         "tile": 2 * sums_bytes,
         "rows": height * panels * width * 4 if gathers else 0,
@@ -108,18 +105,7 @@ def matrix_blocking(c: Contraction, target: Target, loads: tuple[bool, bool], wh
         "loaded": k_in_block * width * 4 if loads[1] and base.b_k == 1 else 0,
         "partial": tiles_in_block * panels_in_block * sums_bytes if k_blocks > 1 else 0,
         "b": panels_packed * panel_bytes,
-    }
-    regions, total = {}, 0
-    for name, size in sizes.items():
-        regions[name] = total
-        total += up(size)
-    return replace(
-        base, segment=m, a_segments=(), c_segments=(), segment_tiles=row_tiles, row_tiles=row_tiles, height=height, tall=0,
-        panels=panels, vectors=across, wide=0, masked=False, k_in_block=k_in_block, k_inner_blocks=inner_blocks,
-        k_blocks=k_blocks, pack_a=True, pack_b=True, streamed=False, a_line=height, tiles_in_block=tiles_in_block,
-        panels_in_block=panels_in_block, split_rows=split_rows, **vars(sharing),
-        row_tile_bytes=row_tile_bytes, panel_bytes=panel_bytes, regions=regions, scratch_bytes=total,
-        gathers_rows=gathers, overlap=0, matrix=True)
+    })
 
 
 def parts_of_cost(g: Blocking, loads: tuple[bool, bool], m: int, n: int, k: int) -> tuple[float, float, float]:

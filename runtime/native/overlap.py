@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from graphc.runtime.native.blocking import Blocking, Contraction
+from graphc.runtime.native.axes import Contraction
+from graphc.runtime.native.blocking import Blocking
 from graphc.runtime.native.emit import SIZES, Carried, Function, Value, constant, i64
 from graphc.runtime.native.microkernel import CACHE_LINE, Walk, write_sums
 from graphc.runtime.native.target import Target

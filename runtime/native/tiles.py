@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from graphc.runtime.native.blocking import Axes, Blocking, Contraction, pieces_run
+from graphc.runtime.native.axes import Axes, Contraction, pieces_run
+from graphc.runtime.native.blocking import Blocking
 from graphc.runtime.native.emit import SIZES, Function, Value, constant, i64
 from graphc.runtime.native.microkernel import MicroKernel, TileShape, tile_function
 from graphc.runtime.native.packing import list_pieces, pack_general, pack_lines, pack_pieces, pack_transposed
