@@ -7,7 +7,7 @@ to the first.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Union
 
 import numpy as np
@@ -165,23 +165,31 @@ def _segments(size: int, number: int) -> list[tuple[int, int]]:
     return [(k * size // number, -(-(k + 1) * size // number)) for k in range(number)]
 
 
-def adaptive_average(n: int, input: TensorLike, output_size: OutputSizes) -> Tensor:
-    name = f"adaptive_avg_pool{n}d"
+def _adaptive(n: int, input: TensorLike, output_size: OutputSizes, name: str, fold: Callable[..., Tensor],
+              uneven: Callable[[Tensor, int, list[tuple[int, int]]], Tensor]) -> Tensor:
+    """Each axis folded in segments: `uneven(x, axis, segments)` where these overlap or differ in length."""
     x, single = batched(as_tensor(input), n, name)
     for axis, wanted in enumerate(_adaptive_sizes(x, output_size, n, name), start=2):
         size = x.shape[axis]
         if wanted is None:
             continue
         if wanted == 1:
-            x = mean(x, axis, True)
+            x = fold(x, axis, True)
         elif isinstance(size, int) and size % wanted == 0:
-            x = mean(reshape(x, (*x.shape[:axis], wanted, size // wanted, *x.shape[axis + 1:])), axis + 1)
-        else:  # segments overlap or differ in length: a small matrix of weights says which elements count
-            table = np.zeros((wanted, int(size)))
-            for k, (start, end) in enumerate(_segments(int(size), wanted)):
-                table[k, start:end] = 1.0 / (end - start)
-            x = along_axis(x, table, axis)
+            x = fold(reshape(x, (*x.shape[:axis], wanted, size // wanted, *x.shape[axis + 1:])), axis + 1)
+        else:
+            x = uneven(x, axis, _segments(int(size), wanted))
     return reshape(x, x.shape[1:]) if single else x
+
+
+def adaptive_average(n: int, input: TensorLike, output_size: OutputSizes) -> Tensor:
+    def uneven(x: Tensor, axis: int, segments: list[tuple[int, int]]) -> Tensor:
+        table = np.zeros((len(segments), int(x.shape[axis])))  # a small matrix of weights says which elements count
+        for k, (start, end) in enumerate(segments):
+            table[k, start:end] = 1.0 / (end - start)
+        return along_axis(x, table, axis)
+
+    return _adaptive(n, input, output_size, f"adaptive_avg_pool{n}d", mean, uneven)
 
 
 def along_axis(x: Tensor, table: np.ndarray, axis: int) -> Tensor:
@@ -192,22 +200,13 @@ def along_axis(x: Tensor, table: np.ndarray, axis: int) -> Tensor:
 
 def _adaptive_max(n: int, input: TensorLike, output_size: OutputSizes, return_indices: bool) -> Any:
     name = f"adaptive_max_pool{n}d"
-    x, single = batched(as_tensor(input), n, name)
-    sizes = _adaptive_sizes(x, output_size, n, name)
     if return_indices:
         raise GraphError(f"{name}: positions of the maxima are not given; use max_pool{n}d{at(user_origin())}")
-    for axis, wanted in enumerate(sizes, start=2):
-        size = x.shape[axis]
-        if wanted is None:
-            continue
-        if wanted == 1:
-            x = max_(x, axis, True)
-        elif isinstance(size, int) and size % wanted == 0:
-            x = max_(reshape(x, (*x.shape[:axis], wanted, size // wanted, *x.shape[axis + 1:])), axis + 1)
-        else:
-            x = concat([max_(narrow(x, axis, start, end - start), axis, True)
-                        for start, end in _segments(int(size), wanted)], axis)
-    return reshape(x, x.shape[1:]) if single else x
+
+    def uneven(x: Tensor, axis: int, segments: list[tuple[int, int]]) -> Tensor:
+        return concat([max_(narrow(x, axis, start, end - start), axis, True) for start, end in segments], axis)
+
+    return _adaptive(n, input, output_size, name, max_, uneven)
 
 
 def adaptive_avg_pool1d(input: TensorLike, output_size: OutputSizes) -> Tensor:

@@ -71,6 +71,11 @@ def _numpy(x: np.ndarray, w: np.ndarray, *, padding: Pairs, stride: tuple[int, .
     return out.reshape(x.shape[0], w.shape[0], *out.shape[3:]).astype(x.dtype, copy=False)
 
 
+def _in_groups(x: Tensor, axis: int, groups: int) -> Tensor:
+    """An axis of channels as groups of channels."""
+    return reshape(x, (*x.shape[:axis], groups, x.shape[axis] // groups, *x.shape[axis + 1:]))
+
+
 def _expand(x: Tensor, w: Tensor, *, padding: Pairs, stride: tuple[int, ...], dilation: tuple[int, ...],
             groups: int) -> Tensor:
     n = len(stride)
@@ -78,9 +83,7 @@ def _expand(x: Tensor, w: Tensor, *, padding: Pairs, stride: tuple[int, ...], di
     seen = windows(padded(x, padding), [int(k) for k in w.shape[2:]], stride, dilation)
     if groups == 1:
         return einsum(f"nc{at}{taps},oc{taps}->no{at}", seen, w)
-    seen = reshape(seen, (seen.shape[0], groups, x.shape[1] // groups, *seen.shape[2:]))
-    weight = reshape(w, (groups, w.shape[0] // groups, *w.shape[1:]))
-    out = einsum(f"ngc{at}{taps},goc{taps}->ngo{at}", seen, weight)
+    out = einsum(f"ngc{at}{taps},goc{taps}->ngo{at}", _in_groups(seen, 1, groups), _in_groups(w, 0, groups))
     return reshape(out, (out.shape[0], out.shape[1] * out.shape[2], *out.shape[3:]))
 
 
@@ -89,7 +92,7 @@ def turned_weight(w: Tensor, groups: int) -> Tensor:
     w = flip(w, tuple(range(2, w.ndim)))
     if groups == 1:
         return transpose(w, 0, 1)
-    parts = transpose(reshape(w, (groups, w.shape[0] // groups, *w.shape[1:])), 1, 2)
+    parts = transpose(_in_groups(w, 0, groups), 1, 2)
     return reshape(parts, (parts.shape[0] * parts.shape[1], *parts.shape[2:]))
 
 
@@ -119,8 +122,7 @@ def _apart(g: Tensor, x: Tensor, w: Tensor, padding: Pairs, stride: tuple[int, .
     """Windows that do not overlap: every tap has positions of its own."""
     n = len(stride)
     at, taps = POSITIONS[:n], TAPS[:n]
-    parts = reshape(g, (g.shape[0], groups, g.shape[1] // groups, *g.shape[2:]))
-    weight = reshape(w, (groups, w.shape[0] // groups, *w.shape[1:]))
+    parts, weight = _in_groups(g, 1, groups), _in_groups(w, 0, groups)
     pairs = "".join(a + t for a, t in zip(at, taps, strict=True))
     each = einsum(f"ngo{at},goc{taps}->ngc{pairs}", parts, weight)
     gaps = [0, 0, 0, *(v for k, s in zip(w.shape[2:], stride, strict=True) for v in (0, s - int(k)))]
@@ -170,9 +172,8 @@ def _for_w(g: Tensor, out: Tensor, x: Tensor, w: Tensor, *, padding: Pairs, stri
     seen = windows(padded(x, padding), [int(k) for k in w.shape[2:]], stride, dilation)
     if groups == 1:
         return einsum(f"nc{at}{taps},no{at}->oc{taps}", seen, g)
-    seen = reshape(seen, (seen.shape[0], groups, x.shape[1] // groups, *seen.shape[2:]))
-    parts = reshape(g, (g.shape[0], groups, g.shape[1] // groups, *g.shape[2:]))
-    return reshape(einsum(f"ngc{at}{taps},ngo{at}->goc{taps}", seen, parts), w.shape)
+    parts = einsum(f"ngc{at}{taps},ngo{at}->goc{taps}", _in_groups(seen, 1, groups), _in_groups(g, 1, groups))
+    return reshape(parts, w.shape)
 
 
 _CASES = (
