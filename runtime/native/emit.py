@@ -422,10 +422,7 @@ class Function:
 
     @contextmanager
     def repeat(self, carried: Carried) -> Iterator[None]:
-        """The body runs at least once, and again as long as the condition `carried.again` (i1) holds at its end.
-
-        A loop that is tested at its top needs rotation, or copies of all that it carries.
-        """
+        """The body runs at least once, and again as long as the condition `carried.again` (i1) holds at its end."""
         body, done = self.label("loop"), self.label("end")
         initial, before = list(carried.values), self.current
         self.branch(body)
@@ -448,7 +445,9 @@ class Function:
              carried: Carried | None = None) -> Iterator[Value]:
         """``for index in range(start, stop, step)``; yields the index (i64).
 
-        A loop whose bounds are constants and which runs once is not a loop: its body is written straight on.
+        It is tested before it begins, unless its constant bounds show that it does, and then at its end: tested at its top
+        it would need rotation, or copies of all that it carries.  A loop whose bounds are constants and which runs once
+        is not a loop: its body is written straight on.
         """
         first = start if isinstance(start, Value) else i64(start)
         last = stop if isinstance(stop, Value) else i64(stop)
@@ -457,24 +456,28 @@ class Function:
             yield first
             carried.results = list(carried.next)
             return
-        header, body, done = self.label("loop"), self.label("body"), self.label("end")
+        body, done = self.label("loop"), self.label("end")
         initial, before = list(carried.values), self.current
-        self.branch(header)
-        self.block(header)
+        certain = first.number is not None and last.number is not None and first.number < last.number
+        if certain:
+            self.branch(body)
+        else:
+            self.branch_if(self.compare("icmp slt", first, last), body, done)
+        self.block(body)
         index = Value(self.fresh(), "i64")
         phis = [Value(self.fresh(), v.type) for v in initial]
         place = len(self.lines)
         self.lines.append("")  # the phis, written when the latch is known
-        self.branch_if(self.compare("icmp slt", index, last), body, done)
-        self.block(body)
         carried.values, carried.next = list(phis), list(phis)
         yield index
         after = self.add(index, i64(step))
         latch = self.current
-        self.branch(header)
+        self.branch_if(self.compare("icmp slt", after, last), body, done)
         rows = [f"  {index.name} = phi i64 [ {first.name}, %{before} ], [ {after.name}, %{latch} ]"]
         rows += [f"  {p.name} = phi {p.type} [ {v.name}, %{before} ], [ {n.name}, %{latch} ]"
                  for p, v, n in zip(phis, initial, carried.next, strict=True)]
         self.lines[place] = "\n".join(rows)
         self.block(done)
-        carried.results = list(phis)
+        carried.results = list(carried.next) if certain else [
+            self.emit(f"phi {v.type} [ {v.name}, %{before} ], [ {n.name}, %{latch} ]", v.type)
+            for v, n in zip(initial, carried.next, strict=True)]

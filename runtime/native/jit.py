@@ -238,12 +238,12 @@ def assembly_for(text: str, target: Target, *, level: int = 2, name: str = "modu
 def run_passes(module: Any, machine: Any, level: int) -> None:
     """Optimise in place.
 
-    The text is vectorised, unrolled and in SSA form when it comes, so the standard pipelines mostly look for what is
-    not there: on a module of three matrix kernels they take 40 to 60 ms for the same machine code that the list below
-    gives in 8, beside 25 for code generation.
+    The text is vectorised, unrolled, in SSA form and with its loops tested at their ends when it comes, so the standard
+    pipelines mostly look for what is not there: on a module of three matrix kernels they take 40 to 60 ms for the same
+    machine code that the list below gives in 2, beside 25 for code generation.
 
-    0: inline what must be.  1: and promote memory to registers, rotate loops.  2: and combine instructions.
-    3: LLVM's function pipeline (common subexpressions and invariant code across blocks, too), without unrolling.
+    0: inline what must be.  1: and promote memory to registers, with a quick code generator.  2: with the usual one.
+    3: and rotate loops and combine instructions, which kernels gain nothing from, and long scalar code does.
     """
     tuning = llvm.create_pipeline_tuning_options(2)
     tuning.loop_vectorization = tuning.slp_vectorization = False
@@ -255,18 +255,14 @@ def run_passes(module: Any, machine: Any, level: int) -> None:
         passes.add_global_dead_code_eliminate_pass()  # what was inlined everywhere need not be optimised
         passes.add_sroa_pass()
         passes.add_simplify_cfg_pass()
-        # A loop that tests at its top copies all its accumulators once a round: 5.1 us against 3.1 in a 14x32 kernel.
+    if level >= 3:
         passes.add_loop_rotate_pass()
-    if level >= 2:
         passes.add_instruction_combine_pass()
+    if level >= 1:
         passes.add_dead_code_elimination_pass()
+    if level >= 3:
         passes.add_simplify_cfg_pass()
     _unlocked("LLVMPY_RunNewModulePassManager")(passes, module, builder)
-    if level >= 3:
-        functions = builder.getFunctionPassManager()
-        for function in module.functions:
-            if not function.is_declaration:
-                functions.run(function, builder)
 
 
 def external_symbols(data: bytes) -> tuple[str, ...]:
@@ -311,7 +307,7 @@ def _new_machine(target: Target, level: int, load: bool) -> Any:
         triple += "-elf"  # the loader's best-tried format; Windows' calling convention stays
     try:
         return llvm.Target.from_triple(triple).create_target_machine(
-            cpu=target.cpu, features=target.features, opt=min(max(level, 0), 3), reloc="pic", codemodel="small",
+            cpu=target.cpu, features=target.features, opt=min(max(level, 0), 2), reloc="pic", codemodel="small",
             jit=load, abiname=abi)
     except RuntimeError as error:
         raise CompileError(f"LLVM cannot generate code for '{target.triple}': {error}") from error

@@ -43,7 +43,9 @@ def units(module: Module) -> list[Unit]:
     The calls take no time worth mentioning when they run, and much when LLVM optimises a long row of them.
     """
     step = module.functions.get("step")
-    if step is None or step.characters < LONG_STEP:
+    if step is None:
+        return [Unit(module.text(), level=3)]  # unrolled: one long row of scalar instructions
+    if step.characters < LONG_STEP:
         return [Unit(text) for text in module.units(UNIT)]
     *kernels, calls = module.units(UNIT, ("step", "run", "alone"))
     return [*map(Unit, kernels), Unit(calls, level=0)]
