@@ -8,7 +8,6 @@ Types are LLVM's own spelling (``"float"``, ``"i64"``, ``"<16 x float>"``), so t
 
 from __future__ import annotations
 
-import re
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,9 +15,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 Number = int | float | bool
-SYMBOL = re.compile(r"@([\w.]+)")
-PRIVATE = re.compile("^(private unnamed_addr|internal) ")
-ARRAY = re.compile(r"(constant|global) (\[[^]]*\]).*(, align \d+)")
 
 SIZES = {"float": 4, "double": 8, "i1": 1, "i8": 1, "i16": 2, "i32": 4, "i64": 8, "ptr": 8}
 SUFFIXES = {"float": "f32", "double": "f64", "ptr": "p0"}
@@ -146,57 +142,6 @@ class Module:
         parts += [function.text() for function in self.functions.values()]
         return "\n".join(parts) + "\n"
 
-    def units(self, characters: int, cold: Sequence[str] = ()) -> list[str]:
-        """The module cut into texts of about so many characters that are compiled by themselves and then linked.
-
-        The functions in `cold` are a text by themselves, the last.  Where the cuts are depends on the text alone.  A
-        function or array is defined in one text and declared in the others that name it; a function that is always
-        inlined is part of each text that calls it.
-        """
-        texts = {name: function.text() for name, function in self.functions.items()}
-        inlined = {name for name, function in self.functions.items() if "alwaysinline" in function.head}
-        warm = [name for name in texts if name not in cold and name not in inlined]
-        groups: list[list[str]] = [[]]
-        total = sum(len(texts[name]) for name in warm) + 1
-        share = total / -(-total // characters)
-        size = 0
-        for name in warm:
-            if groups[-1] and size + len(texts[name]) / 2 > share * len(groups):
-                groups.append([])
-            groups[-1].append(name)
-            size += len(texts[name])
-        if cold:
-            groups.append([name for name in cold if name not in inlined])
-        if len(groups) == 1:
-            return [self.text()]
-        arrays = {name[1:]: text for text, name in self.globals.items()}
-        placed: set[str] = set()
-
-        def unit(names: list[str]) -> str:
-            parts: list[str] = []
-            named: dict[str, None] = {}
-            for name in names:  # grows
-                found = SYMBOL.findall(texts[name])
-                named.update(dict.fromkeys(found))
-                names += [n for n in dict.fromkeys(found) if n in inlined and n not in names]
-            for symbol in named:
-                if symbol in self.functions:
-                    parts += [] if symbol in names else [self.functions[symbol].declaration]
-                elif symbol not in arrays:
-                    parts.append(self.declarations[symbol])
-                elif symbol in placed:
-                    array = ARRAY.search(arrays[symbol])
-                    assert array is not None, arrays[symbol]
-                    kind, type_, alignment = array.groups()
-                    parts.append(f"@{symbol} = external {kind} {type_}{alignment}")
-                else:
-                    placed.add(symbol)
-                    parts.append(f"@{symbol} = {PRIVATE.sub('', arrays[symbol], count=1)}")
-            parts += [texts[n] if n in inlined else texts[n].replace("define internal ", "define ", 1) for n in names]
-            return "\n".join(parts) + "\n"
-
-        return [unit(names) for names in groups]
-
 
 class Carried:
     """Loop-carried values: read them inside the loop, set `next` before it ends, use `results` after it."""
@@ -228,6 +173,10 @@ class Function:
     def text(self) -> str:
         end = [] if self.finished else ["  ret void"]
         return "\n".join([self.head, self.lines[0], *self.stack_lines, *self.lines[1:], *end, "}"])
+
+    @property
+    def always_inlined(self) -> bool:
+        return "alwaysinline" in self.head
 
     @property
     def characters(self) -> int:
