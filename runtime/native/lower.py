@@ -24,7 +24,7 @@ from .unroll import emit_unrolled_run
 
 COUNT, ARENA, SHARED, PRIVATE, PRIVATE_STRIDE, FIRST = range(6)  # words of the table
 
-UNIT = 36_000  # characters of text, about 20 ms of LLVM's time
+UNIT = 72_000  # characters of text, about 40 ms of LLVM's time
 LONG_STEP = 16_000  # characters of a step's calls, about 30 kernels
 
 Give = Callable[[Unit], None]
