@@ -13,6 +13,7 @@ import numpy as np
 
 from .errors import GraphError
 from .feeds import assign, convert, solve_sizes
+from .garbage import kept_waiting
 from .ir import Cell, Graph, Node, at, rewrite, substitute, topological, user_origin
 from .passes.update import attach_updates
 from .program import Program, Specialized, Structure, inspecting, sizes_for
@@ -21,6 +22,7 @@ from .tensor import FUNCTIONS, Parameter, Tensor, TensorLike, as_tensor, public
 
 
 @public
+@kept_waiting()
 def function(inputs: Sequence[Tensor], outputs: Any, updates: Mapping[Parameter, TensorLike] | None = None, *,
              backend: str = "native", threads: int | None = None, memory_budget: int | None = None,
              check_numerics: bool = False, name: str = "program") -> Program:
@@ -107,6 +109,7 @@ def inputs_of(roots: Sequence[Tensor]) -> list[Tensor]:
 
 
 @public
+@kept_waiting()
 def train_step(loss: Tensor, optimizer: Any, outputs: Any = None, *, lr_scheduler: Any = None,
                grad_clip_norm: float | None = None, grad_clip_value: float | None = None, accumulate: int = 1,
                returns: Any = None, inputs: Sequence[Tensor] | None = None, **options: Any) -> Program:

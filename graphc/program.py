@@ -18,6 +18,7 @@ import numpy as np
 
 from .errors import CheckpointError, FeedError, GraphError, NumericsError
 from .feeds import assign, convert, names_in_order, solve_sizes
+from .garbage import kept_waiting
 from .ir import Cell, Graph, Node, at, make, user_origin
 from .op import REGISTRY
 from .passes.cost import flops
@@ -171,9 +172,11 @@ class Program:
     @property
     def simplified(self) -> Graph:
         """The graph after expansion and simplification, sizes still open."""
-        if self._simplified is None:
-            from .passes.pipeline import Pipeline  # passes load with the first program that is compiled
+        if self._simplified is not None:
+            return self._simplified
+        from .passes.pipeline import Pipeline  # passes load with the first program that is compiled
 
+        with kept_waiting():
             pipeline = Pipeline(seconds=self.seconds)
             self._simplified = pipeline.simplified(self.graph)
         return self._simplified
@@ -188,6 +191,7 @@ class Program:
         with self._lock:
             return self._specialized(sizes)
 
+    @kept_waiting()
     def _specialized(self, sizes: Mapping[str, int]) -> Specialized:
         key = tuple(sorted(sizes.items()))
         known = self._cache.get(key)

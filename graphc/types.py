@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from math import prod
 from typing import Union
 
@@ -16,16 +16,19 @@ import numpy as np
 from .errors import DTypeError, GraphError, ShapeError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DType:
-    """An element type.  `short` is its spelling in text (``f32``), `rank` its place in promotion."""
+    """An element type, of which there is one object.  `short` is its spelling in text (``f32``), `rank` its place in promotion."""
 
     name: str
     short: str
     itemsize: int
     rank: int
 
-    @property
+    def __reduce__(self) -> tuple:
+        return as_dtype, (self.name,)  # a copy is the same object
+
+    @cached_property
     def numpy(self) -> np.dtype:
         return np.dtype(self.name)
 
@@ -286,6 +289,8 @@ def count(shape: Iterable[Size]) -> Size:
 
 def broadcast_shapes(*shapes: Shape) -> Shape:
     """numpy's broadcasting; an open size equals only itself and stretches a 1."""
+    if shapes and all(shape is shapes[0] for shape in shapes):
+        return shapes[0]
     rank = max((len(s) for s in shapes), default=0)
     result: list[Size] = [1] * rank
     for shape in shapes:

@@ -5,7 +5,6 @@ Knows kinds and a few structural identities of views, folds and contractions.  M
 
 from __future__ import annotations
 
-import weakref
 from functools import lru_cache
 from math import prod
 
@@ -74,21 +73,18 @@ def simplify(graph: Graph, rounds: int = 4) -> Graph:
     return graph
 
 
-_simple: weakref.WeakSet[Node] = weakref.WeakSet()  # nodes that nothing applies to; that depends on them alone
-
-
 def simplify_node(node: Node, inputs: tuple[Node, ...]) -> Node | None:
     if not inputs and node.op.kind is Kind.SOURCE:
         return fold_source(node)
     new = make_like(node, inputs) if inputs != node.inputs else node
-    if new in _simple:
+    if new.settled:
         return inherit(new, node) if new is not node else None
     for attempt in (fold_constant, simplify_view, sink_expands, simplify_cast, fold_chain, simplify_sum,
                     absorb_permutes, simplify_by_rules):
         found = attempt(new)
         if found is not None and found is not new:
             return inherit(found, node)
-    _simple.add(new)
+    new.settled = True
     return inherit(new, node) if new is not node else None
 
 

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 # Bottom to top; a file may import from its own layer's packages and from lower layers.
-LAYERS = [{"errors"}, {"types"}, {"index"}, {"op"}, {"ir"}, {"access", "labels", "tensor"}, {"ops"},
+LAYERS = [{"errors", "garbage"}, {"types"}, {"index"}, {"op"}, {"ir"}, {"access", "labels", "tensor"}, {"ops"},
           {"autograd", "linalg", "loops"}, {"plan"}, {"literals"}, {"parsing"}, {"text"}, {"viz"},
           {"html"}, {"optim", "nn"}, {"passes", "runtime"}, {"feeds"}, {"fit", "inspection"}, {"program"}, {"driver"},
           {"static_graph", "lbfgs"}, {"testing", "loading"}, {"checking", "completion"}, {"cli"}, {"__main__"}]
