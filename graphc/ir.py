@@ -233,16 +233,28 @@ def make(op: Op, inputs: Sequence[Node] = (), attributes: Mapping[str, Any] | No
 
 def make_like(old: Node, inputs: Sequence[Node], graphs: Sequence[Graph] | None = None) -> Node:
     """`make` with the op and attributes of a node, on other inputs; typed anew only where their types are others."""
-    graphs = old.graphs if graphs is None else graphs
-    key = (old.op.name, tuple(map(id, inputs)), old.key[2], tuple([graph.key for graph in graphs]) if graphs else ())
+    if graphs is None:
+        graphs, graph_keys = old.graphs, old.key[3]
+    else:
+        graph_keys = tuple([graph.key for graph in graphs])
+    key = (old.op.name, tuple(map(id, inputs)), old.key[2], graph_keys)
     origin = user_origin()
     node = _known(key, origin)
     if node is None:
-        same = graphs is old.graphs and len(inputs) == len(old.inputs) and all(
-            new.types == before.types for new, before in zip(inputs, old.inputs, strict=True))
-        types = old.types if same else _infer(old.op, inputs, old.attributes, graphs, origin)
+        types = old.types
+        if graphs is not old.graphs or not _same_types(inputs, old.inputs):
+            types = _infer(old.op, inputs, old.attributes, graphs, origin)
         node = _new(old.op, inputs, old.attributes, graphs, key, origin, types)
     return node
+
+
+def _same_types(some: Sequence[Node], others: Sequence[Node]) -> bool:
+    if len(some) != len(others):
+        return False
+    for a, b in zip(some, others, strict=True):
+        if a is not b and a.types is not b.types and a.types != b.types:
+            return False
+    return True
 
 
 def _known(key: Any, origin: Origin | None) -> Node | None:
@@ -267,11 +279,12 @@ def _new(op: Op, inputs: Sequence[Node], attributes: dict[str, Any], graphs: Seq
     node.origins = (origin,) if origin else ()
     node.phase, node.scope = phase.get(), scope.get()
     with _lock:
-        found = _table.get(key)
-        other = found() if found is not None else None
-        if other is not None:  # another thread was quicker
-            return other
-        _table[key] = weakref.ref(node)
+        found = _table.setdefault(key, reference := weakref.ref(node))
+        if found is not reference:  # another thread was quicker, or the node of this key is gone
+            other = found()
+            if other is not None:
+                return other
+            _table[key] = reference
         if len(_table) > _sweep_at:
             _sweep()
     return node

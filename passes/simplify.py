@@ -54,9 +54,13 @@ def try_rules(node: Node, stage: str) -> Node | None:
     rules = _table(stage).get(node.op.name)
     if rules:
         ops = {i.op for i in node.inputs}
-        filled = any(splat(i) is not None for i in node.inputs)
+        filled: bool | None = None
         for rule in rules:
-            if rule.asks.issubset(ops) and (filled or not rule.asks_constant):
+            if rule.asks.issubset(ops):
+                if rule.asks_constant and not filled:
+                    filled = any(splat(i) is not None for i in node.inputs) if filled is None else filled
+                    if not filled:
+                        continue
                 found = apply_rule(rule, node)
                 if found is not None:
                     return found
