@@ -19,7 +19,8 @@ from .text import format_graph, format_json, format_plan
 
 if TYPE_CHECKING:
     from .passes.recompute import Recomputed
-    from .program import Program, Specialized
+    from .program import Program
+    from .specialized import Specialized
 
 STAGES = ("forward", "gradient", "update", "simplified", "plan", "llvm", "asm")
 SHOWN_VALUES = 12  # kinds of recomputed values that a report lists

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -30,13 +29,19 @@ from .types import Dim, Size, TensorType, as_size, bool_, int64
 # -- structures ------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
 class Structure:
     """How tensors are nested in tuples, lists and dicts: `kind` is a class, None of a leaf."""
 
-    kind: type | None = None
-    keys: tuple[Any, ...] = ()
-    parts: tuple[Structure, ...] = ()
+    __slots__ = ("keys", "kind", "parts")
+
+    def __init__(self, kind: type | None = None, keys: tuple[Any, ...] = (), parts: tuple[Structure, ...] = ()) -> None:
+        self.kind, self.keys, self.parts = kind, keys, parts
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Structure) and (self.kind, self.keys, self.parts) == (other.kind, other.keys, other.parts)
+
+    def __hash__(self) -> int:
+        return hash((self.kind, self.keys, self.parts))
 
     def build(self, leaves: Iterator[Any]) -> Any:
         if self.kind is None:
@@ -235,15 +240,11 @@ def _outer_updates(updates: Updates, own: Sequence[Node]) -> list[tuple[Cell, No
     return found
 
 
-@dataclass(frozen=True)
 class _Loop:
     """A closed body with what it captures; its operands before those are carries, then sequences."""
 
-    graph: Any
-    carries: int
-    length: Size
-    reverse: bool
-    captured: list[Tensor]
+    def __init__(self, graph: Any, carries: int, length: Size, reverse: bool, captured: list[Tensor]) -> None:
+        self.graph, self.carries, self.length, self.reverse, self.captured = graph, carries, length, reverse, captured
 
     def run(self, carries: Sequence[Tensor], sequences: Sequence[Tensor], length: Size | None = None) -> list[Tensor]:
         return self._node(self.graph, carries, sequences, self.captured, self.length if length is None else length)

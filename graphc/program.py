@@ -11,7 +11,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,14 +20,11 @@ from .feeds import assign, convert, names_in_order, solve_sizes
 from .garbage import kept_waiting
 from .ir import Cell, Graph, Node, at, make, user_origin
 from .op import REGISTRY
-from .passes.cost import flops
-from .plan import Buffer, Plan
-from .runtime.interpreter import compute
-from .runtime.program import Executable, Interpreted
 from .tensor import Parameter, Tensor, as_tensor
 
 if TYPE_CHECKING:
-    from .passes.recompute import Recomputed
+    from .runtime.program import Executable
+    from .specialized import Specialized
 
 inspecting: ContextVar[bool] = ContextVar("inspecting", default=False)  # a file is only being looked at: run nothing
 
@@ -38,13 +34,16 @@ CHUNK_SECONDS = 0.1  # a long run is cut into calls of about this length, so tha
 # -- what a program returns ------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
 class Structure:
-    """How the flat list of outputs goes back into what the user gave: one tensor, a list, a dict, or nested pairs."""
+    """How the flat list of outputs goes back into what the user gave: one tensor, a list, a dict, or nested pairs.
 
-    kind: str  # one, list, tuple, dict
-    keys: tuple[Any, ...] = ()
-    children: tuple[Structure, ...] = ()
+    kind   "one", "list", "tuple" or "dict"
+    """
+
+    __slots__ = ("children", "keys", "kind")
+
+    def __init__(self, kind: str, keys: tuple[Any, ...] = (), children: tuple[Structure, ...] = ()) -> None:
+        self.kind, self.keys, self.children = kind, keys, children
 
     @staticmethod
     def of(value: Any, leaves: list[Tensor], names: list[str], path: str = "out") -> Structure:
@@ -68,64 +67,6 @@ class Structure:
 
 
 # -- programs --------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Bytes that a program for fixed sizes needs.
-
-    cells      parameters, slots and other states
-    arena      temporaries of one step
-    inputs     one set of arrays that are fed
-    outputs    one set of arrays that are returned
-    constants  large ones, that do not stand in the code
-    scratch    packed operands and partial sums of the backend, for all threads
-    """
-
-    cells: int
-    arena: int
-    inputs: int
-    outputs: int
-    constants: int
-    scratch: int
-
-    @property
-    def total(self) -> int:
-        return self.cells + self.arena + self.inputs + self.outputs + self.constants + self.scratch
-
-
-@dataclass(frozen=True)
-class Specialized:
-    """A program for fixed sizes of its open dimensions."""
-
-    sizes: dict[str, int]
-    graph: Graph
-    plan: Plan
-    executable: Executable
-    seconds: dict[str, float]
-    recomputed: Recomputed | None = None  # what was given to meet the memory budget
-    batch: str = ""  # whether the batch runs in chunks, or why not
-
-    @property
-    def memory_bytes(self) -> int:
-        """Bytes of temporaries: the arena of one step."""
-        return self.plan.arena_bytes
-
-    @property
-    def memory(self) -> Memory:
-        """Everything that a step needs, by what it is for."""
-        plan = self.plan
-
-        def bytes_of(buffers: Sequence[Buffer]) -> int:
-            return sum(b.bytes for b in buffers)
-
-        return Memory(bytes_of(plan.cells), plan.arena_bytes, bytes_of(plan.inputs), bytes_of(plan.outputs),
-                      bytes_of(plan.constants), self.executable.scratch_bytes)
-
-    @property
-    def flops(self) -> int:
-        """Operations of one step, multiply and add counted as two."""
-        return self.plan.flops
 
 
 class Program:
@@ -198,11 +139,13 @@ class Program:
         if known is None:
             from .passes.pipeline import Pipeline
             from .passes.recompute import refusal
+            from .specialized import Specialized
 
             pipeline = Pipeline()
             graph = pipeline.concrete(self.simplified, sizes)
             tiny, whole, batch = False, graph, ""
             if self.backend == "native":
+                from .passes.cost import flops
                 from .runtime.native.unroll import scalar_operations
 
                 tiny = scalar_operations(graph, flops) is not None
@@ -229,6 +172,8 @@ class Program:
                 executable = Native(graph, plan, wanted if not tiny and pays(plan, wanted) else 1, unrolled=tiny)
                 pipeline.seconds.update(executable.seconds)
             else:
+                from .runtime.program import Interpreted
+
                 executable = Interpreted(graph, plan)
             known = self._cache[key] = Specialized(dict(sizes), graph, plan, executable, pipeline.seconds, cost, batch)
         return known
@@ -313,6 +258,8 @@ class Program:
 
     def _first_bad(self, special: Specialized, arrays: Sequence[np.ndarray], before: dict[Cell, np.ndarray]) -> str:
         """Says which input or op first gave a NaN or an infinity, by interpreting the step again."""
+        from .runtime.interpreter import compute
+
         values: dict[Node, Any] = dict(zip(special.graph.inputs, arrays, strict=True))
         with np.errstate(all="ignore"):
             for node in special.graph.nodes:

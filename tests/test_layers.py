@@ -13,8 +13,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # Bottom to top; a file may import from its own layer's packages and from lower layers.
 LAYERS = [{"errors", "garbage"}, {"types"}, {"index"}, {"op"}, {"ir"}, {"access", "labels", "tensor"}, {"ops"},
           {"autograd", "linalg", "loops"}, {"plan"}, {"literals"}, {"parsing"}, {"text"}, {"viz"},
-          {"html"}, {"optim", "nn"}, {"passes", "runtime"}, {"feeds"}, {"fit", "inspection"}, {"program"}, {"driver"},
-          {"static_graph", "lbfgs"}, {"testing", "loading"}, {"checking", "completion"}, {"cli"}, {"__main__"}]
+          {"html"}, {"optim", "nn"}, {"passes", "runtime"}, {"feeds"}, {"fit", "inspection"}, {"program", "specialized"},
+          {"driver"}, {"static_graph", "lbfgs"}, {"testing", "loading"}, {"checking", "completion"}, {"cli"}, {"__main__"}]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
 
