@@ -249,12 +249,8 @@ def make_like(old: Node, inputs: Sequence[Node], graphs: Sequence[Graph] | None 
 
 
 def _same_types(some: Sequence[Node], others: Sequence[Node]) -> bool:
-    if len(some) != len(others):
-        return False
-    for a, b in zip(some, others, strict=True):
-        if a is not b and a.types is not b.types and a.types != b.types:
-            return False
-    return True
+    return len(some) == len(others) and all([a.types is b.types or a.types == b.types
+                                             for a, b in zip(some, others, strict=True)])
 
 
 def _known(key: Any, origin: Origin | None) -> Node | None:

@@ -18,7 +18,7 @@ from .errors import DTypeError, GraphError, ShapeError
 
 @dataclass(frozen=True, eq=False, repr=False)
 class DType:
-    """An element type, of which there is one object.  `short` is its spelling in text (``f32``), `rank` its place in promotion."""
+    """An element type: one object each.  `short` is its spelling in text (``f32``), `rank` its place in promotion."""
 
     name: str
     short: str
