@@ -407,11 +407,13 @@ class Function:
             return
         body, done = self.label("loop"), self.label("end")
         initial, before = list(carried.values), self.current
+        outside = before
         certain = first.number is not None and last.number is not None and first.number < last.number
-        if certain:
-            self.branch(body)
-        else:
-            self.branch_if(self.compare("icmp slt", first, last), body, done)
+        if not certain:
+            before = self.label("enter")  # a place for what the loop does not change
+            self.branch_if(self.compare("icmp slt", first, last), before, done)
+            self.block(before)
+        self.branch(body)
         self.block(body)
         index = Value(self.fresh(), "i64")
         phis = [Value(self.fresh(), v.type) for v in initial]
@@ -428,5 +430,5 @@ class Function:
         self.lines[place] = "\n".join(rows)
         self.block(done)
         carried.results = list(carried.next) if certain else [
-            self.emit(f"phi {v.type} [ {v.name}, %{before} ], [ {n.name}, %{latch} ]", v.type)
+            self.emit(f"phi {v.type} [ {v.name}, %{outside} ], [ {n.name}, %{latch} ]", v.type)
             for v, n in zip(initial, carried.next, strict=True)]

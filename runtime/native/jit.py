@@ -312,8 +312,9 @@ def run_passes(module: Any, machine: Any, level: int) -> None:
     pipelines mostly look for what is not there: on a module of three matrix kernels they take 40 to 60 ms for the same
     machine code that the list below gives in 2, beside 25 for code generation.
 
-    0: inline what must be.  1: and promote memory to registers, with a quick code generator.  2: with the usual one.
-    3: and rotate loops and combine instructions, which kernels gain nothing from, and long scalar code does.
+    0: inline what must be.  1: and promote memory to registers, with a quick code generator.  2: and rotate the few loops that
+    are not, with the usual code generator.  3: and combine instructions, which kernels gain nothing from, and long scalar code
+    does.
     """
     tuning = llvm.create_pipeline_tuning_options(2)
     tuning.loop_vectorization = tuning.slp_vectorization = False
@@ -325,8 +326,9 @@ def run_passes(module: Any, machine: Any, level: int) -> None:
         passes.add_global_dead_code_eliminate_pass()  # what was inlined everywhere need not be optimised
         passes.add_sroa_pass()
         passes.add_simplify_cfg_pass()
-    if level >= 3:
+    if level >= 2:
         passes.add_loop_rotate_pass()
+    if level >= 3:
         passes.add_instruction_combine_pass()
     if level >= 1:
         passes.add_dead_code_elimination_pass()
