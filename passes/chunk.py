@@ -25,7 +25,8 @@ from .batch_axis import Split, compute_parts, nanoseconds, order_of_parts, part_
 
 EMBEDDED = 16  # constants up to this many elements stay inside the body
 MOST_CHUNKS = 16
-LEAST_WORK = 22e3  # nanoseconds of one chunk: less is not worth meeting twice
+LEAST_HALF = 18e3  # nanoseconds of one of two chunks: less is not worth meeting twice
+LEAST_WORK = 22e3  # of one of more of them
 SHARE_OF_SUMS = 0.12  # of the work, that writing and adding up partial sums may take
 SHARE_INSIDE = 0.7  # of the step's work, that must be done by chunks
 SUMS = 1 << 20  # bytes of partial sums that stay in a cache
@@ -50,20 +51,22 @@ def build(split: Split, wanted: Sequence[Node]) -> Graph:
 
 
 def make_scan(split: Split, wanted: Sequence[Node]) -> Node:
-    """The loop over chunks, which reads the number of the chunk, parts of what is given, and other tensors as a whole."""
+    """The loop over chunks, which reads parts of what is given, other tensors as a whole, and where it counts its number."""
     order = order_of_parts(split, wanted)
     sequences = {node: split.part_type(node, split.inside[node]) for node in order if split.parts[node].given}
     captures = {i: i.type for node in order for i, cut in zip(split.parts[node].operands, split.parts[node].cut, strict=True)
                 if not cut and not is_embedded(i)}
     number = formal(0, TensorType(int64, ()))
-    given = [formal(k, type_) for k, type_ in enumerate((*sequences.values(), *captures.values()), 1)]
+    counts = [n for n in order if n.op.kind is Kind.SOURCE and n not in sequences]
+    numbers = [number] if any(is_counted(split, n) for n in counts) else []
+    given = [formal(k, type_) for k, type_ in enumerate((*sequences.values(), *captures.values()), len(numbers))]
     new = dict(zip(sequences, given, strict=False))
-    new.update({n: counted(split, n, number) for n in order if n.op.kind is Kind.SOURCE and n not in sequences})
+    new.update({n: counted(split, n, number) for n in counts})
     compute_parts(split, wanted, new, dict(zip(captures, given[len(sequences):], strict=True)))
-    operands = [constant(np.arange(split.count, dtype=np.int64)).node,
+    operands = [*(constant(np.arange(split.count, dtype=np.int64)).node for _ in numbers),
                 *(as_sequence(split, n) for n in sequences), *captures]
-    attributes = {"carries": 0, "sequences": 1 + len(sequences), "length": split.count, "reverse": False}
-    return make(REGISTRY["scan"], operands, attributes, (Graph((number, *given), tuple(new[w] for w in wanted)),))
+    attributes = {"carries": 0, "sequences": len(numbers) + len(sequences), "length": split.count, "reverse": False}
+    return make(REGISTRY["scan"], operands, attributes, (Graph((*numbers, *given), tuple(new[w] for w in wanted)),))
 
 
 def is_embedded(node: Node) -> bool:
@@ -71,13 +74,17 @@ def is_embedded(node: Node) -> bool:
     return "value" in node.attributes and node.attributes["value"].size <= EMBEDDED
 
 
+def is_counted(split: Split, node: Node) -> bool:
+    """Whether a chunk's part of a source depends on which chunk it is."""
+    return bool(node.attributes["axis"] == split.inside[node])
+
+
 def counted(split: Split, node: Node, chunk: Node) -> Node:
     """A chunk's part of a source that counts."""
     part = make(node.op, (), split.parts[node].attributes)
-    axis = split.inside[node]
-    if node.attributes["axis"] != axis:
+    if not is_counted(split, node):
         return part
-    start = (Tensor(chunk) * int(part.shape[axis])).astype(part.dtype)
+    start = (Tensor(chunk) * int(part.shape[split.inside[node]])).astype(part.dtype)
     return inherit((Tensor(part) + expand_to(start, part.shape)).node, node)
 
 
@@ -146,7 +153,8 @@ def number_of_chunks(work: Callable[[int], float], sums: int, batch: int) -> int
     while count <= MOST_CHUNKS and batch % count == 0 and batch >= 2 * count and count * sums <= SUMS \
             and count * adding <= SHARE_OF_SUMS * total:
         each = total / 2 if count == 2 else work(count)
-        if each < LEAST_WORK or count * (each + adding) > (1 + SHARE_OF_SUMS) * total + 2 * adding:
+        least = LEAST_HALF if count == 2 else LEAST_WORK
+        if each < least or count * (each + adding) > (1 + SHARE_OF_SUMS) * total + 2 * adding:
             break
         best, count = count, 2 * count
     return best
@@ -161,7 +169,7 @@ def chunks_for(split: Split, wanted: Sequence[Node], batch: int) -> tuple[int, s
         return 1, f"{whole / split.work:.0%} of the work is row by row of it{first_between_rows(split)}"
     if not split.sums:
         return 1, "nothing is summed over it"
-    few = "a chunk would be too short" if whole / 2 < LEAST_WORK else "partial sums would cost more than chunks save"
+    few = "a chunk would be too short" if whole / 2 < LEAST_HALF else "partial sums would cost more than chunks save"
     return number_of_chunks(lambda count: sum(part_nanoseconds(split, n, count) for n in inside), sums, batch), few
 
 
@@ -185,7 +193,7 @@ def chunk(graph: Graph, named: Sequence[Batch] = ()) -> tuple[Graph, str]:
     if 2 * trained > SUMS:
         return graph, "the batch stays whole: partial sums of so many parameters would not stay in a cache"
     work = sum(map(nanoseconds, graph.nodes))
-    if work < 2 * LEAST_WORK:
+    if work < 2 * LEAST_HALF:
         return graph, "the batch stays whole: the step is too short"
     why = ""
     for batch in batches(graph, named):

@@ -12,10 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from graphc.ir import Graph
-from graphc.plan import Buffer, Role, Step
+from graphc.plan import Buffer, Kernel, Role, Step
 
 from .fuse import Fused
 from .order import least_memory
+
+SMALL = 64  # bytes: what such kernels write
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,23 @@ def schedule(graph: Graph, fused: Fused) -> Schedule:
             copies.insert(0, (source, out))  # outputs first: a cell's old value is read before its update is copied
     own = {b for k in kernels for b in k.writes if b not in aliases}
     order = least_memory(kernels, dependencies.after, own, [source for source, _ in copies])
+    order = small_ones_first(order, kernels, dependencies.after)
     return Schedule(tuple(kernels[i] for i in order), tuple(outputs), aliases, tuple(copies))
+
+
+def small_ones_first(order: Sequence[int], kernels: Sequence[Step], after: Sequence[set[int]]) -> list[int]:
+    """The order, but with kernels of a few numbers that wait for nothing at the front: rates and other numbers of the step.
+
+    There threads need not meet for them alone.
+    """
+    waiting = {j for following in after for j in following}
+    first = []
+    for i in order:
+        kernel = kernels[i]
+        if after[i] and i not in waiting and isinstance(kernel, Kernel) and sum(b.bytes for b in kernel.writes) <= SMALL:
+            first.append(i)
+    early = set(first)
+    return [*first, *(i for i in order if i not in early)]
 
 
 def update_in_place(dependencies: Dependencies, new: Buffer, home: Buffer) -> bool:

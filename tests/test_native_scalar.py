@@ -14,10 +14,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from graphc.runtime.native import emit, jit
+from graphc.runtime.native import emit, jit, math_tables
 from graphc.runtime.native.scalar import NativeScalar
 from graphc.runtime.native.target import describe, host
 from graphc.runtime.native.vector_math import ULP_BOUNDS
+
+import graphc
 
 NUMPY: dict[str, Any] = {"float": np.float32, "double": np.float64, "i32": np.int32, "i64": np.int64, "i1": np.bool_}
 FLOATS = ("float", "double")
@@ -36,15 +38,18 @@ DTYPES = ("float32", "float64", "int32", "int64", "bool")
 LLVM = dict(zip(DTYPES, ("float", "double", "i32", "i64", "i1"), strict=True))
 
 Body = Callable[..., emit.Value]
+IN_PIECES: dict[str, Body] = {"tanh": math_tables.tanh, "erf": math_tables.erf}
 
 
 def method(name: str) -> Body:
     return lambda s, *operands: getattr(s, name)(*operands)
 
 
-def catalogue() -> dict[str, tuple[Body, tuple[str, ...], str]]:
-    """name: (body, operand types, result type) of everything that is tested."""
+def catalogue(lookups: bool) -> dict[str, tuple[Body, tuple[str, ...], str]]:
+    """name: (body, operand types, result type) of everything that is tested; of functions in pieces where `lookups` says so."""
     found: dict[str, tuple[Body, tuple[str, ...], str]] = {}
+    for name, body in IN_PIECES.items() if lookups else ():
+        found[f"{name}_in_pieces.float"] = (body, ("float",), "float")
     for t in FLOATS:
         for name in (*UNARY, "floor", "ceil", "trunc", "round"):
             found[f"{name}.{t}"] = (method(name), (t,), t)
@@ -81,10 +86,10 @@ def memory(scalar: str) -> str:
     return "i8" if scalar == "i1" else scalar
 
 
-def module_text(lanes: int) -> str:
+def module_text(lanes: int, lookups: bool = False) -> str:
     """One loop over arrays for each entry of the catalogue, with this many lanes (0: scalars)."""
     module = emit.Module()
-    for name, (body, operands, result) in catalogue().items():
+    for name, (body, operands, result) in catalogue(lookups).items():
         pointers = [(f"p{i}", "ptr") for i in range(len(operands) + 1)]
         f = module.function(name, [("n", "i64"), *pointers], internal=False)
         with f.loop(0, f.parameters[0], step=lanes or 1) as i:
@@ -102,7 +107,7 @@ def module_text(lanes: int) -> str:
 
 @lru_cache
 def compiled(lanes: int) -> jit.Code:
-    return jit.compile_module(module_text(lanes), target=host(), name=f"scalar.{lanes}")
+    return jit.compile_module(module_text(lanes, host().has_lookups), target=host(), name=f"scalar.{lanes}")
 
 
 def run(name: str, *arrays: np.ndarray, lanes: int = 16) -> np.ndarray:
@@ -120,7 +125,7 @@ def run(name: str, *arrays: np.ndarray, lanes: int = 16) -> np.ndarray:
 
 @lru_cache
 def catalogue_once() -> dict[str, tuple[Body, tuple[str, ...], str]]:
-    return catalogue()
+    return catalogue(host().has_lookups)
 
 
 # -- arguments and references ----------------------------------------------------------------------------------------
@@ -185,9 +190,10 @@ def ulps(got: np.ndarray, want: np.ndarray) -> np.ndarray:
     return error.astype(np.float64)
 
 
-def check_bound(name: str, scalar: str, *arrays: np.ndarray) -> None:
+def check_bound(name: str, scalar: str, *arrays: np.ndarray, body: str = "") -> None:
+    """body: what computes the function, if not the entry of its name."""
     want = reference(name, *arrays)
-    got = run(f"{name}.{scalar}", *arrays)
+    got = run(f"{body or name}.{scalar}", *arrays)
     bound = ULP_BOUNDS[name][FLOATS.index(scalar)]
     if scalar == "double" and not WIDE:
         bound += 1  # the reference's own error
@@ -206,6 +212,26 @@ def check_bound(name: str, scalar: str, *arrays: np.ndarray) -> None:
 @pytest.mark.parametrize("name", UNARY)
 def test_error_of_functions(name: str, scalar: str) -> None:
     check_bound(name, scalar, arguments(name, NUMPY[scalar]))
+
+
+@pytest.mark.parametrize("name", IN_PIECES if host().has_lookups else ())
+def test_error_of_functions_in_pieces(name: str) -> None:
+    """The same bounds, at every end of a piece too; never beyond one, which what follows may rely on."""
+    ends = np.exp2(np.arange(-6, 5, 0.25) // 1) * (1 + np.arange(-6, 5, 0.25) % 1)
+    ends = np.concatenate([ends, *(np.nextafter(ends.astype(np.float32), np.float32(to)) for to in (0, 99))])
+    dense = np.arange(0x3C000000, 0x41300000, 257, dtype=np.uint32).view(np.float32)
+    x = np.concatenate([arguments(name, np.float32), ends.astype(np.float32), -ends.astype(np.float32), dense])
+    check_bound(name, "float", x, body=f"{name}_in_pieces")
+    found = run(f"{name}_in_pieces.float", x)
+    assert np.abs(found[~np.isnan(x)]).max() == 1
+    assert run(f"{name}_in_pieces.float", np.array([0.0, -0.0, math.inf, -math.inf], np.float32)).tolist() == [0, 0, 1, -1]
+
+
+def test_steps_use_pieces_where_the_processor_looks_them_up() -> None:
+    x = graphc.placeholder("x", (64,))
+    function = graphc.function([x], graphc.tanh(x) + graphc.erf(x))
+    function(np.zeros(64, np.float32))
+    assert ("vpermi2var" in function.dump(stage="llvm")) == (function.backend == "native" and host().has_lookups)
 
 
 @pytest.mark.parametrize("scalar", FLOATS)

@@ -20,7 +20,7 @@ from graphc.plan import Plan, Role, repeated
 from . import cache, jit, memory, threads
 from .calls import bind_call
 from .lower import ARENA, COUNT, PRIVATE, PRIVATE_STRIDE, SHARED, Layout, lower, lower_unrolled, remaining
-from .steps import step_is_serial
+from .meetings import step_is_serial
 from .target import Target, host
 
 _ALONE = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p)

@@ -42,6 +42,7 @@ def emit_any_map(w: Work) -> None:
 
 
 SERIAL = 1 << 17  # element operations, two to four microseconds: less is not worth a second thread
+PARTIAL_SUMS = 16  # up to so many terms a sum down columns is one of what threads have left: half of it is far from any of them
 EMITTERS = {Form.MAP: emit_any_map, Form.ROWS: emit_rows, Form.COLUMNS: emit_columns, Form.CONTRACT: emit_contract,
             Form.PREFIX: emit_prefix, Form.SCATTER: emit_scatter, Form.ROUTINE: emit_routine}
 
@@ -74,7 +75,8 @@ def body_operations(body: Graph) -> int:
 @lru_cache(maxsize=512)
 def is_serial(kernel: Kernel) -> bool:
     """Whether thread 0 does the whole kernel; such kernels in a row need no barrier between them."""
-    return element_operations(kernel) < SERIAL
+    few = kernel.form is Form.COLUMNS and prod(kernel.space[axis] for axis in kernel.axes) <= PARTIAL_SUMS
+    return element_operations(kernel) < (SERIAL // 8 if few else SERIAL)
 
 
 def scratch_sizes(kernel: Kernel, target: Target) -> tuple[int, int]:

@@ -17,7 +17,8 @@ from graphc.plan import Buffer, Loop, Plan
 from .denormals import restore_denormal_mode, set_denormal_mode
 from .emit import Function, Module, Value, i64
 from .jit import Unit
-from .steps import Places, StepWriter, Team, plan_scratch
+from .meetings import plan_scratch
+from .steps import Places, StepWriter, Team
 from .target import Target
 from .texts import Texts
 from .unroll import emit_unrolled_run
@@ -73,7 +74,7 @@ def lower_unrolled(graph: Graph, plan: Plan, target: Target, flush_denormals: bo
                    give: Give | None = None) -> tuple[Texts, Layout]:
     """The module of a step so small that it needs no kernels: see `unroll`."""
     layout = table_layout(plan, target, unrolled=True)
-    module = Module()
+    module = Module(lookups=target.has_lookups)
     run = module.function("run", [("table", "ptr"), ("thread", "i64"), ("threads", "i64"), ("barrier", "ptr")],
                           returns="i32", internal=False)
     table, thread, _, _ = run.parameters
@@ -107,7 +108,7 @@ def lower(loop: Loop, target: Target, flush_denormals: bool = True, give: Give |
     """
     plan = loop.body
     layout = table_layout(plan, target)
-    module = Module()
+    module = Module(lookups=target.has_lookups)
     texts = Texts(module, UNIT, ("run", "alone", "step"))
     step = module.function("step", [("table", "ptr"), ("index", "i64"), ("thread", "i64"), ("threads", "i64"),
                                     ("barrier", "ptr")], attributes="nounwind alwaysinline")

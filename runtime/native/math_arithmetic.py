@@ -29,6 +29,12 @@ def splat_table(numbers: tuple[float, ...], type_: str) -> tuple[Value, ...]:
     return tuple(emit.constant(number, type_) for number in numbers)
 
 
+@lru_cache(maxsize=256)
+def numbers(values: tuple[float, ...]) -> str:
+    """Different float32 constants in the lanes of a vector."""
+    return "<" + ", ".join(f"float {emit.literal(value, 'float')}" for value in values) + ">"
+
+
 def is_constant(x: Value) -> bool:
     return not x.name.startswith(("%", "@"))
 
@@ -296,6 +302,27 @@ class Arithmetic:
         """Inverse of `as_int`."""
         type_ = emit.vector(x.lanes, FLOAT_OF[x.element])
         return self.function.emit(f"bitcast {x} to {type_}", type_)
+
+    # -- tables ------------------------------------------------------------------------------------------------
+
+    def lookup(self, table: tuple[float, ...], place: Value) -> Value:
+        """The float32 of 32 that the last five bits of an int32 pick, in each lane; only where `Module.lookups` holds."""
+        f, lanes = self.function, place.lanes
+        name, wide, index = "llvm.x86.avx512.vpermi2var.ps.512", "<16 x float>", "<16 x i32>"
+        f.module.declare(name, wide, [wide, index, wide])
+        low, high = (Value(numbers(table[start:start + 16]), wide) for start in (0, 16))
+        if not lanes:
+            place = f.emit(f"insertelement {index} zeroinitializer, {place}, i64 0", index)
+        elif lanes < 16:
+            picked = ", ".join(f"i32 {min(lane, lanes)}" for lane in range(16))
+            place = f.emit(f"shufflevector {place}, {place.type} zeroinitializer, {index} <{picked}>", index)
+        found = f.call(name, [low, place, high], wide)
+        if not lanes:
+            return f.extract(found, 0)
+        if lanes == 16:
+            return found
+        return f.emit(f"shufflevector {found}, {wide} poison, <{lanes} x i32> <"
+                      + ", ".join(f"i32 {lane}" for lane in range(lanes)) + ">", emit.vector(lanes, "float"))
 
     # -- choice and conversion ---------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import inf, log, nan
 
+from graphc.runtime.native import math_tables as tables
 from graphc.runtime.native.emit import Value
 from graphc.runtime.native.math_arithmetic import Arithmetic
 
@@ -166,7 +167,9 @@ def quarter_expm1(s: Arithmetic, a: Value) -> Value:
 
 
 def tanh(s: Arithmetic, x: Value) -> Value:
-    """-e / (2 + e) with e = expm1(-2 |x|): no cancellation anywhere, one division."""
+    """-e / (2 + e) with e = expm1(-2 |x|): no cancellation anywhere, one division.  In pieces where that is faster."""
+    if x.element == "float" and s.function.module.lookups:
+        return tables.tanh(s, x)
     form = FORMATS[x.element]
     a = s.clamp_above(s.abs(x), 9.5 if x.element == "float" else 19.5)
     t, r = reduce_exponent(s, s.mul(a, s.const(-2.0, x)), form.bias)

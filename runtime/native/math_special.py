@@ -6,6 +6,7 @@ called.  Each table states its interval and its largest relative error there, af
 
 from __future__ import annotations
 
+from graphc.runtime.native import math_tables as tables
 from graphc.runtime.native.math_arithmetic import Arithmetic
 from graphc.runtime.native.math_exponential import exp, polynomial
 from graphc.runtime.native.values import Value
@@ -67,6 +68,8 @@ def erfc(s: Arithmetic, x: Value) -> Value:
 
 
 def erf(s: Arithmetic, x: Value) -> Value:
+    if x.element == "float" and s.function.module.lookups:
+        return tables.erf(s, x)
     a, one = s.abs(x), s.const(1.0, x)
     if x.element == "float":
         power = polynomial(s, a, ERF_ROOT)

@@ -5,14 +5,15 @@ Knows buffers' addresses, who runs what, and where threads meet.  Must not know 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from itertools import takewhile
 
-from graphc.plan import Branch, Buffer, Carry, Kernel, Loop, Plan, Role, Step, align, bodies, body_key
+from graphc.plan import ALIGNMENT, Branch, Buffer, Carry, Kernel, Loop, Plan, Role, Step, align, body_key
 
 from .emit import Function, Module, Value, i64
-from .kernels import SERIAL, element_operations, emit_kernel, is_serial, scratch_sizes
+from .kernels import emit_kernel
+from .meetings import EVERYBODY, FIRST, LAST, Turn, plan_scratch, turns
 from .target import Target
 from .threads import emit_barrier
 from .tiles import share
@@ -37,31 +38,6 @@ class Team:
     def single(self, private: Value | None = None, shared: Value | None = None) -> Team:
         """This thread by itself."""
         return Team(i64(0), i64(1), NOBODY, private or self.private, shared or self.shared)
-
-
-@lru_cache(maxsize=512)
-def step_is_serial(step: Step) -> bool:
-    """Whether thread 0 does the whole step; such steps in a row need no barrier between them."""
-    if isinstance(step, Kernel):
-        return is_serial(step)
-    if isinstance(step, Loop) and step.parallel:
-        return sum(element_operations(k) * runs for k, runs in step.body.runs) * (step.count or 0) < SERIAL
-    return all(step_is_serial(s) for plan in bodies(step) for s in plan.steps)
-
-
-def plan_scratch(plan: Plan, target: Target) -> tuple[int, int]:
-    """(bytes of private memory per thread, bytes shared by the team) that the steps of a plan need."""
-    private = shared = 0
-    for step in plan.steps:
-        if isinstance(step, Kernel):
-            own, common = scratch_sizes(step, target)
-        else:
-            inner = [plan_scratch(p, target) for p in bodies(step)]
-            own, common = max(p for p, _ in inner), max(s for _, s in inner)
-            if isinstance(step, Loop) and step.parallel:
-                own, common = align(step.body.arena_bytes) + align(common) + align(own), 0
-        private, shared = max(private, own), max(shared, common)
-    return align(private), align(shared)
 
 
 class Places:
@@ -109,12 +85,13 @@ class StepWriter:
 
     def plan(self, plan: Plan, places: Places, team: Team) -> None:
         """All steps in order; where the team is several threads they have met when this ends."""
-        for position, step in enumerate(plan.steps):
-            serial = step_is_serial(step)
-            self.step(step, plan, places, team, serial)
-            following = plan.steps[position + 1] if position + 1 < len(plan.steps) else None
-            if following is None or not (serial and step_is_serial(following)):
-                self.meet(team)  # thread 0's serial steps in a row need no barrier between them
+        order = turns(plan, self.target)
+        for place, turn in enumerate(order):
+            if turn.meet:
+                self.meet(team)
+                self.fetch_written(order[place:], plan, places, team)
+            self.step(turn.step, plan, places, team, turn.who)
+        self.meet(team)
         if plan.copies:
             self.on_first(team, lambda: self.copies(plan, places))
             self.meet(team)
@@ -123,13 +100,43 @@ class StepWriter:
         if not team.alone:
             self.f.call(self.barrier, [team.barrier, team.threads])
 
-    def on_first(self, team: Team, write: Callable[[], None]) -> None:
-        """Thread 0 alone does it."""
+    def fetch_written(self, order: Sequence[Turn], plan: Plan, places: Places, team: Team) -> None:
+        """Fetches what steps write in place before threads meet again, and others have read, into the caches of those who will.
+
+        Otherwise stores wait until the others' copies are given up, one after the other.
+        """
+        f = self.f
+        until = list(takewhile(lambda turn: not turn.meet, order[1:]))
+        written = [(turn.who, buffer) for turn in (order[0], *until) for buffer in turn.shared]
+        if team.alone or not written:
+            return
+        addresses = [places.address(buffer) for _, buffer in written]
+        with f.when(f.compare("icmp sgt", team.threads, i64(1))):
+            for (who, buffer), address in zip(written, addresses, strict=True):
+                lines = -(-buffer.bytes // ALIGNMENT)
+                low, high = share(f, lines, team.thread, team.threads)
+                if who != EVERYBODY:
+                    low, high = i64(0), f.select(f.compare("icmp eq", self.number(team, who), i64(0)), i64(lines), i64(0))
+                with f.loop(low, high) as line:
+                    f.prefetch(f.offset(address, f.mul(line, i64(ALIGNMENT)), "i8"), write=True)
+
+    def on_one(self, team: Team, who: int, write: Callable[[], None]) -> None:
+        """One thread alone does it."""
         if team.alone:
             write()
             return
-        with self.f.when(self.f.compare("icmp eq", team.thread, i64(0))):
+        with self.f.when(self.f.compare("icmp eq", self.number(team, who), i64(0))):
             write()
+
+    def on_first(self, team: Team, write: Callable[[], None]) -> None:
+        """Thread 0 alone does it."""
+        self.on_one(team, FIRST, write)
+
+    def number(self, team: Team, who: int) -> Value:
+        """A thread's number in a step: 0 for whom it belongs to, if it belongs to one."""
+        if who != LAST or team.alone:
+            return team.thread
+        return self.f.sub(self.f.sub(team.threads, i64(1)), team.thread)
 
     def copies(self, plan: Plan, places: Places) -> None:
         for source, target in plan.copies:
@@ -139,18 +146,18 @@ class StepWriter:
         self.module.declare("llvm.memmove.p0.p0.i64", "void", ["ptr", "ptr", "i64", "i1"])
         self.f.call("llvm.memmove.p0.p0.i64", [target, source, i64(size), Value("false", "i1")])
 
-    def step(self, step: Step, plan: Plan, places: Places, team: Team, serial: bool) -> None:
+    def step(self, step: Step, plan: Plan, places: Places, team: Team, who: int) -> None:
         if isinstance(step, Kernel):
-            self.kernel(step, plan, places, team)
+            self.kernel(step, plan, places, team, self.number(team, who))
             return
         outside = {b: places.address(b) for b in (*step.reads, *step.writes, *step.workspace)}
         write = self.loop if isinstance(step, Loop) else self.branch
-        if serial:
-            self.on_first(team, lambda: write(step, outside, team.single()))  # type: ignore[arg-type]
+        if who != EVERYBODY:
+            self.on_one(team, who, lambda: write(step, outside, team.single()))  # type: ignore[arg-type]
         else:
             write(step, outside, team)  # type: ignore[arg-type]
 
-    def kernel(self, kernel: Kernel, plan: Plan, places: Places, team: Team) -> None:
+    def kernel(self, kernel: Kernel, plan: Plan, places: Places, team: Team, thread: Value) -> None:
         key = body_key(kernel, shared_memory(plan, kernel))
         name = self.functions.get(key)
         if name is None:
@@ -158,7 +165,7 @@ class StepWriter:
             emit_kernel(self.module, name, kernel, self.target)
             self.written()
         arguments = [places.address(b) for b in (*kernel.reads, *kernel.writes)]
-        self.f.call(name, [*arguments, team.private, team.shared, team.thread, team.threads, team.barrier])
+        self.f.call(name, [*arguments, team.private, team.shared, thread, team.threads, team.barrier])
 
     # -- loops -------------------------------------------------------------------------------------------------
 

@@ -29,6 +29,11 @@ class Target:
     l3_bytes: int
     matrix_unit: bool = False  # registers of 16 rows of 64 bytes, multiplied in bfloat16 with float32 sums
 
+    @property
+    def has_lookups(self) -> bool:
+        """Whether 16 float32 numbers are found in a table of 32 by one instruction."""
+        return self.vector_bytes == 64 and "+avx512f," in self.features + ","
+
     def lanes(self, itemsize: int) -> int:
         """Elements of this many bytes in one vector register."""
         return max(1, self.vector_bytes // itemsize)

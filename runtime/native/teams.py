@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from graphc.plan import Buffer, Form, Kernel, Loop, Plan, Step, bodies
 
 from .kernels import element_operations
-from .steps import step_is_serial
+from .meetings import step_is_serial
 
 OPERATIONS_PER_NS = 20.0  # of one thread, in the measure of `element_operations`
 MEET = 2000.0  # nanoseconds that it takes until all threads have met

@@ -1,0 +1,150 @@
+"""Where the threads that run a plan must meet, and which of them does a step that only one does.
+
+Knows which memory steps touch: two steps need a meeting between them only where one writes what the other touches and another
+thread may do so.  Must not know what kernels compute, or how code is written.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from graphc.plan import Buffer, Form, Kernel, Loop, Plan, Role, Step, align, bodies
+
+from .kernels import SERIAL, element_operations, is_serial, scratch_sizes
+from .target import Target
+
+FIRST, LAST, EVERYBODY = 0, 1, 2  # who does a step: thread 0, the last thread, all together
+
+MANY = 200  # places written since threads met, from which they meet in any case: who looks through them takes time, too
+
+FETCHED = 1 << 16  # bytes of what a step updates that threads fetch before: more waits beside other work
+LINE = 64
+
+Place = tuple[object, int, int]  # some memory, and a range of bytes of it
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A step, who does it, and whether all threads meet before it.
+
+    shared   what the step writes in place and other threads have read, where that is not much
+    """
+
+    step: Step
+    who: int
+    meet: bool
+    shared: tuple[Buffer, ...] = ()
+
+
+@dataclass
+class Open:
+    """What was done since threads last met."""
+
+    reads: list[tuple[Place, int]] = field(default_factory=list)
+    writes: list[tuple[Place, int]] = field(default_factory=list)
+    load: list[int] = field(default_factory=lambda: [0, 0])  # of the first and of the last thread, in element operations
+
+    def others(self, reads: list[Place], writes: list[Place]) -> set[int]:
+        """Who touched what a step writes, or wrote what it reads."""
+        return {who for place, who in self.writes if any(overlap(place, p) for p in (*reads, *writes))} | {
+            who for place, who in self.reads if any(overlap(place, p) for p in writes)}
+
+
+def overlap(a: Place, b: Place) -> bool:
+    return a[0] == b[0] and a[1] < b[2] and b[1] < a[2]
+
+
+@lru_cache(maxsize=512)
+def step_is_serial(step: Step) -> bool:
+    """Whether one thread does the whole step."""
+    if isinstance(step, Kernel):
+        return is_serial(step)
+    if isinstance(step, Loop) and step.parallel:
+        return step_operations(step) < SERIAL
+    return all(step_is_serial(s) for plan in bodies(step) for s in plan.steps)
+
+
+def step_operations(step: Step) -> int:
+    """About how many scalar instructions a step takes."""
+    if isinstance(step, Kernel):
+        return element_operations(step)
+    times = step.count or 0 if isinstance(step, Loop) else 1
+    return times * sum(element_operations(kernel) * runs for plan in bodies(step) for kernel, runs in plan.runs)
+
+
+def plan_scratch(plan: Plan, target: Target) -> tuple[int, int]:
+    """(bytes of private memory per thread, bytes shared by the team) that the steps of a plan need."""
+    private = shared = 0
+    for step in plan.steps:
+        own, common = step_scratch(step, target)
+        private, shared = max(private, own), max(shared, common)
+    return align(private), align(shared)
+
+
+def step_scratch(step: Step, target: Target) -> tuple[int, int]:
+    """The same of one step."""
+    if isinstance(step, Kernel):
+        return scratch_sizes(step, target)
+    inner = [plan_scratch(p, target) for p in bodies(step)]
+    own, common = max(p for p, _ in inner), max(s for _, s in inner)
+    if isinstance(step, Loop) and step.parallel:
+        return align(step.body.arena_bytes) + align(common) + align(own), 0
+    return own, common
+
+
+def memory_of(plan: Plan, buffer: Buffer) -> Place:
+    """Temporaries share the arena; everything else has memory of its own."""
+    home = plan.home(buffer)
+    if home.role is Role.TEMPORARY:
+        start = plan.offsets[home]
+        return "arena", start, start + max(home.bytes, 1)
+    return home, 0, 1
+
+
+def turns(plan: Plan, target: Target) -> list[Turn]:
+    """The steps in order.  Before the first of them and after the last all threads have met.
+
+    A step for one thread goes to one that it does not have to wait for, and to the last thread where the first has more
+    to do.
+    """
+    if all(map(step_is_serial, plan.steps)):
+        return [Turn(step, FIRST, False) for step in plan.steps]
+    result = []
+    done = Open()
+    readers = Counter(plan.home(b) for step in plan.steps if not step_is_serial(step) for b in dict.fromkeys(step.reads))
+    for step in plan.steps:
+        reads = [memory_of(plan, b) for b in step.reads]
+        writes = [memory_of(plan, b) for b in (*step.writes, *step.workspace)]
+        serial = step_is_serial(step)
+        if step_scratch(step, target)[1]:
+            writes.append(("scratch", 0, 1))
+        if not serial and isinstance(step, Kernel) and step.form is Form.CONTRACT:
+            writes.append(("tickets", 0, 1))  # equal kernels give their shares out by one counter
+        others = done.others(reads, writes)
+        cost = step_operations(step)
+        who = EVERYBODY
+        if serial:
+            who = next(iter(others)) if len(others) == 1 else LAST if done.load[LAST] + cost <= done.load[FIRST] else FIRST
+            if who == EVERYBODY:
+                who = FIRST
+        meet = bool(others - {who}) or (who == EVERYBODY and bool(others)) or len(done.writes) > MANY
+        if meet:
+            done = Open()
+            who = FIRST if serial else EVERYBODY
+        if serial:
+            done.load[who] += cost
+        done.reads += [(place, who) for place in reads]
+        done.writes += [(place, who) for place in writes]
+        result.append(Turn(step, who, meet, read_by_others(step, plan, readers)))
+    return result
+
+
+def read_by_others(step: Step, plan: Plan, readers: Mapping[Buffer, int]) -> tuple[Buffer, ...]:
+    """Small cells that a step updates in place and other steps read.  readers: how many shared steps read a buffer."""
+    own = 0 if step_is_serial(step) else 1
+    homes = dict.fromkeys(plan.home(step.writes[write]) for write, _ in sorted(step.in_place))
+    found = tuple(home for home in homes if home.role is Role.CELL and readers[home] > own)
+    return found if LINE < sum(home.bytes for home in found) <= FETCHED else ()
