@@ -6,6 +6,7 @@ Build a graph of symbols, derive gradients symbolically, and run whole training 
 from __future__ import annotations
 
 import os as _os
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
 _root = _os.path.dirname(_os.path.dirname(_os.path.realpath(__file__)))
@@ -22,8 +23,10 @@ from .passes.autodiff import grad, hessian, hvp, jacobian, jvp, vjp
 from .static_graph import Graph as _Graph
 from .static_graph import mark_backward as _mark_backward
 from .tensor import Parameter, Tensor, constant, parameter, placeholder, state
-from .text import parse
 from .types import Dim, DType, bool_, float32, float64, int32, int64
+
+if _TYPE_CHECKING:
+    from .text import parse
 
 __version__ = "0.1.0"
 __all__ = ["CheckpointError", "DType", "DTypeError", "Dim", "FeedError", "GraphError", "NumericsError", "Parameter",
@@ -36,11 +39,15 @@ vars(optim)["LBFGS"] = _LBFGS
 
 
 def __getattr__(name: str) -> _Any:
-    """Every public function of `ops` is an attribute of graphc; `graphc.testing` loads when it is asked for."""
+    """Every public function of `ops` is an attribute of graphc; `testing` and `parse` load when they are asked for."""
     if name == "testing":
         from importlib import import_module
 
         return import_module(".testing", __name__)
+    if name == "parse":
+        from .text import parse
+
+        return parse
     try:
         return _FUNCTIONS[name]
     except KeyError:
@@ -48,4 +55,4 @@ def __getattr__(name: str) -> _Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_FUNCTIONS, "testing"})
+    return sorted({*globals(), *_FUNCTIONS, "parse", "testing"})

@@ -13,17 +13,17 @@ import numpy as np
 
 from .errors import GraphError
 from .feeds import assign, convert, solve_sizes
+from .garbage import kept_waiting
 from .ir import Cell, Graph, Node, at, rewrite, substitute, topological, user_origin
 from .methods import FUNCTIONS, public
-from .passes.update import attach_updates
 from .program import Program, inspecting, sizes_for
 from .runtime.interpreter import evaluate
-from .specialized import Specialized
 from .structures import flatten_outputs
 from .tensor import Parameter, Tensor, TensorLike, as_tensor
 
 
 @public
+@kept_waiting()
 def function(inputs: Sequence[Tensor], outputs: Any, updates: Mapping[Parameter, TensorLike] | None = None, *,
              backend: str = "native", threads: int | None = None, memory_budget: int | None = None,
              check_numerics: bool = False, name: str = "program") -> Program:
@@ -109,6 +109,7 @@ def inputs_of(roots: Sequence[Tensor]) -> list[Tensor]:
 
 
 @public
+@kept_waiting()
 def train_step(loss: Tensor, optimizer: Any, outputs: Any = None, *, lr_scheduler: Any = None,
                grad_clip_norm: float | None = None, grad_clip_value: float | None = None, accumulate: int = 1,
                returns: Any = None, inputs: Sequence[Tensor] | None = None, **options: Any) -> Program:
@@ -125,6 +126,8 @@ def train_step(loss: Tensor, optimizer: Any, outputs: Any = None, *, lr_schedule
     inputs           placeholders in the order of positional arguments; all that are needed, in order of creation, by default
     options          those of `function`
     """
+    from .passes.update import attach_updates  # passes load with the first program that needs them
+
     attached = attach_updates(loss, optimizer, grad_clip_norm=grad_clip_norm, grad_clip_value=grad_clip_value,
                               accumulate=accumulate, lr_scheduler=lr_scheduler)
     if returns is None:
@@ -150,4 +153,4 @@ def evaluate_tensor(tensor: Tensor, feeds: Mapping[str, Any]) -> np.ndarray:
 
 FUNCTIONS["evaluate"] = evaluate_tensor
 
-__all__ = ["Program", "Specialized", "function", "inputs_of", "inspecting", "sizes_for", "train_step"]
+__all__ = ["Program", "function", "inputs_of", "inspecting", "sizes_for", "train_step"]

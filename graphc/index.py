@@ -6,17 +6,17 @@ Must not know ops, buffers or code.
 
 from __future__ import annotations
 
+from collections import namedtuple
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from math import gcd
 from typing import Union
 
 
-@dataclass(frozen=True)
-class Variable:
+class Variable(namedtuple("Variable", "name extent")):
     """A loop variable: 0 <= value < extent."""
 
+    __slots__ = ()
     name: str
     extent: int
 
@@ -27,10 +27,10 @@ class Variable:
         return self.name
 
 
-@dataclass(frozen=True)
-class Divided:
-    """floor(of / by)."""
+class Divided(namedtuple("Divided", "of by kind", defaults=("/",))):
+    """floor(of / by).  Its kind tells it from a remainder, as tuples of equal parts are equal."""
 
+    __slots__ = ()
     of: Index
     by: int
 
@@ -42,10 +42,10 @@ class Divided:
         return f"({self.of})/{self.by}"
 
 
-@dataclass(frozen=True)
-class Remainder:
+class Remainder(namedtuple("Remainder", "of by kind", defaults=("%",))):
     """of modulo by, never negative."""
 
+    __slots__ = ()
     of: Index
     by: int
 
@@ -59,19 +59,27 @@ class Remainder:
 Term = Union[Variable, Divided, Remainder]
 
 
-@dataclass(frozen=True)
 class Index:
-    """constant + sum of factor * term."""
+    """constant + sum of factor * term.  Immutable."""
 
-    terms: tuple[tuple[Term, int], ...]
-    constant: int
+    __slots__ = ("_hash", "_range", "constant", "terms")
+
+    def __init__(self, terms: tuple[tuple[Term, int], ...], constant: int) -> None:
+        self.terms, self.constant = terms, constant
+        self._hash: int | None = None
+        self._range: tuple[int, int] | None = None
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (isinstance(other, Index) and self.constant == other.constant and self.terms == other.terms)
 
     def __hash__(self) -> int:
-        return self._hash
+        found = self._hash
+        if found is None:
+            found = self._hash = hash((self.terms, self.constant))
+        return found
 
-    @cached_property
-    def _hash(self) -> int:
-        return hash((self.terms, self.constant))
+    def __repr__(self) -> str:
+        return f"<index {self}>"
 
     @staticmethod
     def of(value: Index | Term | int) -> Index:
@@ -86,14 +94,16 @@ class Index:
         """A loop variable; one that takes a single value is the constant 0."""
         return Index((), 0) if extent == 1 else Index(((Variable(name, extent), 1),), 0)
 
-    @cached_property
+    @property
     def range(self) -> tuple[int, int]:
         """The least and greatest value it can take (bounds, not always reached)."""
-        low = high = self.constant
-        for term, factor in self.terms:
-            a, b = term.range()
-            low, high = low + min(a * factor, b * factor), high + max(a * factor, b * factor)
-        return low, high
+        if self._range is None:
+            low = high = self.constant
+            for term, factor in self.terms:
+                a, b = term.range()
+                low, high = low + min(a * factor, b * factor), high + max(a * factor, b * factor)
+            self._range = low, high
+        return self._range
 
     @property
     def number(self) -> int | None:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import count as counter
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -35,8 +35,7 @@ _OWN = tuple(os.path.join(folder, "") for folder in (
     _HERE, *(os.path.join(os.path.dirname(_HERE), name) for name in ("passes", "runtime"))))
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(NamedTuple):
     """A line of the user's own code."""
 
     file: str
@@ -47,7 +46,7 @@ class Origin:
         return f"{self.file}:{self.line}" + (f"   {text}" if text else "")
 
 
-_is_own: dict[str, bool] = {}  # whether a file of code is graphc's
+_own_files: set[str] = set()  # files of code that are known to be graphc's
 _caller: ContextVar[tuple[Origin | None] | None] = ContextVar("caller", default=None)  # found already
 
 
@@ -69,11 +68,10 @@ def user_origin() -> Origin | None:
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         file = frame.f_code.co_filename
-        own = _is_own.get(file)
-        if own is None:
-            own = _is_own[file] = file.startswith(_OWN) or file == contextlib.__file__
-        if not own:
-            return _origin(file, frame.f_lineno)
+        if file not in _own_files:
+            if not (file.startswith(_OWN) or file == contextlib.__file__):
+                return _origin(file, frame.f_lineno)
+            _own_files.add(file)
         frame = frame.f_back
     return None
 
@@ -179,7 +177,8 @@ def freeze(value: Any) -> Any:
 # -- nodes -----------------------------------------------------------------------------------------------------------
 
 _numbers = counter()
-_table: weakref.WeakValueDictionary[Any, Node] = weakref.WeakValueDictionary()
+_table: dict[Any, weakref.ref[Node]] = {}  # entries of nodes that are gone stay until it is swept
+_sweep_at = 1 << 12  # entries
 _lock = threading.RLock()
 
 
@@ -189,36 +188,29 @@ class Node:
     Nodes are interned: equal nodes are one object, so common subexpressions never exist twice.
     """
 
-    __slots__ = ("__weakref__", "attributes", "graphs", "inputs", "key", "number", "op", "origins", "phase", "scope",
-                 "types")
+    __slots__ = ("__weakref__", "attributes", "dtype", "graphs", "inputs", "key", "number", "op", "origins", "phase", "scope",
+                 "settled", "shape", "type", "types")
 
     op: Op
     inputs: tuple[Node, ...]
     attributes: dict[str, Any]
     graphs: tuple[Graph, ...]
     types: tuple[TensorType, ...]
+    type: TensorType  # of its only result, and that one's shape and dtype
+    shape: tuple
+    dtype: DType
     origins: tuple[Origin, ...]
     key: Any
     number: int  # in order of creation
     phase: str
     scope: str
+    settled: bool  # a note of simplification: nothing applies to the node, which depends on itself alone
 
-    @property
-    def type(self) -> TensorType:
-        """The type of its only result."""
-        if len(self.types) != 1:
+    def __getattr__(self, name: str) -> Any:
+        """What a node with several results does not have."""
+        if name in ("type", "shape", "dtype"):
             raise GraphError(f"{self.op.name} has {len(self.types)} results; pick one")
-        return self.types[0]
-
-    @property
-    def shape(self) -> tuple:
-        types = self.types
-        return types[0].shape if len(types) == 1 else self.type.shape
-
-    @property
-    def dtype(self) -> DType:
-        types = self.types
-        return types[0].dtype if len(types) == 1 else self.type.dtype
+        raise AttributeError(name)
 
     def __repr__(self) -> str:
         return f"<{self.op.name} #{self.number}: {', '.join(map(str, self.types))}>"
@@ -231,8 +223,8 @@ def make(op: Op, inputs: Sequence[Node] = (), attributes: Mapping[str, Any] | No
     Raises ShapeError or DTypeError naming the op, the types and the user's line where the types do not fit.
     """
     frozen = {name: freeze(value) for name, value in sorted(attributes.items())} if attributes else {}
-    key = (op.name, tuple(map(id, inputs)), tuple((n, key_of(v)) for n, v in frozen.items()),
-           tuple(graph.key for graph in graphs))
+    key = (op.name, tuple(map(id, inputs)), tuple([(n, key_of(v)) for n, v in frozen.items()]) if frozen else (),
+           tuple([graph.key for graph in graphs]) if graphs else ())
     origin = user_origin()
     node = _known(key, origin)
     if node is None:
@@ -242,35 +234,64 @@ def make(op: Op, inputs: Sequence[Node] = (), attributes: Mapping[str, Any] | No
 
 def make_like(old: Node, inputs: Sequence[Node], graphs: Sequence[Graph] | None = None) -> Node:
     """`make` with the op and attributes of a node, on other inputs; typed anew only where their types are others."""
-    graphs = old.graphs if graphs is None else graphs
-    key = (old.op.name, tuple(map(id, inputs)), old.key[2], tuple(graph.key for graph in graphs))
+    if graphs is None:
+        graphs, graph_keys = old.graphs, old.key[3]
+    else:
+        graph_keys = tuple([graph.key for graph in graphs])
+    key = (old.op.name, tuple(map(id, inputs)), old.key[2], graph_keys)
     origin = user_origin()
     node = _known(key, origin)
     if node is None:
-        same = graphs is old.graphs and len(inputs) == len(old.inputs) and all(
-            new.types == before.types for new, before in zip(inputs, old.inputs, strict=True))
-        types = old.types if same else _infer(old.op, inputs, old.attributes, graphs, origin)
+        types = old.types
+        if graphs is not old.graphs or not _same_types(inputs, old.inputs):
+            types = _infer(old.op, inputs, old.attributes, graphs, origin)
         node = _new(old.op, inputs, old.attributes, graphs, key, origin, types)
     return node
 
 
+def _same_types(some: Sequence[Node], others: Sequence[Node]) -> bool:
+    return len(some) == len(others) and all([a.types is b.types or a.types == b.types
+                                             for a, b in zip(some, others, strict=True)])
+
+
 def _known(key: Any, origin: Origin | None) -> Node | None:
-    with _lock:
-        node = _table.get(key)
-        if node is not None and origin is not None and origin not in node.origins and len(node.origins) < 8:
-            node.origins = (*node.origins, origin)
-        return node
+    """The node of this key; a key is right as long as its node lives, since a node holds all that its key names."""
+    found = _table.get(key)
+    node = found() if found is not None else None
+    if node is not None and origin is not None and origin not in node.origins:
+        with _lock:
+            if len(node.origins) < 8:
+                node.origins = (*node.origins, origin)
+    return node
 
 
 def _new(op: Op, inputs: Sequence[Node], attributes: dict[str, Any], graphs: Sequence[Graph], key: Any,
          origin: Origin | None, types: tuple[TensorType, ...]) -> Node:
     node = Node.__new__(Node)
     node.op, node.inputs, node.attributes, node.graphs = op, tuple(inputs), attributes, tuple(graphs)
-    node.types, node.number, node.key = types, next(_numbers), key
+    node.types, node.number, node.key, node.settled = types, next(_numbers), key, False
+    if len(types) == 1:
+        node.type = type_ = types[0]
+        node.shape, node.dtype = type_.shape, type_.dtype
     node.origins = (origin,) if origin else ()
     node.phase, node.scope = phase.get(), scope.get()
     with _lock:
-        return _table.setdefault(key, node)
+        found = _table.setdefault(key, reference := weakref.ref(node))
+        if found is not reference:  # another thread was quicker, or the node of this key is gone
+            other = found()
+            if other is not None:
+                return other
+            _table[key] = reference
+        if len(_table) > _sweep_at:
+            _sweep()
+    return node
+
+
+def _sweep() -> None:
+    """Forgets nodes that are gone; the next time when there are half as many entries again."""
+    global _table, _sweep_at
+    _table = {key: found for key, found in _table.items() if found() is not None}
+    _sweep_at = max(1 << 12, 3 * len(_table) // 2)
 
 
 def next_number() -> int:
@@ -282,7 +303,7 @@ def _infer(op: Op, inputs: Sequence[Node], attributes: dict[str, Any], graphs: S
            origin: Origin | None) -> tuple[TensorType, ...]:
     try:
         extra = {"graphs": tuple(graphs)} if graphs else {}
-        given = inputs[0].types if op.kind is Kind.ITEM else tuple(i.type for i in inputs)
+        given = inputs[0].types if op.kind is Kind.ITEM else [i.type for i in inputs]
         types = op.infer(*given, **attributes, **extra)
     except GraphError as error:
         shown = ", ".join(str(t) for i in inputs for t in i.types)
@@ -303,7 +324,7 @@ def topological(roots: Iterable[Node]) -> list[Node]:
             node = stack[-1]
             if node in done:
                 stack.pop()
-            elif pending := [i for i in node.inputs if i not in done]:
+            elif node.inputs and (pending := [i for i in node.inputs if i not in done]):
                 stack += pending[::-1]
             else:
                 done.add(node)
@@ -380,7 +401,8 @@ def rebuild(node: Node, inputs: tuple[Node, ...], graphs: tuple[Graph, ...] | No
 def inherit(new: Node, old: Node) -> Node:
     """`new` stands where `old` stood: it takes over origins, phase and scope."""
     if new is not old and new.number > old.number:  # a node that was there before keeps its own story
-        new.origins = tuple(dict.fromkeys((*old.origins, *new.origins)))[:8]
+        if new.origins != old.origins:
+            new.origins = tuple(dict.fromkeys((*old.origins, *new.origins)))[:8]
         new.phase, new.scope = old.phase, old.scope
     return new
 
@@ -397,7 +419,7 @@ def _rewrite(order: Iterable[Node], rule: Rule, known: Mapping[Node, Node] | Non
     new: dict[Node, Node] = dict(known or {})
     for node in order:
         if node not in new:
-            inputs = tuple(new[i] for i in node.inputs)
+            inputs = tuple([new[i] for i in node.inputs])
             replacement = rule(node, inputs)
             new[node] = rebuild(node, inputs) if replacement is None else replacement
     return new
@@ -406,7 +428,8 @@ def _rewrite(order: Iterable[Node], rule: Rule, known: Mapping[Node, Node] | Non
 def transform(graph: Graph, rule: Rule) -> Graph:
     """The graph with `rule` applied to every node; nested graphs stay as they are (see `for_each_graph`)."""
     new = _rewrite(graph.nodes, rule)
-    return graph.with_roots([new[r] for r in graph.roots], [new[i] for i in graph.inputs])
+    roots, inputs = tuple([new[r] for r in graph.roots]), tuple([new[i] for i in graph.inputs])
+    return graph if roots == graph.roots and inputs == graph.inputs else graph.with_roots(roots, inputs)
 
 
 def for_each_graph(graph: Graph, run: Callable[[Graph], Graph]) -> Graph:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,8 +26,7 @@ SUFFICIENT_DECREASE, CURVATURE = 1e-4, 0.9  # c1 and c2 of the strong Wolfe cond
 LEAST_CURVATURE = 1e-10  # pairs with less are left out of the memory, so that the approximation stays positive
 
 
-@dataclass(frozen=True)
-class Trial:
+class Trial(NamedTuple):
     """A point of the line search: how far, the loss and gradient there, and the slope along the direction."""
 
     distance: float

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -192,15 +191,11 @@ def _outer_updates(updates: Updates, own: Sequence[Node]) -> list[tuple[Cell, No
     return found
 
 
-@dataclass(frozen=True)
 class _Loop:
     """A closed body with what it captures; its operands before those are carries, then sequences."""
 
-    graph: Any
-    carries: int
-    length: Size
-    reverse: bool
-    captured: list[Tensor]
+    def __init__(self, graph: Any, carries: int, length: Size, reverse: bool, captured: list[Tensor]) -> None:
+        self.graph, self.carries, self.length, self.reverse, self.captured = graph, carries, length, reverse, captured
 
     def run(self, carries: Sequence[Tensor], sequences: Sequence[Tensor], length: Size | None = None) -> list[Tensor]:
         return self._node(self.graph, carries, sequences, self.captured, self.length if length is None else length)

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
 from inspect import signature
-from typing import Any, Protocol
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
 
 from .types import DType, TensorType
 
@@ -94,8 +95,7 @@ class RoutineBuilder(Protocol):
     def __getattr__(self, name: str) -> Callable[..., Any]: ...
 
 
-@dataclass(frozen=True)
-class Fold:
+class Fold(NamedTuple):
     """A reduction's body: an associative `combine` on a state of one or more scalars.
 
     `identity(dtype)` gives the state's neutral values, `lift(s, x, position)` an element's state (position is its
@@ -128,15 +128,14 @@ NONE = Missing("", "")
 NO_FOLD = Fold(NONE, NONE)
 
 
-@dataclass(frozen=True)
-class Sample:
+class Sample(NamedTuple):
     """One way to exercise an op in the registry's tests: operand shapes (or arrays) and attributes."""
 
     operands: tuple[Any, ...]
-    attributes: Mapping[str, Any] = field(default_factory=dict)
+    attributes: Mapping[str, Any] = MappingProxyType({})
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Op:
     """Everything about one op.  A field that its kind does not need stays out, and raises when it is called all the same.
 

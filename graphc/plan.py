@@ -43,7 +43,7 @@ class Buffer:
     array: np.ndarray | None = None  # of a constant
     position: int = 0  # among the inputs or outputs
 
-    @property
+    @cached_property
     def bytes(self) -> int:
         return self.type.bytes
 

@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import threading
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .errors import CheckpointError, FeedError, GraphError
 from .feeds import assign, convert, names_in_order, solve_sizes
-from .finite import check_finite
+from .garbage import kept_waiting
 from .ir import Graph, at, make, user_origin
 from .op import REGISTRY
-from .specialized import Specialized, specialize, usable
 from .structures import Structure
 from .tensor import Parameter, Tensor
+
+if TYPE_CHECKING:
+    from .specialized import Specialized
 
 inspecting: ContextVar[bool] = ContextVar("inspecting", default=False)  # a file is only being looked at: run nothing
 
@@ -46,7 +49,7 @@ class Program:
         if memory_budget is not None and (not isinstance(memory_budget, (int, np.integer)) or memory_budget < 0):
             raise GraphError(f"memory_budget is a number of bytes, got {memory_budget!r}{at(user_origin())}")
         self.graph, self.structure, self.name = graph, structure, name
-        self.backend = usable(backend)
+        self.backend = _usable(backend)
         self.threads, self.memory_budget, self.check_numerics = threads, memory_budget, check_numerics
         self.after_call: list[Any] = []  # schedulers that are no formula: stepped after each call
         self.inputs = [Tensor(n) for n in graph.inputs]
@@ -72,9 +75,11 @@ class Program:
     @property
     def simplified(self) -> Graph:
         """The graph after expansion and simplification, sizes still open."""
-        if self._simplified is None:
-            from .passes.pipeline import Pipeline  # passes load with the first program that is compiled
+        if self._simplified is not None:
+            return self._simplified
+        from .passes.pipeline import Pipeline  # passes load with the first program that is compiled
 
+        with kept_waiting():
             pipeline = Pipeline(seconds=self.seconds)
             self._simplified = pipeline.simplified(self.graph)
         return self._simplified
@@ -88,10 +93,13 @@ class Program:
         with self._lock:
             return self._specialized(sizes)
 
+    @kept_waiting()
     def _specialized(self, sizes: Mapping[str, int]) -> Specialized:
         key = tuple(sorted(sizes.items()))
         known = self._cache.get(key)
         if known is None:
+            from .specialized import specialize
+
             known = self._cache[key] = specialize(self.name, self.simplified, sizes, backend=self.backend,
                                                   threads=self.threads, memory_budget=self.memory_budget)
         return known
@@ -151,6 +159,8 @@ class Program:
             return _zeros(special, count)
         if not self.check_numerics:
             return special.executable.run(arrays, count, advance)
+        from .finite import check_finite
+
         stacks: list[list[np.ndarray]] = []
         for step in range(count):
             now = [a[step] if moves else a for a, moves in zip(arrays, advance, strict=True)]
@@ -297,6 +307,24 @@ def _describe(value: Any) -> str:
         layout = "" if value.flags.c_contiguous else ", not contiguous"
         return f"{value.dtype}{list(value.shape)}{layout}"
     return type(value).__name__
+
+
+_warned = False
+
+
+def _usable(backend: str) -> str:
+    """The backend that runs here: numpy, with one warning, where llvmlite cannot be used."""
+    global _warned
+    if backend == "native":
+        from importlib.util import find_spec
+
+        if find_spec("llvmlite") is None:
+            if not _warned:
+                warnings.warn("llvmlite cannot be imported: programs run on numpy, much slower. "
+                              "Install it with: pip install llvmlite", RuntimeWarning, stacklevel=4)
+                _warned = True
+            return "numpy"
+    return backend
 
 
 def sizes_for(program: Program, sizes: Mapping[str, int] | None) -> dict[str, int]:

@@ -6,7 +6,6 @@ get back.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -121,21 +120,3 @@ def specialize(name: str, simplified: Graph, sizes: Mapping[str, int], *, backen
     else:
         executable = Interpreted(graph, plan)
     return Specialized(dict(sizes), graph, plan, executable, pipeline.seconds, cost, batch)
-
-
-_warned = False
-
-
-def usable(backend: str) -> str:
-    """The backend that runs here: numpy, with one warning, where llvmlite cannot be used."""
-    global _warned
-    if backend == "native":
-        from importlib.util import find_spec
-
-        if find_spec("llvmlite") is None:
-            if not _warned:
-                warnings.warn("llvmlite cannot be imported: programs run on numpy, much slower. "
-                              "Install it with: pip install llvmlite", RuntimeWarning, stacklevel=4)
-                _warned = True
-            return "numpy"
-    return backend

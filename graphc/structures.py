@@ -6,19 +6,24 @@ Knows tuples, lists and dicts.  Must not know what their leaves are.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 Leaves = list[tuple[str, Any]]  # each with its path or name
 
 
-@dataclass(frozen=True)
 class Structure:
     """How leaves are nested in tuples, lists and dicts: `kind` is a class, None of a leaf, NoneType of None itself."""
 
-    kind: type | None = None
-    keys: tuple[Any, ...] = ()
-    parts: tuple[Structure, ...] = ()
+    __slots__ = ("keys", "kind", "parts")
+
+    def __init__(self, kind: type | None = None, keys: tuple[Any, ...] = (), parts: tuple[Structure, ...] = ()) -> None:
+        self.kind, self.keys, self.parts = kind, keys, parts
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Structure) and (self.kind, self.keys, self.parts) == (other.kind, other.keys, other.parts)
+
+    def __hash__(self) -> int:
+        return hash((self.kind, self.keys, self.parts))
 
     def build(self, leaves: Iterator[Any]) -> Any:
         """The structure with these leaves, in order."""

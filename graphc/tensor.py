@@ -43,11 +43,11 @@ class Tensor(Methods):
 
     @property
     def shape(self) -> Shape:
-        return self.node.type.shape
+        return self.node.shape
 
     @property
     def dtype(self) -> DType:
-        return self.node.type.dtype
+        return self.node.dtype
 
     @property
     def ndim(self) -> int:
@@ -191,7 +191,7 @@ def as_tensor(value: TensorLike, like: Tensor | None = None) -> Tensor:
 def apply(op: Op | str, *inputs: Tensor, graphs: Sequence[Graph] = (), **attributes: Any) -> Tensor:
     """The op on these tensors: types are checked here, with the user's line in the error."""
     record = REGISTRY[op] if isinstance(op, str) else op
-    return Tensor(make(record, tuple(i.node for i in inputs), attributes, graphs))
+    return Tensor(make(record, tuple([i.node for i in inputs]), attributes, graphs))
 
 
 class Symbol:

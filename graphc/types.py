@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from math import prod
 from typing import Any, Union
 
@@ -16,16 +16,19 @@ import numpy as np
 from .errors import DTypeError, GraphError, ShapeError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class DType:
-    """An element type.  `short` is its spelling in text (``f32``), `rank` its place in promotion."""
+    """An element type: one object each.  `short` is its spelling in text (``f32``), `rank` its place in promotion."""
 
     name: str
     short: str
     itemsize: int
     rank: int
 
-    @property
+    def __reduce__(self) -> tuple:
+        return as_dtype, (self.name,)  # a copy is the same object
+
+    @cached_property
     def numpy(self) -> np.dtype:
         return np.dtype(self.name)
 
@@ -203,12 +206,20 @@ Size = Union[int, Dim]
 Shape = tuple[Size, ...]
 
 
-@dataclass(frozen=True)
 class Quotient:
-    """``numerator // denominator`` where it does not divide exactly: an atom of a Dim."""
+    """``numerator // denominator`` where it does not divide exactly: an atom of a Dim.  Immutable."""
 
-    numerator: Size
-    denominator: Size
+    __slots__ = ("denominator", "numerator")
+
+    def __init__(self, numerator: Size, denominator: Size) -> None:
+        self.numerator, self.denominator = numerator, denominator
+
+    def __eq__(self, other: object) -> bool:
+        return (isinstance(other, Quotient) and self.numerator == other.numerator
+                and self.denominator == other.denominator)
+
+    def __hash__(self) -> int:
+        return hash((self.numerator, self.denominator))
 
     def names(self) -> set[str]:
         return set().union(*(d.names() for d in (self.numerator, self.denominator) if isinstance(d, Dim)))
@@ -287,6 +298,8 @@ def count(shape: Iterable[Size]) -> Size:
 
 def broadcast_shapes(*shapes: Shape) -> Shape:
     """numpy's broadcasting; an open size equals only itself and stretches a 1."""
+    if shapes and all(shape is shapes[0] for shape in shapes):
+        return shapes[0]
     rank = max((len(s) for s in shapes), default=0)
     result: list[Size] = [1] * rank
     for shape in shapes:
@@ -302,12 +315,25 @@ def format_shapes(shapes: Iterable[Shape]) -> str:
     return " and ".join("[" + ",".join(map(str, s)) + "]" for s in shapes)
 
 
-@dataclass(frozen=True, slots=True)
 class TensorType:
-    """What a tensor is: element type and shape."""
+    """What a tensor is: element type and shape.  Immutable."""
+
+    __slots__ = ("dtype", "shape")
 
     dtype: DType
     shape: Shape
+
+    def __init__(self, dtype: DType, shape: Shape) -> None:
+        self.dtype, self.shape = dtype, shape
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (isinstance(other, TensorType) and self.dtype is other.dtype and self.shape == other.shape)
+
+    def __hash__(self) -> int:
+        return hash((self.dtype, self.shape))
+
+    def __repr__(self) -> str:
+        return f"TensorType({self.dtype!r}, {self.shape})"
 
     @property
     def ndim(self) -> int:

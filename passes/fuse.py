@@ -49,6 +49,7 @@ class Fusion(Assignment):
         self.leaves: dict[Node, Buffer] = {}
         self.recomputed: set[Node] = set()
         self.waits: dict[Node, tuple[Buffer, ...]] = {}
+        self.bodies: dict[tuple, tuple[Graph, frozenset[tuple[int, int]], int]] = {}  # bodies, what works in place, flops
 
     # -- what is stored ----------------------------------------------------------------------------------------
 
@@ -168,13 +169,17 @@ class Fusion(Assignment):
                 new[node] = new[node.inputs[0]]
             else:
                 new[node] = make_like(node, [new[i] for i in node.inputs])
-        body = Graph(tuple(slot(i, b.type) for i, b in enumerate(read)), tuple(new[o] for o in outputs))
+        body = Graph(tuple([slot(i, b.type) for i, b in enumerate(read)]), tuple([new[o] for o in outputs]))
+        levels = tuple([cluster.members[o] for o in outputs])
+        alike = (body.key, cluster.form, cluster.space, cluster.axes, levels)
+        if alike not in self.bodies:  # equal layers have equal bodies, which are looked into once
+            places = frozenset(shared_places(cluster, body, levels))
+            self.bodies[alike] = body, places, sum(flops(n) for n in body.nodes)
+        body, places, operations = self.bodies[alike]
         phases = [m.phase for m, level in cluster.members.items() if level == FULL or cluster.form is not Form.CONTRACT]
         named = cluster.anchor or next(iter(cluster.members))
         kernel = Kernel(f"{named.op.name}_{cluster.number}", cluster.form, body, tuple(read),
-                        tuple(self.stored[o] for o in outputs), cluster.space, cluster.axes,
-                        frozenset(shared_places(cluster, body, [cluster.members[o] for o in outputs])),
-                        sum(flops(n) for n in body.nodes),
+                        tuple(self.stored[o] for o in outputs), cluster.space, cluster.axes, places, operations,
                         "update" if "update" in phases else named.phase, named.scope, tuple(cluster.notes))
         return kernel
 

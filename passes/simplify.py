@@ -5,7 +5,6 @@ Knows kinds and a few structural identities of views, folds and contractions.  M
 
 from __future__ import annotations
 
-import weakref
 from functools import lru_cache
 from math import prod
 
@@ -42,9 +41,13 @@ def try_rules(node: Node, stage: str) -> Node | None:
     rules = _table(stage).get(node.op)
     if rules:
         ops = {i.op for i in node.inputs}
-        filled = any(splat(i) is not None for i in node.inputs)
+        filled: bool | None = None
         for rule in rules:
-            if rule.asks.issubset(ops) and (filled or not rule.asks_constant):
+            if rule.asks.issubset(ops):
+                if rule.asks_constant and not filled:
+                    filled = any(splat(i) is not None for i in node.inputs) if filled is None else filled
+                    if not filled:
+                        continue
                 found = apply_rule(rule, node)
                 if found is not None:
                     return found
@@ -61,21 +64,18 @@ def simplify(graph: Graph, rounds: int = 4) -> Graph:
     return graph
 
 
-_simple: weakref.WeakSet[Node] = weakref.WeakSet()  # nodes that nothing applies to; that depends on them alone
-
-
 def simplify_node(node: Node, inputs: tuple[Node, ...]) -> Node | None:
     if not inputs and node.op.kind is Kind.SOURCE:
         return fold_source(node)
     new = make_like(node, inputs) if inputs != node.inputs else node
-    if new in _simple:
+    if new.settled:
         return inherit(new, node) if new is not node else None
     for attempt in (fold_constant, simplify_view, sink_expands, simplify_cast, fold_chain, simplify_sum,
                     absorb_permutes, simplify_by_rules):
         found = attempt(new)
         if found is not None and found is not new:
             return inherit(found, node)
-    _simple.add(new)
+    new.settled = True
     return inherit(new, node) if new is not node else None
 
 

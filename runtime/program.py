@@ -6,14 +6,16 @@ Knows arrays in, arrays out.  Must not know which backend it runs.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from graphc.ir import Graph
-from graphc.plan import Plan
 
 from .interpreter import evaluate_graph
+
+if TYPE_CHECKING:
+    from graphc.plan import Plan
 
 
 class Executable(Protocol):

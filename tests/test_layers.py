@@ -11,8 +11,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 # Bottom to top; a file may import from its own layer's packages and from lower layers.
-LAYERS = [{"errors"}, {"types"}, {"index"}, {"op"}, {"ir", "methods"}, {"access", "labels", "structures", "tensor"}, {"ops"},
-          {"autograd", "linalg", "loops"}, {"plan", "tokens"}, {"literals"}, {"parsing"}, {"text"}, {"viz"},
+LAYERS = [{"errors", "garbage"}, {"types"}, {"index"}, {"op"}, {"ir", "methods"}, {"access", "labels", "structures", "tensor"},
+          {"ops"}, {"autograd", "linalg", "loops"}, {"plan", "tokens"}, {"literals"}, {"parsing"}, {"text"}, {"viz"},
           {"html"}, {"optim", "nn"}, {"passes", "runtime"}, {"feeds", "finite", "specialized"}, {"fit", "inspection"},
           {"program"}, {"driver"}, {"static_graph", "lbfgs"}, {"testing", "loading"}, {"checking", "completion"}, {"cli"},
           {"__main__"}]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 import threading
 import time
 
@@ -13,6 +14,7 @@ from graphc.runtime.native.emit import Module
 from graphc.runtime.native.executable import Native
 from graphc.runtime.native.parallel import at_once
 from graphc.runtime.native.target import host
+from graphc.runtime.native.texts import Texts
 from graphc.runtime.native.values import i64
 
 import graphc
@@ -39,6 +41,10 @@ def towers(count: int) -> Module:
     return module
 
 
+def cut(module: Module, characters: int, last: tuple[str, ...] = ()) -> list[str]:
+    return list(Texts(module, characters, last).rest(apart=bool(last)))
+
+
 def expected(count: int, x: int, calls: int) -> int:
     for floor in range(count):
         x = 2 * x + 10 + floor
@@ -48,23 +54,23 @@ def expected(count: int, x: int, calls: int) -> int:
 @pytest.mark.parametrize("characters", [1, 300, 900, 10**6])
 @pytest.mark.parametrize("cold", [(), ("top",)])
 def test_texts_link_to_the_whole(characters, cold):
-    texts = towers(7).units(characters, cold)
+    texts = cut(towers(7), characters, cold)
     assert (len(texts) == 1) == (characters == 10**6 and not cold)
     code = jit.compile_units([jit.Unit(t) for t in texts], target=host(), name="towers", exports=("top",), threads=3)
     top = CALL(code.address("top"))
     assert [top(5), top(6)] == [expected(7, 5, 1), expected(7, 6, 2)]  # one counter and one array for all texts
     assert code.externals == ()
-    assert towers(7).units(characters, cold) == texts
+    assert cut(towers(7), characters, cold) == texts
 
 
 def test_objects_do_not_depend_on_threads():
-    units = [jit.Unit(text, level) for text in towers(9).units(300) for level in (0, 2)]
+    units = [jit.Unit(text, level) for text in cut(towers(9), 300) for level in (0, 2)]
     alone, *more = (jit.compile_objects(units, target=host(), name="towers", threads=n)[0] for n in (1, 2, 3))
     assert all(objects == alone for objects in more)
 
 
 def test_a_function_that_no_text_has_is_named():
-    *first, last = towers(5).units(1)
+    *first, last = cut(towers(5), 1)
     assert "@top" in last
     with pytest.raises(jit.CompileError, match=r"outside the module: floor\.3"):
         jit.compile_units([jit.Unit(t) for t in (*first[:3], *first[4:], last)], target=host(), name="towers", threads=2)
@@ -74,17 +80,36 @@ def test_a_function_that_no_text_has_is_named():
     assert not jit._switched
 
 
-def test_all_objects_of_a_program_are_one_entry_of_the_cache(tmp_path):
+def test_each_text_of_a_program_is_an_entry_of_the_cache(tmp_path):
     store = cache.Cache(tmp_path / "graphc")
-    units = [jit.Unit(t) for t in towers(6).units(300)]
+    units = [jit.Unit(t) for t in cut(towers(6), 300)]
 
     def compiled(parts):
         return jit.compile_units(parts, target=host(), name="towers", exports=("top",), cache=store)
 
-    assert "codegen" in compiled(units).seconds and store.entries()[0] == 1
+    assert "codegen" in compiled(units).seconds and store.entries()[0] == len(units)
     again = compiled(units)
     assert "codegen" not in again.seconds and CALL(again.address("top"))(5) == expected(6, 5, 1)
     assert "codegen" in compiled([*units[:-1], jit.Unit(units[-1].text, 1)]).seconds  # how it is compiled counts, too
+    assert store.entries()[0] == len(units) + 1
+
+
+def test_texts_are_compiled_while_others_are_written(tmp_path):
+    """The same texts, whether they are taken as they become complete or at the end; a failure elsewhere ends the threads."""
+    module, whole = Module(), towers(7)
+    taken = []
+    texts = Texts(module, 300, ("top",))
+    for name, function in whole.functions.items():
+        module.functions[name], module.globals = function, whole.globals
+        taken += texts.ready()
+    assert len(taken) > 2 and taken + list(texts.rest(apart=True)) == cut(whole, 300, ("top",))
+    before, turns = threading.active_count(), sys.getswitchinterval()
+    with pytest.raises(LookupError), jit.Build(target=host(), name="towers", threads=3) as build:
+        build.add(jit.Unit(taken[0]))
+        build.add(jit.Unit(taken[1]))
+        assert threading.active_count() > before
+        raise LookupError
+    assert threading.active_count() == before and sys.getswitchinterval() == turns and not jit._switched
 
 
 @pytest.mark.parametrize(("unit", "long_step"), [(2000, 10**9), (2000, 0), (10**9, 0)])
@@ -114,7 +139,7 @@ def test_work_of_llvm_does_not_grow_with_equal_layers():
         x, y = graphc.placeholder("x", (32, 64)), graphc.placeholder("y", (32, 64))
         model = nn.Sequential(*(nn.Sequential(nn.Linear(64, 64), nn.Tanh()) for _ in range(layers)))
         step = graphc.train_step(nn.MSELoss()(model(x), y), optim.Adam(model.parameters()))
-        units = lower.units(lower.lower(repeated(step.specialize().plan), host())[0])
+        units = lower.remaining(lower.lower(repeated(step.specialize().plan), host())[0])
         return sum(len(u.text) for u in units if u.level), sum(len(u.text) for u in units if not u.level)
 
     (few, _), (many, calls) = characters(4), characters(48)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,12 +28,11 @@ KEPT = 16  # compiled calls a module remembers; the oldest goes first
 inside: ContextVar[dict[int, str] | None] = ContextVar("inside", default=None)
 
 
-@dataclass(frozen=True)
 class Computed:
     """A compiled call: the program, and how its results are put together again."""
 
-    program: Callable[..., Any]
-    assemble: Callable[[list[Any]], Any]
+    def __init__(self, program: Callable[..., Any], assemble: Callable[[list[Any]], Any]) -> None:
+        self.program, self.assemble = program, assemble
 
 
 def leaves(value: Any) -> Iterator[Any]:

@@ -45,6 +45,10 @@ POSITIVE = (0.1, 3.0)
 
 def common(*operands: TensorLike, floating: bool = False, keep_bool: bool = True) -> list[Tensor]:
     """The operands as tensors of one dtype and one shape: casts and expands become nodes of the graph."""
+    if len(operands) == 2 and isinstance(a := operands[0], Tensor) and isinstance(b := operands[1], Tensor):
+        type_ = a.node.type
+        if b.node.type is type_ and type_.dtype.is_float:  # most often nothing needs to be done
+            return [a, b]
     given = [as_tensor(o) for o in operands if isinstance(o, (Tensor, np.ndarray))]
     like = given[0] if given else None
     for other in given[1:]:
@@ -79,7 +83,8 @@ def _common_dtype(tensors: list[Tensor]) -> DType:
 
 
 def _same(*types: TensorType, **_: Any) -> TensorType:
-    if any(t != types[0] for t in types):
+    first = types[0]
+    if any(t is not first and t != first for t in types):
         raise DTypeError(f"operands of one type are needed, got {', '.join(map(str, types))}")
     return types[0]
 

@@ -56,15 +56,13 @@ class Columns:
         self.chunks = None if w.threads.alone else column_chunks(passes)
         lanes = e.lanes
         masks = w.target.has_masks
-        vectors = -(-self.inner_count // lanes) if masks else self.inner_count // lanes
+        self.vectors = vectors = -(-self.inner_count // lanes) if masks else self.inner_count // lanes
         most = 4 if self.cost <= CHEAP_COLUMNS else 2 if self.cost <= 3 * CHEAP_COLUMNS else 1
         if masks:
             blocks = max(1, -(-vectors // most))
-            self.width = -(-vectors // blocks)
-            self.blocks = -(-vectors // max(1, self.width))
+            self.width = max(1, -(-vectors // blocks))
         else:
             self.width = max((b for b in range(1, most + 1) if vectors % b == 0), default=1)
-            self.blocks = vectors // self.width
         self.rest = 0 if masks else self.inner_count - vectors * lanes  # columns that no vector covers
 
     def emit(self) -> None:
@@ -76,8 +74,11 @@ class Columns:
             return
         self.for_columns(1, self.emit_block)
 
-    def for_columns(self, parts: int, block: Callable[[list[Scope], Value], None]) -> None:
-        """Calls block(scopes, part) for this thread's blocks of columns, `parts` times each."""
+    def for_columns(self, parts: int, block: Callable[[list[Scope], Value], None], width: int = 0) -> None:
+        """Calls block(scopes, part) for this thread's blocks of columns, `parts` times each.
+
+        width   vectors of a block, as many as a fold takes at once unless given
+        """
         w, f, e = self.w, self.w.f, self.w.elements
         lanes = e.lanes
         if self.inner.number is not None:
@@ -87,14 +88,16 @@ class Columns:
                     block([Scope()], part)
             return
         lane = next(iter(self.inner.variables()))
-        if self.blocks:
-            with f.loop(*w.share(self.outer_count * self.blocks * parts)) as item:
+        width = width or self.width
+        blocks = -(-self.vectors // width)
+        if blocks:
+            with f.loop(*w.share(self.outer_count * blocks * parts)) as item:
                 rest, part = quotient(f, item, parts)
-                outer, number = quotient(f, rest, self.blocks)
-                low = f.mul(number, i64(self.width * lanes))
-                exact = self.inner_count % (self.width * lanes) == 0 or self.rest
+                outer, number = quotient(f, rest, blocks)
+                low = f.mul(number, i64(width * lanes))
+                exact = self.inner_count % (width * lanes) == 0 or self.rest
                 scopes = []
-                for u in range(self.width):
+                for u in range(width):
                     base = f.add(low, i64(u * lanes))
                     mask = None if exact else w.tail_mask(f.sub(i64(self.inner_count), base))
                     scopes.append(Scope(bind(self.inner, base), lane, mask))
@@ -206,7 +209,7 @@ class Columns:
                         for node, value in partials.joined(chunks.count, kept, column).items():
                             store_number(w, value, results[node], column)
 
-            self.for_columns(1, join)
+            self.for_columns(1, join, width=1)  # once per column: not worth the code of several vectors
             last = p == len(self.passes.reductions) - 1
             if not last or self.passes.kept:
                 self.space.settle(results)
@@ -219,7 +222,7 @@ class Columns:
                     with e.inside(scope):
                         w.store_all(self.passes.kept, [self.space.kept_key(n) for _, n in self.passes.kept], self.k)
 
-            self.for_columns(1, store)  # each thread's own columns: no barrier is needed
+            self.for_columns(1, store, width=1)  # each thread's own columns: no barrier is needed
 
     def column(self) -> Value:
         """The kept position as a number: of the first lane where there are lanes."""

@@ -95,11 +95,20 @@ class Elements(Recipes, Addresses):
             case Action.GUARDED:
                 condition = self.holds(step.guard)
                 inner = self.emit([step.operands[0]])[0]
+                if self._reads_zero_outside(step):
+                    return inner
                 fill = constant(step.payload, LLVM[node.dtype.name])
                 return self.select(condition, inner, fill)
             case Action.GATHER:
                 return self._emit_gather(step)
         raise AssertionError(step.action)
+
+    def _reads_zero_outside(self, step: Step) -> bool:
+        """Whether the lanes outside a guard hold its fill already: masked loads give zero there."""
+        (inner,) = step.operands
+        below = self.step(inner)
+        return (below.action is Action.LOAD and inner not in self.saved and self.is_vector(below.place)
+                and set(step.guard) <= set(below.guard) and step.payload == 0 and str(step.payload)[0] != "-")
 
     def _emit_gather(self, step: Step) -> Value:
         found, fill = step.payload

@@ -6,15 +6,10 @@ directly because building and printing an object tree costs more than LLVM's own
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from .values import SIZES, Number, Value, constant, element, i64, lane_numbers, literal, mangled, vector
-
-SYMBOL = re.compile(r"@([\w.]+)")
-PRIVATE = re.compile("^(private unnamed_addr|internal) ")
-ARRAY = re.compile(r"(constant|global) (\[[^]]*\]).*(, align \d+)")
 
 
 class Module:
@@ -60,57 +55,6 @@ class Module:
         parts += [function.text() for function in self.functions.values()]
         return "\n".join(parts) + "\n"
 
-    def units(self, characters: int, cold: Sequence[str] = ()) -> list[str]:
-        """The module cut into texts of about so many characters that are compiled by themselves and then linked.
-
-        The functions in `cold` are a text by themselves, the last.  Where the cuts are depends on the text alone.  A
-        function or array is defined in one text and declared in the others that name it; a function that is always
-        inlined is part of each text that calls it.
-        """
-        texts = {name: function.text() for name, function in self.functions.items()}
-        inlined = {name for name, function in self.functions.items() if "alwaysinline" in function.head}
-        warm = [name for name in texts if name not in cold and name not in inlined]
-        groups: list[list[str]] = [[]]
-        total = sum(len(texts[name]) for name in warm) + 1
-        share = total / -(-total // characters)
-        size = 0
-        for name in warm:
-            if groups[-1] and size + len(texts[name]) / 2 > share * len(groups):
-                groups.append([])
-            groups[-1].append(name)
-            size += len(texts[name])
-        if cold:
-            groups.append([name for name in cold if name not in inlined])
-        if len(groups) == 1:
-            return [self.text()]
-        arrays = {name[1:]: text for text, name in self.globals.items()}
-        placed: set[str] = set()
-
-        def unit(names: list[str]) -> str:
-            parts: list[str] = []
-            named: dict[str, None] = {}
-            for name in names:  # grows
-                found = SYMBOL.findall(texts[name])
-                named.update(dict.fromkeys(found))
-                names += [n for n in dict.fromkeys(found) if n in inlined and n not in names]
-            for symbol in named:
-                if symbol in self.functions:
-                    parts += [] if symbol in names else [self.functions[symbol].declaration]
-                elif symbol not in arrays:
-                    parts.append(self.declarations[symbol])
-                elif symbol in placed:
-                    array = ARRAY.search(arrays[symbol])
-                    assert array is not None, arrays[symbol]
-                    kind, type_, alignment = array.groups()
-                    parts.append(f"@{symbol} = external {kind} {type_}{alignment}")
-                else:
-                    placed.add(symbol)
-                    parts.append(f"@{symbol} = {PRIVATE.sub('', arrays[symbol], count=1)}")
-            parts += [texts[n] if n in inlined else texts[n].replace("define internal ", "define ", 1) for n in names]
-            return "\n".join(parts) + "\n"
-
-        return [unit(names) for names in groups]
-
 
 class Carried:
     """Loop-carried values: read them inside the loop, set `next` before it ends, use `results` after it."""
@@ -142,6 +86,10 @@ class Function:
     def text(self) -> str:
         end = [] if self.finished else ["  ret void"]
         return "\n".join([self.head, self.lines[0], *self.stack_lines, *self.lines[1:], *end, "}"])
+
+    @property
+    def always_inlined(self) -> bool:
+        return "alwaysinline" in self.head
 
     @property
     def characters(self) -> int:
@@ -347,10 +295,7 @@ class Function:
 
     @contextmanager
     def repeat(self, carried: Carried) -> Iterator[None]:
-        """The body runs at least once, and again as long as the condition `carried.again` (i1) holds at its end.
-
-        A loop that is tested at its top needs rotation, or copies of all that it carries.
-        """
+        """The body runs at least once, and again as long as the condition `carried.again` (i1) holds at its end."""
         body, done = self.label("loop"), self.label("end")
         initial, before = list(carried.values), self.current
         self.branch(body)
@@ -373,7 +318,9 @@ class Function:
              carried: Carried | None = None) -> Iterator[Value]:
         """``for index in range(start, stop, step)``; yields the index (i64).
 
-        A loop whose bounds are constants and which runs once is not a loop: its body is written straight on.
+        It is tested before it begins, unless its constant bounds show that it does, and then at its end: tested at its top
+        it would need rotation, or copies of all that it carries.  A loop whose bounds are constants and which runs once
+        is not a loop: its body is written straight on.
         """
         first = start if isinstance(start, Value) else i64(start)
         last = stop if isinstance(stop, Value) else i64(stop)
@@ -382,24 +329,30 @@ class Function:
             yield first
             carried.results = list(carried.next)
             return
-        header, body, done = self.label("loop"), self.label("body"), self.label("end")
+        body, done = self.label("loop"), self.label("end")
         initial, before = list(carried.values), self.current
-        self.branch(header)
-        self.block(header)
+        outside = before
+        certain = first.number is not None and last.number is not None and first.number < last.number
+        if not certain:
+            before = self.label("enter")  # a place for what the loop does not change
+            self.branch_if(self.compare("icmp slt", first, last), before, done)
+            self.block(before)
+        self.branch(body)
+        self.block(body)
         index = Value(self.fresh(), "i64")
         phis = [Value(self.fresh(), v.type) for v in initial]
         place = len(self.lines)
         self.lines.append("")  # the phis, written when the latch is known
-        self.branch_if(self.compare("icmp slt", index, last), body, done)
-        self.block(body)
         carried.values, carried.next = list(phis), list(phis)
         yield index
         after = self.add(index, i64(step))
         latch = self.current
-        self.branch(header)
+        self.branch_if(self.compare("icmp slt", after, last), body, done)
         rows = [f"  {index.name} = phi i64 [ {first.name}, %{before} ], [ {after.name}, %{latch} ]"]
         rows += [f"  {p.name} = phi {p.type} [ {v.name}, %{before} ], [ {n.name}, %{latch} ]"
                  for p, v, n in zip(phis, initial, carried.next, strict=True)]
         self.lines[place] = "\n".join(rows)
         self.block(done)
-        carried.results = list(phis)
+        carried.results = list(carried.next) if certain else [
+            self.emit(f"phi {v.type} [ {v.name}, %{outside} ], [ {n.name}, %{latch} ]", v.type)
+            for v, n in zip(initial, carried.next, strict=True)]

@@ -19,7 +19,7 @@ from graphc.plan import Plan, Role, repeated
 
 from . import cache, jit, memory, threads
 from .calls import bind_call
-from .lower import ARENA, COUNT, PRIVATE, PRIVATE_STRIDE, SHARED, Layout, lower, lower_unrolled, units
+from .lower import ARENA, COUNT, PRIVATE, PRIVATE_STRIDE, SHARED, Layout, lower, lower_unrolled, remaining
 from .meetings import step_is_serial
 from .target import Target, host
 
@@ -45,17 +45,16 @@ class Native:
         start = perf_counter()
         self._lowered = partial(lower_unrolled, graph) if unrolled else lambda plan, *rest: lower(repeated(plan), *rest)
         self._flush_denormals = flush_denormals
-        module, self.layout = self._lowered(plan, self.target, flush_denormals)
-        texts = units(module)
-        del module
-        self.seconds["lower"] = perf_counter() - start
-        start = perf_counter()
-        self.code = jit.compile_units(texts, target=self.target, name="step", cache=cache.default(),
-                                      exports=("run", "alone"), source=lambda: self.text,
-                                      threads=threads.available_parallelism())
+        with jit.Build(target=self.target, name="step", cache=cache.default(),
+                       threads=threads.available_parallelism()) as build:
+            texts, self.layout = self._lowered(plan, self.target, flush_denormals, build.add)
+            rest = remaining(texts)
+            del texts
+            self.seconds["lower"] = perf_counter() - start
+            start = perf_counter()
+            self.code = build.finish(rest, exports=("run", "alone"), source=lambda: self.text)
         if pool_is_ready is not None:
             pool_is_ready()
-        del texts
         memory.give_back()
         self.seconds["llvm"] = perf_counter() - start
         self.address, self.alone = self.code.address("run"), self.code.address("alone")
@@ -70,7 +69,7 @@ class Native:
     @property
     def text(self) -> str:
         """The LLVM text as one module, written anew for whoever wants to read it."""
-        return self._lowered(self.plan, self.target, self._flush_denormals)[0].text()
+        return self._lowered(self.plan, self.target, self._flush_denormals)[0].module.text()
 
     @property
     def scratch_bytes(self) -> int:

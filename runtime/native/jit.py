@@ -26,7 +26,7 @@ from typing import Any
 
 import llvmlite.binding as llvm
 from graphc.runtime.native import cache as disk
-from graphc.runtime.native.parallel import at_once
+from graphc.runtime.native.parallel import Jobs
 from graphc.runtime.native.target import Target
 from llvmlite.binding import ffi
 
@@ -143,32 +143,111 @@ def compile_units(units: Sequence[Unit], *, target: Target, name: str, cache: di
                   exports: Sequence[str] | None = None, source: Callable[[], str] | None = None, threads: int = 1) -> Code:
     """Compile and load a program that comes as several texts, up to `threads` at once.
 
-    exports: the functions whose addresses are wanted; all that are not internal by default.  source: gives the whole as
-    one text, for those who want to read it.
+    exports, source: as `Build.finish`.
     Raises: CompileError as `compile_module`.
     """
-    level = units[0].level
-    source = source or (lambda: units[0].text)
-    key = units_key(units, target) if cache is not None else b""
-    entry = cache.lookup(key) if cache is not None else None
-    if entry is not None:
-        with contextlib.suppress(CompileError, KeyError):  # an entry that does not load counts as none
-            ends = list(itertools.accumulate(entry.meta["bytes"]))
-            objects = [entry.data[start:end] for start, end in zip([0, *ends], ends, strict=False)]
-            return Code(name, objects, entry.meta["symbols"], target, level, source, {})
-    objects, symbols, seconds = compile_objects(units, target=target, name=name, threads=threads)
-    code = Code(name, objects, symbols if exports is None else exports, target, level, source, seconds)
-    if cache is not None:
-        meta = {"name": name, "symbols": list(code.symbols), "bytes": [len(data) for data in objects]}
-        cache.store(key, b"".join(objects), meta)
-    return code
+    with Build(target=target, name=name, cache=cache, threads=threads) as build:
+        return build.finish(units, exports=exports, source=source or (lambda: units[0].text))
 
 
-def units_key(units: Sequence[Unit], target: Target) -> bytes:
-    """The key of the disk cache under which a program is kept."""
-    if len(units) == 1:
-        return disk.key("module", units[0].text, target, units[0].level)
-    return disk.key("units", "\0".join(f"{unit.level}\n{unit.text}" for unit in units), target, units[0].level)
+@dataclass(frozen=True)
+class Part:
+    """What a text became: an object, what it exports and wants, how long it took.  `unit` where it came from the cache."""
+
+    data: bytes
+    exported: Sequence[str]
+    wanted: Sequence[str]
+    seconds: dict[str, float]
+    unit: Unit | None = None
+
+
+class Build:
+    """A program that is compiled while its texts are still being written.
+
+        with Build(...) as build:
+            build.add(unit)  ...
+            code = build.finish(the_rest)
+
+    cache: where objects are looked for and kept, each text's by itself; None compiles always.  threads: how many, the
+    caller's among them, which works in `finish`.
+    """
+
+    def __init__(self, *, target: Target, name: str, cache: disk.Cache | None = None, threads: int = 1) -> None:
+        self.target, self.name, self.cache = target, name, cache
+        self._jobs = Jobs[Part](threads)
+        self._open = contextlib.ExitStack()
+        self._level = 2
+
+    def __enter__(self) -> Build:
+        initialize()
+        self._open.enter_context(_without_strength_reduction(self.target))
+        self._open.enter_context(self._jobs)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def add(self, unit: Unit, *, begin: bool = True) -> None:
+        """Compile a text as soon as a thread is free; `begin`: see `Jobs.add`."""
+        self._level = max(self._level, unit.level)
+        self._jobs.add(partial(self._part, unit), len(unit.text), begin=begin)
+
+    def finish(self, units: Sequence[Unit] = (), *, exports: Sequence[str] | None = None,
+               source: Callable[[], str] | None = None) -> Code:
+        """The program of all texts, these the last, loaded.
+
+        exports: the functions whose addresses are wanted; all that are not internal by default.  source: gives the whole
+        as one text, for those who want to read it.
+        Raises: CompileError with LLVM's message for text that is not valid, or calls what is not there.
+        """
+        parts = self.parts(units)
+        seconds = total_seconds(parts)
+        symbols = tuple(symbol for part in parts for symbol in part.exported) if exports is None else exports
+        try:
+            return Code(self.name, [p.data for p in parts], symbols, self.target, self._level, source, seconds)
+        except CompileError:
+            if not any(part.unit for part in parts):
+                raise
+        made = [part if part.unit is None else self._compiled(part.unit) for part in parts]  # what is kept does not load
+        return Code(self.name, [p.data for p in made], symbols, self.target, self._level, source, total_seconds(made))
+
+    def parts(self, units: Sequence[Unit] = ()) -> list[Part]:
+        """What all texts, these the last, became, in order; each function that one wants is there."""
+        for unit in units:
+            self.add(unit, begin=False)
+        parts = self._jobs.results()
+        missing = {n for p in parts for n in p.wanted} - {n for p in parts for n in p.exported} - set(runtime_symbols())
+        if missing:
+            raise CompileError(f"{self.name}: calls functions outside the module: {', '.join(sorted(missing))}")
+        return parts
+
+    def _part(self, unit: Unit) -> Part:
+        """Of a text: from the cache where it is there."""
+        if self.cache is None:
+            return _compile(unit, self.target, self.name)
+        entry = self.cache.lookup(unit_key(unit, self.target))
+        if entry is not None:
+            with contextlib.suppress(KeyError):
+                return Part(entry.data, entry.meta["symbols"], entry.meta["wanted"], {}, unit)
+        return self._compiled(unit)
+
+    def _compiled(self, unit: Unit) -> Part:
+        part = _compile(unit, self.target, self.name)
+        if self.cache is not None:
+            meta = {"name": self.name, "symbols": list(part.exported), "wanted": list(part.wanted)}
+            self.cache.store(unit_key(unit, self.target), part.data, meta)
+        return part
+
+
+def unit_key(unit: Unit, target: Target) -> bytes:
+    """The key of the disk cache under which a text's object is kept."""
+    return disk.key("module", unit.text, target, unit.level)
+
+
+def total_seconds(parts: Sequence[Part]) -> dict[str, float]:
+    """Of each phase, of all texts that were compiled."""
+    phases = dict.fromkeys(phase for part in parts for phase in part.seconds)
+    return {phase: sum(part.seconds.get(phase, 0.0) for part in parts) for phase in phases}
 
 
 def load_object(data: bytes, *, symbols: Sequence[str], target: Target, name: str, level: int = 2,
@@ -187,21 +266,12 @@ def compile_object(text: str, *, target: Target, level: int = 2,
 def compile_objects(units: Sequence[Unit], *, target: Target, name: str,
                     threads: int = 1) -> tuple[list[bytes], tuple[str, ...], dict[str, float]]:
     """(bytes of each object, exported functions of all, seconds of each phase of all together), not loaded."""
-    initialize()
-    order = sorted(range(len(units)), key=lambda i: -len(units[i].text))  # long ones first, so that threads end together
-    with _without_strength_reduction(target):
-        done = at_once([partial(_compile, units[i], target, name) for i in order], threads)
-    parts = [part for _, part in sorted(zip(order, done, strict=True), key=lambda pair: pair[0])]
-    symbols = tuple(symbol for _, exported, _, _ in parts for symbol in exported)
-    missing = set().union(*(wanted for _, _, wanted, _ in parts)) - set(symbols) - set(runtime_symbols())
-    if missing:
-        raise CompileError(f"{name}: calls functions outside the module: {', '.join(sorted(missing))}")
-    seconds = {phase: sum(times[phase] for *_, times in parts) for phase in ("parse", "optimise", "codegen")}
-    return [data for data, *_ in parts], symbols, seconds
+    with Build(target=target, name=name, threads=threads) as build:
+        parts = build.parts(units)
+    return [part.data for part in parts], tuple(symbol for p in parts for symbol in p.exported), total_seconds(parts)
 
 
-def _compile(unit: Unit, target: Target, name: str) -> tuple[bytes, list[str], list[str], dict[str, float]]:
-    """(object bytes, exported functions, functions that others must have, seconds of each phase)."""
+def _compile(unit: Unit, target: Target, name: str) -> Part:
     start = time.perf_counter()
     machine = _machine(target, unit.level, True)
     with llvm.create_context() as context, _parse(unit.text, machine, name, context) as module:
@@ -210,8 +280,8 @@ def _compile(unit: Unit, target: Target, name: str) -> tuple[bytes, list[str], l
         run_passes(module, machine, unit.level)
         optimised = time.perf_counter()
         data = _emit(module, machine, name)
-    return data, exported, wanted, {"parse": parsed - start, "optimise": optimised - parsed,
-                                    "codegen": time.perf_counter() - optimised}
+    return Part(data, exported, wanted, {"parse": parsed - start, "optimise": optimised - parsed,
+                                         "codegen": time.perf_counter() - optimised})
 
 
 def optimised_text(text: str, target: Target, *, level: int = 2, name: str = "module") -> str:
@@ -238,12 +308,13 @@ def assembly_for(text: str, target: Target, *, level: int = 2, name: str = "modu
 def run_passes(module: Any, machine: Any, level: int) -> None:
     """Optimise in place.
 
-    The text is vectorised, unrolled and in SSA form when it comes, so the standard pipelines mostly look for what is
-    not there: on a module of three matrix kernels they take 40 to 60 ms for the same machine code that the list below
-    gives in 8, beside 25 for code generation.
+    The text is vectorised, unrolled, in SSA form and with its loops tested at their ends when it comes, so the standard
+    pipelines mostly look for what is not there: on a module of three matrix kernels they take 40 to 60 ms for the same
+    machine code that the list below gives in 2, beside 25 for code generation.
 
-    0: inline what must be.  1: and promote memory to registers, rotate loops.  2: and combine instructions.
-    3: LLVM's function pipeline (common subexpressions and invariant code across blocks, too), without unrolling.
+    0: inline what must be.  1: and promote memory to registers, with a quick code generator.  2: and rotate the few loops that
+    are not, with the usual code generator.  3: and combine instructions, which kernels gain nothing from, and long scalar code
+    does.
     """
     tuning = llvm.create_pipeline_tuning_options(2)
     tuning.loop_vectorization = tuning.slp_vectorization = False
@@ -255,18 +326,15 @@ def run_passes(module: Any, machine: Any, level: int) -> None:
         passes.add_global_dead_code_eliminate_pass()  # what was inlined everywhere need not be optimised
         passes.add_sroa_pass()
         passes.add_simplify_cfg_pass()
-        # A loop that tests at its top copies all its accumulators once a round: 5.1 us against 3.1 in a 14x32 kernel.
-        passes.add_loop_rotate_pass()
     if level >= 2:
+        passes.add_loop_rotate_pass()
+    if level >= 3:
         passes.add_instruction_combine_pass()
+    if level >= 1:
         passes.add_dead_code_elimination_pass()
+    if level >= 3:
         passes.add_simplify_cfg_pass()
     _unlocked("LLVMPY_RunNewModulePassManager")(passes, module, builder)
-    if level >= 3:
-        functions = builder.getFunctionPassManager()
-        for function in module.functions:
-            if not function.is_declaration:
-                functions.run(function, builder)
 
 
 def external_symbols(data: bytes) -> tuple[str, ...]:
@@ -311,7 +379,7 @@ def _new_machine(target: Target, level: int, load: bool) -> Any:
         triple += "-elf"  # the loader's best-tried format; Windows' calling convention stays
     try:
         return llvm.Target.from_triple(triple).create_target_machine(
-            cpu=target.cpu, features=target.features, opt=min(max(level, 0), 3), reloc="pic", codemodel="small",
+            cpu=target.cpu, features=target.features, opt=min(max(level, 0), 2), reloc="pic", codemodel="small",
             jit=load, abiname=abi)
     except RuntimeError as error:
         raise CompileError(f"LLVM cannot generate code for '{target.triple}': {error}") from error

@@ -10,6 +10,7 @@ from __future__ import annotations
 from functools import lru_cache
 from math import prod
 
+from graphc.ir import Graph
 from graphc.op import Kind
 from graphc.plan import Form, Kernel
 
@@ -48,8 +49,13 @@ EMITTERS = {Form.MAP: emit_any_map, Form.ROWS: emit_rows, Form.COLUMNS: emit_col
 
 def element_operations(kernel: Kernel) -> int:
     """About how many scalar instructions the kernel takes, a product with its sum counted as an eighth."""
+    return body_operations(kernel.body) + sum(b.bytes // 4 for b in (*kernel.reads, *kernel.writes))
+
+
+@lru_cache(maxsize=512)
+def body_operations(body: Graph) -> int:
     total = 0
-    for node in kernel.body.nodes:
+    for node in body.nodes:
         size = int(node.types[0].size)
         match node.op.kind:
             case Kind.MAP:
@@ -63,7 +69,7 @@ def element_operations(kernel: Kernel) -> int:
             case Kind.CONTRACT:
                 c = contraction_of(node)[0]
                 total += prod(c.batch) * prod(c.m) * prod(c.n) * prod(c.k) // 8
-    return total + sum(b.bytes // 4 for b in (*kernel.reads, *kernel.writes))
+    return total
 
 
 @lru_cache(maxsize=512)

@@ -8,6 +8,7 @@ addresses and the number of steps, so that the code itself holds none and can be
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from graphc.ir import Graph
@@ -19,12 +20,15 @@ from .jit import Unit
 from .meetings import plan_scratch
 from .steps import Places, StepWriter, Team
 from .target import Target
+from .texts import Texts
 from .unroll import emit_unrolled_run
 
 COUNT, ARENA, SHARED, PRIVATE, PRIVATE_STRIDE, FIRST = range(6)  # words of the table
 
-UNIT = 36_000  # characters of text, about 20 ms of LLVM's time
+UNIT = 72_000  # characters of text, about 40 ms of LLVM's time
 LONG_STEP = 16_000  # characters of a step's calls, about 30 kernels
+
+Give = Callable[[Unit], None]
 
 
 @dataclass(frozen=True)
@@ -38,16 +42,17 @@ class Layout:
     shared_bytes: int
 
 
-def units(module: Module) -> list[Unit]:
-    """The module as texts that are compiled by themselves: its kernels, and the calls of many kernels.
+def remaining(texts: Texts) -> list[Unit]:
+    """What is left of a module that is complete: its last kernels, and what calls kernels, by itself where it is long.
 
     The calls take no time worth mentioning when they run, and much when LLVM optimises a long row of them.
     """
-    step = module.functions.get("step")
-    if step is None or step.characters < LONG_STEP:
-        return [Unit(text) for text in module.units(UNIT)]
-    *kernels, calls = module.units(UNIT, ("step", "run", "alone"))
-    return [*map(Unit, kernels), Unit(calls, level=0)]
+    step = texts.module.functions.get("step")
+    if step is None:
+        return [Unit(texts.module.text(), level=3)]  # unrolled: one long row of scalar instructions
+    apart = step.characters >= LONG_STEP
+    *kernels, calls = texts.rest(apart)
+    return [*map(Unit, kernels), Unit(calls, level=0 if apart else 2)]
 
 
 def table_layout(plan: Plan, target: Target, unrolled: bool = False) -> Layout:
@@ -65,7 +70,8 @@ def table_layout(plan: Plan, target: Target, unrolled: bool = False) -> Layout:
     return Layout(words, strides, place, private, shared)
 
 
-def lower_unrolled(graph: Graph, plan: Plan, target: Target, flush_denormals: bool = True) -> tuple[Module, Layout]:
+def lower_unrolled(graph: Graph, plan: Plan, target: Target, flush_denormals: bool = True,
+                   give: Give | None = None) -> tuple[Texts, Layout]:
     """The module of a step so small that it needs no kernels: see `unroll`."""
     layout = table_layout(plan, target, unrolled=True)
     module = Module(lookups=target.has_lookups)
@@ -92,14 +98,18 @@ def lower_unrolled(graph: Graph, plan: Plan, target: Target, flush_denormals: bo
             restore_denormal_mode(run, target, saved)
     run.ret(Value("0", "i32"))
     emit_alone(module)
-    return module, layout
+    return Texts(module, UNIT), layout
 
 
-def lower(loop: Loop, target: Target, flush_denormals: bool = True) -> tuple[Module, Layout]:
-    """The module of a step that is run as often as the table says."""
+def lower(loop: Loop, target: Target, flush_denormals: bool = True, give: Give | None = None) -> tuple[Texts, Layout]:
+    """The module of a step that is run as often as the table says.
+
+    give   is handed texts of kernels as soon as they are complete, so that others may compile them meanwhile
+    """
     plan = loop.body
     layout = table_layout(plan, target)
     module = Module(lookups=target.has_lookups)
+    texts = Texts(module, UNIT, ("run", "alone", "step"))
     step = module.function("step", [("table", "ptr"), ("index", "i64"), ("thread", "i64"), ("threads", "i64"),
                                     ("barrier", "ptr")], attributes="nounwind alwaysinline")
     table, index, thread, threads, barrier = step.parameters
@@ -107,11 +117,16 @@ def lower(loop: Loop, target: Target, flush_denormals: bool = True) -> tuple[Mod
     private = step.offset(words.word(PRIVATE), step.mul(thread, words.word(PRIVATE_STRIDE, "i64")), "i8")
     team = Team(thread, threads, barrier, private, words.word(SHARED))
     constants = {b: words.address(b) for inner in plan.each_plan() for b in inner.constants}  # before any loop begins
-    writer = StepWriter(module, step, target, lambda buffer: constants[buffer])
+
+    def written() -> None:
+        for text in texts.ready() if give else ():
+            give(Unit(text))  # type: ignore[misc]
+
+    writer = StepWriter(module, step, target, lambda buffer: constants[buffer], written)
     arena = words.word(ARENA)
     writer.plan(plan, Places(step, plan, lambda: arena, words.address), team)
     emit_run(module, target, flush_denormals)
-    return module, layout
+    return texts, layout
 
 
 class Words:

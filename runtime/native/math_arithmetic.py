@@ -48,6 +48,7 @@ class Arithmetic:
 
     def __init__(self, function: Function) -> None:
         self.function = function
+        self.widened: dict[str, Value] = {}  # 64-bit vectors that came from 32 bits, by name: see `_compare`
 
     # -- types and constants -----------------------------------------------------------------------------------
 
@@ -228,7 +229,17 @@ class Arithmetic:
         if self.is_float(a):
             return self.function.compare(f"fcmp {'une' if predicate == 'ne' else 'o' + predicate}", a, b)
         sign = "" if predicate in ("eq", "ne") else "u" if a.element == "i1" else "s"  # i1 true is -1 when signed
+        if self.widened:  # indices have 32 bits where they fit, and half as many registers
+            narrow = self._narrow(a), self._narrow(b)
+            a, b = narrow if narrow[0] is not None and narrow[1] is not None else (a, b)  # type: ignore[assignment]
         return self.function.compare(f"icmp {sign}{predicate}", a, b)
+
+    def _narrow(self, x: Value) -> Value | None:
+        """The same numbers in a vector of 32-bit integers, where that is known without an instruction."""
+        if x.name.startswith("splat (i64 "):
+            number = int(x.name[len("splat (i64 "):-1])
+            return emit.constant(number, emit.vector(x.lanes, "i32")) if -1 << 31 <= number < 1 << 31 else None
+        return self.widened.get(x.name)
 
     def lt(self, a: Value, b: Value) -> Value:
         return self._compare("lt", a, b)
@@ -340,4 +351,9 @@ class Arithmetic:
             return self.function.call(name, [x], type_)
         if to in INTEGER_OF:
             return self.function.convert("sitofp", x, to)
-        return self.function.convert("sext" if source == "i32" else "trunc", x, to)
+        if source == "i64":
+            return self.function.convert("trunc", x, to)
+        wide = self.function.convert("sext", x, to)
+        if x.lanes:
+            self.widened[wide.name] = x
+        return wide

@@ -94,13 +94,11 @@ class Routine:
     @contextmanager
     def loop_while(self, condition: Callable[[], Number]) -> Iterator[None]:
         f = self.f
-        header, body, done = f.label("while"), f.label("body"), f.label("end")
-        f.branch(header)
-        f.block(header)
+        body, done = f.label("while"), f.label("end")
         f.branch_if(self._scalar(condition()), body, done)
         f.block(body)
         yield
-        f.branch(header)
+        f.branch_if(self._scalar(condition()), body, done)  # asked at the end: see `Function.loop`
         f.block(done)
 
     @contextmanager

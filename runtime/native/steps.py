@@ -73,10 +73,13 @@ class StepWriter:
     """Writes the steps of a plan, and of the plans inside it, at the end of a function's current block.
 
     constant   the address of a large constant, of whichever plan it is
+    written    is called when the function of another kernel is complete
     """
 
-    def __init__(self, module: Module, f: Function, target: Target, constant: Callable[[Buffer], Value]) -> None:
+    def __init__(self, module: Module, f: Function, target: Target, constant: Callable[[Buffer], Value],
+                 written: Callable[[], None] = lambda: None) -> None:
         self.module, self.f, self.target, self.constant = module, f, target, constant
+        self.written = written
         self.barrier = emit_barrier(module, target)
         self.functions: dict[tuple, str] = {}
 
@@ -160,6 +163,7 @@ class StepWriter:
         if name is None:
             name = self.functions[key] = f"k{len(self.functions)}_{kernel.form.value}"
             emit_kernel(self.module, name, kernel, self.target)
+            self.written()
         arguments = [places.address(b) for b in (*kernel.reads, *kernel.writes)]
         self.f.call(name, [*arguments, team.private, team.shared, thread, team.threads, team.barrier])
 
