@@ -16,6 +16,7 @@ from .feeds import assign, convert, solve_sizes
 from .garbage import kept_waiting
 from .ir import Cell, Graph, Node, at, rewrite, substitute, topological, user_origin
 from .methods import FUNCTIONS, public
+from .passes.update import attach_updates
 from .program import Program, inspecting, sizes_for
 from .runtime.interpreter import evaluate
 from .structures import flatten_outputs
@@ -126,8 +127,6 @@ def train_step(loss: Tensor, optimizer: Any, outputs: Any = None, *, lr_schedule
     inputs           placeholders in the order of positional arguments; all that are needed, in order of creation, by default
     options          those of `function`
     """
-    from .passes.update import attach_updates  # passes load with the first program that needs them
-
     attached = attach_updates(loss, optimizer, grad_clip_norm=grad_clip_norm, grad_clip_value=grad_clip_value,
                               accumulate=accumulate, lr_scheduler=lr_scheduler)
     if returns is None:
