@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 LINE = 64  # bytes; also the widest vector register
+MOST_FILLED = 3 << 19  # bytes that the last large page must have to be one
 HUGE_PAGE = 2 << 20  # bytes; the size on x86-64 and, with 4-KiB pages, on AArch64
 
 _view: Any = ctypes.c_char.from_buffer
@@ -69,8 +70,9 @@ def _mapped(size: int) -> NDArray[np.uint8]:
     room = np.frombuffer(pages, np.uint8)
     start = -address_of(room) % HUGE_PAGE
     if sys.platform == "linux":
+        large = (size + HUGE_PAGE - MOST_FILLED) // HUGE_PAGE * HUGE_PAGE  # a page is resident as a whole
         with contextlib.suppress(OSError):  # a kernel without large pages
-            pages.madvise(mmap.MADV_HUGEPAGE, start, whole)
+            pages.madvise(mmap.MADV_HUGEPAGE, start, large)
     return room
 
 
