@@ -313,8 +313,8 @@ def run_passes(module: Any, machine: Any, level: int) -> None:
     machine code that the list below gives in 2, beside 25 for code generation.
 
     0: inline what must be.  1: and promote memory to registers, with a quick code generator.  2: and rotate the few loops that
-    are not, with the usual code generator.  3: and combine instructions, which kernels gain nothing from, and long scalar code
-    does.
+    are not, with the usual code generator.  3: and combine instructions, which most kernels gain nothing from; long scalar
+    code does, and divisions lane by lane.
     """
     tuning = llvm.create_pipeline_tuning_options(2)
     tuning.loop_vectorization = tuning.slp_vectorization = False

@@ -8,6 +8,7 @@ addresses and the number of steps, so that the code itself holds none and can be
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -27,6 +28,8 @@ COUNT, ARENA, SHARED, PRIVATE, PRIVATE_STRIDE, FIRST = range(6)  # words of the 
 
 UNIT = 72_000  # characters of text, about 40 ms of LLVM's time
 LONG_STEP = 16_000  # characters of a step's calls, about 30 kernels
+
+LANES_DIVIDED = re.compile(r"= [us](div|rem) <")
 
 Give = Callable[[Unit], None]
 
@@ -52,7 +55,12 @@ def remaining(texts: Texts) -> list[Unit]:
         return [Unit(texts.module.text(), level=3)]  # unrolled: one long row of scalar instructions
     apart = step.characters >= LONG_STEP
     *kernels, calls = texts.rest(apart)
-    return [*map(Unit, kernels), Unit(calls, level=0 if apart else 2)]
+    return [*map(unit, kernels), Unit(calls, level=0) if apart else unit(calls)]
+
+
+def unit(text: str) -> Unit:
+    """A text of kernels.  Instructions are combined where places are computed lane by lane: what views and windows divide."""
+    return Unit(text, level=3 if LANES_DIVIDED.search(text) else 2)
 
 
 def table_layout(plan: Plan, target: Target, unrolled: bool = False) -> Layout:
@@ -120,7 +128,7 @@ def lower(loop: Loop, target: Target, flush_denormals: bool = True, give: Give |
 
     def written() -> None:
         for text in texts.ready() if give else ():
-            give(Unit(text))  # type: ignore[misc]
+            give(unit(text))  # type: ignore[misc]
 
     writer = StepWriter(module, step, target, lambda buffer: constants[buffer], written)
     arena = words.word(ARENA)
