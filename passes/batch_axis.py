@@ -24,6 +24,7 @@ from graphc.op import Kind
 from graphc.ops.contractions import split_spec
 from graphc.ops.loops import formal
 from graphc.types import TensorType
+from graphc.walk import operands_first
 
 from .cost import cost_per_element
 
@@ -317,8 +318,8 @@ def reads_its_chunk(split: Split, node: Node, along: int | None, axis: int, attr
     chunk = Index.variable("chunk", split.count)
     inner = [Index.variable(f"i{k}", int(s)) for k, s in enumerate(shape)]
     outer = [chunk * int(shape[axis]) + i if k == axis else i for k, i in enumerate(inner)]
-    place, guard = node.op.index(tuple(outer), source, **node.attributes)  # type: ignore[misc]
-    small_place, small_guard = node.op.index(tuple(inner), small, **attributes)  # type: ignore[misc]
+    place, guard = node.op.index(tuple(outer), source, **node.attributes)
+    small_place, small_guard = node.op.index(tuple(inner), small, **attributes)
     if guard != small_guard:
         return False
     shifted = [chunk * int(small.shape[k]) + i if k == along else i for k, i in enumerate(small_place)]
@@ -395,18 +396,7 @@ def small_body(inner: Split) -> Graph | None:
 
 def order_of_parts(split: Split, wanted: Sequence[Node]) -> list[Node]:
     """The nodes of which a chunk must compute its part (or is given it) for the wanted ones; operands before users."""
-    order: list[Node] = []
-    seen: set[Node] = set()
-    stack = [(node, False) for node in reversed(wanted)]
-    while stack:
-        node, ready = stack.pop()
-        if ready:
-            order.append(node)
-        elif node not in seen:
-            seen.add(node)
-            stack.append((node, True))
-            stack.extend((i, False) for i in reversed(split.parts[node].reads()))
-    return order
+    return operands_first(wanted, lambda node: split.parts[node].reads())
 
 
 def compute_parts(split: Split, wanted: Sequence[Node], new: dict[Node, Node], whole: Mapping[Node, Node]) -> None:

@@ -13,6 +13,7 @@ from graphc.access import strided
 from graphc.ir import Graph, Node, make_like
 from graphc.op import Kind
 from graphc.plan import Buffer, Form, Kernel, Role, Step, slot
+from graphc.walk import operands_first
 
 from .assign import BARRIERS, FLUID, Assignment, behind, reads
 from .clusters import FULL, Cluster, packs_once
@@ -201,21 +202,10 @@ class Fusion(Assignment):
 
     def inside(self, cluster: Cluster, outputs: Sequence[Node]) -> list[Node]:
         """Topological order of everything the kernel touches, cut at memory."""
-        order: list[Node] = []
-        seen: set[Node] = set()
-        stack: list[tuple[Node, bool]] = [(o, False) for o in reversed(outputs)]
-        while stack:
-            node, done = stack.pop()
-            if done:
-                order.append(node)
-                continue
-            if node in seen:
-                continue
-            seen.add(node)
-            stack.append((node, True))
-            if not (self.is_leaf(node) or (node in self.stored and self.home[node] is not cluster)):
-                stack.extend((i, False) for i in reversed(reads(node)))
-        return order
+        def operands(node: Node) -> Sequence[Node]:
+            return () if self.is_leaf(node) or (node in self.stored and self.home[node] is not cluster) else reads(node)
+
+        return operands_first(outputs, operands)
 
     def run(self) -> Fused:
         self.assign()

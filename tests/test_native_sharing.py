@@ -9,13 +9,12 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from graphc.runtime.native import blocking, contract, matrix_blocking
-from graphc.runtime.native.axes import ITEMSIZE
 from graphc.runtime.native.contract import Contraction, Finish, FinishVector, Tile, choose_road, emit_contraction, scratch_bytes
 from graphc.runtime.native.emit import Function, Module
 from graphc.runtime.native.jit import compile_module
 from graphc.runtime.native.target import Target, host, with_matrix_unit
 from graphc.runtime.native.threads import Pool
-from graphc.runtime.native.values import Value, i64, vector
+from graphc.runtime.native.values import SIZES, Value, i64, vector
 
 from tests.test_native_contract import Case, Operand, doubled, load_hooks, matmul, reference, targets
 
@@ -45,7 +44,7 @@ def added(c_pointer: Value, c: Contraction) -> Finish:
 
 def added_vector(c_pointer: Value, c: Contraction, target: Target) -> FinishVector:
     """The same for one vector of a tile."""
-    lanes = target.lanes(ITEMSIZE[c.dtype])
+    lanes = target.lanes(SIZES[c.dtype])
 
     def finish(f: Function, tile: Tile, row: Value, column: int, mask: Value | None) -> None:
         source = f.offset(tile.pointer, f.add(f.mul(row, i64(tile.stride)), i64(column)), c.dtype)

@@ -8,13 +8,14 @@ the body reads from outside as well, all at once: bodies nest only closed, so on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
 from ..ir import Graph, Node, make, rebuild
 from ..op import REGISTRY, Kind
 from ..types import TensorType
+from ..walk import operands_first
 
 INSIDE = 16  # constants of up to this many elements are part of a body
 
@@ -26,24 +27,7 @@ def formal(position: int, type_: TensorType) -> Node:
 
 def below(roots: Iterable[Node], leaves: Collection[Node] = ()) -> list[Node]:
     """The nodes that the roots depend on without going below the leaves; inputs before users, the leaves among them."""
-    order: list[Node] = []
-    seen: set[Node] = set()
-    for root in roots:
-        if root in seen:
-            continue
-        seen.add(root)
-        stack: list[tuple[Node, Iterator[Node]]] = [(root, iter(() if root in leaves else root.inputs))]
-        while stack:
-            node, rest = stack[-1]
-            for child in rest:
-                if child not in seen:
-                    seen.add(child)
-                    stack.append((child, iter(() if child in leaves else child.inputs)))
-                    break
-            else:
-                order.append(node)
-                stack.pop()
-    return order
+    return operands_first(roots, lambda node: () if node in leaves else node.inputs)
 
 
 def depending(order: Iterable[Node], on: Collection[Node], through: Callable[[Node], bool] = lambda node: True) -> set[Node]:

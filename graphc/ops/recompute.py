@@ -20,6 +20,7 @@ from ..methods import FUNCTIONS, public
 from ..op import Kind, Op, Sample, define
 from ..tensor import Tensor, apply, as_tensor, placeholder
 from ..types import TensorType
+from ..walk import operands_first
 from .control import results_of
 
 _after = define(Op("after", Kind.VIEW, lambda x, *awaited: x, lambda x, *awaited: np.asarray(x),
@@ -40,22 +41,17 @@ def computed_again(roots: Sequence[Node], instead: Mapping[Node, Node]) -> list[
     What layers attached to the original (`updating`) belongs to the first computation alone.
     """
     new = dict(instead)
-    stack = [(root, False) for root in reversed(roots)]
-    while stack:
-        node, ready = stack.pop()
+    for node in operands_first(roots, lambda n: () if n in instead else reversed(n.inputs)):
         if node in new:
             continue
-        if not ready:
-            stack.append((node, True))
-            stack.extend((i, False) for i in node.inputs)
-        elif "cells" in node.attributes:
+        if "cells" in node.attributes:
             new[node] = new[node.inputs[0]]
-        else:
-            inputs = [new[i] for i in node.inputs]
-            with building(phase, "gradient"), building(scope, node.scope):
-                made = make_like(node, inputs) if inputs != list(node.inputs) else node
-            made.origins = made.origins if made is node else node.origins
-            new[node] = made
+            continue
+        inputs = [new[i] for i in node.inputs]
+        with building(phase, "gradient"), building(scope, node.scope):
+            made = make_like(node, inputs) if inputs != list(node.inputs) else node
+        made.origins = made.origins if made is node else node.origins
+        new[node] = made
     return [new[root] for root in roots]
 
 

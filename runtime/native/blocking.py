@@ -10,11 +10,14 @@ import math
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
-from graphc.runtime.native.axes import ITEMSIZE, Axes, Contraction, merge, merge_all, offsets, run, still
+from graphc.runtime.native.axes import Axes, Contraction, merge, merge_all, offsets, run, still
 from graphc.runtime.native.microkernel import most_rows
 from graphc.runtime.native.packing import PIECE
 from graphc.runtime.native.sharing import MOST_BALANCED
 from graphc.runtime.native.target import Target
+from graphc.runtime.native.values import SIZES
+
+from graphc.plan import align
 
 DEPTH = 256  # k of a packed block: an A panel and a B panel of this depth share the first-level cache
 DEPTH_MOST = 288  # where a sum is cut into equal blocks
@@ -161,11 +164,6 @@ class Blocking(Extent, Rows, Sums, Tiles, Depth, Blocks, Sharing, Scratch):
         return self.row_tiles if self.split_rows else self.panels
 
 
-def up(size: int) -> int:
-    """Bytes rounded up to whole lines of the cache."""
-    return -(-size // LINE) * LINE
-
-
 def split_evenly(count: int, most: int) -> tuple[int, int, int]:
     """(parts, size, how many parts have that size where the others have one less; 0 when all are equal)."""
     parts = max(1, math.ceil(count / most))
@@ -185,7 +183,7 @@ def choose_blocking(c: Contraction, target: Target, plain: bool, loads: tuple[bo
     if 0 in c.k:  # an empty sum: one product of zeros, both operands being one number
         c = replace(c, k=(), a_k=(), b_k=(), a_batch=still(c.batch), a_m=still(c.m), b_batch=still(c.batch),
                     b_n=still(c.n))
-    itemsize = ITEMSIZE[c.dtype]
+    itemsize = SIZES[c.dtype]
     extent, sums = extent_of(c, target.lanes(itemsize)), sums_of(c)
     rows = rows_of(c, plain and (target.has_masks or not extent.ragged))
     tiles = choose_tiles(extent, rows, sums, itemsize, target, loads, overlap and not plain and not whole_rows)
@@ -196,8 +194,8 @@ def choose_blocking(c: Contraction, target: Target, plain: bool, loads: tuple[bo
     large_b = span_of_b(extent, sums, itemsize) > UNPACKED_BYTES and not thin
     blocks = choose_blocks(extent, rows, tiles, depth, itemsize, target, large_b, whole_rows)
     a_line = tiles.height if tiles.height <= extent.lanes else extent.lanes * math.ceil(tiles.height / extent.lanes)
-    row_tile_bytes = up((depth.k_in_block * a_line + extent.lanes) * itemsize)
-    panel_bytes = up((depth.k_in_block * tiles.vectors * extent.lanes + extent.lanes) * itemsize)
+    row_tile_bytes = align((depth.k_in_block * a_line + extent.lanes) * itemsize)
+    panel_bytes = align((depth.k_in_block * tiles.vectors * extent.lanes + extent.lanes) * itemsize)
     sharing = Sharing()
     if extent.batch * extent.m * extent.n * math.prod(c.k) >= LARGE:
         packs = tiles.pack_b if blocks.split_rows else tiles.pack_a
@@ -401,5 +399,5 @@ def with_regions(g: Blocking, sizes: dict[str, int]) -> Blocking:
     regions, total = {}, 0
     for name, size in sizes.items():
         regions[name] = total
-        total += up(size)
+        total += align(size)
     return replace(g, regions=regions, scratch_bytes=total)

@@ -13,8 +13,8 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 
-from graphc.runtime.native.axes import ITEMSIZE, Axes, Contraction, merge, pieces_run, swapped
-from graphc.runtime.native.blocking import Blocking, choose_blocking, up
+from graphc.runtime.native.axes import Axes, Contraction, merge, pieces_run, swapped
+from graphc.runtime.native.blocking import Blocking, choose_blocking
 from graphc.runtime.native.dots import DotTile, dot_function, dot_rows
 from graphc.runtime.native.emit import SIZES, Function, Value, i64
 from graphc.runtime.native.matrix import MatrixTiles
@@ -23,6 +23,8 @@ from graphc.runtime.native.overlap import FinishVector, OverlappedTiles
 from graphc.runtime.native.sharing import spread
 from graphc.runtime.native.target import Target
 from graphc.runtime.native.tiles import Finish, Load, Prefetch, Tile, TileLoops, flat_offset
+
+from graphc.plan import align
 
 __all__ = ["Contraction", "Finish", "FinishVector", "Load", "Prefetch", "Tile", "emit_contraction", "lanes_along_k",
            "scratch_bytes", "store_to", "store_vector_to", "tile_parts"]
@@ -46,7 +48,7 @@ def dots_fit(c: Contraction, target: Target) -> bool:
     """Whether vectors along k suit: few columns, k adjacent in A, rows of A evenly spaced."""
     a_k = merge(c.k, c.a_k)
     return (math.prod(c.n) <= min(DOT_COLUMNS, target.registers // 4) and len(a_k) == 1 and a_k[0][1] == 1
-            and a_k[0][0] >= target.lanes(ITEMSIZE[c.dtype]) and len(merge(c.m, c.a_m)) <= 1 and math.prod(c.m) > 0)
+            and a_k[0][0] >= target.lanes(SIZES[c.dtype]) and len(merge(c.m, c.a_m)) <= 1 and math.prod(c.m) > 0)
 
 
 def dot_columns_in_place(c: Contraction) -> bool:
@@ -110,16 +112,16 @@ def choose_road(c: Contraction, target: Target, plain: bool, loads: tuple[bool, 
     d = swapped(c) if turned else c
     blocking = choose_blocking(d, target, plain, loads[::-1] if turned else loads, whole_rows and not turned,
                                overlap and not turned and not dots)
-    itemsize = ITEMSIZE[c.dtype]
+    itemsize = SIZES[c.dtype]
     if dots:
         n, k = blocking.n, math.prod(d.k)
         rows = dot_rows(blocking.m, n, target)
-        tile_bytes = up(rows * n * itemsize)
-        used = tile_bytes + (0 if dot_columns_in_place(d) else up(n * k * itemsize))
+        tile_bytes = align(rows * n * itemsize)
+        used = tile_bytes + (0 if dot_columns_in_place(d) else align(n * k * itemsize))
     else:
         used = blocking.scratch_bytes
         rows = blocking.height
-        tile_bytes = up(blocking.height * blocking.vectors * blocking.lanes * itemsize)
+        tile_bytes = align(blocking.height * blocking.vectors * blocking.lanes * itemsize)
     return Road(turned, dots, blocking, used, rows, used + (tile_bytes if turned and not plain else 0))
 
 
@@ -238,7 +240,7 @@ def emit_dots(f: Function, target: Target, c: Contraction, g: Blocking, a: Value
     a_row = g.a_m[0][1] if g.a_m else 0
     in_place = dot_columns_in_place(c)
     b_column = (g.b_n[0][1] if g.b_n else 0) if in_place else k
-    packed = f.offset(scratch, i64(up(rows * g.n * SIZES[c.dtype])), "i8")
+    packed = f.offset(scratch, i64(align(rows * g.n * SIZES[c.dtype])), "i8")
 
     def item(batch: Value, low: Value, high: Value) -> None:
         first = f.offset(a, flat_offset(f, batch, g.a_batch), c.dtype)

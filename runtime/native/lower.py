@@ -127,8 +127,9 @@ def lower(loop: Loop, target: Target, flush_denormals: bool = True, give: Give |
     constants = {b: words.address(b) for inner in plan.each_plan() for b in inner.constants}  # before any loop begins
 
     def written() -> None:
-        for text in texts.ready() if give else ():
-            give(unit(text))  # type: ignore[misc]
+        if give is not None:
+            for text in texts.ready():
+                give(unit(text))
 
     writer = StepWriter(module, step, target, lambda buffer: constants[buffer], written)
     arena = words.word(ARENA)

@@ -230,8 +230,9 @@ class Arithmetic:
             return self.function.compare(f"fcmp {'une' if predicate == 'ne' else 'o' + predicate}", a, b)
         sign = "" if predicate in ("eq", "ne") else "u" if a.element == "i1" else "s"  # i1 true is -1 when signed
         if self.widened:  # indices have 32 bits where they fit, and half as many registers
-            narrow = self._narrow(a), self._narrow(b)
-            a, b = narrow if narrow[0] is not None and narrow[1] is not None else (a, b)  # type: ignore[assignment]
+            x, y = self._narrow(a), self._narrow(b)
+            if x is not None and y is not None:
+                a, b = x, y
         return self.function.compare(f"icmp {sign}{predicate}", a, b)
 
     def _narrow(self, x: Value) -> Value | None:

@@ -16,6 +16,7 @@ import numpy as np
 from graphc.index import Guard, Index, Term, Variable, linear
 from graphc.ir import Node
 from graphc.op import Kind
+from graphc.walk import operands_first
 
 from .addresses import Memory, memory_type, row_major
 from .emit import Module
@@ -175,21 +176,7 @@ class Recipes:
 
     def reachable(self, roots: Iterable[Key]) -> list[Key]:
         """Everything that the roots need, operands first; what is saved is not looked into."""
-        order: list[Key] = []
-        seen: set[Key] = set()
-        stack: list[tuple[Key, bool]] = [(k, False) for k in reversed(list(roots))]
-        while stack:
-            key, done = stack.pop()
-            if done:
-                order.append(key)
-                continue
-            if key in seen:
-                continue
-            seen.add(key)
-            stack.append((key, True))
-            if key not in self.saved:
-                stack.extend((k, False) for k in self.step(key).operands)
-        return order
+        return operands_first(roots, lambda key: () if key in self.saved else reversed(self.step(key).operands))
 
 
 def variables_of(term: Term) -> set[Variable]:

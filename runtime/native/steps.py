@@ -151,11 +151,17 @@ class StepWriter:
             self.kernel(step, plan, places, team, self.number(team, who))
             return
         outside = {b: places.address(b) for b in (*step.reads, *step.writes, *step.workspace)}
-        write = self.loop if isinstance(step, Loop) else self.branch
+
+        def write(team: Team) -> None:
+            if isinstance(step, Loop):
+                self.loop(step, outside, team)
+            else:
+                self.branch(step, outside, team)
+
         if who != EVERYBODY:
-            self.on_one(team, who, lambda: write(step, outside, team.single()))  # type: ignore[arg-type]
+            self.on_one(team, who, lambda: write(team.single()))
         else:
-            write(step, outside, team)  # type: ignore[arg-type]
+            write(team)
 
     def kernel(self, kernel: Kernel, plan: Plan, places: Places, team: Team, thread: Value) -> None:
         key = body_key(kernel, shared_memory(plan, kernel))

@@ -94,7 +94,7 @@ class Unroller:
             return self.contract(node, *arguments)
         if kind is Kind.PREFIX:
             return self.prefix(node, arguments[0])
-        result = op.numpy(*arguments, **node.attributes)  # type: ignore[misc]  # views and constants: numpy moves values
+        result = op.numpy(*arguments, **node.attributes)  # views and constants: numpy moves values
         return np.array(result, dtype=object) if kind is Kind.VIEW else np.asarray(result).tolist()
 
     def map(self, node: Node, arguments: list[np.ndarray]) -> np.ndarray:
@@ -105,7 +105,7 @@ class Unroller:
             key = (node.op.name, attributes, operands)
             value = self.known.get(key)
             if value is None:
-                value = self.known[key] = node.op.scalar(self.s, *operands, **node.attributes)  # type: ignore[misc]
+                value = self.known[key] = node.op.scalar(self.s, *operands, **node.attributes)
             result[i] = value
         return result
 
