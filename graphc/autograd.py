@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from .errors import GraphError
-from .ir import at, user_origin
 from .ops.custom import custom_vjp
+from .origins import at, user_origin
 from .tensor import Tensor
 
 

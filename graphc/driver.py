@@ -14,8 +14,9 @@ import numpy as np
 from .errors import GraphError
 from .feeds import assign, convert, solve_sizes
 from .garbage import kept_waiting
-from .ir import Cell, Graph, Node, at, rewrite, substitute, topological, user_origin
+from .ir import Cell, Graph, Node, rewrite, substitute, topological
 from .methods import FUNCTIONS, public
+from .origins import at, user_origin
 from .passes.update import attach_updates
 from .program import Program, inspecting, sizes_for
 from .runtime.interpreter import evaluate

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from .errors import FeedError
-from .ir import Node, at, user_origin
+from .ir import Node
+from .origins import at, user_origin
 from .types import Dim, DType, substitute
 
 

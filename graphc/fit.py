@@ -14,7 +14,7 @@ import numpy as np
 
 from .errors import FeedError
 from .feeds import assign, convert
-from .ir import at, user_origin
+from .origins import at, user_origin
 
 if TYPE_CHECKING:
     from .program import Program

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .errors import GraphError
-from .ir import Graph, Node, at, topological, user_origin
+from .ir import Graph, Node, topological
 from .op import Kind
+from .origins import at, user_origin
 from .plan import Form, Kernel, Loop, Plan, Role
 from .text import format_graph, format_json, format_plan
 

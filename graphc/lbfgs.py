@@ -15,7 +15,7 @@ import numpy as np
 
 from .driver import Program, function, inputs_of
 from .errors import CheckpointError, GraphError
-from .ir import at, user_origin
+from .origins import at, user_origin
 from .passes.autodiff import grad
 from .tensor import Parameter, Tensor
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from .errors import DTypeError, GraphError, ShapeError
-from .ir import Cell, Node, at, make, rebuild, user_origin
+from .ir import Cell, Node, make, rebuild
 from .methods import public
 from .op import REGISTRY
 from .ops.bodies import below, close, close_loop, depending, replaced
@@ -24,6 +24,7 @@ from .ops.random import per_step
 from .ops.shaping import concat
 from .ops.sources import iota
 from .ops.views import narrow, reshape
+from .origins import at, user_origin
 from .structures import Structure, flatten
 from .tensor import Parameter, Tensor, TensorLike, as_tensor, placeholder
 from .types import Dim, Size, TensorType, as_size, bool_, int64

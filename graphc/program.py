@@ -18,8 +18,9 @@ import numpy as np
 from .errors import CheckpointError, FeedError, GraphError
 from .feeds import assign, convert, names_in_order, solve_sizes
 from .garbage import kept_waiting
-from .ir import Graph, at, make, user_origin
+from .ir import Graph, make
 from .op import REGISTRY
+from .origins import at, user_origin
 from .structures import Structure
 from .tensor import Parameter, Tensor
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .errors import GraphError
-from .ir import Graph, at, user_origin
+from .ir import Graph
+from .origins import at, user_origin
 from .passes.cost import flops
 from .plan import Buffer, Plan
 from .runtime.program import Executable, Interpreted

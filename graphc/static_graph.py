@@ -14,8 +14,8 @@ import numpy as np
 
 from .driver import Program, function, train_step
 from .errors import FeedError, GraphError
-from .ir import at, user_origin
 from .nn import Module
+from .origins import at, user_origin
 from .tensor import Tensor, placeholder
 from .types import DType, as_dtype
 

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from .errors import DTypeError, GraphError, ShapeError
-from .ir import Cell, Graph, Node, at, make, user_origin
+from .ir import Cell, Graph, Node, make
 from .methods import FUNCTIONS, Methods, TensorLike
 from .op import REGISTRY, Op
+from .origins import at, user_origin
 from .types import DType, DTypeLike, Shape, Size, TensorType, as_dtype, as_shape, float32, int64
 
 

@@ -11,10 +11,11 @@ from itertools import product
 from typing import Any
 
 from graphc.errors import DTypeError, GraphError, ShapeError
-from graphc.ir import Node, at, building, make, phase, substitute, topological, user_origin
+from graphc.ir import Node, make, substitute, topological
 from graphc.methods import public
 from graphc.op import REGISTRY, Kind
 from graphc.ops.sources import zeros
+from graphc.origins import at, building, phase, user_origin
 from graphc.tensor import Tensor, TensorLike, as_tensor, constant, placeholder
 from graphc.types import Size
 

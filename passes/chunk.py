@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from graphc.ir import Graph, Node, building, inherit, make, phase, rewrite
+from graphc.ir import Graph, Node, inherit, make, rewrite
 from graphc.op import REGISTRY, Kind
 from graphc.ops.control import results_of
 from graphc.ops.loops import formal
 from graphc.ops.views import expand_to, moveaxis, reshape
+from graphc.origins import building, phase
 from graphc.tensor import Tensor, constant
 from graphc.types import TensorType, int64
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from graphc.ir import Graph, for_each_graph, from_one_line
+from graphc.ir import Graph, for_each_graph
 from graphc.op import Kind
+from graphc.origins import from_one_line
 from graphc.plan import Plan
 from graphc.types import Dim
 

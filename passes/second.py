@@ -5,8 +5,9 @@ Knows which values were chosen and when they are due.  Must not know why they we
 
 from __future__ import annotations
 
-from graphc.ir import Graph, Node, building, make, phase, rebuild, scope
+from graphc.ir import Graph, Node, make, rebuild
 from graphc.op import REGISTRY, Kind
+from graphc.origins import building, phase, scope
 
 from .assign import reads
 from .keeping import History

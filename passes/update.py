@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from graphc.errors import GraphError
-from graphc.ir import at, building, phase, user_origin
 from graphc.ops.elementwise import abs_, clip, maximum, minimum, power, sqrt, where
 from graphc.ops.reductions import max_, sum_
 from graphc.ops.sources import zeros_like
 from graphc.optim import EMA, Optimizer
 from graphc.optim.plateau import ReduceLROnPlateau
 from graphc.optim.schedule import LRScheduler
+from graphc.origins import at, building, phase, user_origin
 from graphc.tensor import Parameter, Tensor, state
 from graphc.types import float64
 

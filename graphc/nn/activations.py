@@ -9,13 +9,13 @@ from __future__ import annotations
 import numpy as np
 
 from ..errors import GraphError, ShapeError
-from ..ir import at, user_origin
 from ..ops import composites
 from ..ops import elementwise as e
 from ..ops.axes import normal_axis
 from ..ops.indexing import one_hot
 from ..ops.random import uniform
 from ..ops.views import moveaxis, narrow, reshape
+from ..origins import at, user_origin
 from ..tensor import Parameter as Cellular
 from ..tensor import Tensor, TensorLike, as_tensor
 from ..types import DTypeLike

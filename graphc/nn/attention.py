@@ -7,7 +7,6 @@ import math
 import numpy as np
 
 from ..errors import DTypeError, GraphError, ShapeError
-from ..ir import at, user_origin
 from ..ops import elementwise as e
 from ..ops.composites import softmax
 from ..ops.contractions import linear, matmul
@@ -15,6 +14,7 @@ from ..ops.reductions import mean
 from ..ops.shaping import concat, repeat_interleave
 from ..ops.sources import iota, zeros
 from ..ops.views import broadcast_to, pad_with, permute, reshape, slice_, transpose, unsqueeze
+from ..origins import at, user_origin
 from ..tensor import Parameter as Cellular
 from ..tensor import Tensor, TensorLike, as_tensor
 from ..types import DTypeLike

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import FeedError
-from ..ir import at, user_origin
 from ..methods import FUNCTIONS
+from ..origins import at, user_origin
 from ..tensor import Tensor, placeholder
 from ..types import DType, as_dtype
 

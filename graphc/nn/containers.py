@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar, Union, overload
 
 from ..errors import GraphError
-from ..ir import at, user_origin
+from ..origins import at, user_origin
 from ..tensor import Parameter as Cellular
 from .module import Module
 from .parameter import Parameter

@@ -12,9 +12,9 @@ from typing import Any, Union
 import numpy as np
 
 from ..errors import GraphError, ShapeError
-from ..ir import at, user_origin
 from ..ops.convolution import convolve, padded, turned_weight
 from ..ops.views import reshape
+from ..origins import at, user_origin
 from ..tensor import Tensor, TensorLike, as_tensor
 from ..types import DTypeLike
 from . import init

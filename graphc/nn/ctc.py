@@ -12,7 +12,6 @@ import math
 import numpy as np
 
 from ..errors import GraphError, ShapeError
-from ..ir import at, user_origin
 from ..loops import scan
 from ..ops import elementwise as e
 from ..ops.composites import logsumexp
@@ -20,6 +19,7 @@ from ..ops.indexing import gather
 from ..ops.shaping import stack
 from ..ops.sources import iota
 from ..ops.views import expand_to, pad_with, reshape, slice_, unsqueeze
+from ..origins import at, user_origin
 from ..tensor import Tensor, TensorLike, as_tensor, constant
 from ..types import int64
 

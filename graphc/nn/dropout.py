@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 from ..errors import GraphError, ShapeError
-from ..ir import at, user_origin
 from ..ops import elementwise as e
 from ..ops.random import bernoulli
 from ..ops.sources import zeros_like
+from ..origins import at, user_origin
 from ..tensor import Parameter, Tensor, TensorLike, as_tensor
 from ..types import Shape
 from .activations import SELU_ALPHA, SELU_SCALE

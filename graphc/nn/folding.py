@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from itertools import product
 
 from ..errors import ShapeError
-from ..ir import at, user_origin
 from ..ops.convolution import windows
 from ..ops.views import pad_with, permute, reshape, slice_
+from ..origins import at, user_origin
 from ..tensor import Tensor, TensorLike, as_tensor
 from .convolution import Sizes, batched, repeated
 from .module import Module

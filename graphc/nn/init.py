@@ -14,8 +14,8 @@ from typing import TypeVar
 import numpy as np
 
 from ..errors import GraphError, ShapeError
-from ..ir import at, user_origin
 from ..ops.random import generator as initial_generator
+from ..origins import at, user_origin
 from ..tensor import Parameter
 
 CHUNK = 1 << 14  # numbers drawn at a time

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from ..errors import ShapeError
-from ..ir import at, user_origin
 from ..ops import contractions
 from ..ops.axes import normal_axis
 from ..ops.contractions import einsum
 from ..ops.views import flatten, unflatten
+from ..origins import at, user_origin
 from ..tensor import Tensor, TensorLike, as_tensor
 from ..types import DTypeLike
 from . import init

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import GraphError
-from ..ir import at, user_origin
+from ..origins import at, user_origin
 from ..tensor import Parameter as Cellular
 from ..tensor import Tensor, TensorLike, state
 from . import losses_classification as classes

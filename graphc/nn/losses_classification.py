@@ -7,7 +7,6 @@ target is `ignore_index` count for nothing.
 from __future__ import annotations
 
 from ..errors import DTypeError, GraphError, ShapeError
-from ..ir import at, user_origin
 from ..ops import elementwise as e
 from ..ops.composites import log_sigmoid, log_softmax
 from ..ops.indexing import gather, one_hot, take
@@ -15,6 +14,7 @@ from ..ops.prefixes import cumprod
 from ..ops.reductions import mean, sum_
 from ..ops.sources import iota, size_of
 from ..ops.views import reshape, squeeze, unsqueeze
+from ..origins import at, user_origin
 from ..tensor import Tensor, TensorLike, as_tensor
 from ..types import int64
 from .ctc import forward_log_likelihood

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..errors import GraphError, ShapeError
-from ..ir import at, user_origin
 from ..ops import elementwise as e
 from ..ops.axes import normal_axis
 from ..ops.reductions import norm, sum_
+from ..origins import at, user_origin
 from ..tensor import Tensor, TensorLike, as_tensor
 from .losses_pointwise import reduced
 

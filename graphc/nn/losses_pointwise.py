@@ -12,12 +12,12 @@ import warnings
 import numpy as np
 
 from ..errors import GraphError, ShapeError
-from ..ir import at, user_origin
 from ..ops import elementwise as e
 from ..ops.composites import log_sigmoid
 from ..ops.control import stop_gradient
 from ..ops.reductions import mean, sum_
 from ..ops.sources import size_of
+from ..origins import at, user_origin
 from ..tensor import Tensor, TensorLike, as_tensor
 from ..types import format_shapes
 

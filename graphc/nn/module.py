@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from ..errors import CheckpointError, DTypeError, GraphError, ShapeError
-from ..ir import at, building, scope, user_origin
+from ..origins import at, building, scope, user_origin
 from ..tensor import Parameter as Cellular
 from ..tensor import Tensor, state
 from ..types import DTypeLike, as_dtype

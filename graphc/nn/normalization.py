@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from ..errors import GraphError, ShapeError
-from ..ir import at, user_origin
 from ..ops import elementwise as e
 from ..ops.axes import normal_axis
 from ..ops.composites import standardize, statistics
@@ -20,6 +19,7 @@ from ..ops.control import stop_gradient, updating
 from ..ops.reductions import mean, norm, sum_
 from ..ops.sources import size_of
 from ..ops.views import pad_with, reshape, window
+from ..origins import at, user_origin
 from ..tensor import Parameter as Cellular
 from ..tensor import Tensor, TensorLike, as_tensor
 from ..types import DTypeLike, Size, as_dtype, count, float32

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..errors import GraphError, ShapeError
-from ..ir import at, user_origin
 from ..ops.shaping import pad_edges
 from ..ops.views import pad_with
+from ..origins import at, user_origin
 from ..tensor import Tensor, TensorLike, as_tensor
 from .module import Module
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from .. import tensor as symbols
 from ..errors import DTypeError
-from ..ir import at, user_origin
+from ..origins import at, user_origin
 from ..tensor import Tensor
 from ..types import DTypeLike, as_dtype, float32, float64
 

@@ -13,7 +13,6 @@ from typing import Any, Union
 import numpy as np
 
 from ..errors import GraphError, ShapeError
-from ..ir import at, user_origin
 from ..ops import elementwise as e
 from ..ops.contractions import einsum
 from ..ops.convolution import windows
@@ -21,6 +20,7 @@ from ..ops.reductions import argmax, max_, mean, sum_
 from ..ops.shaping import concat
 from ..ops.sources import iota
 from ..ops.views import narrow, pad_with, reshape
+from ..origins import at, user_origin
 from ..tensor import Tensor, TensorLike, as_tensor, constant
 from .convolution import Sizes, batched, repeated
 

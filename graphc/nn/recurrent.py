@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 
 from ..errors import GraphError, ShapeError
-from ..ir import at, user_origin
 from ..loops import scan
 from ..ops import elementwise as e
 from ..ops.contractions import linear
 from ..ops.shaping import concat, split, stack
 from ..ops.sources import zeros
 from ..ops.views import reshape, squeeze, transpose, unsqueeze
+from ..origins import at, user_origin
 from ..tensor import Parameter as Cellular
 from ..tensor import Tensor, TensorLike, as_tensor
 from ..types import DTypeLike, Size

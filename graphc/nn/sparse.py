@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from ..errors import DTypeError, GraphError, ShapeError
-from ..ir import at, user_origin
 from ..ops import elementwise as e
 from ..ops import indexing
 from ..ops.reductions import max_, sum_
 from ..ops.sources import ones, zeros
 from ..ops.views import unsqueeze
+from ..origins import at, user_origin
 from ..tensor import Parameter as Cellular
 from ..tensor import Tensor, TensorLike, as_tensor
 from ..types import DTypeLike, int64

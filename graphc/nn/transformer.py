@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import GraphError
-from ..ir import at, user_origin
 from ..ops import elementwise as e
 from ..ops.random import fresh_seed
+from ..origins import at, user_origin
 from ..tensor import Tensor, TensorLike, as_tensor
 from ..types import DTypeLike, Size
 from . import init

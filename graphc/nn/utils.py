@@ -11,11 +11,11 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from ..errors import GraphError, ShapeError
-from ..ir import at, user_origin
 from ..ops import elementwise as e
 from ..ops.reductions import norm
 from ..ops.shaping import concat, stack
 from ..ops.views import reshape
+from ..origins import at, user_origin
 from ..tensor import Parameter, Tensor
 
 

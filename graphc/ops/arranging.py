@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import GraphError, ShapeError
-from ..ir import at, user_origin
 from ..methods import FUNCTIONS, public
+from ..origins import at, user_origin
 from ..tensor import Tensor, TensorLike, as_tensor, constant
 from ..types import DTypeLike, Size, broadcast_shapes
 from . import elementwise as e

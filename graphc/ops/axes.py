@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import GraphError, ShapeError
-from ..ir import at, user_origin
+from ..origins import at, user_origin
 
 
 def normal_axis(axis: int, rank: int) -> int:

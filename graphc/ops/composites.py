@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from ..ir import at, user_origin
 from ..methods import public
 from ..op import Kind, Op, Sample, define
+from ..origins import at, user_origin
 from ..tensor import Tensor, TensorLike, apply, as_tensor
 from ..types import TensorType, float32
 from . import elementwise as e

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import GraphError, ShapeError
-from ..ir import at, user_origin
 from ..methods import public
 from ..op import Kind, Op, Sample, define
+from ..origins import at, user_origin
 from ..tensor import Tensor, TensorLike, apply, as_tensor
 from ..types import DType, Size, TensorType, broadcast_shapes, format_shapes, int64, promote
 from . import elementwise as e

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import GraphError, ShapeError
-from ..ir import Cell, Node, at, make, user_origin
+from ..ir import Cell, Node, make
 from ..methods import public
 from ..op import REGISTRY, Kind, Op, Sample, define, same_type
+from ..origins import at, user_origin
 from ..tensor import Parameter, Tensor, TensorLike, apply, as_tensor
 from ..types import TensorType
 

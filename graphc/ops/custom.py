@@ -11,9 +11,10 @@ from inspect import unwrap
 from typing import Any
 
 from ..errors import DTypeError, GraphError, ShapeError
-from ..ir import Node, Origin, at, make, user_origin
+from ..ir import Node, make
 from ..methods import public
 from ..op import Kind, Op, define
+from ..origins import Origin, at, user_origin
 from ..tensor import Tensor, as_tensor
 from .control import results_of
 from .recompute import first_types, first_values, flatten, name_of

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import DTypeError
-from ..ir import at, user_origin
 from ..methods import FUNCTIONS, public
 from ..op import Kind, Op, Sample, define, same_type
+from ..origins import at, user_origin
 from ..tensor import Tensor, TensorLike, apply, as_tensor
 from ..types import (
     DType,

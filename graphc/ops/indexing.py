@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import DTypeError, GraphError, ShapeError
-from ..ir import at, user_origin
 from ..methods import public
 from ..op import Kind, Op, Sample, define
+from ..origins import at, user_origin
 from ..tensor import Tensor, TensorLike, apply, as_tensor, constant
 from ..types import Dim, DTypeLike, Shape, Size, TensorType, broadcast_shapes, count, int64
 from . import elementwise as e

@@ -14,9 +14,9 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import GraphError, ShapeError
-from ..ir import at, user_origin
 from ..methods import public
 from ..op import Kind, Op, Sample, define
+from ..origins import at, user_origin
 from ..tensor import Tensor, TensorLike, apply, as_tensor
 from ..types import TensorType, broadcast_shapes, float32, promote
 from . import elementwise as e

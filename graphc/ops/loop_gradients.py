@@ -18,8 +18,9 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cache, partial
 from typing import Any
 
-from ..ir import Graph, Node, building, make, phase, scope
+from ..ir import Graph, Node, make
 from ..op import Kind, Op
+from ..origins import building, phase, scope
 from ..tensor import Tensor, placeholder
 from ..types import Dim, Size, TensorType
 from .bodies import below, close_loop, depending, formal, replaced

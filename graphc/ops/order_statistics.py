@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import GraphError, ShapeError
-from ..ir import at, user_origin
 from ..methods import public
+from ..origins import at, user_origin
 from ..tensor import Tensor, TensorLike, constant
 from ..types import int64
 from . import elementwise as e

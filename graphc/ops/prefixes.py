@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import GraphError
-from ..ir import at, user_origin
 from ..methods import public
 from ..op import Fold, Kind, Op, Sample, define
+from ..origins import at, user_origin
 from ..tensor import Tensor, TensorLike, apply, as_tensor
 from ..types import int64
 from . import elementwise as e

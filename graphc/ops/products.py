@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..errors import GraphError, ShapeError
-from ..ir import at, user_origin
 from ..methods import public
+from ..origins import at, user_origin
 from ..tensor import Tensor, TensorLike, as_tensor
 from ..types import broadcast_shapes
 from . import elementwise as e

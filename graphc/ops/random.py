@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import DTypeError, GraphError
-from ..ir import Node, at, rebuild, user_origin
+from ..ir import Node, rebuild
 from ..methods import public
 from ..op import Kind, Op, Sample, define
+from ..origins import at, user_origin
 from ..tensor import Tensor, TensorLike, apply, as_tensor, constant
 from ..types import DType, DTypeLike, Shape, TensorType, as_dtype, as_shape, float32, float64, int64
 from . import elementwise as e

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import GraphError
-from ..ir import Node, at, building, make, make_like, next_number, phase, scope, substitute, user_origin
+from ..ir import Node, make, make_like, next_number, substitute
 from ..methods import FUNCTIONS, public
 from ..op import Kind, Op, Sample, define
+from ..origins import at, building, phase, scope, user_origin
 from ..tensor import Tensor, apply, as_tensor, placeholder
 from ..types import TensorType
 from ..walk import operands_first

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import DTypeError, ShapeError
-from ..ir import Node, at, user_origin
+from ..ir import Node
 from ..methods import FUNCTIONS, public
 from ..op import Fold, Kind, Op, Sample, define
+from ..origins import at, user_origin
 from ..tensor import Tensor, TensorLike, apply, as_tensor
 from ..types import DType, Size, TensorType, bool_, count, float32, greatest, int64, least
 from . import elementwise as e

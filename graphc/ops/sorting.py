@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import DTypeError, ShapeError
-from ..ir import Node, at, user_origin
+from ..ir import Node
 from ..methods import public
 from ..op import Kind, Op, Sample, define
+from ..origins import at, user_origin
 from ..tensor import Tensor, TensorLike, apply, as_tensor
 from ..types import TensorType, count, int64, promote
 from . import elementwise as e

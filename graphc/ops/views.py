@@ -14,9 +14,9 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from ..errors import GraphError, ShapeError
 from ..index import Guard, Index, linear, unravel
-from ..ir import at, user_origin
 from ..methods import FUNCTIONS, public
 from ..op import Kind, Moves, Op, Sample, define
+from ..origins import at, user_origin
 from ..tensor import Tensor, TensorLike, apply, as_tensor
 from ..types import Dim, Shape, Size, TensorType, as_shape, as_size, count
 from .axes import normal_axes, normal_axis, synonym

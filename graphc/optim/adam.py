@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import GraphError
-from ..ir import at, user_origin
 from ..ops.elementwise import abs_, maximum, rsqrt, sqrt, where
 from ..ops.reductions import norm
+from ..origins import at, user_origin
 from ..tensor import Parameter, Tensor
 from .optimizer import Optimizer, ParamGroup, with_decay
 

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import GraphError, ShapeError
-from ..ir import at, user_origin
 from ..ops.contractions import matmul
 from ..ops.elementwise import abs_, maximum, minimum, pow, rsqrt, sign, sqrt, where
 from ..ops.reductions import mean, norm
+from ..origins import at, user_origin
 from ..tensor import Parameter, Tensor
 from .optimizer import Optimizer, ParamGroup, with_decay
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import CheckpointError, GraphError
-from ..ir import at, user_origin
+from ..origins import at, user_origin
 from ..tensor import Parameter, Tensor, state
 from ..types import float64
 

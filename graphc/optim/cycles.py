@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import GraphError
-from ..ir import at, user_origin
+from ..origins import at, user_origin
 from .optimizer import Optimizer
 from .schedule import LRScheduler, Value, per_group
 

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import CheckpointError, DTypeError, GraphError, ShapeError
-from ..ir import Cell, at, building, phase, user_origin
+from ..ir import Cell
+from ..origins import at, building, phase, user_origin
 from ..tensor import Parameter, Tensor, state
 from ..types import float64
 

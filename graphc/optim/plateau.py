@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import GraphError
-from ..ir import at, building, phase, user_origin
+from ..origins import at, building, phase, user_origin
 from ..tensor import Parameter, Tensor, state
 from ..types import float64
 from .optimizer import Optimizer

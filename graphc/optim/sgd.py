@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import GraphError
-from ..ir import at, user_origin
 from ..ops.elementwise import clip, maximum, sign, where
 from ..ops.reductions import norm
+from ..origins import at, user_origin
 from ..tensor import Parameter, Tensor
 from ..types import float64
 from .optimizer import Optimizer, ParamGroup, with_decay
