@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import llvmlite.binding as llvm
 import numpy as np
 import pytest
-from graphc.runtime.native import jit
+from graphc.runtime.native import codegen
 from graphc.runtime.native.axes import swapped
 from graphc.runtime.native.contract import (
     Contraction,
@@ -391,7 +391,7 @@ def test_assembly_for_other_machines(triple: str, cpu: str, features: str, instr
         f = module.function(f"case{number}", PARAMETERS, internal=False)
         a, b, out, scratch, thread, threads = f.parameters
         emit_contraction(f, target, c, a, b, scratch=scratch, thread=thread, threads=threads, c_pointer=out)
-    text = jit.assembly_for(module.text(), target)
+    text = codegen.assembly_for(module.text(), target)
     assert instruction in text
     assert "fmaf" not in text
     kernels = [part.split("Lfunc_end")[0] for part in text.split("\ntile.float")[1:]]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from graphc.runtime.native import cache, calls, jit, memory
+from graphc.runtime.native import cache, calls, codegen, jit, memory
 from graphc.runtime.native.cache import Cache
 from graphc.runtime.native.denormals import restore_denormal_mode, set_denormal_mode
 from graphc.runtime.native.emit import Module
@@ -58,7 +58,7 @@ def test_object_bytes_load_as_compiled_code_does():
     cell = np.zeros(1, np.int32)
     CALL(again.address("count"))(cell.ctypes.data)
     assert cell[0] == 5
-    with pytest.raises(jit.CompileError, match="without its LLVM text"):
+    with pytest.raises(codegen.CompileError, match="without its LLVM text"):
         again.assembly()
 
 
@@ -68,18 +68,18 @@ def test_object_bytes_load_as_compiled_code_does():
     ("declare void @elsewhere()\ndefine void @f() {\n call void @elsewhere()\n ret void\n}", "outside.*elsewhere"),
 ])
 def test_bad_text_is_a_clear_error(text, message):
-    with pytest.raises(jit.CompileError, match=message) as error:
+    with pytest.raises(codegen.CompileError, match=message) as error:
         jit.compile_module(text, target=host(), name="the kernel")
     assert "the kernel" in str(error.value)
 
 
 def test_damaged_object_is_an_error_not_a_crash():
-    with pytest.raises(jit.CompileError):
+    with pytest.raises(codegen.CompileError):
         jit.load_object(b"\x7fELF" + b"\0" * 200, symbols=["f"], target=host(), name="damaged")
 
 
 def test_unknown_symbol_names_what_there_is():
-    with pytest.raises(jit.CompileError, match="only count"):
+    with pytest.raises(codegen.CompileError, match="only count"):
         compile_counting().address("other")
 
 
@@ -106,10 +106,10 @@ define i32 @fill(ptr %p) {
 
 def test_assembly_for_another_machine():
     arm = describe("aarch64-unknown-linux-gnu", "neoverse-n1", "+neon")
-    assert "ldr\tw" in jit.assembly_for(counting_text(1), arm)
-    assert 'triple = "aarch64' in jit.optimised_text(counting_text(1), arm)
-    with pytest.raises(jit.CompileError, match="nowhere"):
-        jit.assembly_for(counting_text(1), describe("nowhere-none", "", ""))
+    assert "ldr\tw" in codegen.assembly_for(counting_text(1), arm)
+    assert 'triple = "aarch64' in codegen.optimised_text(counting_text(1), arm)
+    with pytest.raises(codegen.CompileError, match="nowhere"):
+        codegen.assembly_for(counting_text(1), describe("nowhere-none", "", ""))
 
 
 def test_two_threads_compile_at_once():
@@ -351,5 +351,5 @@ def test_denormal_mode_assembles_for_other_machines(triple):
     target, module = describe(triple, "", ""), Module()
     f = module.function("f", [], internal=False)
     restore_denormal_mode(f, target, set_denormal_mode(f, target))
-    text = jit.assembly_for(module.text(), target)
+    text = codegen.assembly_for(module.text(), target)
     assert ("ldmxcsr" in text, "FPCR" in text.upper()) == ("x86" in triple, "aarch64" in triple)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from graphc.runtime.native import emit, jit, math_tables
+from graphc.runtime.native import codegen, emit, jit, math_tables
 from graphc.runtime.native.scalar import NativeScalar
 from graphc.runtime.native.target import describe, host
 from graphc.runtime.native.vector_math import ULP_BOUNDS
@@ -398,7 +398,7 @@ def test_dtype_names() -> None:
     ("x86_64-unknown-linux-gnu", "+avx2,+fma"), ("x86_64-unknown-linux-gnu", "+avx512f,+avx512vl,+avx512bw,+avx512dq"),
     ("aarch64-unknown-linux-gnu", "+neon")])
 def test_nothing_outside_is_called(triple: str, features: str) -> None:
-    jit.initialize_all()
+    codegen.initialize_all()
     cpu = "x86-64-v3" if triple.startswith("x86") else "generic"
     data, _, _ = jit.compile_object(module_text(4), target=describe(triple, cpu, features), level=1, name="scalar")
-    assert jit.external_symbols(data) == ()
+    assert codegen.external_symbols(data) == ()

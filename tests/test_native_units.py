@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 import pytest
-from graphc.runtime.native import cache, jit, lower
+from graphc.runtime.native import cache, codegen, jit, lower
 from graphc.runtime.native.emit import Module
 from graphc.runtime.native.executable import Native
 from graphc.runtime.native.parallel import at_once
@@ -56,7 +56,7 @@ def expected(count: int, x: int, calls: int) -> int:
 def test_texts_link_to_the_whole(characters, cold):
     texts = cut(towers(7), characters, cold)
     assert (len(texts) == 1) == (characters == 10**6 and not cold)
-    code = jit.compile_units([jit.Unit(t) for t in texts], target=host(), name="towers", exports=("top",), threads=3)
+    code = jit.compile_units([codegen.Unit(t) for t in texts], target=host(), name="towers", exports=("top",), threads=3)
     top = CALL(code.address("top"))
     assert [top(5), top(6)] == [expected(7, 5, 1), expected(7, 6, 2)]  # one counter and one array for all texts
     assert code.externals == ()
@@ -64,7 +64,7 @@ def test_texts_link_to_the_whole(characters, cold):
 
 
 def test_objects_do_not_depend_on_threads():
-    units = [jit.Unit(text, level) for text in cut(towers(9), 300) for level in (0, 2)]
+    units = [codegen.Unit(text, level) for text in cut(towers(9), 300) for level in (0, 2)]
     alone, *more = (jit.compile_objects(units, target=host(), name="towers", threads=n)[0] for n in (1, 2, 3))
     assert all(objects == alone for objects in more)
 
@@ -72,17 +72,17 @@ def test_objects_do_not_depend_on_threads():
 def test_a_function_that_no_text_has_is_named():
     *first, last = cut(towers(5), 1)
     assert "@top" in last
-    with pytest.raises(jit.CompileError, match=r"outside the module: floor\.3"):
-        jit.compile_units([jit.Unit(t) for t in (*first[:3], *first[4:], last)], target=host(), name="towers", threads=2)
-    assert not jit._switched
-    with pytest.raises(jit.CompileError, match="does not parse"):
-        jit.compile_units([jit.Unit(first[0]), jit.Unit("nonsense")], target=host(), name="towers", threads=2)
-    assert not jit._switched
+    with pytest.raises(codegen.CompileError, match=r"outside the module: floor\.3"):
+        jit.compile_units([codegen.Unit(t) for t in (*first[:3], *first[4:], last)], target=host(), name="towers", threads=2)
+    assert not codegen._switched
+    with pytest.raises(codegen.CompileError, match="does not parse"):
+        jit.compile_units([codegen.Unit(first[0]), codegen.Unit("nonsense")], target=host(), name="towers", threads=2)
+    assert not codegen._switched
 
 
 def test_each_text_of_a_program_is_an_entry_of_the_cache(tmp_path):
     store = cache.Cache(tmp_path / "graphc")
-    units = [jit.Unit(t) for t in cut(towers(6), 300)]
+    units = [codegen.Unit(t) for t in cut(towers(6), 300)]
 
     def compiled(parts):
         return jit.compile_units(parts, target=host(), name="towers", exports=("top",), cache=store)
@@ -90,7 +90,7 @@ def test_each_text_of_a_program_is_an_entry_of_the_cache(tmp_path):
     assert "codegen" in compiled(units).seconds and store.entries()[0] == len(units)
     again = compiled(units)
     assert "codegen" not in again.seconds and CALL(again.address("top"))(5) == expected(6, 5, 1)
-    assert "codegen" in compiled([*units[:-1], jit.Unit(units[-1].text, 1)]).seconds  # how it is compiled counts, too
+    assert "codegen" in compiled([*units[:-1], codegen.Unit(units[-1].text, 1)]).seconds  # how it is compiled counts, too
     assert store.entries()[0] == len(units) + 1
 
 
@@ -105,11 +105,11 @@ def test_texts_are_compiled_while_others_are_written(tmp_path):
     assert len(taken) > 2 and taken + list(texts.rest(apart=True)) == cut(whole, 300, ("top",))
     before, turns = threading.active_count(), sys.getswitchinterval()
     with pytest.raises(LookupError), jit.Build(target=host(), name="towers", threads=3) as build:
-        build.add(jit.Unit(taken[0]))
-        build.add(jit.Unit(taken[1]))
+        build.add(codegen.Unit(taken[0]))
+        build.add(codegen.Unit(taken[1]))
         assert threading.active_count() > before
         raise LookupError
-    assert threading.active_count() == before and sys.getswitchinterval() == turns and not jit._switched
+    assert threading.active_count() == before and sys.getswitchinterval() == turns and not codegen._switched
 
 
 @pytest.mark.parametrize(("unit", "long_step"), [(2000, 10**9), (2000, 0), (10**9, 0)])

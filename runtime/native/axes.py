@@ -5,6 +5,7 @@ Knows sizes and strides.  Must not know registers, caches, or how a contraction 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -83,3 +84,10 @@ def run(axes: Axes) -> int:
 def pieces_run(axes: Axes) -> int:
     """How many successive lines of an operand start a few elements apart, over and over: 0 where too few for a vector."""
     return axes[-1][0] if axes and 0 < axes[-1][1] <= LARGEST_STEP and axes[-1][0] >= LEAST_PIECE else 0
+
+
+def split_evenly(count: int, most: int) -> tuple[int, int, int]:
+    """(parts, size, how many parts have that size where the others have one less; 0 when all are equal)."""
+    parts = max(1, math.ceil(count / most))
+    size = max(1, math.ceil(count / parts))
+    return parts, size, (count - parts * (size - 1)) % parts

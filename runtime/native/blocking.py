@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
-from graphc.runtime.native.axes import Axes, Contraction, merge, merge_all, offsets, run, still
+from graphc.runtime.native.axes import Axes, Contraction, merge, merge_all, offsets, run, split_evenly, still
 from graphc.runtime.native.microkernel import most_rows
 from graphc.runtime.native.packing import PIECE
 from graphc.runtime.native.sharing import MOST_BALANCED
@@ -162,13 +162,6 @@ class Blocking(Extent, Rows, Sums, Tiles, Depth, Blocks, Sharing, Scratch):
     def units(self) -> int:
         """What threads share out: row tiles or panels."""
         return self.row_tiles if self.split_rows else self.panels
-
-
-def split_evenly(count: int, most: int) -> tuple[int, int, int]:
-    """(parts, size, how many parts have that size where the others have one less; 0 when all are equal)."""
-    parts = max(1, math.ceil(count / most))
-    size = max(1, math.ceil(count / parts))
-    return parts, size, (count - parts * (size - 1)) % parts
 
 
 @lru_cache(maxsize=512)

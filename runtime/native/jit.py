@@ -1,13 +1,11 @@
-"""Native code from LLVM text: parse, verify, optimise, generate, load.
+"""Native code from LLVM text: kept, linked and loaded.
 
-Knows llvmlite.  Must not know graphs, plans or what a function computes; text comes in, addresses go out.
+Knows the disk cache, the loader, and how a program comes in pieces.  Must not know graphs, plans or what a function
+computes; text comes in, addresses go out.
 
 Every module takes one road: it becomes the bytes of an object file, and these are loaded.  An object that comes from
-the disk cache therefore behaves exactly as one that was just compiled.  A module may call nothing outside itself but
-the memory functions that LLVM may put in on its own (`runtime_symbols`).  An intrinsic can still become a call of the
-C library where the processor has no such instruction; `external_symbols` tells.
-
-A large program comes as several texts (`Unit`), which several threads compile at once and the loader links.
+the disk cache therefore behaves exactly as one that was just compiled.  A large program comes as several texts (`Unit`),
+which several threads compile at once and the loader links.
 """
 
 from __future__ import annotations
@@ -15,46 +13,34 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import itertools
-import struct
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
 import llvmlite.binding as llvm
 from graphc.runtime.native import cache as disk
+from graphc.runtime.native.codegen import (
+    CompileError,
+    Part,
+    Unit,
+    assembly_for,
+    compile_text,
+    initialize,
+    optimised_text,
+    symbol_table,
+    without_strength_reduction,
+)
 from graphc.runtime.native.parallel import Jobs
 from graphc.runtime.native.target import Target
-from llvmlite.binding import ffi
 
 MEMORY_FUNCTIONS = ("memcpy", "memmove", "memset", "bzero", "__bzero", "__chkstk")
-SWITCHABLE = (22,)  # versions of LLVM whose command-line options may be set again and again
 
 _lock = threading.Lock()
-_machines = threading.local()  # a target machine serves one thread at a time
 _numbers = itertools.count(1)
 _loader: Any = None  # the one LLJIT of this process, never disposed: objects point into it
-
-
-class CompileError(RuntimeError):
-    """LLVM refused what the code generator wrote: a fault of the compiler, never of the user's graph."""
-
-
-@lru_cache(maxsize=1)
-def initialize() -> None:
-    """Register the host's code generator with LLVM."""
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
-
-
-@lru_cache(maxsize=1)
-def initialize_all() -> None:
-    """Register every code generator, for assembly of other machines."""
-    llvm.initialize_all_targets()
-    llvm.initialize_all_asmprinters()
 
 
 @lru_cache(maxsize=1)
@@ -73,14 +59,6 @@ def runtime_symbols() -> dict[str, int]:
                 if name not in found and hasattr(handle, name):
                     found[name] = ctypes.cast(getattr(handle, name), ctypes.c_void_p).value or 0
     return found
-
-
-@dataclass(frozen=True)
-class Unit:
-    """LLVM text that is compiled by itself, and how much care its code is worth: see `run_passes`."""
-
-    text: str
-    level: int = 2
 
 
 class Code:
@@ -150,17 +128,6 @@ def compile_units(units: Sequence[Unit], *, target: Target, name: str, cache: di
         return build.finish(units, exports=exports, source=source or (lambda: units[0].text))
 
 
-@dataclass(frozen=True)
-class Part:
-    """What a text became: an object, what it exports and wants, how long it took.  `unit` where it came from the cache."""
-
-    data: bytes
-    exported: Sequence[str]
-    wanted: Sequence[str]
-    seconds: dict[str, float]
-    unit: Unit | None = None
-
-
 class Build:
     """A program that is compiled while its texts are still being written.
 
@@ -180,7 +147,7 @@ class Build:
 
     def __enter__(self) -> Build:
         initialize()
-        self._open.enter_context(_without_strength_reduction(self.target))
+        self._open.enter_context(without_strength_reduction(self.target))
         self._open.enter_context(self._jobs)
         return self
 
@@ -224,7 +191,7 @@ class Build:
     def _part(self, unit: Unit) -> Part:
         """Of a text: from the cache where it is there."""
         if self.cache is None:
-            return _compile(unit, self.target, self.name)
+            return compile_text(unit, self.target, self.name)
         entry = self.cache.lookup(unit_key(unit, self.target))
         if entry is not None:
             with contextlib.suppress(KeyError):
@@ -232,7 +199,7 @@ class Build:
         return self._compiled(unit)
 
     def _compiled(self, unit: Unit) -> Part:
-        part = _compile(unit, self.target, self.name)
+        part = compile_text(unit, self.target, self.name)
         if self.cache is not None:
             meta = {"name": self.name, "symbols": list(part.exported), "wanted": list(part.wanted)}
             self.cache.store(unit_key(unit, self.target), part.data, meta)
@@ -269,197 +236,6 @@ def compile_objects(units: Sequence[Unit], *, target: Target, name: str,
     with Build(target=target, name=name, threads=threads) as build:
         parts = build.parts(units)
     return [part.data for part in parts], tuple(symbol for p in parts for symbol in p.exported), total_seconds(parts)
-
-
-def _compile(unit: Unit, target: Target, name: str) -> Part:
-    start = time.perf_counter()
-    machine = _machine(target, unit.level, True)
-    with llvm.create_context() as context, _parse(unit.text, machine, name, context) as module:
-        exported, wanted = _symbols(module)
-        parsed = time.perf_counter()
-        run_passes(module, machine, unit.level)
-        optimised = time.perf_counter()
-        data = _emit(module, machine, name)
-    return Part(data, exported, wanted, {"parse": parsed - start, "optimise": optimised - parsed,
-                                         "codegen": time.perf_counter() - optimised})
-
-
-def optimised_text(text: str, target: Target, *, level: int = 2, name: str = "module") -> str:
-    """The module after the passes, as LLVM text; for any target."""
-    initialize_all()
-    machine = _machine(target, level, False)
-    with llvm.create_context() as context, _parse(text, machine, name, context) as module:
-        run_passes(module, machine, level)
-        return str(module)
-
-
-def assembly_for(text: str, target: Target, *, level: int = 2, name: str = "module") -> str:
-    """The module's assembly text for any target, of this machine or another."""
-    initialize_all()
-    machine = _machine(target, level, False)
-    with llvm.create_context() as context, _parse(text, machine, name, context) as module:
-        run_passes(module, machine, level)
-        try:
-            return machine.emit_assembly(module)
-        except RuntimeError as error:
-            raise CompileError(f"{name}: code generation failed for {target.triple}: {error}") from error
-
-
-def run_passes(module: Any, machine: Any, level: int) -> None:
-    """Optimise in place.
-
-    The text is vectorised, unrolled, in SSA form and with its loops tested at their ends when it comes, so the standard
-    pipelines mostly look for what is not there: on a module of three matrix kernels they take 40 to 60 ms for the same
-    machine code that the list below gives in 2, beside 25 for code generation.
-
-    0: inline what must be.  1: and promote memory to registers, with a quick code generator.  2: and rotate the few loops that
-    are not, with the usual code generator.  3: and combine instructions, which most kernels gain nothing from; long scalar
-    code does, and divisions lane by lane.
-    """
-    tuning = llvm.create_pipeline_tuning_options(2)
-    tuning.loop_vectorization = tuning.slp_vectorization = False
-    tuning.loop_unrolling = tuning.loop_interleaving = False
-    builder = llvm.create_pass_builder(machine, tuning)
-    passes = llvm.create_new_module_pass_manager()
-    passes.add_always_inliner_pass()
-    if level >= 1:
-        passes.add_global_dead_code_eliminate_pass()  # what was inlined everywhere need not be optimised
-        passes.add_sroa_pass()
-        passes.add_simplify_cfg_pass()
-    if level >= 2:
-        passes.add_loop_rotate_pass()
-    if level >= 3:
-        passes.add_instruction_combine_pass()
-    if level >= 1:
-        passes.add_dead_code_elimination_pass()
-    if level >= 3:
-        passes.add_simplify_cfg_pass()
-    _unlocked("LLVMPY_RunNewModulePassManager")(passes, module, builder)
-
-
-def external_symbols(data: bytes) -> tuple[str, ...]:
-    """The names that an object file leaves for others to define; empty for formats other than 64-bit ELF."""
-    return tuple(sorted(symbol_table(data)[1]))
-
-
-def symbol_table(data: bytes) -> tuple[set[str], set[str]]:
-    """The names that an object file defines, and those that it wants; none for formats other than 64-bit ELF.
-
-    Format: System V ABI, ELF-64 object file format, version 1.5: section headers, and symbols with section index 0.
-    """
-    defined: set[str] = set()
-    wanted: set[str] = set()
-    if data[:5] != b"\x7fELF\x02":
-        return defined, wanted
-    table, = struct.unpack_from("<Q", data, 0x28)
-    size, count = struct.unpack_from("<HH", data, 0x3A)
-    sections = [struct.unpack_from("<IIQQQQIIQQ", data, table + i * size) for i in range(count)]
-    for _, kind, _, _, offset, length, link, _, _, step in sections:
-        if kind == 2:  # a symbol table; link is its table of names
-            for place in range(offset + step, offset + length, step):
-                start, _, _, section = struct.unpack_from("<IBBH", data, place)
-                text = sections[link][4] + start
-                (defined if section else wanted).add(data[text : data.index(b"\0", text)].decode())
-    return defined, wanted
-
-
-def _machine(target: Target, level: int, load: bool) -> Any:
-    """The target machine of this thread."""
-    made = _machines.__dict__.setdefault("made", {})
-    machine = made.get((target, level, load))
-    if machine is None:
-        machine = made[target, level, load] = _new_machine(target, level, load)
-    return machine
-
-
-def _new_machine(target: Target, level: int, load: bool) -> Any:
-    triple = target.triple
-    abi = "lp64d" if triple.startswith("riscv64") and "+d" in target.features.split(",") else ""
-    if load and sys.platform == "win32":
-        triple += "-elf"  # the loader's best-tried format; Windows' calling convention stays
-    try:
-        return llvm.Target.from_triple(triple).create_target_machine(
-            cpu=target.cpu, features=target.features, opt=min(max(level, 0), 2), reloc="pic", codemodel="small",
-            jit=load, abiname=abi)
-    except RuntimeError as error:
-        raise CompileError(f"LLVM cannot generate code for '{target.triple}': {error}") from error
-
-
-def _unlocked(name: str) -> Any:
-    """A function of LLVM as llvmlite has it, without the lock that keeps all others of the process out meanwhile.
-
-    LLVM asks for no lock where, as here, threads share no context, module or machine.
-    """
-    function = getattr(ffi.lib, name)
-    return getattr(function, "_cfn", function)
-
-
-_switched = 0  # compilations that run now with the switch off
-
-
-@contextlib.contextmanager
-def _without_strength_reduction(target: Target) -> Iterator[None]:
-    """LLVM's loop strength reduction is off meanwhile, on x86-64, whose addresses have a scaled index.
-
-    It looks for cheap sets of induction variables by trying combinations, which takes a third of the time of all code
-    generation here, and steps are as fast without.  It can be switched for the whole process only: whoever else
-    generates code at the same moment goes without it, too.
-    """
-    global _switched
-    if not target.triple.startswith("x86_64") or llvm.llvm_version_info[0] not in SWITCHABLE:
-        yield
-        return
-    with _lock:
-        _switched += 1
-        if _switched == 1:
-            llvm.set_option("graphc", "-disable-lsr=true")
-    try:
-        yield
-    finally:
-        with _lock:
-            _switched -= 1
-            if not _switched:
-                llvm.set_option("graphc", "-disable-lsr=false")
-
-
-def _emit(module: Any, machine: Any, name: str) -> bytes:
-    """The bytes of the object file."""
-    with ffi.OutputString() as message:
-        buffer = _unlocked("LLVMPY_TargetMachineEmitToMemory")(machine, module, 1, message)
-        if not buffer:
-            raise CompileError(f"{name}: code generation failed: {message}")
-    try:
-        return ctypes.string_at(ffi.lib.LLVMPY_GetBufferStart(buffer), ffi.lib.LLVMPY_GetBufferSize(buffer))
-    finally:
-        ffi.lib.LLVMPY_DisposeMemoryBuffer(buffer)
-
-
-def _parse(text: str, machine: Any, name: str, context: Any) -> Any:
-    try:
-        module = llvm.parse_assembly(text, context)
-    except RuntimeError as error:
-        raise CompileError(f"{name}: the generated LLVM text does not parse: {error}") from error
-    module.name = name
-    module.triple = machine.triple
-    module.data_layout = str(machine.target_data)
-    try:
-        module.verify()
-    except RuntimeError as error:
-        module.close()
-        raise CompileError(f"{name}: the generated LLVM module is not valid: {error}") from error
-    return module
-
-
-def _symbols(module: Any) -> tuple[list[str], list[str]]:
-    """The names of the exported functions, and of those that the module calls and has not."""
-    exported, wanted = [], []
-    for function in module.functions:
-        if function.is_declaration:
-            if not function.name.startswith("llvm."):
-                wanted.append(function.name)
-        elif function.linkage == llvm.Linkage.external:
-            exported.append(function.name)
-    return exported, wanted
 
 
 def _link(name: str, objects: Sequence[bytes], symbols: Sequence[str]) -> Any:

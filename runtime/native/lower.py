@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from graphc.ir import Graph
 from graphc.plan import Buffer, Loop, Plan
 
+from .codegen import Unit
 from .denormals import restore_denormal_mode, set_denormal_mode
 from .emit import Function, Module, Value, i64
-from .jit import Unit
 from .meetings import plan_scratch
 from .steps import Places, StepWriter, Team
 from .target import Target
