@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ THREADS = 3
 CONTRACTIONS = [matmul(m, n, k, a=a, b=b, dtype=dtype)
                 for number, (m, n, k) in enumerate([(200, 300, 300), (61, 530, 700), (1030, 70, 410), (97, 331, 288),
                                                     (530, 33, 900), (150, 1100, 33),
-                                                    (610, 1000, 40)])
+                                                    (610, 1000, 40), (530, 290, 420)])
                 for a, b in ((False, True), (True, number % 2 == 0))
                 for dtype in (("float", "double") if number < 3 else ("float",))]
 CASES = [Case(c, way, number % 2, loads) for number, c in enumerate(CONTRACTIONS)
@@ -151,6 +152,20 @@ def test_bits_do_not_depend_on_who_does_it(name: str, pool: Pool) -> None:
     else:
         assert not kept
         assert any(g.most_threads > 1 and g.pack_a and not g.portion for g in blockings)
+
+
+def test_rows_of_one_block_after_the_other(pool: Pool) -> None:
+    """Threads that are whole blocks ahead of others neither lose row tiles nor do them twice."""
+    target = replace(host(), l2_bytes=1 << 15)
+    blocking.KEPT_SHARE = 0.0
+    cases = [Case(matmul(m, n, k, a=True, dtype=dtype), way, 0, (False, False))
+             for m, n, k, dtype in ((520, 500, 70, "float"), (610, 333, 40, "float"), (420, 410, 33, "double"))
+             for way in ("plain", "added")]
+    for overlap in (False, True):
+        chosen = [choose_road(c.contraction, target, c.way == "plain", c.loads, False, overlap).blocking for c in cases]
+        assert all(g.by_block and g.panels > 2 * g.panels_in_block for g in chosen)
+        for _ in range(3):
+            check_balanced(cases, target, pool, overlap)
 
 
 @pytest.mark.skipif(host().registers < 32, reason="tiles are finished beside others where registers are many")

@@ -136,6 +136,7 @@ class Sharing:
     portion: int = 0  # units that are taken at a time; 0: fewer and fewer, since what they all need is packed each time
     parts: int = 1  # in which the rows of a portion of panels are taken
     keeps: bool = False  # each thread packs for itself, once, what all units need: panels of B for row tiles, or rows of A
+    by_block: bool = False  # row tiles are shared out anew for each block of panels, which every thread packs for itself
     most_threads: int = 1  # more of them share out everything beforehand, and so does one
 
 
@@ -193,9 +194,15 @@ def choose_blocking(c: Contraction, target: Target, plain: bool, loads: tuple[bo
     if extent.batch * extent.m * extent.n * math.prod(c.k) >= LARGE:
         packs = tiles.pack_b if blocks.split_rows else tiles.pack_a
         kept = depth.k_blocks * (tiles.panels * panel_bytes if blocks.split_rows else tiles.row_tiles * row_tile_bytes)
-        if extent.batch == 1 or not packs:
-            sharing = choose_sharing(blocks.split_rows, packs, tiles.row_tiles, tiles.panels, extent.m, extent.n,
-                                     kept / target.l2_bytes, len(extent.a_m) <= 1 and rows.a_row == 1 and not loads[0])
+        kept_share = kept / target.l2_bytes
+        straight = len(extent.a_m) <= 1 and rows.a_row == 1 and not loads[0]
+        if shares_by_block(extent, tiles, depth, kept_share, straight):
+            blocks = replace(blocks, split_rows=True)
+            sharing = Sharing(portion=max(1, tiles.row_tiles // PORTIONS), by_block=True,
+                              most_threads=threads_that_pack(tiles.row_tiles, extent.m))
+        elif extent.batch == 1 or not packs:
+            sharing = choose_sharing(blocks.split_rows, packs, tiles.row_tiles, tiles.panels, extent.m, extent.n, kept_share,
+                                     straight)
     parts = {**vars(extent), **vars(rows), **vars(sums), **vars(tiles), **vars(depth), **vars(blocks), **vars(sharing)}
     least = sums.k_inner - (depth.k_inner_blocks - 1) * depth.k_in_block  # k of the last block
     made = Blocking(**parts, a_line=a_line, row_tile_bytes=row_tile_bytes, panel_bytes=panel_bytes, regions={},
@@ -349,6 +356,21 @@ def choose_blocks(extent: Extent, rows: Rows, t: Tiles, depth: Depth, itemsize: 
     return Blocks(tiles_in_block=tiles_in_block, panels_in_block=panels_in_block, streamed=streamed, split_rows=split_rows)
 
 
+def threads_that_pack(units: int, length: int) -> int:
+    """The most threads that may each pack all that `units` units, of `length` rows or columns together, need."""
+    return min(units // LEAST_UNITS, length // COLUMNS_A_THREAD)
+
+
+def shares_by_block(extent: Extent, t: Tiles, depth: Depth, kept: float, straight: bool) -> bool:
+    """Whether threads share out the row tiles of one block of panels after the other, each of them packing the block.
+
+    For more than stays packed: a piece of the rest needs nothing packed again then but its own rows.  A weight's gradient
+    is such.  kept: all that units need packed, in sizes of the second-level cache.
+    """
+    return (t.pack_a and t.pack_b and straight and kept > KEPT_SHARE and depth.k_blocks == 1 and extent.batch == 1
+            and extent.n <= 2 * extent.m and threads_that_pack(t.row_tiles, extent.m) > 1)
+
+
 def choose_sharing(split_rows: bool, packs: bool, row_tiles: int, panels: int, m: int, n: int, kept: float,
                    straight: bool) -> Sharing:
     """For one large contraction.
@@ -359,7 +381,7 @@ def choose_sharing(split_rows: bool, packs: bool, row_tiles: int, panels: int, m
     if not packs:
         return Sharing(portion=1 if split_rows else 2, most_threads=MOST_BALANCED)
     units, length = (row_tiles, m) if split_rows else (panels, n)
-    most_threads = min(units // LEAST_UNITS, length // COLUMNS_A_THREAD)
+    most_threads = threads_that_pack(units, length)
     if most_threads < 2:
         return Sharing()
     if kept > KEPT_SHARE:

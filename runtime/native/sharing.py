@@ -67,7 +67,7 @@ class Rest:
             pieces = f.binary("udiv", f.add(left, i64(portion - 1)), i64(portion))
         else:
             self.own = f.sub(least, maximum(f, f.binary("lshr", least, i64(3)), i64(1)))
-            pieces = i64((units // 16 + 1).bit_length())
+            pieces = i64((max(units // 16, 1) + 1).bit_length())  # the largest share may have a unit more
         self.pieces = f.mul(pieces, threads)
 
     def piece(self, number: Value) -> tuple[Value, Value]:
@@ -88,17 +88,21 @@ def takes_turns(f: Function, threads: Value, most: int = MOST_BALANCED) -> Value
 
 
 def take_turns(f: Function, threads: Value, turns: Value, own: Sequence[Value], units: Value,
-               unit: Callable[[Value], Sequence[Value]], body: Callable[[Sequence[Value], Value], None]) -> None:
+               unit: Callable[[Value], Sequence[Value]], body: Callable[[Sequence[Value], Value], None],
+               rounds: int = 1, round_: Value = i64(0)) -> None:
     """`body(bounds, shared)` once with a thread's own bounds, then with those of each unit that it is the first to take.
 
     turns   `takes_turns(threads)`; where it does not hold, `own` must be all there is to do
     unit    the bounds of one of the `units` of the rest
     shared  whether the bounds are a unit's (i1)
+    rounds  how many times threads do this between two meetings; round_ is the number of this time
 
     Tickets come from a counter that nobody resets: a run takes as many as there are units, and one more for each thread,
-    so that the remainder starts anew by itself.  There is a counter for each number of threads.
+    so that the remainder starts anew by itself.  There is a counter for each number of threads and each round: a thread
+    may be rounds ahead of another.
     """
-    counter = f.offset(f.module.counters(MOST_BALANCED + 1), threads, "i64")
+    counters = f.module.counters((MOST_BALANCED + 1) * rounds)
+    counter = f.offset(counters, f.add(f.mul(round_, i64(MOST_BALANCED + 1)), threads), "i64")
     header, after, done = f.label("turn"), f.label("next"), f.label("balanced")
     before = f.current
     f.branch(header)

@@ -85,7 +85,9 @@ class TileLoops:
     def emit(self, thread: Value, threads: Value) -> None:
         f, g = self.f, self.blocking
         packs = g.pack_b if g.split_rows else g.pack_a
-        if threads.number is None and g.batch == 1 and packs and g.most_threads > 1:
+        if threads.number is None and g.by_block and g.most_threads > 1:
+            self.emit_by_block(thread, threads)
+        elif threads.number is None and g.batch == 1 and packs and g.most_threads > 1:
             self.emit_balanced(thread, threads)
         elif threads.number is None and g.batch == 1 and g.pack_a and g.pack_b and not g.gathers_rows:
             self.emit_range(i64(0), *self.grid(thread, threads))
@@ -124,6 +126,27 @@ class TileLoops:
             self.emit_range(i64(0), (bounds[0], bounds[1]), (bounds[2], bounds[3]))
 
         take_turns(f, threads, turns, [*across, *along], f.mul(rest.pieces, i64(g.parts)), unit, body)
+
+    def emit_by_block(self, thread: Value, threads: Value) -> None:
+        """Each thread packs every block of panels for itself; the last row tiles of a block are taken by whoever is free."""
+        f, g = self.f, self.blocking
+        turns = takes_turns(f, threads, g.most_threads)
+        rest = Rest(f, g.row_tiles, threads, g.portion)
+        low, high = share(f, g.row_tiles, thread, threads)
+        rows, panels = self.grid(thread, threads)
+        own = f.select(turns, low, rows[0]), f.select(turns, f.add(low, rest.own), rows[1])
+        panels = f.select(turns, i64(0), panels[0]), f.select(turns, i64(g.panels), panels[1])
+        rounds = -(-g.panels // g.panels_in_block)
+        with f.loop(*panels, g.panels_in_block) as panel_block:
+            block = panel_block, f.minimum(f.add(panel_block, i64(g.panels_in_block)), panels[1])
+
+            def body(bounds: Sequence[Value], of_rest: Value) -> None:
+                self.packed = of_rest
+                out = self.c_pointer if g.direct else None
+                self.emit_block(i64(0), self.a, self.b, out, (bounds[0], bounds[1]), block, i64(0))
+
+            round_ = f.binary("udiv", panel_block, i64(g.panels_in_block)) if rounds > 1 else i64(0)
+            take_turns(f, threads, turns, own, rest.pieces, rest.piece, body, rounds, round_)
 
     def grid(self, thread: Value, threads: Value) -> tuple[tuple[Value, Value], tuple[Value, Value]]:
         """The row tiles and the panels of a thread where both are shared out: a thread packs only what it multiplies.
