@@ -89,20 +89,20 @@ def takes_turns(f: Function, threads: Value, most: int = MOST_BALANCED) -> Value
 
 def take_turns(f: Function, threads: Value, turns: Value, own: Sequence[Value], units: Value,
                unit: Callable[[Value], Sequence[Value]], body: Callable[[Sequence[Value], Value], None],
-               rounds: int = 1, round_: Value = i64(0)) -> None:
+               rounds: int = 1, this_round: Value | None = None) -> None:
     """`body(bounds, shared)` once with a thread's own bounds, then with those of each unit that it is the first to take.
 
     turns   `takes_turns(threads)`; where it does not hold, `own` must be all there is to do
     unit    the bounds of one of the `units` of the rest
     shared  whether the bounds are a unit's (i1)
-    rounds  how many times threads do this between two meetings; round_ is the number of this time
+    rounds  how many times threads do this between two meetings; this_round is the number of this time
 
     Tickets come from a counter that nobody resets: a run takes as many as there are units, and one more for each thread,
     so that the remainder starts anew by itself.  There is a counter for each number of threads and each round: a thread
     may be rounds ahead of another.
     """
     counters = f.module.counters((MOST_BALANCED + 1) * rounds)
-    counter = f.offset(counters, f.add(f.mul(round_, i64(MOST_BALANCED + 1)), threads), "i64")
+    counter = f.offset(counters, f.add(f.mul(this_round or i64(0), i64(MOST_BALANCED + 1)), threads), "i64")
     header, after, done = f.label("turn"), f.label("next"), f.label("balanced")
     before = f.current
     f.branch(header)

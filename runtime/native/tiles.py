@@ -132,7 +132,7 @@ class TileLoops:
         f, g = self.f, self.blocking
         turns = takes_turns(f, threads, g.most_threads)
         rest = Rest(f, g.row_tiles, threads, g.portion)
-        low, high = share(f, g.row_tiles, thread, threads)
+        low, _ = share(f, g.row_tiles, thread, threads)
         rows, panels = self.grid(thread, threads)
         own = f.select(turns, low, rows[0]), f.select(turns, f.add(low, rest.own), rows[1])
         panels = f.select(turns, i64(0), panels[0]), f.select(turns, i64(g.panels), panels[1])
@@ -145,8 +145,8 @@ class TileLoops:
                 out = self.c_pointer if g.direct else None
                 self.emit_block(i64(0), self.a, self.b, out, (bounds[0], bounds[1]), block, i64(0))
 
-            round_ = f.binary("udiv", panel_block, i64(g.panels_in_block)) if rounds > 1 else i64(0)
-            take_turns(f, threads, turns, own, rest.pieces, rest.piece, body, rounds, round_)
+            this_round = f.binary("udiv", panel_block, i64(g.panels_in_block)) if rounds > 1 else None
+            take_turns(f, threads, turns, own, rest.pieces, rest.piece, body, rounds, this_round)
 
     def grid(self, thread: Value, threads: Value) -> tuple[tuple[Value, Value], tuple[Value, Value]]:
         """The row tiles and the panels of a thread where both are shared out: a thread packs only what it multiplies.
