@@ -20,6 +20,7 @@ from graphc.runtime.native.memory import allocate
 from graphc.runtime.native.target import Target, describe, host
 from graphc.runtime.native.threads import emit_barrier
 from graphc.runtime.native.values import i64
+from graphc.runtime.native.workers import TICKETS
 
 from graphc import ops
 from graphc.ir import Graph, Node, make
@@ -109,7 +110,8 @@ class Compiled:
         count = len(k.reads) + len(k.writes)
         words = [run.load(run.offset(table, i64(i), "i64"), "ptr", align=8) for i in range(count + 2)]
         private = run.offset(words[count], run.mul(thread, i64(private_bytes + 64)), "i8")
-        run.call(function.name, [*words[:count], private, words[count + 1], thread, threads, barrier])
+        run.call(function.name, [*words[:count], private, words[count + 1], thread, threads, barrier,
+                                 run.offset(barrier, i64(TICKETS), "i8")])
         self.text = module.text()
         self.code = compile_module(self.text, target=target, name="kernel")
         self.run = RUN(self.code.address("run"))
@@ -150,6 +152,7 @@ def check(k: Kernel, arrays: Sequence[np.ndarray] | None = None, *, tolerance: f
     with pytest.MonkeyPatch.context() as patch:
         if len(threads) > 1:  # however small the kernel is
             patch.setattr(native, "SERIAL", 0)
+            patch.setattr(native, "TURNS", 0)
         compiled = Compiled(k, TARGETS[target])
     first: list[np.ndarray] | None = None
     for count in threads:

@@ -6,6 +6,7 @@ Knows how columns are shared among threads and long ones cut.  Must not know op 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from math import prod
 
 from graphc.index import Index
@@ -77,27 +78,32 @@ class Columns:
     def for_columns(self, parts: int, block: Callable[[list[Scope], Value], None], width: int = 0) -> None:
         """Calls block(scopes, part) for this thread's blocks of columns, `parts` times each.
 
-        width   vectors of a block, as many as a fold takes at once unless given
+        width   vectors of a block, and always the same threads for the same columns; as many as a fold takes at once, and
+                whoever is free, unless given
         """
         w, f, e = self.w, self.w.f, self.w.elements
         lanes = e.lanes
+
+        def ranges(items: int) -> AbstractContextManager[tuple[Value, Value]]:
+            return nullcontext(w.share(items)) if width else w.ranges(items)
+
         if self.inner.number is not None:
-            with f.loop(*w.share(self.outer_count * parts)) as item:
+            with ranges(self.outer_count * parts) as bounds, f.loop(*bounds) as item:
                 outer, part = quotient(f, item, parts)
                 with e.inside(Scope(bind(self.outer, outer))):
                     block([Scope()], part)
             return
         lane = next(iter(self.inner.variables()))
-        width = width or self.width
-        blocks = -(-self.vectors // width)
+        size = width or self.width
+        blocks = -(-self.vectors // size)
         if blocks:
-            with f.loop(*w.share(self.outer_count * blocks * parts)) as item:
+            with ranges(self.outer_count * blocks * parts) as bounds, f.loop(*bounds) as item:
                 rest, part = quotient(f, item, parts)
                 outer, number = quotient(f, rest, blocks)
-                low = f.mul(number, i64(width * lanes))
-                exact = self.inner_count % (width * lanes) == 0 or self.rest
+                low = f.mul(number, i64(size * lanes))
+                exact = self.inner_count % (size * lanes) == 0 or self.rest
                 scopes = []
-                for u in range(width):
+                for u in range(size):
                     base = f.add(low, i64(u * lanes))
                     mask = None if exact else w.tail_mask(f.sub(i64(self.inner_count), base))
                     scopes.append(Scope(bind(self.inner, base), lane, mask))

@@ -1,7 +1,8 @@
 """One kernel of a plan as one LLVM function: the forms, and which kernels stay on one thread.
 
-``void name(ptr reads..., ptr writes..., ptr private, ptr shared, i64 thread, i64 threads, ptr barrier)``: every thread
-calls it and does its share; the caller puts a barrier after it.  Knows the forms' emitters and what a kernel costs.
+``void name(ptr reads..., ptr writes..., ptr private, ptr shared, i64 thread, i64 threads, ptr barrier, ptr tickets)``: every
+thread calls it and does its share; the caller puts a barrier after it.  tickets: counters by which threads take turns, where
+`takes_turns` says so; others may use them when all threads have met again.  Knows the forms' emitters and what a kernel costs.
 Must not know op names, or where buffers are.
 """
 
@@ -42,6 +43,7 @@ def emit_any_map(w: Work) -> None:
 
 
 SERIAL = 1 << 17  # element operations, two to four microseconds: less is not worth a second thread
+TURNS = 1 << 19  # element operations, some twenty microseconds: in less, taking turns costs more than it gains
 PARTIAL_SUMS = 16  # up to so many terms a sum down columns is one of what threads have left: half of it is far from any of them
 EMITTERS = {Form.MAP: emit_any_map, Form.ROWS: emit_rows, Form.COLUMNS: emit_columns, Form.CONTRACT: emit_contract,
             Form.PREFIX: emit_prefix, Form.SCATTER: emit_scatter, Form.ROUTINE: emit_routine}
@@ -79,6 +81,15 @@ def is_serial(kernel: Kernel) -> bool:
     return element_operations(kernel) < (SERIAL // 8 if few else SERIAL)
 
 
+@lru_cache(maxsize=512)
+def takes_turns(kernel: Kernel) -> bool:
+    """Whether the last part of every thread's share goes to whoever is free, by the kernel's `tickets`.
+
+    Contractions have counters of their own.  Who adds at places that data tells is told by the places.
+    """
+    return kernel.form not in (Form.CONTRACT, Form.SCATTER) and not is_serial(kernel) and element_operations(kernel) >= TURNS
+
+
 def scratch_sizes(kernel: Kernel, target: Target) -> tuple[int, int]:
     """(bytes of private memory per thread, bytes shared by all threads) that the kernel needs, 64-byte aligned."""
     if kernel.form is Form.CONTRACT:
@@ -101,8 +112,8 @@ def emit_kernel(module: Module, name: str, kernel: Kernel, target: Target) -> Fu
     reads, writes = len(kernel.reads), len(kernel.writes)
     f = module.function(name, [*((f"r{i}", "ptr") for i in range(reads)), *((f"w{i}", "ptr") for i in range(writes)),
                                ("private", "ptr"), ("shared", "ptr"), ("thread", "i64"), ("threads", "i64"),
-                               ("barrier", "ptr")], attributes="nounwind noinline")
-    *pointers, private, shared, thread, threads, barrier = f.parameters
+                               ("barrier", "ptr"), ("tickets", "ptr")], attributes="nounwind noinline")
+    *pointers, private, shared, thread, threads, barrier, tickets = f.parameters
 
     def emit(share: Threads) -> None:
         lanes = vector_lanes(kernel, target)
@@ -120,5 +131,5 @@ def emit_kernel(module: Module, name: str, kernel: Kernel, target: Target) -> Fu
         with f.when(f.compare("icmp eq", thread, i64(0))):
             emit(Threads(i64(0), i64(1), barrier))
     else:
-        emit(Threads(thread, threads, barrier))
+        emit(Threads(thread, threads, barrier, tickets if takes_turns(kernel) else None))
     return f

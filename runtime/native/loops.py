@@ -1,11 +1,12 @@
-"""Loops over an iteration space: vector sweeps with tails, unrolling, and the static share of each thread; maps.
+"""Loops over an iteration space: vector sweeps with tails, unrolling, and the share of each thread; maps.
 
 Knows how a space is cut into an outer loop and a vectorised inner one.  Must not know folds, contractions or op names.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -19,13 +20,14 @@ from .elements import Elements
 from .emit import Carried, Function
 from .recipes import Action, Key
 from .scopes import Scope
-from .sharing import share
+from .sharing import LEAST_SHARED, balanced, share
 from .target import Target
 from .values import Value, i64, lane_numbers, vector
 
 State = list[Value]
 CHEAP, MODERATE, HEAVY = 8, 30, 60  # operations of a loop body that is unrolled 4 times, twice, written only once
 LINE = 64  # elements: threads' ranges start at multiples of it
+PARTS = 64  # of a kernel's work, in which threads share it out where they take turns
 
 
 class CountingScalar:
@@ -69,11 +71,15 @@ def vector_lanes(kernel: Kernel, target: Target) -> int:
 
 @dataclass(frozen=True)
 class Threads:
-    """Which share of the work a call does; constants where one thread does everything."""
+    """Which share of the work a call does; constants where one thread does everything.
+
+    tickets   counters by which threads take turns; None where each keeps to its share
+    """
 
     thread: Value
     count: Value
     barrier: Value
+    tickets: Value | None = None
 
     @property
     def alone(self) -> bool:
@@ -92,13 +98,35 @@ class Work:
     private: Value
     shared: Value
     threads: Threads
-    meet: Callable[[], None]  # writes a barrier
+    barrier: Callable[[], None]  # writes a barrier
     full_lanes: int = field(default=0)
+    took_turns: bool = field(default=False)  # since threads last met
 
     # -- small helpers -----------------------------------------------------------------------------------------
 
+    def meet(self) -> None:
+        """All threads wait for each other."""
+        self.barrier()
+        self.took_turns = False
+
+    @contextmanager
+    def ranges(self, items: int, block: int = 1) -> Iterator[tuple[Value, Value]]:
+        """This thread's ranges of items, cut at multiples of `block`, one after the other: its share, and where threads take
+        turns what it is the first to take of the rest.  At most once between two meetings.
+        """
+        t, f = self.threads, self.f
+        blocks = -(-items // block)
+        if t.tickets is None or t.alone or blocks < LEAST_SHARED:
+            yield self.share(items, block)
+            return
+        assert not self.took_turns
+        self.took_turns = True
+        size = -(-blocks // PARTS) * block
+        with balanced(f, -(-items // size), t.thread, t.count, t.tickets) as (low, high):
+            yield f.mul(low, i64(size)), f.minimum(f.mul(high, i64(size)), i64(items))
+
     def share(self, items: int, block: int = 1) -> tuple[Value, Value]:
-        """This thread's range of items, cut at multiples of `block`."""
+        """This thread's range of items, cut at multiples of `block`; the same whenever it is asked for."""
         f, t = self.f, self.threads
         if t.alone:
             return i64(0), i64(items)
@@ -295,16 +323,22 @@ def emit_map(w: Work) -> None:
     cost = w.body_cost(roots)
     e.hoist(roots)
     by_outer = w.threads.alone or split.outer_count >= 16
-    outer_range = w.share(split.outer_count) if by_outer else (i64(0), i64(split.outer_count))
-    inner_range = (i64(0), i64(split.inner_count)) if by_outer and split.outer_count > 1 else w.share(
-        split.inner_count, LINE)
+    whole = (i64(0), i64(split.outer_count)), (i64(0), i64(split.inner_count))
 
     def body(state: State) -> State:
         w.store_all(outputs, roots, split.position)
         return state
 
-    with f.loop(*outer_range) as outer, e.inside(Scope(bind(split.outer, outer))):
-        if split.outer.number is None:
-            e.hoist(roots)
-        w.sweep(split.inner, *inner_range, cost, body, aligned=split.inner_count % e.lanes == 0 and LINE % e.lanes == 0)
+    def lines(outer_range: tuple[Value, Value], inner_range: tuple[Value, Value]) -> None:
+        with f.loop(*outer_range) as outer, e.inside(Scope(bind(split.outer, outer))):
+            if split.outer.number is None:
+                e.hoist(roots)
+            w.sweep(split.inner, *inner_range, cost, body, aligned=split.inner_count % e.lanes == 0 and LINE % e.lanes == 0)
+
+    if by_outer and split.outer_count > 1:
+        with w.ranges(split.outer_count) as bounds:
+            lines(bounds, whole[1])
+    else:
+        with w.ranges(split.inner_count, LINE) as bounds:
+            lines(whole[0], bounds)
 

@@ -13,12 +13,15 @@ from functools import lru_cache
 
 from graphc.plan import Buffer, Form, Kernel, Loop, Plan, Role, Step, align, bodies
 
-from .kernels import SERIAL, element_operations, is_serial, scratch_sizes
+from .kernels import SERIAL, element_operations, is_serial, scratch_sizes, takes_turns
+from .sharing import SLOTS
 from .target import Target
 
 FIRST, LAST, EVERYBODY = 0, 1, 2  # who does a step: thread 0, the last thread, all together
 
 MANY = 200  # places written since threads met, from which they meet in any case: who looks through them takes time, too
+
+LEAST_RUNS = 4  # of a loop, of which whoever is free takes the last
 
 FETCHED = 1 << 16  # bytes of what a step updates that threads fetch before: more waits beside other work
 LINE = 64
@@ -31,12 +34,14 @@ class Turn:
     """A step, who does it, and whether all threads meet before it.
 
     shared   what the step writes in place and other threads have read, where that is not much
+    slot     the counters by which the step's threads take turns, where they do
     """
 
     step: Step
     who: int
     meet: bool
     shared: tuple[Buffer, ...] = ()
+    slot: int = 0
 
 
 @dataclass
@@ -46,6 +51,7 @@ class Open:
     reads: list[tuple[Place, int]] = field(default_factory=list)
     writes: list[tuple[Place, int]] = field(default_factory=list)
     load: list[int] = field(default_factory=lambda: [0, 0])  # of the first and of the last thread, in element operations
+    slots: int = 0  # of counters
 
     def others(self, reads: list[Place], writes: list[Place]) -> set[int]:
         """Who touched what a step writes, or wrote what it reads."""
@@ -65,6 +71,24 @@ def step_is_serial(step: Step) -> bool:
     if isinstance(step, Loop) and step.parallel:
         return step_operations(step) < SERIAL
     return all(step_is_serial(s) for plan in bodies(step) for s in plan.steps)
+
+
+def step_takes_turns(step: Step) -> bool:
+    """Whether threads take turns at what the step itself does, which needs a slot of counters."""
+    if isinstance(step, Kernel):
+        return takes_turns(step)
+    return isinstance(step, Loop) and step.parallel and (step.count or 0) >= LEAST_RUNS and not step_is_serial(step)
+
+
+def counted(step: Step, slot: int, inside: bool = False) -> list[Place]:
+    """The counters of tickets that a step uses, as memory that it writes.  A plan inside it begins with the first slot."""
+    if isinstance(step, Kernel) and step.form is Form.CONTRACT:
+        return [] if is_serial(step) else [("contractions", 0, 1)]  # equal ones give their shares out by one counter
+    if step_takes_turns(step):
+        return [("tickets", 0, SLOTS) if inside else ("tickets", slot, slot + 1)]
+    if step_is_serial(step) or (isinstance(step, Loop) and step.parallel):
+        return []
+    return [place for plan in bodies(step) for s in plan.steps for place in counted(s, 0, True)]
 
 
 def step_operations(step: Step) -> int:
@@ -118,11 +142,10 @@ def turns(plan: Plan, target: Target) -> list[Turn]:
     for step in plan.steps:
         reads = [memory_of(plan, b) for b in step.reads]
         writes = [memory_of(plan, b) for b in (*step.writes, *step.workspace)]
-        serial = step_is_serial(step)
+        serial, slot = step_is_serial(step), done.slots % SLOTS
         if step_scratch(step, target)[1]:
             writes.append(("scratch", 0, 1))
-        if not serial and isinstance(step, Kernel) and step.form is Form.CONTRACT:
-            writes.append(("tickets", 0, 1))  # equal kernels give their shares out by one counter
+        writes += counted(step, slot)
         others = done.others(reads, writes)
         cost = step_operations(step)
         who = EVERYBODY
@@ -132,13 +155,14 @@ def turns(plan: Plan, target: Target) -> list[Turn]:
                 who = FIRST
         meet = bool(others - {who}) or (who == EVERYBODY and bool(others)) or len(done.writes) > MANY
         if meet:
-            done = Open()
+            done = Open(slots=slot)
             who = FIRST if serial else EVERYBODY
         if serial:
             done.load[who] += cost
         done.reads += [(place, who) for place in reads]
         done.writes += [(place, who) for place in writes]
-        result.append(Turn(step, who, meet, read_by_others(step, plan, readers)))
+        done.slots += step_takes_turns(step)
+        result.append(Turn(step, who, meet, read_by_others(step, plan, readers), slot))
     return result
 
 

@@ -261,7 +261,8 @@ def emit_routine(w: Work) -> None:
         with w.f.when(w.f.compare("icmp eq", w.threads.thread, i64(0))):
             run(i64(0), i64(1))
     else:
-        run(*w.share(members))
+        with w.ranges(members) as bounds:
+            run(*bounds)
 
 
 __all__ = ["Array", "Number", "Routine", "Variable", "emit_routine", "routine_scratch"]

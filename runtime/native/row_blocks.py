@@ -45,11 +45,11 @@ class RowBlocks:
         self.line_bytes = numbers_bytes(passes.reduced_count)
 
     def emit(self) -> None:
-        """This thread's blocks."""
+        """The blocks, shared among threads."""
         w, f, e = self.w, self.w.f, self.w.elements
         count = self.rows.passes.kept_count
         plan = self.rows.values_to_save()
-        with f.loop(*w.share(-(-count // self.size))) as number:
+        with w.ranges(-(-count // self.size)) as bounds, f.loop(*bounds) as number:
             base = f.mul(number, i64(self.size))
             end = f.minimum(f.add(base, i64(self.size)), i64(count))
             mask = None if count % self.size == 0 and self.size == e.lanes else w.tail_mask(f.sub(end, base))

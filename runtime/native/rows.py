@@ -86,7 +86,7 @@ class Rows:
         if block > 1 and short and whole:
             RowBlocks(self, block).emit()
             return
-        with f.loop(*w.share(self.passes.kept_count)) as row:
+        with w.ranges(self.passes.kept_count) as bounds, f.loop(*bounds) as row:
             self.emit_row(row)
 
     def emit_row(self, row: Value) -> None:
@@ -251,7 +251,7 @@ class Rows:
     def swept_chunks(self, p: int, chunks: Chunks, partials: Partials) -> None:
         w, f, e, folding = self.w, self.w.f, self.w.elements, partials.folding
         length = self.passes.reduced_count
-        with f.loop(*w.share(self.passes.kept_count * chunks.count)) as item:
+        with w.ranges(self.passes.kept_count * chunks.count) as bounds, f.loop(*bounds) as item:
             row, chunk = quotient(f, item, chunks.count)
             low = f.mul(chunk, i64(chunks.size))
             high = f.minimum(f.add(low, i64(chunks.size)), i64(length))

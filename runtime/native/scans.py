@@ -75,10 +75,11 @@ def emit_prefix(w: Work) -> None:
         return state
 
     by_outer = outer_count >= 16 or inner_count == 1
-    outer_range = w.share(outer_count) if by_outer else (i64(0), i64(outer_count))
-    inner_range = (i64(0), i64(inner_count)) if by_outer else w.share(inner_count, LINE)
-    with f.loop(*outer_range) as line, e.inside(Scope(bind(outer, line))):
-        w.sweep(inner, *inner_range, 100, scan)
+    whole = (i64(0), i64(outer_count)), (i64(0), i64(inner_count))
+    with w.ranges(outer_count) if by_outer else w.ranges(inner_count, LINE) as bounds:
+        outer_range, inner_range = (bounds, whole[1]) if by_outer else (whole[0], bounds)
+        with f.loop(*outer_range) as line, e.inside(Scope(bind(outer, line))):
+            w.sweep(inner, *inner_range, 100, scan)
 
 
 class Along:
@@ -104,7 +105,7 @@ class Along:
         variable = next(iter(self.step.variables()))
         whole = size // lanes * lanes
         e.hoist([self.operand])
-        with f.loop(*w.share(outer_count)) as line, e.inside(Scope(bind(self.outer, line))):
+        with w.ranges(outer_count) as bounds, f.loop(*bounds) as line, e.inside(Scope(bind(self.outer, line))):
             e.hoist([self.operand])
             carried = Carried([constant(self.neutral, vector(lanes, self.type))])
             with f.loop(0, whole, lanes, carried) as index, e.inside(Scope({variable: index}, variable)):

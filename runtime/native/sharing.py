@@ -2,15 +2,29 @@
 
 Cores are not equally fast where others use them too: a thread that only does its even share waits for the slowest.
 Knows ranges and tickets.  Must not know what the work is; who does it never changes a result.
+
+Two ways of taking the rest.  `take_turns` has one counter for all, which is what contractions need: what they read has been
+packed by each thread for itself.  `balanced` has a counter for each thread's rest, and a thread takes its own first: what it
+reads there it often wrote itself, and from another core's cache it would come at a tenth of the speed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from graphc.runtime.native.emit import Function, Value, i64
 
+from graphc.plan import ALIGNMENT
+
 MOST_BALANCED = 256  # threads; with more of them every one keeps to its share
+
+OWNERS = 16  # threads whose rests have counters of their own; with more of them every one keeps to its share
+SLOTS = 4  # of such counters, for as many kernels between two meetings
+SLOT_BYTES = OWNERS * ALIGNMENT  # threads count in lines of their own
+TICKET_BYTES = SLOTS * SLOT_BYTES
+LEAST_SHARED = 8  # units that are worth a rest
+HALF, QUARTER = 1, 2  # of its share that a thread leaves as a rest, as shifts
 
 
 def share(f: Function, work: int, thread: Value, threads: Value) -> tuple[Value, Value]:
@@ -122,6 +136,62 @@ def take_turns(f: Function, threads: Value, turns: Value, own: Sequence[Value], 
     f.lines[place] = "\n".join([*phis, f"  {shared.name} = phi i1 [ false, %{before} ], [ true, %{latch} ]"])
     f.branch_if(f.compare("icmp slt", ticket, units), header, done)
     f.block(done)
+
+
+def owners_take_turns(f: Function, threads: Value) -> Value:
+    """Whether `balanced` leaves a rest (i1)."""
+    return takes_turns(f, threads, OWNERS)
+
+
+@contextmanager
+def balanced(f: Function, units: int, thread: Value, threads: Value, tickets: Value,
+             rest: int = QUARTER) -> Iterator[tuple[Value, Value]]:
+    """Ranges of `units`, one after the other: most of a thread's share, then pieces of the rest of its share that nobody has
+    taken, then pieces of the others'.  Each unit is in one range of one thread.
+
+    tickets   a slot of counters, zero before; zero again when all threads have ended, and until they have met, only then
+
+    Each piece has half of what is left, so that the last ones are short.  Whoever finds nothing left in a rest is counted
+    there too: the last of the threads to do so sets the counter back.
+    """
+    pieces = (-(-units // 2) >> rest).bit_length()  # for two threads; with more of them the last ones are empty
+    low, high = share(f, units, thread, threads)
+    turns = owners_take_turns(f, threads)
+    end = f.select(turns, f.sub(high, f.binary("lshr", f.sub(high, low), i64(rest))), high)
+    header, look, take, after, done = map(f.label, ("range", "look", "take", "after", "balanced"))
+    before = f.current
+    f.branch(header)
+    f.block(header)
+    begin, stop, owner = (Value(f.fresh(), "i64") for _ in range(3))
+    place = len(f.lines)
+    f.lines.append("")  # the phis, written when the other ends are known
+    yield begin, stop
+    latch = f.current
+    f.branch_if(turns, look, done)
+    f.block(look)
+    whose = Value(f.fresh(), "i64")
+    looks = len(f.lines)
+    f.lines.append("")
+    counter = f.offset(tickets, f.mul(whose, i64(ALIGNMENT)), "i8")
+    ticket = f.emit(f"atomicrmw add {counter}, i64 1 monotonic, align 8", "i64")
+    f.branch_if(f.compare("icmp slt", ticket, i64(pieces)), take, after)
+    f.block(take)
+    first, last = share(f, units, whose, threads)
+    left = f.binary("lshr", f.sub(last, first), i64(rest))
+    from_, to = (f.sub(last, f.binary("lshr", left, n)) for n in (ticket, f.add(ticket, i64(1))))
+    taken = f.current
+    f.branch(header)
+    f.block(after)
+    with f.when(f.compare("icmp eq", ticket, f.add(threads, i64(pieces - 1)))):
+        f.do(f"store atomic i64 0, {counter} monotonic, align 8")
+    one_on = f.add(whose, i64(1))
+    following = f.select(f.compare("icmp eq", one_on, threads), i64(0), one_on)
+    ended = f.current
+    f.branch_if(f.compare("icmp eq", following, thread), done, look)
+    f.block(done)
+    f.lines[place] = "\n".join(f"  {v.name} = phi i64 [ {a.name}, %{before} ], [ {b.name}, %{taken} ]"
+                               for v, a, b in ((begin, low, from_), (stop, end, to), (owner, thread, whose)))
+    f.lines[looks] = f"  {whose.name} = phi i64 [ {owner.name}, %{latch} ], [ {following.name}, %{ended} ]"
 
 
 def spread(f: Function, batch: int, units: int, thread: Value, threads: Value,

@@ -6,17 +6,19 @@ Knows buffers' addresses, who runs what, and where threads meet.  Must not know 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import takewhile
 
-from graphc.plan import ALIGNMENT, Branch, Buffer, Carry, Kernel, Loop, Plan, Role, Step, align, body_key
+from graphc.plan import ALIGNMENT, Branch, Buffer, Carry, Kernel, Loop, Plan, Role, align, body_key
 
 from .emit import Function, Module, Value, i64
 from .kernels import emit_kernel
-from .meetings import EVERYBODY, FIRST, LAST, Turn, plan_scratch, turns
+from .meetings import EVERYBODY, FIRST, LAST, Turn, plan_scratch, step_takes_turns, turns
+from .sharing import HALF, SLOT_BYTES, balanced, share
 from .target import Target
 from .threads import emit_barrier
-from .tiles import share
+from .workers import TICKETS
 
 NOBODY = Value("null", "ptr")
 
@@ -90,7 +92,7 @@ class StepWriter:
             if turn.meet:
                 self.meet(team)
                 self.fetch_written(order[place:], plan, places, team)
-            self.step(turn.step, plan, places, team, turn.who)
+            self.step(turn, plan, places, team)
         self.meet(team)
         if plan.copies:
             self.on_first(team, lambda: self.copies(plan, places))
@@ -146,15 +148,17 @@ class StepWriter:
         self.module.declare("llvm.memmove.p0.p0.i64", "void", ["ptr", "ptr", "i64", "i1"])
         self.f.call("llvm.memmove.p0.p0.i64", [target, source, i64(size), Value("false", "i1")])
 
-    def step(self, step: Step, plan: Plan, places: Places, team: Team, who: int) -> None:
+    def step(self, turn: Turn, plan: Plan, places: Places, team: Team) -> None:
+        step, who = turn.step, turn.who
+        tickets = team.barrier if team.alone else self.f.offset(team.barrier, i64(TICKETS + turn.slot * SLOT_BYTES), "i8")
         if isinstance(step, Kernel):
-            self.kernel(step, plan, places, team, self.number(team, who))
+            self.kernel(step, plan, places, team, self.number(team, who), tickets)
             return
         outside = {b: places.address(b) for b in (*step.reads, *step.writes, *step.workspace)}
 
         def write(team: Team) -> None:
             if isinstance(step, Loop):
-                self.loop(step, outside, team)
+                self.loop(step, outside, team, tickets)
             else:
                 self.branch(step, outside, team)
 
@@ -163,7 +167,7 @@ class StepWriter:
         else:
             write(team)
 
-    def kernel(self, kernel: Kernel, plan: Plan, places: Places, team: Team, thread: Value) -> None:
+    def kernel(self, kernel: Kernel, plan: Plan, places: Places, team: Team, thread: Value, tickets: Value) -> None:
         key = body_key(kernel, shared_memory(plan, kernel))
         name = self.functions.get(key)
         if name is None:
@@ -171,25 +175,28 @@ class StepWriter:
             emit_kernel(self.module, name, kernel, self.target)
             self.written()
         arguments = [places.address(b) for b in (*kernel.reads, *kernel.writes)]
-        self.f.call(name, [*arguments, team.private, team.shared, thread, team.threads, team.barrier])
+        self.f.call(name, [*arguments, team.private, team.shared, thread, team.threads, team.barrier, tickets])
 
     # -- loops -------------------------------------------------------------------------------------------------
 
-    def loop(self, loop: Loop, outside: dict[Buffer, Value], team: Team) -> None:
+    def loop(self, loop: Loop, outside: dict[Buffer, Value], team: Team, tickets: Value) -> None:
         f, body, count = self.f, loop.body, loop.count or 0
         if not count:
             self.on_first(team, lambda: self.hand_out(loop, outside, lambda c: outside[c.start]))
             return
-        low, high = i64(0), i64(count)
+        shared: AbstractContextManager[tuple[Value, Value]] = nullcontext((i64(0), i64(count)))
         if loop.parallel:
-            low, high = share(f, count, team.thread, team.threads)
+            if step_takes_turns(loop) and not team.alone:
+                shared = balanced(f, count, team.thread, team.threads, tickets, HALF)
+            else:
+                shared = nullcontext(share(f, count, team.thread, team.threads))
             common = f.offset(team.private, i64(align(body.arena_bytes)), "i8")
             own = f.offset(common, i64(plan_scratch(body, self.target)[1]), "i8")
             arena, team_inside = team.private, team.single(own, common)
         else:
             arena = outside[loop.workspace[0]] if body.arena_bytes else NOBODY
             team_inside = team
-        with f.loop(low, high) as run:
+        with shared as bounds, f.loop(*bounds) as run:
             place = f.sub(i64(count - 1), run) if loop.reverse else run
             given = {inside: self.entry(outside[whole], inside, place) for whole, inside in loop.sliced}
             given |= {inside: outside[whole] for whole, inside in loop.shared}

@@ -10,6 +10,7 @@ Knows index maps and tiles.  Must not know op names, buffers or how threads are 
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from math import prod
 
@@ -103,10 +104,11 @@ class Tiles:
         for count, size, first in ((blocks, lanes, 0), (1 if left else 0, left, blocks * lanes)):
             if not count:
                 continue
-            few = self.rest_count * count < FEW_TILES
-            items = (i64(0), i64(self.rest_count * count)) if few else w.share(self.rest_count * count)
+            strips = self.rest_count * count
+            few = strips < FEW_TILES
             low, high = w.share(self.along_count, LINE) if few else (i64(0), i64(self.along_count))
-            with f.loop(*items) as item:
+            shared = nullcontext((i64(0), i64(strips))) if few else nullcontext(w.share(strips)) if first else w.ranges(strips)
+            with shared as bounds, f.loop(*bounds) as item:
                 rest = f.binary("udiv", item, i64(count))
                 start = f.add(f.mul(f.sub(item, f.mul(rest, i64(count))), i64(lanes)), i64(first))
                 with e.inside(Scope(bind(self.t.rest, rest))):

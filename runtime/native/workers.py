@@ -13,8 +13,9 @@ A *control block* is 4 lines, then the barrier, then two lines for each worker, 
 between caller and worker when a job starts:
 
     0 BUSY i32        64 PENDING i64   72 STATUS i32     192 LIMIT i64   200 WORKERS i64   208 POST ptr   216 CORE ptr
-    256 the barrier
-    512 + 128 k:  +0 STATE i32   +4 STOP i32   +8 RANK i64   +16 FUNCTION ptr   +24 ARGUMENT ptr   +32 THREADS i64
+    256 the barrier, and behind it counters by which threads take turns, zero between jobs (`sharing`)
+    256 + 256 + TICKET_BYTES + 128 k:
+                  +0 STATE i32   +4 STOP i32   +8 RANK i64   +16 FUNCTION ptr   +24 ARGUMENT ptr   +32 THREADS i64
                   +64 HANDLE ptr   +72 PINNED i32   +80 WAIT ptr   +88 PARK i64
 
 Worker states: IDLE (spinning, or about to), POSTED (there is a job for it), PARKED (it sleeps on its semaphore).
@@ -26,12 +27,14 @@ from collections.abc import Callable
 
 from graphc.runtime.native.denormals import architecture
 from graphc.runtime.native.emit import Function, Module
+from graphc.runtime.native.sharing import TICKET_BYTES
 from graphc.runtime.native.target import Target
 from graphc.runtime.native.values import Value, constant, i64
 
 ARRIVED, PHASE, CANCELLED, CANCEL, YIELD, SPINS, BARRIER_BYTES = 0, 64, 72, 128, 192, 200, 256
 BUSY, PENDING, STATUS, LIMIT, WORKERS, POST, CORE = 0, 64, 72, 192, 200, 208, 216
-BARRIER, FIRST_WORKER, WORKER_BYTES = 256, 512, 128
+BARRIER, TICKETS, WORKER_BYTES = 256, BARRIER_BYTES, 128  # TICKETS: from the barrier on
+FIRST_WORKER = BARRIER + TICKETS + TICKET_BYTES
 STATE, STOP, RANK, FUNCTION, ARGUMENT, THREADS, HANDLE, PINNED, WAIT, PARK = 0, 4, 8, 16, 24, 32, 64, 72, 80, 88
 CALL_CONTROL, CALL_FUNCTION, CALL_ARGUMENT, CALL_THREADS, CALL_PATIENT = 0, 8, 16, 24, 32
 IDLE, POSTED, PARKED = 0, 1, 2
