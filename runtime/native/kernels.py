@@ -43,7 +43,7 @@ def emit_any_map(w: Work) -> None:
 
 
 SERIAL = 1 << 17  # element operations, two to four microseconds: less is not worth a second thread
-TURNS = 1 << 19  # element operations, some twenty microseconds: in less, taking turns costs more than it gains
+TURNS = 1 << 20  # element operations, ten microseconds of two threads: in less, taking turns costs more than it gains
 PARTIAL_SUMS = 16  # up to so many terms a sum down columns is one of what threads have left: half of it is far from any of them
 EMITTERS = {Form.MAP: emit_any_map, Form.ROWS: emit_rows, Form.COLUMNS: emit_columns, Form.CONTRACT: emit_contract,
             Form.PREFIX: emit_prefix, Form.SCATTER: emit_scatter, Form.ROUTINE: emit_routine}

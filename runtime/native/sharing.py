@@ -25,6 +25,7 @@ SLOT_BYTES = OWNERS * ALIGNMENT  # threads count in lines of their own
 TICKET_BYTES = SLOTS * SLOT_BYTES
 LEAST_SHARED = 8  # units that are worth a rest
 HALF, QUARTER = 1, 2  # of its share that a thread leaves as a rest, as shifts
+KEPT = 2  # last pieces of its rest that a thread does itself: to bring them to another core takes longer than to wait for them
 
 
 def share(f: Function, work: int, thread: Value, threads: Value) -> tuple[Value, Value]:
@@ -144,54 +145,61 @@ def owners_take_turns(f: Function, threads: Value) -> Value:
 
 
 @contextmanager
-def balanced(f: Function, units: int, thread: Value, threads: Value, tickets: Value,
-             rest: int = QUARTER) -> Iterator[tuple[Value, Value]]:
+def balanced(f: Function, units: int, thread: Value, threads: Value, tickets: Value, rest: int = QUARTER,
+             kept: int = KEPT) -> Iterator[tuple[Value, Value]]:
     """Ranges of `units`, one after the other: most of a thread's share, then pieces of the rest of its share that nobody has
-    taken, then pieces of the others'.  Each unit is in one range of one thread.
+    taken, and what is left of it; then pieces of the others' rests.  Each unit is in one range of one thread.
 
-    tickets   a slot of counters, zero before; zero again when all threads have ended, and until they have met, only then
+    tickets   a slot of counters, zero before; zero again when all threads have ended, which they know when they have met
+    rest      the shift that gives the rest of a share
+    kept      how many of its last pieces a thread does itself in any case
 
-    Each piece has half of what is left, so that the last ones are short.  Whoever finds nothing left in a rest is counted
-    there too: the last of the threads to do so sets the counter back.
+    Each piece has half of what is left.  Whoever finds no piece left in a rest is counted there, too: the last of the threads
+    to do so sets the counter back.
     """
-    pieces = (-(-units // 2) >> rest).bit_length()  # for two threads; with more of them the last ones are empty
+    pieces = max(1, (-(-units // 2) >> rest).bit_length() - kept)  # for two threads; with more of them the last ones are empty
     low, high = share(f, units, thread, threads)
     turns = owners_take_turns(f, threads)
-    end = f.select(turns, f.sub(high, f.binary("lshr", f.sub(high, low), i64(rest))), high)
-    header, look, take, after, done = map(f.label, ("range", "look", "take", "after", "balanced"))
+    left = f.binary("lshr", f.sub(high, low), i64(rest))
+    end = f.select(turns, f.sub(high, left), high)
+    header, look, take, after, tail, on, done = map(f.label, ("range", "look", "take", "after", "tail", "on", "balanced"))
     before = f.current
     f.branch(header)
     f.block(header)
-    begin, stop, owner = (Value(f.fresh(), "i64") for _ in range(3))
-    place = len(f.lines)
+    begin, stop, next_ = (Value(f.fresh(), "i64") for _ in range(3))  # next_: in whose rest to look for a piece afterwards
+    ranges = len(f.lines)
     f.lines.append("")  # the phis, written when the other ends are known
     yield begin, stop
     latch = f.current
     f.branch_if(turns, look, done)
     f.block(look)
-    whose = Value(f.fresh(), "i64")
-    looks = len(f.lines)
+    owner = Value(f.fresh(), "i64")
+    owners = len(f.lines)
     f.lines.append("")
-    counter = f.offset(tickets, f.mul(whose, i64(ALIGNMENT)), "i8")
+    counter = f.offset(tickets, f.mul(owner, i64(ALIGNMENT)), "i8")
     ticket = f.emit(f"atomicrmw add {counter}, i64 1 monotonic, align 8", "i64")
     f.branch_if(f.compare("icmp slt", ticket, i64(pieces)), take, after)
     f.block(take)
-    first, last = share(f, units, whose, threads)
-    left = f.binary("lshr", f.sub(last, first), i64(rest))
-    from_, to = (f.sub(last, f.binary("lshr", left, n)) for n in (ticket, f.add(ticket, i64(1))))
-    taken = f.current
+    first, last = share(f, units, owner, threads)
+    others = f.binary("lshr", f.sub(last, first), i64(rest))
+    piece = [f.sub(last, f.binary("lshr", others, n)) for n in (ticket, f.add(ticket, i64(1)))]
     f.branch(header)
     f.block(after)
     with f.when(f.compare("icmp eq", ticket, f.add(threads, i64(pieces - 1)))):
         f.do(f"store atomic i64 0, {counter} monotonic, align 8")
-    one_on = f.add(whose, i64(1))
-    following = f.select(f.compare("icmp eq", one_on, threads), i64(0), one_on)
-    ended = f.current
+    following = f.add(owner, i64(1))
+    following = f.select(f.compare("icmp eq", following, threads), i64(0), following)
+    f.branch_if(f.compare("icmp eq", owner, thread), tail, on)
+    f.block(tail)
+    kept_low = f.sub(high, f.binary("lshr", left, i64(pieces)))
+    f.branch(header)
+    f.block(on)
     f.branch_if(f.compare("icmp eq", following, thread), done, look)
     f.block(done)
-    f.lines[place] = "\n".join(f"  {v.name} = phi i64 [ {a.name}, %{before} ], [ {b.name}, %{taken} ]"
-                               for v, a, b in ((begin, low, from_), (stop, end, to), (owner, thread, whose)))
-    f.lines[looks] = f"  {whose.name} = phi i64 [ {owner.name}, %{latch} ], [ {following.name}, %{ended} ]"
+    f.lines[ranges] = "\n".join(
+        f"  {v.name} = phi i64 [ {x.name}, %{before} ], [ {y.name}, %{take} ], [ {z.name}, %{tail} ]" for v, x, y, z in
+        ((begin, low, piece[0], kept_low), (stop, end, piece[1], high), (next_, thread, owner, following)))
+    f.lines[owners] = f"  {owner.name} = phi i64 [ {next_.name}, %{latch} ], [ {following.name}, %{on} ]"
 
 
 def spread(f: Function, batch: int, units: int, thread: Value, threads: Value,

@@ -187,7 +187,7 @@ class StepWriter:
         shared: AbstractContextManager[tuple[Value, Value]] = nullcontext((i64(0), i64(count)))
         if loop.parallel:
             if step_takes_turns(loop) and not team.alone:
-                shared = balanced(f, count, team.thread, team.threads, tickets, HALF)
+                shared = balanced(f, count, team.thread, team.threads, tickets, HALF, 0)
             else:
                 shared = nullcontext(share(f, count, team.thread, team.threads))
             common = f.offset(team.private, i64(align(body.arena_bytes)), "i8")
