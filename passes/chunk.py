@@ -31,6 +31,7 @@ LEAST_WORK = 22e3  # of one of more of them
 SHARE_OF_SUMS = 0.12  # of the work, that writing and adding up partial sums may take
 SHARE_INSIDE = 0.7  # of the step's work, that must be done by chunks
 SUMS = 1 << 20  # bytes of partial sums that stay in a cache
+MOST_SUMS = 1 << 21  # of more than two chunks, of which whoever is free takes the last: they are read once, in order
 BYTES_PER_NS = 20.0
 ATTEMPTS = 3  # different opinions about which axes are the batch
 
@@ -151,8 +152,8 @@ def number_of_chunks(work: Callable[[int], float], sums: int, batch: int) -> int
     """
     best, count, adding = 1, 2, sums / BYTES_PER_NS
     total = 2 * work(2)
-    while count <= MOST_CHUNKS and batch % count == 0 and batch >= 2 * count and count * sums <= SUMS \
-            and count * adding <= SHARE_OF_SUMS * total:
+    while count <= MOST_CHUNKS and batch % count == 0 and batch >= 2 * count \
+            and count * sums <= (SUMS if count == 2 else MOST_SUMS) and count * adding <= SHARE_OF_SUMS * total:
         each = total / 2 if count == 2 else work(count)
         least = LEAST_HALF if count == 2 else LEAST_WORK
         if each < least or count * (each + adding) > (1 + SHARE_OF_SUMS) * total + 2 * adding:
