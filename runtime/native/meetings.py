@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from graphc.plan import Buffer, Form, Kernel, Loop, Plan, Role, Step, align, bodies
+from graphc.plan import Buffer, Form, Kernel, Loop, Plan, Role, Step, align, bodies, body_key
 
 from .kernels import SERIAL, element_operations, is_serial, scratch_sizes, takes_turns
 from .sharing import SLOTS
@@ -80,15 +80,20 @@ def step_takes_turns(step: Step) -> bool:
     return isinstance(step, Loop) and step.parallel and (step.count or 0) >= LEAST_RUNS and not step_is_serial(step)
 
 
-def counted(step: Step, slot: int, inside: bool = False) -> list[Place]:
-    """The counters of tickets that a step uses, as memory that it writes.  A plan inside it begins with the first slot."""
-    if isinstance(step, Kernel) and step.form is Form.CONTRACT:
-        return [] if is_serial(step) else [("contractions", 0, 1)]  # equal ones give their shares out by one counter
-    if step_takes_turns(step):
-        return [("tickets", 0, SLOTS) if inside else ("tickets", slot, slot + 1)]
-    if step_is_serial(step) or (isinstance(step, Loop) and step.parallel):
+def counters_of(plan: Plan, step: Step, slot: int | None) -> list[Place]:
+    """The counters of tickets that a step uses, as memory that it writes: a slot of them, None for any of the slots.
+
+    Contractions that are calls of one function give their shares out by one counter.
+    """
+    if step_is_serial(step):
         return []
-    return [place for plan in bodies(step) for s in plan.steps for place in counted(s, 0, True)]
+    if isinstance(step, Kernel) and step.form is Form.CONTRACT:
+        return [(("contraction", function_key(plan, step)), 0, 1)]
+    if step_takes_turns(step):
+        return [("tickets", 0, SLOTS) if slot is None else ("tickets", slot, slot + 1)]
+    if isinstance(step, Loop) and step.parallel:
+        return []
+    return list(dict.fromkeys(place for inner in bodies(step) for s in inner.steps for place in counters_of(inner, s, None)))
 
 
 def step_operations(step: Step) -> int:
@@ -119,6 +124,17 @@ def step_scratch(step: Step, target: Target) -> tuple[int, int]:
     return own, common
 
 
+def shared_memory(plan: Plan, kernel: Kernel) -> tuple[tuple[int, int], ...]:
+    """Pairs (write, read) of a kernel that the plan put in one place."""
+    return tuple((w, r) for w, new in enumerate(kernel.writes) for r, old in enumerate(kernel.reads)
+                 if plan.home(new) is plan.home(old))
+
+
+def function_key(plan: Plan, kernel: Kernel) -> tuple:
+    """Kernels of one key are calls of one function."""
+    return body_key(kernel, shared_memory(plan, kernel))
+
+
 def memory_of(plan: Plan, buffer: Buffer) -> Place:
     """Temporaries share the arena; everything else has memory of its own."""
     home = plan.home(buffer)
@@ -145,7 +161,7 @@ def turns(plan: Plan, target: Target) -> list[Turn]:
         serial, slot = step_is_serial(step), done.slots % SLOTS
         if step_scratch(step, target)[1]:
             writes.append(("scratch", 0, 1))
-        writes += counted(step, slot)
+        writes += counters_of(plan, step, slot)
         others = done.others(reads, writes)
         cost = step_operations(step)
         who = EVERYBODY

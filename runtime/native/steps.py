@@ -10,11 +10,11 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import takewhile
 
-from graphc.plan import ALIGNMENT, Branch, Buffer, Carry, Kernel, Loop, Plan, Role, align, body_key
+from graphc.plan import ALIGNMENT, Branch, Buffer, Carry, Kernel, Loop, Plan, Role, align
 
 from .emit import Function, Module, Value, i64
 from .kernels import emit_kernel
-from .meetings import EVERYBODY, FIRST, LAST, Turn, plan_scratch, step_takes_turns, turns
+from .meetings import EVERYBODY, FIRST, LAST, Turn, function_key, plan_scratch, step_takes_turns, turns
 from .sharing import HALF, SLOT_BYTES, balanced, share
 from .target import Target
 from .threads import emit_barrier
@@ -63,12 +63,6 @@ class Places:
                 value = self.outside(home)
             self.known[home] = value
         return value
-
-
-def shared_memory(plan: Plan, kernel: Kernel) -> tuple[tuple[int, int], ...]:
-    """Pairs (write, read) of a kernel that the plan put in one place."""
-    return tuple((w, r) for w, new in enumerate(kernel.writes) for r, old in enumerate(kernel.reads)
-                 if plan.home(new) is plan.home(old))
 
 
 class StepWriter:
@@ -168,7 +162,7 @@ class StepWriter:
             write(team)
 
     def kernel(self, kernel: Kernel, plan: Plan, places: Places, team: Team, thread: Value, tickets: Value) -> None:
-        key = body_key(kernel, shared_memory(plan, kernel))
+        key = function_key(plan, kernel)
         name = self.functions.get(key)
         if name is None:
             name = self.functions[key] = f"k{len(self.functions)}_{kernel.form.value}"
