@@ -243,6 +243,28 @@ def test_map_in_place(target: str) -> None:
           target=target, aliased={0: 0, 1: 1})
 
 
+IN_PLACE: tuple[tuple[Form, tuple[int, ...], tuple[int, ...], Callable[[Tensor], Tensor]], ...] = (
+    (Form.MAP, (3000,), (), lambda x: x * 2.0 + 1.0),
+    (Form.MAP, (90, 33), (), lambda x: x * 2.0 + g["expand"](x[:, 0:1] * 0.0, (90, 33))),
+    (Form.ROWS, (90, 70), (1,), lambda x: x - g["expand"](g["sum"](x, 1, True), x.node.shape)),
+    (Form.ROWS, (300, 10), (1,), lambda x: x - g["expand"](g["exp"](g["max"](x, 1, True)), x.node.shape)),  # blocks of rows
+    (Form.ROWS, (2, 50000), (1,), lambda x: x - g["expand"](g["sum"](x, 1, True), x.node.shape)),  # chunks of rows
+    (Form.COLUMNS, (40, 1300), (0,), lambda x: x - g["expand"](g["sum"](x, 0, True), x.node.shape)),
+    (Form.COLUMNS, (3000, 20), (0,), lambda x: x - g["expand"](g["sum"](x, 0, True), x.node.shape)),  # chunks of columns
+    (Form.PREFIX, (70, 40), (), lambda x: g["cumsum"](x, 1)),
+    (Form.PREFIX, (20, 9, 70), (), lambda x: g["cumsum"](x, 1)),
+)
+
+
+@many
+def test_nothing_is_done_twice(target: str) -> None:
+    """What is updated in place, whoever takes which part of it."""
+    for form, shape, axes, update in IN_PLACE:
+        x, = inputs(("float32", shape))
+        check(kernel(form, [x], [update(x)], shape, axes, frozenset({(0, 0)})), target=target, tolerance=4000,
+              threads=(1, 2, 3), aliased={0: 0})
+
+
 @many
 def test_gather(target: str) -> None:
     x, index = inputs(("float32", (6, 20)), ("int64", (9,)))

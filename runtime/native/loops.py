@@ -27,7 +27,7 @@ from .values import Value, i64, lane_numbers, vector
 State = list[Value]
 CHEAP, MODERATE, HEAVY = 8, 30, 60  # operations of a loop body that is unrolled 4 times, twice, written only once
 LINE = 64  # elements: threads' ranges start at multiples of it
-PARTS = 64  # of a kernel's work, in which threads share it out where they take turns
+PARTS = 128  # of a kernel's work, in which threads share it out where they take turns
 
 
 class CountingScalar:
