@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
-from graphc.runtime.native.meetings import EVERYBODY, LAST, Turn, turns
+from graphc.runtime.native import kernels, meetings
+from graphc.runtime.native.meetings import EVERYBODY, LAST, Turn, function_key, turns
+from graphc.runtime.native.sharing import SLOTS
 from graphc.runtime.native.target import host
 
 import graphc
 from graphc import nn, optim
-from graphc.plan import Buffer, Plan, Role, Step
+from graphc.plan import Buffer, Form, Kernel, Loop, Plan, Role, Step, bodies
 
 
 def perceptron(threads: int = 2) -> graphc.Program:
@@ -37,7 +39,27 @@ def recurrent(threads: int = 2) -> graphc.Program:
     return graphc.train_step(loss, optim.SGD([*layer.parameters(), *head.parameters()], lr=0.05, momentum=0.9), threads=threads)
 
 
-PROGRAMS = (perceptron, clipped, recurrent)
+def independent(threads: int = 2) -> graphc.Program:
+    """Kernels that touch nothing in common, more than there are slots of counters, and calls of one function, in a loop too."""
+    cells = [graphc.state(f"s{i}", np.ones((100 + i, 200))) for i in range(SLOTS + 3)]
+    a, b, wide = (graphc.placeholder(name, (96, columns)) for name, columns in (("a", 96), ("b", 96), ("wide", 210)))
+    carried, _ = graphc.scan(lambda c, _: ((c[0] @ b, c[1] * 0.5 + 0.1), c[1][0, 0]), (a, wide), length=3)
+    results = [a @ b, b @ a, a @ wide, *carried]
+    kept = {graphc.state(f"r{i}", np.zeros(r.shape, np.float32)): r for i, r in enumerate(results)}
+    return graphc.function([a, b, wide], cells[0].sum(), {**{cell: cell * 0.9 for cell in cells}, **kept}, threads=threads)
+
+
+PROGRAMS = (perceptron, clipped, recurrent, independent)
+
+
+@pytest.fixture(params=["as it is", "small is large"])
+def sizes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is worth a second thread, and worth taking turns: as it is, or nearly everything."""
+    if request.param == "small is large":
+        monkeypatch.setattr(kernels, "SERIAL", 1 << 10)
+        monkeypatch.setattr(meetings, "SERIAL", 1 << 10)
+        monkeypatch.setattr(kernels, "TURNS", 1 << 10)
+        monkeypatch.setattr(meetings, "LEAST_RUNS", 2)
 
 
 def bytes_of(plan: Plan, buffer: Buffer) -> tuple[object, range]:
@@ -52,8 +74,21 @@ def at_one_place(plan: Plan, some: tuple[Buffer, ...], others: tuple[Buffer, ...
     return any(a is b and x.start < y.stop and y.start < x.stop for (a, x), (b, y) in pairs)
 
 
+def counters(plan: Plan, step: Step, slot: int | None) -> set[object]:
+    """By which counters threads take turns at a step: slots, and functions of contractions."""
+    if meetings.step_is_serial(step):
+        return set()
+    if isinstance(step, Kernel) and step.form is Form.CONTRACT:
+        return {function_key(plan, step)}
+    if kernels.takes_turns(step) if isinstance(step, Kernel) else isinstance(step, Loop) and step.parallel:
+        return set(range(SLOTS)) if slot is None else {slot}
+    return {c for inner in bodies(step) for s in inner.steps for c in counters(inner, s, None)}
+
+
 def missing_meetings(plan: Plan, order: list[Turn]) -> Iterator[tuple[Step, Step]]:
-    """Pairs of steps of different threads that touch one place, one of them writing, with no meeting between."""
+    """Pairs of steps of different threads that touch one place, one of them writing, with no meeting between; or that take
+    turns by one counter.
+    """
     for later, second in enumerate(order):
         for earlier in range(later):
             first = order[earlier]
@@ -63,10 +98,12 @@ def missing_meetings(plan: Plan, order: list[Turn]) -> Iterator[tuple[Step, Step
             written = (*a.writes, *a.workspace), (*b.writes, *b.workspace)
             if at_one_place(plan, written[0], (*b.reads, *written[1])) or at_one_place(plan, a.reads, written[1]):
                 yield a, b
+            if counters(plan, a, first.slot) & counters(plan, b, second.slot):
+                yield a, b
 
 
 @pytest.mark.parametrize("make", PROGRAMS)
-def test_threads_meet_wherever_one_writes_what_another_touches(make: Callable[..., graphc.Program]) -> None:
+def test_threads_meet_wherever_one_writes_what_another_touches(make: Callable[..., graphc.Program], sizes: None) -> None:
     plans = list(make().specialize().plan.each_plan())
     found = [(plan, turns(plan, host())) for plan in plans]
     assert [turn.step for plan, order in found for turn in order] == [step for plan in plans for step in plan.steps]
@@ -86,7 +123,7 @@ def test_a_step_in_chunks_meets_once_before_its_updates() -> None:
 
 
 @pytest.mark.parametrize("make", PROGRAMS)
-def test_any_number_of_threads_gives_the_same_bits(make: Callable[..., graphc.Program]) -> None:
+def test_any_number_of_threads_gives_the_same_bits(make: Callable[..., graphc.Program], sizes: None) -> None:
     results = []
     for threads in (1, 2, 3):
         graphc.manual_seed(1)
