@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
+from graphc.passes import chunk
 from graphc.runtime.native import kernels, meetings
 from graphc.runtime.native.meetings import EVERYBODY, LAST, Turn, function_key, turns
 from graphc.runtime.native.sharing import SLOTS
@@ -54,12 +55,12 @@ PROGRAMS = (perceptron, clipped, recurrent, independent)
 
 @pytest.fixture(params=["as it is", "small is large"])
 def sizes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is worth a second thread, and worth taking turns: as it is, or nearly everything."""
+    """What is worth a second thread, and worth taking turns: as it is, or nearly everything, with many chunks."""
     if request.param == "small is large":
         monkeypatch.setattr(kernels, "SERIAL", 1 << 10)
         monkeypatch.setattr(meetings, "SERIAL", 1 << 10)
         monkeypatch.setattr(kernels, "TURNS", 1 << 10)
-        monkeypatch.setattr(meetings, "LEAST_RUNS", 2)
+        monkeypatch.setattr(chunk, "number_of_chunks", lambda *_: 8)
 
 
 def bytes_of(plan: Plan, buffer: Buffer) -> tuple[object, range]:
