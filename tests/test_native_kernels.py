@@ -110,8 +110,9 @@ class Compiled:
         count = len(k.reads) + len(k.writes)
         words = [run.load(run.offset(table, i64(i), "i64"), "ptr", align=8) for i in range(count + 2)]
         private = run.offset(words[count], run.mul(thread, i64(private_bytes + 64)), "i8")
-        run.call(function.name, [*words[:count], private, words[count + 1], thread, threads, barrier,
-                                 run.offset(barrier, i64(TICKETS), "i8")])
+        tickets = run.offset(barrier, i64(TICKETS), "i8")
+        arguments = [*words[:count], private, words[count + 1], thread, threads, barrier, tickets]
+        run.call(function.name, arguments[:len(function.parameters)])
         self.text = module.text()
         self.code = compile_module(self.text, target=target, name="kernel")
         self.run = RUN(self.code.address("run"))

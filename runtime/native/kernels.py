@@ -1,8 +1,9 @@
 """One kernel of a plan as one LLVM function: the forms, and which kernels stay on one thread.
 
-``void name(ptr reads..., ptr writes..., ptr private, ptr shared, i64 thread, i64 threads, ptr barrier, ptr tickets)``: every
-thread calls it and does its share; the caller puts a barrier after it.  tickets: counters by which threads take turns, where
-`takes_turns` says so; others may use them when all threads have met again.  Knows the forms' emitters and what a kernel costs.
+``void name(ptr reads..., ptr writes..., ptr private, ptr shared, i64 thread, i64 threads, ptr barrier)``: every thread
+calls it and does its share; the caller puts a barrier after it.  Where `takes_turns` says so a last argument, ptr tickets, is
+counters by which threads take turns, which nothing else uses until they have met again.  Knows the forms' emitters and what a
+kernel costs.
 Must not know op names, or where buffers are.
 """
 
@@ -110,10 +111,12 @@ def emit_kernel(module: Module, name: str, kernel: Kernel, target: Target) -> Fu
     if emitter is None:
         raise LoweringError(f"{kernel!r}: no loops for the form {kernel.form.value}")
     reads, writes = len(kernel.reads), len(kernel.writes)
+    counters = [("tickets", "ptr")] if takes_turns(kernel) else []
     f = module.function(name, [*((f"r{i}", "ptr") for i in range(reads)), *((f"w{i}", "ptr") for i in range(writes)),
                                ("private", "ptr"), ("shared", "ptr"), ("thread", "i64"), ("threads", "i64"),
-                               ("barrier", "ptr"), ("tickets", "ptr")], attributes="nounwind noinline")
-    *pointers, private, shared, thread, threads, barrier, tickets = f.parameters
+                               ("barrier", "ptr"), *counters], attributes="nounwind noinline")
+    pointers = f.parameters[:reads + writes]
+    private, shared, thread, threads, barrier, *tickets = f.parameters[reads + writes:]
 
     def emit(share: Threads) -> None:
         lanes = vector_lanes(kernel, target)
@@ -131,5 +134,5 @@ def emit_kernel(module: Module, name: str, kernel: Kernel, target: Target) -> Fu
         with f.when(f.compare("icmp eq", thread, i64(0))):
             emit(Threads(i64(0), i64(1), barrier))
     else:
-        emit(Threads(thread, threads, barrier, tickets if takes_turns(kernel) else None))
+        emit(Threads(thread, threads, barrier, *tickets))
     return f

@@ -144,7 +144,9 @@ class StepWriter:
 
     def step(self, turn: Turn, plan: Plan, places: Places, team: Team) -> None:
         step, who = turn.step, turn.who
-        tickets = team.barrier if team.alone else self.f.offset(team.barrier, i64(TICKETS + turn.slot * SLOT_BYTES), "i8")
+        tickets = NOBODY
+        if step_takes_turns(step) and not team.alone:
+            tickets = self.f.offset(team.barrier, i64(TICKETS + turn.slot * SLOT_BYTES), "i8")
         if isinstance(step, Kernel):
             self.kernel(step, plan, places, team, self.number(team, who), tickets)
             return
@@ -169,7 +171,8 @@ class StepWriter:
             emit_kernel(self.module, name, kernel, self.target)
             self.written()
         arguments = [places.address(b) for b in (*kernel.reads, *kernel.writes)]
-        self.f.call(name, [*arguments, team.private, team.shared, thread, team.threads, team.barrier, tickets])
+        arguments += [team.private, team.shared, thread, team.threads, team.barrier]
+        self.f.call(name, [*arguments, tickets] if step_takes_turns(kernel) else arguments)
 
     # -- loops -------------------------------------------------------------------------------------------------
 
