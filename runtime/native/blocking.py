@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
-from graphc.runtime.native.axes import Axes, Contraction, merge, merge_all, offsets, run, split_evenly, still
+from graphc.runtime.native.axes import Axes, Contraction, adjacent, merge, merge_all, offsets, run, split_evenly, still
 from graphc.runtime.native.microkernel import most_rows
 from graphc.runtime.native.packing import PIECE
 from graphc.runtime.native.sharing import MOST_BALANCED
@@ -19,22 +19,31 @@ from graphc.runtime.native.values import SIZES
 
 from graphc.plan import align
 
-DEPTH = 256  # k of a packed block: an A panel and a B panel of this depth share the first-level cache
-DEPTH_MOST = 288  # where a sum is cut into equal blocks
-DEPTH_LIMIT = 384  # up to here one block; a longer sum is cut into equal blocks
-THIN_ROWS, THIN_DEPTH = 8, 16  # so few rows stream a large B once, in blocks of so many k
+DEPTH, DEPTH_MOST, DEPTH_LIMIT = 256, 288, 384  # k of a block: usually, where a sum is cut, and up to which it is one block
+WIDE = 8  # bytes of an element from which blocks are less deep, so that a tile of A stays in the first-level cache
+WIDE_DEPTH, WIDE_MOST, WIDE_LIMIT = 192, 216, 224
+WIDE_PACKED_DEPTH, WIDE_PACKED_MOST, WIDE_PACKED_LIMIT = 128, 136, 144  # where panels of B stream past it
+THIN_ROWS, THIN_STRAIGHT_ROWS = 16, 48  # so few rows, and where rows of B begin at lines, stream a large B once
+THIN_DEPTH = 32  # in blocks of so many k
+SCANT_ROWS = 4  # even less
+BEYOND, SCANT_BEYOND, FAR = 1.5, 0.5, 4.0  # second-level caches: B is large, even for so few rows, far away
 OVERLAPPED_ROWS = 12  # of two vectors: the registers left serve the epilogue of the tile before
 LEAST_OVERLAPPED, LEAST_STEP_K, STEP_K = 8, 3, 4  # rows; k beside which one row of the tile before is finished
 UNPACKED_BYTES = 256 << 10  # a block of an operand that spans no more than this is used where it is
 LINE = 64  # bytes of a line of the cache
-CROOKED_ROWS = 64  # so many use rows of B that do not begin at lines: copying them pays
+CROOKED_ROWS, WIDE_CROOKED_ROWS = 128, 64  # so many use rows of B that do not begin at lines: copying them pays
+SHALLOW = 8  # up to so many k it is the result that takes time: long pieces of its rows, and nothing is copied
+REREAD_SHARE = 0.4  # of the second-level cache: so much of A is rather read anew for every panel of B than B copied
+UNFORESEEN, PERIOD = 1024, 4096  # bytes between lines from which no processor foresees them, and at which they share a set
+LONG = 1 << 22  # products of a plain contraction whose code may take more time to compile: about 25 microseconds
 LARGE = 1 << 24  # products of a contraction that threads balance between them: about 100 microseconds
 KEPT_SHARE = 0.5  # of the second-level cache: more of a packed operand would drive out what is used beside it
 LEAST_UNITS, COLUMNS_A_THREAD = 8, 160  # units, rows or columns of each thread for which it pays to pack so much
 PORTIONS = 64  # that row tiles are cut into
 ROWS_OF_PART, MOST_PARTS = 256, 4  # rows for which a panel is packed again
+FETCHED_SHARE, MOST_FETCHED = 0.5, 64  # of the second-level cache: larger operands are fetched before they are packed; lines
 FEW_TILES = 4  # row tiles for which a panel is packed just in time
-LEAST_SUMS = 12  # registers of sums in a tile that keep multiply-add busy
+LEAST_SUMS, MANY_SUMS = 12, 20  # registers of sums in a tile that keep multiply-add busy, and other instructions few
 TABLE_LIMIT = 4096  # offsets in one table of k offsets
 
 
@@ -126,7 +135,9 @@ class Blocks:
     tiles_in_block: int
     panels_in_block: int
     streamed: bool  # B panels do not stay in the first-level cache
+    far_result: bool  # sums are so short that rows of the result are waited for
     split_rows: bool
+    fetched: int = 0  # lines of the next tile's rows that are fetched beside each panel, before those rows are packed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,11 +193,17 @@ def choose_blocking(c: Contraction, target: Target, plain: bool, loads: tuple[bo
     rows = rows_of(c, plain and (target.has_masks or not extent.ragged))
     tiles = choose_tiles(extent, rows, sums, itemsize, target, loads, overlap and not plain and not whole_rows)
     # few rows read a large B just once: by whole rows of B, in order
-    thin = (extent.m <= THIN_ROWS and not tiles.pack_b and not tiles.pack_a
-            and extent.n * sums.k_inner * itemsize > target.l2_bytes // 2)
-    depth = choose_depth(sums, math.prod(size for size, _ in sums.a_k_outer), thin)
+    thin_rows = THIN_ROWS if crooked(sums, itemsize) else THIN_STRAIGHT_ROWS
+    thin = (extent.m <= thin_rows and not tiles.pack_b and not tiles.pack_a and fits_beside(extent, itemsize, target)
+            and caches_of_b(extent, sums, itemsize, target) > (SCANT_BEYOND if extent.m <= SCANT_ROWS else BEYOND))
+    if thin and rows.c_row * itemsize % LINE != 0:  # sums are added to many times, in lines that another thread shares
+        rows = replace(rows, direct=False)
+    depth = choose_depth(sums, math.prod(size for size, _ in sums.a_k_outer), thin, itemsize, tiles.pack_b)
     large_b = span_of_b(extent, sums, itemsize) > UNPACKED_BYTES and not thin
-    blocks = choose_blocks(extent, rows, tiles, depth, itemsize, target, large_b, whole_rows)
+    by_lines = not loads[1] and adjacent(extent.b_n)
+    blocks = choose_blocks(extent, rows, tiles, depth, itemsize, target, large_b, by_lines, whole_rows)
+    if not loads[0]:
+        blocks = replace(blocks, fetched=lines_fetched(extent, rows, sums, tiles, depth, blocks, itemsize, target))
     a_line = tiles.height if tiles.height <= extent.lanes else extent.lanes * math.ceil(tiles.height / extent.lanes)
     row_tile_bytes = align((depth.k_in_block * a_line + extent.lanes) * itemsize)
     panel_bytes = align((depth.k_in_block * tiles.vectors * extent.lanes + extent.lanes) * itemsize)
@@ -248,26 +265,62 @@ def sums_of(c: Contraction) -> Sums:
                 a_table=offsets(a) if a_k is None else (), b_table=offsets(b) if b_k is None else ())
 
 
-def usual_depth(sums: Sums) -> int:
-    """About how many k a block has."""
-    return sums.k_inner if sums.k_inner <= DEPTH_LIMIT else DEPTH
+def depths(itemsize: int, packed: bool) -> tuple[int, int, int]:
+    """(k that a block usually has, the most where a sum is cut into equal blocks, the most of a sum that is not cut)."""
+    if itemsize < WIDE:
+        return DEPTH, DEPTH_MOST, DEPTH_LIMIT
+    if packed:
+        return WIDE_PACKED_DEPTH, WIDE_PACKED_MOST, WIDE_PACKED_LIMIT
+    return WIDE_DEPTH, WIDE_MOST, WIDE_LIMIT
+
+
+def usual_depth(sums: Sums, itemsize: int, packed: bool = False) -> int:
+    """About how many k a block has; packed: where B is."""
+    depth, _, limit = depths(itemsize, packed)
+    return sums.k_inner if sums.k_inner <= limit else depth
 
 
 def span_of_b(extent: Extent, sums: Sums, itemsize: int) -> int:
     """Bytes that a block of B spans where it is."""
-    return usual_depth(sums) * max(extent.n, abs(sums.b_k or 0)) * itemsize
+    return usual_depth(sums, itemsize) * max(extent.n, abs(sums.b_k or 0)) * itemsize
 
 
-def packs_b(extent: Extent, sums: Sums, itemsize: int, target: Target, load: bool) -> bool:
-    """Whether panels of B are packed, and not read where they are."""
-    n, b_n = extent.n, extent.b_n
-    adjacent = n == 1 or (len(b_n) == 1 and b_n[0][1] == 1)
-    if load or not adjacent or (extent.ragged and not target.has_masks):
+def caches_of_b(extent: Extent, sums: Sums, itemsize: int, target: Target) -> float:
+    """All of B, in second-level caches."""
+    return extent.n * sums.k_inner * itemsize / target.l2_bytes
+
+
+def fits_beside(extent: Extent, itemsize: int, target: Target) -> bool:
+    """Whether the result stays in cache while all of B passes by."""
+    return extent.m * extent.n * itemsize <= target.l2_bytes // 4
+
+
+def crooked(sums: Sums, itemsize: int) -> bool:
+    """Whether rows of B do not begin at lines, so that most vectors lie in two."""
+    return (sums.b_k or 0) * itemsize % LINE != 0
+
+
+def packs_b(extent: Extent, rows: Rows, sums: Sums, itemsize: int, target: Target, load: bool, overlap: bool) -> bool:
+    """Whether panels of B are packed, and not read where they are.
+
+    overlap: finished tiles are large arrays' next rows, which must be walked along: no panel can wait for all rows of A.
+    """
+    if load or not adjacent(extent.b_n) or (extent.ragged and not target.has_masks):
         return True
-    if n > extent.lanes and extent.m >= CROOKED_ROWS and (sums.b_k or 0) * itemsize % LINE != 0:
-        return True  # most vectors lie in two lines
+    caches = caches_of_b(extent, sums, itemsize, target)
     few_rows = extent.m <= 2 * most_rows(target, 2)
-    return span_of_b(extent, sums, itemsize) > UNPACKED_BYTES and not few_rows
+    across = rows.a_row == 1  # a tile of A that is not packed takes lines of which it needs a part
+    if extent.n > extent.lanes and crooked(sums, itemsize) and sums.k_inner > SHALLOW:
+        most = WIDE_CROOKED_ROWS if across and itemsize >= WIDE else CROOKED_ROWS
+        if extent.m >= most or (caches > SCANT_BEYOND and not few_rows):
+            return True
+    if span_of_b(extent, sums, itemsize) <= UNPACKED_BYTES or few_rows:
+        return False
+    if overlap or across:
+        return True
+    if extent.m <= THIN_STRAIGHT_ROWS and fits_beside(extent, itemsize, target) and caches > BEYOND:
+        return False
+    return extent.m * sums.k_inner * itemsize > REREAD_SHARE * target.l2_bytes or caches > FAR
 
 
 def packs_a(extent: Extent, rows: Rows, sums: Sums, itemsize: int, height: int, panels: int, load: bool) -> bool:
@@ -275,10 +328,12 @@ def packs_a(extent: Extent, rows: Rows, sums: Sums, itemsize: int, height: int, 
     if load or rows.gathered:
         return True
     if rows.a_row == 1:  # a tile touches a line of memory for every k
-        scattered = abs(sums.a_k or 0) * itemsize >= 2048 and extent.m * usual_depth(sums) * itemsize > UNPACKED_BYTES // 2
-    else:  # rows whose starts fall into one set of the cache, or too many memory pages
+        large = extent.m * usual_depth(sums, itemsize) * itemsize > UNPACKED_BYTES // 2
+        scattered = large and abs(sums.a_k or 0) * itemsize >= UNFORESEEN * (1 if panels >= 8 else 2)
+    else:  # rows whose starts fall into one set of the cache, or whose elements need a table
         k = sums.k_inner * math.prod(size for size, _ in sums.a_k_outer)
-        scattered = height > 8 and extent.m * k * itemsize > UNPACKED_BYTES
+        awkward = sums.a_k is None or rows.a_row * itemsize % PERIOD == 0
+        scattered = awkward and height > 8 and extent.m * k * itemsize > UNPACKED_BYTES
     return panels > 2 and scattered
 
 
@@ -286,13 +341,21 @@ def choose_tiles(extent: Extent, rows: Rows, sums: Sums, itemsize: int, target: 
                  overlap: bool) -> Tiles:
     lanes, segment = extent.lanes, rows.segment
     segments = extent.m // segment if segment else 0
-    pack_b = packs_b(extent, sums, itemsize, target, loads[1])
+    pack_b = packs_b(extent, rows, sums, itemsize, target, loads[1], overlap)
     total_vectors = max(1, math.ceil(extent.n / lanes))
     most_vectors = 2 if (pack_b and extent.m > 8) or target.registers == 16 else 4
-    if not pack_b and segment <= 4:
-        most_vectors = max(most_vectors, min(8, (target.registers - 2) // (segment + 1)))
+    large_b = not pack_b and span_of_b(extent, sums, itemsize) > UNPACKED_BYTES
+    few_rows = segment <= (2 * most_rows(target, 2) if large_b else SCANT_ROWS)
+    if not pack_b and few_rows:  # few tiles read all of B: one or two if possible
+        most_vectors = vectors_beside(segment, target, crooked(sums, itemsize), most_vectors)
+    depth = usual_depth(sums, itemsize, pack_b)
     panels, vectors, wide = split_evenly(total_vectors, most_vectors)
-    segment_tiles, height, tall = split_evenly(segment, most_rows(target, vectors))
+    least = MANY_SUMS if rows.direct and extent.m * extent.n * sums.k_inner >= LONG else LEAST_SUMS
+    segment_tiles, height, tall = split_rows_of(segment, vectors, depth * lanes * itemsize, target, least)
+    unequal = tall or crooked(sums, itemsize)
+    if unequal and vectors > 2 and panels > 2 and sums.k_inner > SHALLOW and not pack_b and not few_rows:
+        panels, vectors, wide = split_evenly(total_vectors, 2)  # taller tiles read B less often
+        segment_tiles, height, tall = split_rows_of(segment, vectors, depth * lanes * itemsize, target, MANY_SUMS)
     overlap = (overlap and target.has_masks and target.registers >= 32 and segments == 1 and extent.m >= LEAST_OVERLAPPED
                and extent.n >= 2 * lanes and itemsize >= 4 and None not in (sums.a_k, sums.b_k)
                and sums.k_inner > LEAST_STEP_K * OVERLAPPED_ROWS)
@@ -300,23 +363,43 @@ def choose_tiles(extent: Extent, rows: Rows, sums: Sums, itemsize: int, target: 
         panels, vectors, wide = math.ceil(total_vectors / 2), 2, 0
         segment_tiles, height, _ = split_evenly(segment, OVERLAPPED_ROWS)
         tall = 0
-    elif tall and usual_depth(sums) * vectors * lanes * itemsize <= target.l1_bytes // 2:
-        # equal tiles need one micro-kernel instead of two: half the time to compile for 1 or 2 % of speed
-        equal = [h for h in range(LEAST_SUMS // vectors, height) if h and segment % h == 0]
-        if equal:
-            height, tall = equal[-1], 0
-            segment_tiles = segment // height
-    return Tiles(pack_a=packs_a(extent, rows, sums, itemsize, height, panels, loads[0]), pack_b=pack_b,
+    several = 1 if large_b else panels  # that share a packed tile
+    return Tiles(pack_a=packs_a(extent, rows, sums, itemsize, height, several, loads[0]), pack_b=pack_b,
                  segment_tiles=segment_tiles, row_tiles=segments * segment_tiles, height=height, tall=tall, panels=panels,
                  vectors=vectors, wide=wide, overlapped=overlap,
                  masked=extent.ragged and target.has_masks and (rows.direct or not pack_b) and not overlap)
 
 
-def choose_depth(sums: Sums, k_outer: int, thin: bool) -> Depth:
+def split_rows_of(segment: int, vectors: int, column: int, target: Target, least: int) -> tuple[int, int, int]:
+    """(tiles, height, tall) of a segment, where a panel has `column` bytes for each of its vectors.
+
+    Equal tiles of at least so many sums need one micro-kernel instead of two: half the time to compile for some percent
+    of speed, unless a panel comes from the second-level cache.
+    """
+    tiles, height, tall = split_evenly(segment, most_rows(target, vectors))
+    if tall and column * vectors < target.l1_bytes // 2:
+        equal = [h for h in range(max(1, least // vectors), height) if segment % h == 0]
+        if equal:
+            return segment // equal[-1], equal[-1], 0
+    return tiles, height, tall
+
+
+def vectors_beside(rows: int, target: Target, split: bool, usual: int) -> int:
+    """The most vectors of the tiles of few rows; split: most vectors of B take two loads, so that more rows should use each."""
+    if rows <= SCANT_ROWS:
+        return max(usual, min(8, (target.registers - 2) // (rows + 1)))
+    if target.registers == 16:
+        return usual
+    tiles = math.ceil(rows / most_rows(target, 3 if split else 2))
+    return min(usual, (target.registers - 2) // (math.ceil(rows / tiles) + 1))
+
+
+def choose_depth(sums: Sums, k_outer: int, thin: bool, itemsize: int, packed: bool) -> Depth:
     if thin:
         blocks = math.ceil(sums.k_inner / THIN_DEPTH)
     else:
-        blocks = 1 if sums.k_inner <= DEPTH_LIMIT else math.ceil(sums.k_inner / DEPTH_MOST)
+        _, most, limit = depths(itemsize, packed)
+        blocks = 1 if sums.k_inner <= limit else math.ceil(sums.k_inner / most)
     size = math.ceil(sums.k_inner / blocks)
     a_run, b_run = run(sums.a_inner), run(sums.b_inner)
     whole_runs = math.lcm(a_run or 1, b_run or 1)
@@ -328,16 +411,21 @@ def choose_depth(sums: Sums, k_outer: int, thin: bool) -> Depth:
     return Depth(k_in_block=size, k_inner_blocks=blocks, k_blocks=max(1, k_outer * blocks), a_run=a_run, b_run=b_run)
 
 
+def evened(count: int, most: int) -> int:
+    """How many of `count` items go into a block of at most `most`, where blocks are about equal."""
+    return math.ceil(count / math.ceil(count / max(1, most)))
+
+
 def choose_blocks(extent: Extent, rows: Rows, t: Tiles, depth: Depth, itemsize: int, target: Target, large_b: bool,
-                  whole_rows: bool) -> Blocks:
-    """large_b: whether a block of B that is read where it is does not stay in cache by itself."""
+                  by_lines: bool, whole_rows: bool) -> Blocks:
+    """large_b: whether a block of B that is read where it is does not stay in cache by itself; by_lines: B is packed so."""
     width = t.vectors * extent.lanes
     panel_bytes = max(1, depth.k_in_block * width * itemsize)
     panels_in_block, tiles_in_block = t.panels, max(1, t.row_tiles)
     if t.pack_b:
         # few row tiles use a panel while it is in the first-level cache
-        few_tiles = t.row_tiles <= FEW_TILES and not t.pack_a
-        panels_in_block = 1 if few_tiles else max(1, min(t.panels, target.l2_bytes // 2 // panel_bytes))
+        few_tiles = t.row_tiles <= FEW_TILES and not t.pack_a and not by_lines
+        panels_in_block = 1 if few_tiles else evened(t.panels, target.l2_bytes // 2 // panel_bytes)
     elif large_b:  # one panel stays in cache while every row tile uses it
         panels_in_block = 1
     if whole_rows:
@@ -353,7 +441,22 @@ def choose_blocks(extent: Extent, rows: Rows, t: Tiles, depth: Depth, itemsize: 
             panels_in_block = max(1, min(panels_in_block, share // (sums + (panel_bytes if t.pack_b else 0))))
     streamed = depth.k_in_block * panels_in_block * width * itemsize > target.l1_bytes if t.pack_b else large_b
     split_rows = whole_rows or t.row_tiles >= (4 * t.panels if t.pack_b else t.panels)
-    return Blocks(tiles_in_block=tiles_in_block, panels_in_block=panels_in_block, streamed=streamed, split_rows=split_rows)
+    far_result = depth.k_in_block <= SHALLOW and extent.m * extent.n * itemsize > target.l2_bytes // 4
+    return Blocks(tiles_in_block=tiles_in_block, panels_in_block=panels_in_block, streamed=streamed, far_result=far_result,
+                  split_rows=split_rows)
+
+
+def lines_fetched(extent: Extent, rows: Rows, sums: Sums, t: Tiles, depth: Depth, blocks: Blocks, itemsize: int,
+                  target: Target) -> int:
+    """Lines of the next tile's rows that are fetched beside each panel; of each row, or each k where rows are neighbours."""
+    large = extent.m * sums.k_inner * itemsize > FETCHED_SHARE * target.l2_bytes
+    if not (t.pack_a and large) or rows.gathered or rows.a_segments:
+        return 0
+    if sums.a_k == 1:
+        lines = math.ceil(depth.k_in_block * itemsize / LINE / blocks.panels_in_block)
+        return lines if lines * t.height <= MOST_FETCHED else 0
+    lines = math.ceil(depth.k_in_block / blocks.panels_in_block)
+    return lines if rows.a_row == 1 and lines * 2 <= MOST_FETCHED else 0
 
 
 def threads_that_pack(units: int, length: int) -> int:

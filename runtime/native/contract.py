@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from graphc.runtime.native.axes import Axes, Contraction, merge, pieces_run, swapped
-from graphc.runtime.native.blocking import Blocking, choose_blocking
+from graphc.runtime.native.blocking import LINE, UNFORESEEN, Blocking, choose_blocking
 from graphc.runtime.native.dots import DotTile, dot_function, dot_rows
 from graphc.runtime.native.emit import SIZES, Function, Value, i64
 from graphc.runtime.native.matrix import MatrixTiles
@@ -29,6 +29,7 @@ from graphc.plan import align
 __all__ = ["Contraction", "Finish", "FinishVector", "Load", "Prefetch", "Tile", "emit_contraction", "lanes_along_k",
            "scratch_bytes", "store_to", "store_vector_to", "tile_parts"]
 
+MISS = 12  # cycles for a line of an operand beyond the cache that no processor foresees
 DOT_COLUMNS = 8  # up to so many columns dot products pay
 
 
@@ -67,9 +68,9 @@ def pack_cost(axes: Axes, stride: int | None, run: int, lanes: int, masks: bool)
     return 6 / lanes if stride == 1 or run else 1.3
 
 
-def cost(c: Contraction, g: Blocking, plain: bool, turned: bool, dots: bool, masks: bool) -> float:
+def cost(c: Contraction, g: Blocking, plain: bool, turned: bool, dots: bool, target: Target) -> float:
     """Estimated cycles for one member of the batch."""
-    m, n, k = g.m, g.n, math.prod(c.k)
+    m, n, k, masks = g.m, g.n, math.prod(c.k), target.has_masks
     if dots:
         total = m * k * (n + 1) / (2 * g.lanes) + 3 * m * n + (0 if dot_columns_in_place(c) else 1.3 * n * k)
     else:
@@ -78,6 +79,8 @@ def cost(c: Contraction, g: Blocking, plain: bool, turned: bool, dots: bool, mas
             total += n * k * pack_cost(g.b_n, g.b_k, g.b_run, g.lanes, masks)
         if g.pack_a:
             total += m * k * pack_cost(g.a_m, g.a_k, g.a_run, g.lanes, masks)
+        elif g.a_row == 1 and m * k * SIZES[c.dtype] > target.l2_bytes // 2 and abs(g.a_k or 0) * SIZES[c.dtype] >= UNFORESEEN:
+            total += m * k * SIZES[c.dtype] / LINE * MISS
     if plain and not g.direct:
         total += m * n * (2 / g.lanes if merge(c.n, c.c_n)[-1:] in ((), ((n, 1),)) else 1.5)
     if turned and not plain and min(m, n) > 1:
@@ -102,9 +105,9 @@ def choose_road(c: Contraction, target: Target, plain: bool, loads: tuple[bool, 
         if whole_rows and turned:  # the columns are rows by then: all of them in one tile
             dots = dots and g.m <= dot_rows(g.m, g.n, target)
         if dots:
-            choices.append((cost(d, g, plain, turned, True, target.has_masks), turned, True))
+            choices.append((cost(d, g, plain, turned, True, target), turned, True))
         if not (whole_rows and turned and g.row_tiles > 1):
-            choices.append((cost(d, g, plain, turned, False, target.has_masks) * (1.1 if turned else 1), turned, False))
+            choices.append((cost(d, g, plain, turned, False, target) * (1.1 if turned else 1), turned, False))
     matrix = matrix_blocking(c, target, loads, whole_rows)
     least, turned, dots = min(choices)
     if matrix is not None and matrix_cost(c, matrix, loads) < least:

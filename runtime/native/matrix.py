@@ -64,6 +64,10 @@ class MatrixTiles(TileLoops):
         i0 = f.mul(row_tile, i64(g.height))
         return i0, f.minimum(i64(g.height), f.sub(i64(g.m), i0)) if g.m % g.height else i64(g.height), i64(0)
 
+    def pack_whole_panels(self, b: Value, table: Value, k_block: Value, panels: tuple[Value, Value], count: Value
+                          ) -> tuple[Value, Value] | None:
+        return panels
+
     def pack_columns(self, item: Value, b: Value, table: Value, j0: Value, columns: Value, k_first: Value, count: Value,
                      to: Value) -> None:
         f, g = self.f, self.blocking
