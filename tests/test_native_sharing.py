@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from graphc.runtime.native import blocking, contract, matrix_blocking
+from graphc.runtime.native import blocking, contract, matrix_blocking, operands
 from graphc.runtime.native.contract import Contraction, Finish, FinishVector, Tile, choose_road, emit_contraction, scratch_bytes
 from graphc.runtime.native.emit import Function, Module
 from graphc.runtime.native.jit import compile_module
@@ -71,7 +71,7 @@ def small_is_large(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureReque
 
     monkeypatch.setattr(blocking, "LARGE", 1)
     monkeypatch.setattr(matrix_blocking, "LARGE", 1)
-    monkeypatch.setattr(blocking, "UNPACKED_BYTES", 1 << 10)
+    monkeypatch.setattr(operands, "UNPACKED_BYTES", 1 << 10)
     monkeypatch.setattr(blocking, "KEPT_SHARE", request.param)
     monkeypatch.setattr(blocking, "LEAST_UNITS", 2)
     monkeypatch.setattr(blocking, "COLUMNS_A_THREAD", 16)

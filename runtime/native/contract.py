@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from graphc.runtime.native.axes import Axes, Contraction, merge, pieces_run, swapped
-from graphc.runtime.native.blocking import LINE, UNFORESEEN, Blocking, choose_blocking
+from graphc.runtime.native.blocking import Blocking, choose_blocking
 from graphc.runtime.native.dots import DotTile, dot_function, dot_rows
 from graphc.runtime.native.emit import SIZES, Function, Value, i64
 from graphc.runtime.native.matrix import MatrixTiles
 from graphc.runtime.native.matrix_blocking import matrix_blocking, matrix_cost
+from graphc.runtime.native.operands import LINE, UNFORESEEN
 from graphc.runtime.native.overlap import FinishVector, OverlappedTiles
 from graphc.runtime.native.sharing import spread
 from graphc.runtime.native.target import Target

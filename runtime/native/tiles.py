@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from graphc.runtime.native.axes import Axes, Contraction, adjacent, pieces_run
-from graphc.runtime.native.blocking import LINE, Blocking
+from graphc.runtime.native.blocking import Blocking
 from graphc.runtime.native.emit import SIZES, Function, Value, constant, i64
 from graphc.runtime.native.microkernel import SHORT_SPACING, SPACING, MicroKernel, TileShape, tile_function
+from graphc.runtime.native.operands import LINE
 from graphc.runtime.native.packing import list_pieces, pack_general, pack_lines, pack_panels, pack_pieces, pack_transposed
 from graphc.runtime.native.sharing import Rest, maximum, quotient, share, spread, take_turns, takes_turns
 from graphc.runtime.native.target import Target
