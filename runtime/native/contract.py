@@ -303,11 +303,11 @@ def store_vector_to(c_pointer: Value, c: Contraction, target: Target) -> FinishV
     if n_axes and not (len(n_axes) == 1 and n_axes[0][1] == 1):
         return None
 
-    def store(f: Function, tile: Tile, row: Value, column: int, mask: Value | None) -> None:
-        source = f.offset(tile.pointer, f.add(f.mul(row, i64(tile.stride)), i64(column)), c.dtype)
+    def store(f: Function, tile: Tile, row: Value, column: Value, mask: Value | None) -> None:
+        source = f.offset(tile.pointer, f.add(f.mul(row, i64(tile.stride)), column), c.dtype)
         line = f.offset(c_pointer, flat_offset(f, tile.batch, batch_axes), c.dtype)
         line = f.offset(line, flat_offset(f, f.add(tile.i0, row), m_axes), c.dtype)
-        place = f.offset(line, f.add(tile.j0, i64(column)), c.dtype)
+        place = f.offset(line, f.add(tile.j0, column), c.dtype)
         value = f.load(source, f"<{target.lanes(SIZES[c.dtype])} x {c.dtype}>")
         if mask is None:
             f.store(value, place)

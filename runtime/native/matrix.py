@@ -196,7 +196,7 @@ class MatrixTiles(TileLoops):
         with f.loop(first, f.minimum(f.add(first, i64(count)), tile.rows)) as row:
             fetch_row(f, streams, row, self.width * SIZES[self.c.dtype])
             for t in range(self.across):
-                self.vector(f, tile, row, t * LANES, masks[t])
+                self.vector(f, tile, row, i64(t * LANES), masks[t])
 
     def step(self, a: Value, b: Value) -> None:
         """All products of the pieces of one register's depth of k."""
