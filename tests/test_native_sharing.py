@@ -47,10 +47,10 @@ def added_vector(c_pointer: Value, c: Contraction, target: Target) -> FinishVect
     """The same for one vector of a tile."""
     lanes = target.lanes(SIZES[c.dtype])
 
-    def finish(f: Function, tile: Tile, row: Value, column: int, mask: Value | None) -> None:
-        source = f.offset(tile.pointer, f.add(f.mul(row, i64(tile.stride)), i64(column)), c.dtype)
+    def finish(f: Function, tile: Tile, row: Value, column: Value, mask: Value | None) -> None:
+        source = f.offset(tile.pointer, f.add(f.mul(row, i64(tile.stride)), column), c.dtype)
         line = f.mul(f.add(tile.i0, row), i64(c.n[0]))
-        place = f.offset(c_pointer, f.add(line, f.add(tile.j0, i64(column))), c.dtype)
+        place = f.offset(c_pointer, f.add(line, f.add(tile.j0, column)), c.dtype)
         wide = vector(lanes, c.dtype)
         old = f.masked_load(place, wide, mask) if mask else f.load(place, wide)
         new = f.binary("fadd", old, f.load(source, wide))
