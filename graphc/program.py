@@ -99,10 +99,11 @@ class Program:
         key = tuple(sorted(sizes.items()))
         known = self._cache.get(key)
         if known is None:
-            from .specialized import specialize
+            from .specialized import getting_ready, specialize
 
-            known = self._cache[key] = specialize(self.name, self.simplified, sizes, backend=self.backend,
-                                                  threads=self.threads, memory_budget=self.memory_budget)
+            with getting_ready(self.graph, self.backend, self.threads):
+                known = self._cache[key] = specialize(self.name, self.simplified, sizes, backend=self.backend,
+                                                      threads=self.threads, memory_budget=self.memory_budget)
         return known
 
     # -- running -----------------------------------------------------------------------------------------------

@@ -6,7 +6,8 @@ get back.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ from .runtime.program import Executable, Interpreted
 
 if TYPE_CHECKING:
     from .passes.recompute import Recomputed
+
+LONG = 300  # nodes of a graph whose passes take as long as making the code of the pool of threads, or longer
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,22 @@ class Specialized:
     def flops(self) -> int:
         """Operations of one step, multiply and add counted as two."""
         return self.plan.flops
+
+
+@contextmanager
+def getting_ready(graph: Graph, backend: str, threads: int | None) -> Iterator[None]:
+    """What a long step will need, whatever its code is, is made meanwhile on another core."""
+    if backend != "native" or threads == 1 or len(graph.nodes) < LONG:
+        yield
+        return
+    from .runtime.native.threads import available_parallelism, prepare
+
+    ready = prepare() if available_parallelism() > 1 else None
+    try:
+        yield
+    finally:
+        if ready is not None:
+            ready()
 
 
 def specialize(name: str, simplified: Graph, sizes: Mapping[str, int], *, backend: str, threads: int | None,

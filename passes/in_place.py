@@ -27,7 +27,7 @@ def shared_places(cluster: Cluster, body: Graph, levels: Sequence[str]) -> Itera
         late = after_folds(body, [o for o, level in zip(body.outputs, levels, strict=True) if level != FULL])
     for r, source in enumerate(body.inputs):
         size = int(source.type.size)
-        if not body.users[source] and source not in body.outputs:
+        if (not body.users[source] and source not in body.outputs) or all(o.type != source.type for o in body.outputs):
             continue
         everywhere = read_in_place(body, source, body.nodes)
         # a contraction writes what follows from sums over its rows when all tiles are finished

@@ -13,9 +13,8 @@ losses.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
-from graphc.ir import Graph, Node, inherit, make, transform
+from graphc.ir import Graph, Node, inherit, make, make_like, transform
 from graphc.op import Kind, Moves
 from graphc.ops import elementwise as e
 from graphc.ops.reductions import is_sum
@@ -24,23 +23,42 @@ from graphc.ops.views import expand_to, reshape
 from graphc.tensor import Tensor
 from graphc.types import int32
 
-Rewrite = Callable[[Node], Node | None]
 MAPS = 8  # maps that an element is picked in front of, at most
 PLACES = 1 << 31  # of a line, from which 32 bits cannot count them
 
 
 def pick_single_elements(graph: Graph) -> Graph:
     """The graph, of known sizes, with single elements of lines picked and placed element by element."""
-    if not any(n.op.kind in (Kind.GATHER, Kind.SCATTER) for n in graph.nodes):
+    picks = picks_of(graph)
+    if picks is None:
         return graph
-    for change in (sum_of_placed, placed, picked):  # a sum must see the scatter that it sums
-        def rule(node: Node, inputs: tuple[Node, ...], change: Rewrite = change) -> Node | None:
-            new = make(node.op, inputs, node.attributes, node.graphs) if inputs != node.inputs else node
-            found = change(new) or new
-            return inherit(found, node) if found is not node else None
 
-        graph = transform(graph, rule)
-    return graph
+    def rule(node: Node, inputs: tuple[Node, ...]) -> Node | None:
+        new = make_like(node, inputs) if inputs != node.inputs else node
+        found = picks(node, new) or new
+        return inherit(found, node) if found is not node else None
+
+    return transform(graph, rule)
+
+
+def picks_of(graph: Graph) -> Picks | None:
+    """The picks for one walk over a graph; None where it has nothing to pick."""
+    return Picks() if any(n.op.kind in (Kind.GATHER, Kind.SCATTER) for n in graph.nodes) else None
+
+
+class Picks:
+    """What becomes of each node in one walk, operands first: given the node, and what it is on its new inputs."""
+
+    def __init__(self) -> None:
+        self.scatters: dict[Node, Node] = {}  # those that are choices by now: a sum must see the scatter that it sums
+
+    def __call__(self, node: Node, new: Node) -> Node | None:
+        if new.op.kind is Kind.SCATTER and is_single(new):
+            self.scatters[node] = new
+            return placed(new)
+        if node.inputs and node.inputs[0] in self.scatters and is_sum(node):
+            return sum_of_placed(make_like(node, (self.scatters[node.inputs[0]],)))
+        return picked(new)
 
 
 def is_single(node: Node) -> bool:
@@ -56,10 +74,8 @@ def within(index: Tensor, size: int) -> Tensor:
     return (index >= 0) & (index < size)
 
 
-def placed(node: Node) -> Node | None:
+def placed(node: Node) -> Node:
     """A scatter of one element per line: that element where the place is its own, else 0."""
-    if not is_single(node) or node.op.kind is not Kind.SCATTER:
-        return None
     index, updates = map(Tensor, node.inputs)
     axis, shape = node.attributes["axis"], node.shape
     size = shape[axis]
@@ -71,8 +87,6 @@ def placed(node: Node) -> Node | None:
 
 def sum_of_placed(node: Node) -> Node | None:
     """The sum over lines of zeros and one element: that element."""
-    if not is_sum(node) or not is_single(node.inputs[0]) or node.inputs[0].op.kind is not Kind.SCATTER:
-        return None
     scatter = node.inputs[0]
     axis = scatter.attributes["axis"]
     if node.attributes["axes"] != (axis,):

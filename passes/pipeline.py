@@ -21,7 +21,7 @@ from .expand import expand_composites, specialize
 from .fuse import Fused, fuse
 from .loops import merge_scans
 from .memory import plan_memory
-from .picks import pick_single_elements
+from .picks import picks_of
 from .schedule import schedule
 from .simplify import simplify, stabilize
 from .split import split_long_sums
@@ -72,7 +72,7 @@ class Pipeline:
     def concrete(self, graph: Graph, sizes: Mapping[str, int]) -> Graph:
         """A graph for given sizes: what only these allow to fold is folded, single elements of lines are picked in place."""
         start = perf_counter()
-        graph = for_each_graph(specialize(graph, sizes), lambda g: simplify(pick_single_elements(expand_composites(g))))
+        graph = for_each_graph(specialize(graph, sizes), picked_and_simplified)
         verify_graph(graph)
         self._done("specialize", graph, start)
         return graph
@@ -109,6 +109,12 @@ class Pipeline:
         self._done("fit", fitted.graph, start)
         self._done("plan", fitted.plan, perf_counter())
         return fitted
+
+
+def picked_and_simplified(graph: Graph) -> Graph:
+    """A graph of known sizes, simplified, with single elements of lines picked in place."""
+    graph = expand_composites(graph)
+    return simplify(graph, change=picks_of(graph))
 
 
 def laid_out(graph: Graph) -> tuple[Fused, Plan]:

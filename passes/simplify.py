@@ -5,12 +5,13 @@ Knows kinds and a few structural identities of views, folds and contractions.  M
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 from math import prod
 
 import numpy as np
 
-from graphc.ir import SMALL, Graph, Node, inherit, make, make_like, transform
+from graphc.ir import SMALL, Graph, Node, inherit, make, make_like, rebuild, transform
 from graphc.op import REGISTRY, Kind, Moves, Op
 from graphc.ops.contractions import contract
 from graphc.ops.elementwise import cast
@@ -19,6 +20,10 @@ from graphc.ops.views import expand_to, reshape
 from graphc.tensor import Tensor, constant
 
 from .rules import SIMPLIFYING, STABILIZING, Rule, apply_rule, by_op, splat
+
+Change = Callable[[Node, Node], Node | None]
+
+MOST_STEPS = 32  # of one node in one round: rules that undid each other would go on for ever
 
 
 @lru_cache(maxsize=4)
@@ -54,29 +59,51 @@ def try_rules(node: Node, stage: str) -> Node | None:
     return None
 
 
-def simplify(graph: Graph, rounds: int = 4) -> Graph:
-    """Applies folding and rules until nothing changes, `rounds` times at most."""
+def simplify(graph: Graph, rounds: int = 4, change: Change | None = None) -> Graph:
+    """Applies folding and rules until nothing changes, `rounds` times at most.
+
+    A round goes through the graph once, operands first, and leaves a node only when nothing applies to what it has become:
+    what a rule brings up is not left to the next round, which would make everything behind it anew.
+
+    change   something else to do before the rules, in the first round: it is given a node and what that is on its new inputs
+    """
     for _ in range(rounds):
-        new = transpose_results(transform(graph, simplify_node))
+        new = transform(graph, partial(simplify_node, turned=only_read_transposed(graph), change=change))
         if new.roots == graph.roots:
             return new
-        graph = new
+        graph, change = new, None
     return graph
 
 
-def simplify_node(node: Node, inputs: tuple[Node, ...]) -> Node | None:
+def simplify_node(node: Node, inputs: tuple[Node, ...], turned: frozenset[Node] = frozenset(),
+                  change: Change | None = None) -> Node | None:
+    """What becomes of a node on simplified inputs.  turned: the node that reads a contraction transposed computes it so."""
     if not inputs and node.op.kind is Kind.SOURCE:
         return fold_source(node)
     new = make_like(node, inputs) if inputs != node.inputs else node
-    if new.settled:
-        return inherit(new, node) if new is not node else None
-    for attempt in (fold_constant, simplify_view, sink_expands, simplify_cast, fold_chain, simplify_sum,
-                    absorb_permutes, simplify_by_rules):
-        found = attempt(new)
-        if found is not None and found is not new:
-            return inherit(found, node)
-    new.settled = True
+    if change is not None:
+        new = inherit(change(node, new) or new, node)
+    if node in turned and new.inputs[0].op.kind is Kind.CONTRACT and new.op.moves is Moves.AXES:
+        new = inherit(transposed(new), node)
+    new = settle(new)
     return inherit(new, node) if new is not node else None
+
+
+def settle(node: Node, steps: int = MOST_STEPS) -> Node:
+    """What a node becomes when nothing more applies to it, or to what rules put below it; after so many steps it stays."""
+    while not node.settled and node.inputs and steps:
+        below = tuple([settle(i, steps - 1) for i in node.inputs])
+        new = rebuild(node, below)
+        for attempt in (fold_constant, simplify_view, sink_expands, simplify_cast, fold_chain, simplify_sum,
+                        absorb_permutes, simplify_by_rules):
+            found = attempt(new)
+            if found is not None and found is not new:
+                new = inherit(found, node)
+                break
+        else:
+            new.settled = True
+        node, steps = new, steps - 1
+    return node
 
 
 def simplify_by_rules(node: Node) -> Node | None:
@@ -197,26 +224,25 @@ def simplify_sum(node: Node) -> Node | None:
     return None
 
 
-def transpose_results(graph: Graph) -> Graph:
+def only_read_transposed(graph: Graph) -> frozenset[Node]:
+    """The permutes that are all that reads a contraction, or all that reads such a permute."""
+    found: set[Node] = set()
+    roots = set(graph.roots)
+    for node in graph.nodes:
+        if node.op.moves is Moves.AXES:
+            source = node.inputs[0]
+            if (source.op.kind is Kind.CONTRACT or source in found) and len(graph.users[source]) == 1 and source not in roots:
+                found.add(node)
+    return frozenset(found)
+
+
+def transposed(node: Node) -> Node:
     """A contraction that is only read transposed is computed transposed: a weight's gradient meets its weight."""
-
-    def only_permuted(node: Node) -> bool:
-        return (node.op.moves is Moves.AXES and node.inputs[0].op.kind is Kind.CONTRACT
-                and len(graph.users[node.inputs[0]]) == 1 and node.inputs[0] not in graph.roots)
-
-    if not any(only_permuted(n) for n in graph.nodes):
-        return graph
-
-    def rule(node: Node, inputs: tuple[Node, ...]) -> Node | None:
-        if not only_permuted(node) or inputs[0].op.kind is not Kind.CONTRACT:
-            return None
-        source = inputs[0]
-        operands, out = source.attributes["spec"].split("->")
-        left, right = operands.split(",")
-        turned = "".join(out[a] for a in node.attributes["axes"])
-        return inherit(contract(Tensor(source.inputs[0]), Tensor(source.inputs[1]), left, right, turned).node, node)
-
-    return transform(graph, rule)
+    source = node.inputs[0]
+    operands, out = source.attributes["spec"].split("->")
+    left, right = operands.split(",")
+    turned = "".join(out[a] for a in node.attributes["axes"])
+    return contract(Tensor(source.inputs[0]), Tensor(source.inputs[1]), left, right, turned).node
 
 
 def absorb_permutes(node: Node) -> Node | None:

@@ -45,46 +45,58 @@ def spans(plan: Plan, buffer: Buffer) -> tuple[object, int, int]:
     return home.cell or home, 0, home.bytes
 
 
+class Held:
+    """Which buffer each stretch of memory holds while steps are replayed."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.stretches: dict[object, list[tuple[int, int, Buffer]]] = {}  # of each memory: start, end, the buffer that is there
+        self.buffers: set[Buffer] = set()
+        for buffer in (*plan.inputs, *plan.cells, *plan.constants):
+            self.write(buffer)
+
+    def write(self, buffer: Buffer) -> None:
+        memory, start, end = spans(self.plan, buffer)
+        kept = []
+        for stretch in self.stretches.get(memory, ()):
+            if stretch[1] <= start or end <= stretch[0]:
+                kept.append(stretch)
+            else:
+                self.buffers.discard(stretch[2])
+        self.stretches[memory] = [*kept, (start, end, buffer)]
+        self.buffers.add(buffer)
+
+    def check(self, buffer: Buffer, reader: str) -> None:
+        if buffer.bytes and buffer not in self.buffers:
+            raise InvalidPlan(f"{reader} reads {buffer}, but its memory was never written or holds something else by then")
+
+
 def verify_plan(plan: Plan) -> None:
     """No step reads memory that another step overwrote in between, and nothing is read before it is written.
 
     Replays the steps with a record of which buffer each stretch of memory holds.
     """
-    holds: list[tuple[object, int, int, Buffer]] = []  # memory, start, end, the buffer whose value is there
-    for buffer in (*plan.inputs, *plan.cells, *plan.constants):
-        holds.append((*spans(plan, buffer), buffer))
+    held = Held(plan)
     for step in plan.steps:
         for buffer in step.reads:
-            check_holds(plan, holds, buffer, step.name)
+            held.check(buffer, step.name)
         touched = (*step.writes, *step.workspace)
         for w, buffer in enumerate(touched):
             check_overlap(plan, step, touched, w)
-            write(plan, holds, buffer)
+            held.write(buffer)
         for inner in bodies(step):
             verify_plan(inner)
-    old = {id(source): source for source, _ in plan.copies}
-    for source in old.values():
-        if source.role is not Role.TEMPORARY or source in plan.offsets or source in plan.aliases:
-            made_by_copy = any(target is source for _, target in plan.copies)
-            if not made_by_copy:
-                check_holds(plan, holds, source, "copy")
+    made_by_copy = {target for _, target in plan.copies}
+    for source, _ in plan.copies:
+        placed = source.role is not Role.TEMPORARY or source in plan.offsets or source in plan.aliases
+        if placed and source not in made_by_copy:
+            held.check(source, "copy")
     for _, target in plan.copies:
-        write(plan, holds, target)
+        held.write(target)
+    elsewhere = {plan.home(buffer) for buffer in plan.aliases}
     for out in plan.outputs:
-        aliased = any(plan.home(b) is out for b in plan.aliases)
-        if not aliased and not any(target is out for _, target in plan.copies):
+        if out not in elsewhere and out not in made_by_copy:
             raise InvalidPlan(f"{out} is never written")
-
-
-def write(plan: Plan, holds: list[tuple[object, int, int, Buffer]], buffer: Buffer) -> None:
-    memory, start, end = spans(plan, buffer)
-    holds[:] = [h for h in holds if (h[0] is not memory and h[0] != memory) or h[2] <= start or end <= h[1]]
-    holds.append((memory, start, end, buffer))
-
-
-def check_holds(plan: Plan, holds: list[tuple[object, int, int, Buffer]], buffer: Buffer, reader: str) -> None:
-    if buffer.bytes and not any(h[3] is buffer for h in holds):
-        raise InvalidPlan(f"{reader} reads {buffer}, but its memory was never written or holds something else by then")
 
 
 def check_overlap(plan: Plan, step: Step, touched: tuple[Buffer, ...], w: int) -> None:

@@ -419,6 +419,37 @@ def test_thin_products() -> None:
     check(cases, host())
 
 
+# Operands that do not fit the caches, on a machine with small ones: (contraction, second-level cache in KiB, what is decided
+# where vectors have 64 bytes).
+BEYOND_CACHES: list[tuple[Contraction, int, dict[str, object]]] = [
+    (matmul(7, 333, 300), 128, {"pack_b": False, "height": 7, "vectors": 3, "k_in_block": 30}),  # few rows: thin blocks
+    (matmul(24, 320, 300), 128, {"pack_b": False, "height": 12, "k_in_block": 30}),
+    (matmul(11, 300, 300, dtype="double"), 256, {"pack_b": False, "height": 6, "vectors": 4, "k_in_block": 30}),
+    (matmul(40, 320, 260), 128, {"pack_b": False, "panels_in_block": 1, "k_in_block": 260}),  # A anew for every panel
+    (matmul(40, 320, 260, a=True), 128, {"pack_b": True}),
+    (matmul(120, 320, 260), 256, {"pack_b": True, "panels_in_block": 3}),  # panels line by line, also the narrower last one
+    (matmul(150, 331, 300), 256, {"pack_b": True, "wide": 10, "masked": True}),
+    (matmul(150, 331, 300, dtype="double"), 256, {"pack_b": True, "masked": True, "k_in_block": 100}),
+    (matmul(300, 200, 1024), 256, {"pack_a": True, "fetched": 4}),  # the next rows are fetched before they are packed
+    (matmul(300, 330, 600, a=True, dtype="double"), 256, {"pack_a": True, "fetched": 18}),
+    (matmul(50, 130, 5), 256, {"pack_b": False, "vectors": 3, "far_result": False}),  # the result takes the time
+    (matmul(200, 330, 7, a=True), 256, {"pack_b": False, "vectors": 4, "far_result": True}),
+]
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_operands_beyond_the_caches(name: str) -> None:
+    for l2, group in itertools.groupby(BEYOND_CACHES, lambda one: one[1]):
+        target = replace(TARGETS[name], l1_bytes=48 << 10, l2_bytes=l2 << 10)
+        cases = []
+        for c, _, decided in group:
+            if target.vector_bytes == 64:
+                blocking = vars(choose_road(c, target, True, (False, False)).blocking)
+                assert {field: blocking[field] for field in decided} == decided, c
+            cases += [Case(c, "plain", 1), Case(c, "twice")]
+        check(cases, target)
+
+
 def test_empty_axes() -> None:
     """k = 0 gives zeros; an empty result writes nothing."""
     empty = [matmul(5, 20, 0), matmul(0, 4, 3), matmul(4, 0, 3), matmul(2, 2, 2, batch=0), matmul(1, 30, 0),

@@ -22,6 +22,7 @@ from graphc.runtime.native.threads import emit_barrier
 from graphc.runtime.native.values import i64
 from graphc.runtime.native.workers import TICKETS
 
+import graphc
 from graphc import ops
 from graphc.ir import Graph, Node, make
 from graphc.methods import FUNCTIONS as g
@@ -620,3 +621,21 @@ def test_folds_behind_a_contraction_in_other_types(target: str) -> None:
         a = g["cast"](g["square"](g["cast"](x, "float64")), "float32")
         check(kernel(Form.CONTRACT, [i, j, x, w], [a @ w, g["sum"](a @ w, 0)], (m, n), (0,)), target=target, tolerance=4000,
               threads=(1, 2, 3))
+
+
+@pytest.mark.parametrize(("width", "start", "neighbours"), [(32, 0, True), (16, 16, True), (24, 0, False), (32, 8, False)])
+def test_lanes_between_two_multiples_of_a_divisor_are_loaded_at_once(width: int, start: int, neighbours: bool) -> None:
+    """Heads side by side: column c is element c % width of head c // width, for a whole vector at once where widths allow."""
+    heads, rows = 4, 6
+    x = graphc.placeholder("x", (2, heads, rows, width))
+    merged = x.transpose(1, 2).reshape(2 * rows, heads * width)
+    kept = merged[:, start:start + 2 * width]
+    program = graphc.function([x], [merged * 2, merged.sum(0), (merged * merged).sum(-1), kept.sum(0)], threads=1)
+    values = RNG.standard_normal((2, heads, rows, width)).astype(np.float32)
+    reference = values.swapaxes(1, 2).reshape(2 * rows, heads * width)
+    results = program(values)
+    for result, expected in zip(results, (reference * 2, reference.sum(0), (reference * reference).sum(-1),
+                                          reference[:, start:start + 2 * width].sum(0)), strict=True):
+        np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-5)
+    if host().has_masks and host().lanes(4) == 16:
+        assert ("masked.gather" not in program.specialize().executable.text) == neighbours

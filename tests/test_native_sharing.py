@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from graphc.runtime.native import blocking, contract, matrix_blocking
+from graphc.runtime.native import blocking, contract, matrix_blocking, operands
 from graphc.runtime.native.contract import Contraction, Finish, FinishVector, Tile, choose_road, emit_contraction, scratch_bytes
 from graphc.runtime.native.emit import Function, Module
 from graphc.runtime.native.jit import compile_module
@@ -47,10 +47,10 @@ def added_vector(c_pointer: Value, c: Contraction, target: Target) -> FinishVect
     """The same for one vector of a tile."""
     lanes = target.lanes(SIZES[c.dtype])
 
-    def finish(f: Function, tile: Tile, row: Value, column: int, mask: Value | None) -> None:
-        source = f.offset(tile.pointer, f.add(f.mul(row, i64(tile.stride)), i64(column)), c.dtype)
+    def finish(f: Function, tile: Tile, row: Value, column: Value, mask: Value | None) -> None:
+        source = f.offset(tile.pointer, f.add(f.mul(row, i64(tile.stride)), column), c.dtype)
         line = f.mul(f.add(tile.i0, row), i64(c.n[0]))
-        place = f.offset(c_pointer, f.add(line, f.add(tile.j0, i64(column))), c.dtype)
+        place = f.offset(c_pointer, f.add(line, f.add(tile.j0, column)), c.dtype)
         wide = vector(lanes, c.dtype)
         old = f.masked_load(place, wide, mask) if mask else f.load(place, wide)
         new = f.binary("fadd", old, f.load(source, wide))
@@ -71,7 +71,7 @@ def small_is_large(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureReque
 
     monkeypatch.setattr(blocking, "LARGE", 1)
     monkeypatch.setattr(matrix_blocking, "LARGE", 1)
-    monkeypatch.setattr(blocking, "UNPACKED_BYTES", 1 << 10)
+    monkeypatch.setattr(operands, "UNPACKED_BYTES", 1 << 10)
     monkeypatch.setattr(blocking, "KEPT_SHARE", request.param)
     monkeypatch.setattr(blocking, "LEAST_UNITS", 2)
     monkeypatch.setattr(blocking, "COLUMNS_A_THREAD", 16)

@@ -63,6 +63,11 @@ def test_texts_link_to_the_whole(characters, cold):
     assert cut(towers(7), characters, cold) == texts
 
 
+def test_the_first_texts_are_short_so_that_compiling_begins_soon():
+    lengths = [len(text) for text in cut(towers(60), 3000)]
+    assert lengths[0] <= lengths[1] < lengths[2] < lengths[3] and 3 * lengths[0] < lengths[3]
+
+
 def test_objects_do_not_depend_on_threads():
     units = [codegen.Unit(text, level) for text in cut(towers(9), 300) for level in (0, 2)]
     alone, *more = (jit.compile_objects(units, target=host(), name="towers", threads=n)[0] for n in (1, 2, 3))

@@ -66,6 +66,16 @@ def test_stabilising_rules_survive_extreme_values() -> None:
             assert np.isfinite(value).all()
 
 
+def test_one_round_of_simplification_leaves_nothing_to_do() -> None:
+    """Each node is left when nothing applies to it: a second round would make everything behind a change anew."""
+    x, y = placeholder("x", ("batch", 16, 64)), placeholder("y", ("batch", 16, 64))
+    block = graphc.nn.TransformerEncoderLayer(64, 4, 128, batch_first=True, dropout=0.0)
+    step = graphc.train_step(graphc.nn.MSELoss()(block(x), y), graphc.optim.AdamW(block.parameters()))
+    graph = expand_composites(step.graph)
+    once = simplify(graph, rounds=1)
+    assert once.roots != graph.roots and simplify(once, rounds=1).roots == once.roots
+
+
 # -- filecheck -------------------------------------------------------------------------------------------------------
 
 PASSES = {"stabilize": stabilize, "expand": expand_composites, "simplify": simplify, "split": split_long_sums,

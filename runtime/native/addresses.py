@@ -96,20 +96,11 @@ class Addresses(Indices):
         inside = self.f.compare("icmp ult", offset, Value(str(size), "i64"))
         return self.f.offset(pointer, self.f.select(inside, offset, Value("0", "i64")), memory_type(node))
 
-    def lane_factor(self, place: Index) -> int | None:
-        """How far apart neighbouring lanes are; None where that is not one number."""
-        lane = self.lane
-        for variable in place.variables():
-            value = self.bound(variable)
-            if variable != lane and value is not None and value.lanes:
-                return None
-        return place.factor(lane) if lane is not None else 0
-
     def _load_vector(self, node: Node, pointer: Value, place: Index, guard: GuardKey) -> Value:
         scalar = memory_type(node)
         type_ = vector(self.lanes, scalar)
         mask = self.lane_mask(guard)
-        factor = self.lane_factor(place)
+        factor = self.slope(place)
         if factor is None:
             return self.f.gather(pointer, self.index(place), scalar, mask)
         start = self.address(node, pointer, place)
@@ -138,7 +129,7 @@ class Addresses(Indices):
             self.f.store(value, self.address(node, pointer, place))
             return
         value, mask = self.broadcast(value), self.mask
-        factor = self.lane_factor(place)
+        factor = self.slope(place)
         if factor == 1:
             start = self.address(node, pointer, place)
             if mask is None:

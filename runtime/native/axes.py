@@ -86,6 +86,11 @@ def pieces_run(axes: Axes) -> int:
     return axes[-1][0] if axes and 0 < axes[-1][1] <= LARGEST_STEP and axes[-1][0] >= LEAST_PIECE else 0
 
 
+def adjacent(axes: Axes) -> bool:
+    """Whether successive flattened indices are neighbours in memory."""
+    return not axes or (len(axes) == 1 and axes[0][1] == 1)
+
+
 def split_evenly(count: int, most: int) -> tuple[int, int, int]:
     """(parts, size, how many parts have that size where the others have one less; 0 when all are equal)."""
     parts = max(1, math.ceil(count / most))

@@ -10,8 +10,31 @@ import math
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
-from graphc.runtime.native.axes import Axes, Contraction, merge, merge_all, offsets, run, split_evenly, still
+from graphc.runtime.native.axes import Contraction, adjacent, run, split_evenly, still
 from graphc.runtime.native.microkernel import most_rows
+from graphc.runtime.native.operands import (
+    BEYOND,
+    LINE,
+    SCANT_BEYOND,
+    SCANT_ROWS,
+    SHALLOW,
+    THIN_ROWS,
+    THIN_STRAIGHT_ROWS,
+    Extent,
+    Rows,
+    Sums,
+    caches_of_b,
+    crooked,
+    depths,
+    extent_of,
+    fits_beside,
+    packs_a,
+    packs_b,
+    rows_of,
+    spans_much,
+    sums_of,
+    usual_depth,
+)
 from graphc.runtime.native.packing import PIECE
 from graphc.runtime.native.sharing import MOST_BALANCED
 from graphc.runtime.native.target import Target
@@ -19,76 +42,18 @@ from graphc.runtime.native.values import SIZES
 
 from graphc.plan import align
 
-DEPTH = 256  # k of a packed block: an A panel and a B panel of this depth share the first-level cache
-DEPTH_MOST = 288  # where a sum is cut into equal blocks
-DEPTH_LIMIT = 384  # up to here one block; a longer sum is cut into equal blocks
-THIN_ROWS, THIN_DEPTH = 8, 16  # so few rows stream a large B once, in blocks of so many k
+THIN_DEPTH = 32  # k of the blocks in which few rows read a large B
 OVERLAPPED_ROWS = 12  # of two vectors: the registers left serve the epilogue of the tile before
 LEAST_OVERLAPPED, LEAST_STEP_K, STEP_K = 8, 3, 4  # rows; k beside which one row of the tile before is finished
-UNPACKED_BYTES = 256 << 10  # a block of an operand that spans no more than this is used where it is
-LINE = 64  # bytes of a line of the cache
-CROOKED_ROWS = 64  # so many use rows of B that do not begin at lines: copying them pays
+LONG = 1 << 22  # products of a plain contraction whose code may take more time to compile: about 25 microseconds
 LARGE = 1 << 24  # products of a contraction that threads balance between them: about 100 microseconds
 KEPT_SHARE = 0.5  # of the second-level cache: more of a packed operand would drive out what is used beside it
 LEAST_UNITS, COLUMNS_A_THREAD = 8, 160  # units, rows or columns of each thread for which it pays to pack so much
 PORTIONS = 64  # that row tiles are cut into
 ROWS_OF_PART, MOST_PARTS = 256, 4  # rows for which a panel is packed again
+FETCHED_SHARE, MOST_FETCHED = 0.5, 64  # of the second-level cache: larger operands are fetched before they are packed; lines
 FEW_TILES = 4  # row tiles for which a panel is packed just in time
-LEAST_SUMS = 12  # registers of sums in a tile that keep multiply-add busy
-TABLE_LIMIT = 4096  # offsets in one table of k offsets
-
-
-@dataclass(frozen=True, kw_only=True)
-class Extent:
-    """A contraction's sizes in elements, and its merged axes."""
-
-    empty: bool
-    batch: int
-    m: int
-    n: int
-    lanes: int
-    a_batch: Axes
-    b_batch: Axes
-    c_batch: Axes
-    a_m: Axes
-    b_n: Axes
-
-    @property
-    def padded_n(self) -> int:
-        """Columns rounded up to whole registers."""
-        return -(-self.n // self.lanes) * self.lanes
-
-    @property
-    def ragged(self) -> bool:
-        return self.n % self.lanes != 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rows:
-    """Equal segments of m, within which offsets are multiples of one stride."""
-
-    direct: bool  # the micro-kernel writes the result itself
-    gathered: bool  # there are no such segments: rows of A are evenly spaced only when they are packed
-    segment: int
-    a_segments: Axes
-    c_segments: Axes
-    a_row: int
-    c_row: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sums:
-    """k: the outer axes select a block, the inner ones run inside it."""
-
-    k_inner: int
-    a_inner: Axes
-    b_inner: Axes
-    a_k: int | None  # the stride of k, where it is one
-    b_k: int | None
-    a_k_outer: Axes
-    b_k_outer: Axes
-    a_table: tuple[int, ...]  # the offset of each k, where it is not
-    b_table: tuple[int, ...]
+LEAST_SUMS, MANY_SUMS = 12, 20  # registers of sums in a tile that keep multiply-add busy, and other instructions few
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +91,9 @@ class Blocks:
     tiles_in_block: int
     panels_in_block: int
     streamed: bool  # B panels do not stay in the first-level cache
+    far_result: bool  # sums are so short that rows of the result are waited for
     split_rows: bool
+    fetched: int = 0  # lines of the next tile's rows that are fetched beside each panel, before those rows are packed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,11 +149,17 @@ def choose_blocking(c: Contraction, target: Target, plain: bool, loads: tuple[bo
     rows = rows_of(c, plain and (target.has_masks or not extent.ragged))
     tiles = choose_tiles(extent, rows, sums, itemsize, target, loads, overlap and not plain and not whole_rows)
     # few rows read a large B just once: by whole rows of B, in order
-    thin = (extent.m <= THIN_ROWS and not tiles.pack_b and not tiles.pack_a
-            and extent.n * sums.k_inner * itemsize > target.l2_bytes // 2)
-    depth = choose_depth(sums, math.prod(size for size, _ in sums.a_k_outer), thin)
-    large_b = span_of_b(extent, sums, itemsize) > UNPACKED_BYTES and not thin
-    blocks = choose_blocks(extent, rows, tiles, depth, itemsize, target, large_b, whole_rows)
+    thin_rows = THIN_ROWS if crooked(sums, itemsize) else THIN_STRAIGHT_ROWS
+    thin = (extent.m <= thin_rows and not tiles.pack_b and not tiles.pack_a and fits_beside(extent, itemsize, target)
+            and caches_of_b(extent, sums, itemsize, target) > (SCANT_BEYOND if extent.m <= SCANT_ROWS else BEYOND))
+    if thin and rows.c_row * itemsize % LINE != 0:  # sums are added to many times, in lines that another thread shares
+        rows = replace(rows, direct=False)
+    depth = choose_depth(sums, math.prod(size for size, _ in sums.a_k_outer), thin, itemsize, tiles.pack_b)
+    large_b = spans_much(extent, sums, itemsize) and not thin
+    by_lines = not loads[1] and adjacent(extent.b_n)
+    blocks = choose_blocks(extent, rows, tiles, depth, itemsize, target, large_b, by_lines, whole_rows)
+    if not loads[0]:
+        blocks = replace(blocks, fetched=lines_fetched(extent, rows, sums, tiles, depth, blocks, itemsize, target))
     a_line = tiles.height if tiles.height <= extent.lanes else extent.lanes * math.ceil(tiles.height / extent.lanes)
     row_tile_bytes = align((depth.k_in_block * a_line + extent.lanes) * itemsize)
     panel_bytes = align((depth.k_in_block * tiles.vectors * extent.lanes + extent.lanes) * itemsize)
@@ -211,88 +184,25 @@ def choose_blocking(c: Contraction, target: Target, plain: bool, loads: tuple[bo
     return with_regions(made, regions_of(made, itemsize, loads[1]))
 
 
-def extent_of(c: Contraction, lanes: int) -> Extent:
-    batch, m, n = (math.prod(group) for group in (c.batch, c.m, c.n))
-    return Extent(empty=0 in (batch, m, n), batch=batch, m=m, n=n, lanes=lanes, a_batch=merge(c.batch, c.a_batch),
-                  b_batch=merge(c.batch, c.b_batch), c_batch=merge(c.batch, c.c_batch), a_m=merge(c.m, c.a_m),
-                  b_n=merge(c.n, c.b_n))
-
-
-def rows_of(c: Contraction, plain: bool) -> Rows:
-    """plain: whether whole rows of tiles may be written to the result, where its columns are neighbours."""
-    m, c_n, c_m = math.prod(c.m), merge(c.n, c.c_n), merge(c.m, c.c_m)
-    direct = plain and (not c_n or (len(c_n) == 1 and c_n[0][1] == 1))
-    joint = merge_all(c.m, c.a_m, c.c_m if direct else c.a_m)
-    segment, (a_row, c_row) = joint[-1] if joint else (1, (0, 0))
-    if len(joint) <= 1 or segment >= 8:
-        return Rows(direct=direct, gathered=False, segment=segment, a_row=a_row, c_row=c_row,
-                    a_segments=tuple((size, steps[0]) for size, steps in joint[:-1]),
-                    c_segments=tuple((size, steps[1]) for size, steps in joint[:-1]))
-    if direct and len(c_m) <= 1:
-        c_row = c_m[0][1]  # rows of A are gathered by packing, rows of C are regular
-    else:
-        direct = False
-    return Rows(direct=direct, gathered=True, segment=m, a_segments=(), c_segments=(), a_row=a_row, c_row=c_row)
-
-
-def sums_of(c: Contraction) -> Sums:
-    inner = merge_all(c.k, c.a_k, c.b_k)
-    outer: list[tuple[int, tuple[int, ...]]] = []
-    while len(inner) > 1 and math.prod(size for size, _ in inner) > TABLE_LIMIT:
-        outer.append(inner.pop(0))
-    a, b = (merge([size for size, _ in inner], [steps[side] for _, steps in inner]) for side in (0, 1))
-    a_k, b_k = (None if len(axes) > 1 else axes[0][1] if axes else 0 for axes in (a, b))
-    return Sums(k_inner=math.prod(size for size, _ in inner), a_inner=a, b_inner=b, a_k=a_k, b_k=b_k,
-                a_k_outer=tuple((size, steps[0]) for size, steps in outer),
-                b_k_outer=tuple((size, steps[1]) for size, steps in outer),
-                a_table=offsets(a) if a_k is None else (), b_table=offsets(b) if b_k is None else ())
-
-
-def usual_depth(sums: Sums) -> int:
-    """About how many k a block has."""
-    return sums.k_inner if sums.k_inner <= DEPTH_LIMIT else DEPTH
-
-
-def span_of_b(extent: Extent, sums: Sums, itemsize: int) -> int:
-    """Bytes that a block of B spans where it is."""
-    return usual_depth(sums) * max(extent.n, abs(sums.b_k or 0)) * itemsize
-
-
-def packs_b(extent: Extent, sums: Sums, itemsize: int, target: Target, load: bool) -> bool:
-    """Whether panels of B are packed, and not read where they are."""
-    n, b_n = extent.n, extent.b_n
-    adjacent = n == 1 or (len(b_n) == 1 and b_n[0][1] == 1)
-    if load or not adjacent or (extent.ragged and not target.has_masks):
-        return True
-    if n > extent.lanes and extent.m >= CROOKED_ROWS and (sums.b_k or 0) * itemsize % LINE != 0:
-        return True  # most vectors lie in two lines
-    few_rows = extent.m <= 2 * most_rows(target, 2)
-    return span_of_b(extent, sums, itemsize) > UNPACKED_BYTES and not few_rows
-
-
-def packs_a(extent: Extent, rows: Rows, sums: Sums, itemsize: int, height: int, panels: int, load: bool) -> bool:
-    """Whether rows of A are packed, tile by tile."""
-    if load or rows.gathered:
-        return True
-    if rows.a_row == 1:  # a tile touches a line of memory for every k
-        scattered = abs(sums.a_k or 0) * itemsize >= 2048 and extent.m * usual_depth(sums) * itemsize > UNPACKED_BYTES // 2
-    else:  # rows whose starts fall into one set of the cache, or too many memory pages
-        k = sums.k_inner * math.prod(size for size, _ in sums.a_k_outer)
-        scattered = height > 8 and extent.m * k * itemsize > UNPACKED_BYTES
-    return panels > 2 and scattered
-
-
 def choose_tiles(extent: Extent, rows: Rows, sums: Sums, itemsize: int, target: Target, loads: tuple[bool, bool],
                  overlap: bool) -> Tiles:
     lanes, segment = extent.lanes, rows.segment
     segments = extent.m // segment if segment else 0
-    pack_b = packs_b(extent, sums, itemsize, target, loads[1])
+    pack_b = packs_b(extent, rows, sums, itemsize, target, loads[1], overlap)
     total_vectors = max(1, math.ceil(extent.n / lanes))
     most_vectors = 2 if (pack_b and extent.m > 8) or target.registers == 16 else 4
-    if not pack_b and segment <= 4:
-        most_vectors = max(most_vectors, min(8, (target.registers - 2) // (segment + 1)))
+    large_b = not pack_b and spans_much(extent, sums, itemsize)
+    few_rows = segment <= (2 * most_rows(target, 2) if large_b else SCANT_ROWS)
+    if not pack_b and few_rows:  # few tiles read all of B: one or two if possible
+        most_vectors = vectors_beside(segment, target, crooked(sums, itemsize), most_vectors)
+    depth = usual_depth(sums, itemsize, pack_b)
     panels, vectors, wide = split_evenly(total_vectors, most_vectors)
-    segment_tiles, height, tall = split_evenly(segment, most_rows(target, vectors))
+    least = MANY_SUMS if rows.direct and extent.m * extent.n * sums.k_inner >= LONG else LEAST_SUMS
+    segment_tiles, height, tall = split_rows_of(segment, vectors, depth * lanes * itemsize, target, least)
+    unequal = tall or crooked(sums, itemsize)
+    if unequal and vectors > 2 and panels > 2 and sums.k_inner > SHALLOW and not pack_b and not few_rows:
+        panels, vectors, wide = split_evenly(total_vectors, 2)  # taller tiles read B less often
+        segment_tiles, height, tall = split_rows_of(segment, vectors, depth * lanes * itemsize, target, MANY_SUMS)
     overlap = (overlap and target.has_masks and target.registers >= 32 and segments == 1 and extent.m >= LEAST_OVERLAPPED
                and extent.n >= 2 * lanes and itemsize >= 4 and None not in (sums.a_k, sums.b_k)
                and sums.k_inner > LEAST_STEP_K * OVERLAPPED_ROWS)
@@ -300,23 +210,43 @@ def choose_tiles(extent: Extent, rows: Rows, sums: Sums, itemsize: int, target: 
         panels, vectors, wide = math.ceil(total_vectors / 2), 2, 0
         segment_tiles, height, _ = split_evenly(segment, OVERLAPPED_ROWS)
         tall = 0
-    elif tall and usual_depth(sums) * vectors * lanes * itemsize <= target.l1_bytes // 2:
-        # equal tiles need one micro-kernel instead of two: half the time to compile for 1 or 2 % of speed
-        equal = [h for h in range(LEAST_SUMS // vectors, height) if h and segment % h == 0]
-        if equal:
-            height, tall = equal[-1], 0
-            segment_tiles = segment // height
-    return Tiles(pack_a=packs_a(extent, rows, sums, itemsize, height, panels, loads[0]), pack_b=pack_b,
+    several = 1 if large_b else panels  # that share a packed tile
+    return Tiles(pack_a=packs_a(extent, rows, sums, itemsize, height, several, loads[0]), pack_b=pack_b,
                  segment_tiles=segment_tiles, row_tiles=segments * segment_tiles, height=height, tall=tall, panels=panels,
                  vectors=vectors, wide=wide, overlapped=overlap,
                  masked=extent.ragged and target.has_masks and (rows.direct or not pack_b) and not overlap)
 
 
-def choose_depth(sums: Sums, k_outer: int, thin: bool) -> Depth:
+def split_rows_of(segment: int, vectors: int, column: int, target: Target, least: int) -> tuple[int, int, int]:
+    """(tiles, height, tall) of a segment, where a panel has `column` bytes for each of its vectors.
+
+    Equal tiles of at least so many sums need one micro-kernel instead of two: half the time to compile for some percent
+    of speed, unless a panel comes from the second-level cache.
+    """
+    tiles, height, tall = split_evenly(segment, most_rows(target, vectors))
+    if tall and column * vectors < target.l1_bytes // 2:
+        equal = [h for h in range(max(1, least // vectors), height) if segment % h == 0]
+        if equal:
+            return segment // equal[-1], equal[-1], 0
+    return tiles, height, tall
+
+
+def vectors_beside(rows: int, target: Target, split: bool, usual: int) -> int:
+    """The most vectors of the tiles of few rows; split: most vectors of B take two loads, so that more rows should use each."""
+    if rows <= SCANT_ROWS:
+        return max(usual, min(8, (target.registers - 2) // (rows + 1)))
+    if target.registers == 16:
+        return usual
+    tiles = math.ceil(rows / most_rows(target, 3 if split else 2))
+    return min(usual, (target.registers - 2) // (math.ceil(rows / tiles) + 1))
+
+
+def choose_depth(sums: Sums, k_outer: int, thin: bool, itemsize: int, packed: bool) -> Depth:
     if thin:
         blocks = math.ceil(sums.k_inner / THIN_DEPTH)
     else:
-        blocks = 1 if sums.k_inner <= DEPTH_LIMIT else math.ceil(sums.k_inner / DEPTH_MOST)
+        _, most, limit = depths(itemsize, packed)
+        blocks = 1 if sums.k_inner <= limit else math.ceil(sums.k_inner / most)
     size = math.ceil(sums.k_inner / blocks)
     a_run, b_run = run(sums.a_inner), run(sums.b_inner)
     whole_runs = math.lcm(a_run or 1, b_run or 1)
@@ -328,16 +258,21 @@ def choose_depth(sums: Sums, k_outer: int, thin: bool) -> Depth:
     return Depth(k_in_block=size, k_inner_blocks=blocks, k_blocks=max(1, k_outer * blocks), a_run=a_run, b_run=b_run)
 
 
+def evened(count: int, most: int) -> int:
+    """How many of `count` items go into a block of at most `most`, where blocks are about equal."""
+    return math.ceil(count / math.ceil(count / max(1, most)))
+
+
 def choose_blocks(extent: Extent, rows: Rows, t: Tiles, depth: Depth, itemsize: int, target: Target, large_b: bool,
-                  whole_rows: bool) -> Blocks:
-    """large_b: whether a block of B that is read where it is does not stay in cache by itself."""
+                  by_lines: bool, whole_rows: bool) -> Blocks:
+    """large_b: whether a block of B that is read where it is does not stay in cache by itself; by_lines: B is packed so."""
     width = t.vectors * extent.lanes
     panel_bytes = max(1, depth.k_in_block * width * itemsize)
     panels_in_block, tiles_in_block = t.panels, max(1, t.row_tiles)
     if t.pack_b:
         # few row tiles use a panel while it is in the first-level cache
-        few_tiles = t.row_tiles <= FEW_TILES and not t.pack_a
-        panels_in_block = 1 if few_tiles else max(1, min(t.panels, target.l2_bytes // 2 // panel_bytes))
+        few_tiles = t.row_tiles <= FEW_TILES and not t.pack_a and not by_lines
+        panels_in_block = 1 if few_tiles else evened(t.panels, target.l2_bytes // 2 // panel_bytes)
     elif large_b:  # one panel stays in cache while every row tile uses it
         panels_in_block = 1
     if whole_rows:
@@ -353,7 +288,22 @@ def choose_blocks(extent: Extent, rows: Rows, t: Tiles, depth: Depth, itemsize: 
             panels_in_block = max(1, min(panels_in_block, share // (sums + (panel_bytes if t.pack_b else 0))))
     streamed = depth.k_in_block * panels_in_block * width * itemsize > target.l1_bytes if t.pack_b else large_b
     split_rows = whole_rows or t.row_tiles >= (4 * t.panels if t.pack_b else t.panels)
-    return Blocks(tiles_in_block=tiles_in_block, panels_in_block=panels_in_block, streamed=streamed, split_rows=split_rows)
+    far_result = depth.k_in_block <= SHALLOW and extent.m * extent.n * itemsize > target.l2_bytes // 4
+    return Blocks(tiles_in_block=tiles_in_block, panels_in_block=panels_in_block, streamed=streamed, far_result=far_result,
+                  split_rows=split_rows)
+
+
+def lines_fetched(extent: Extent, rows: Rows, sums: Sums, t: Tiles, depth: Depth, blocks: Blocks, itemsize: int,
+                  target: Target) -> int:
+    """Lines of the next tile's rows that are fetched beside each panel; of each row, or each k where rows are neighbours."""
+    large = extent.m * sums.k_inner * itemsize > FETCHED_SHARE * target.l2_bytes
+    if not (t.pack_a and large) or rows.gathered or rows.a_segments:
+        return 0
+    if sums.a_k == 1:
+        lines = math.ceil(depth.k_in_block * itemsize / LINE / blocks.panels_in_block)
+        return lines if lines * t.height <= MOST_FETCHED else 0
+    lines = math.ceil(depth.k_in_block / blocks.panels_in_block)
+    return lines if rows.a_row == 1 and lines * 2 <= MOST_FETCHED else 0
 
 
 def threads_that_pack(units: int, length: int) -> int:

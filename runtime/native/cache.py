@@ -16,7 +16,6 @@ import contextlib
 import hashlib
 import json
 import os
-import secrets
 import stat
 import struct
 import sys
@@ -25,10 +24,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import llvmlite
+import numpy
 from graphc.runtime.native.target import Target
 
 MAGIC = b"graphc\x00\x01"  # the last byte is the version of the file format
@@ -91,13 +91,7 @@ def compiler_digest() -> bytes:
 
     The sources, not only a version number: whoever changes a code generator must not be served what the old one made.
     """
-    digest = hashlib.sha256()
-    for package in ("llvmlite", "numpy"):
-        try:
-            version = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            version = "?"
-        digest.update(f"{package} {version}\n".encode())
+    digest = hashlib.sha256(f"llvmlite {llvmlite.__version__}\nnumpy {numpy.__version__}\n".encode())
     root = Path(__file__).resolve().parents[2]
     folders = [root / name for name in ("graphc", "passes", "runtime", "ops", "nn", "optim")]
     files = [*root.glob("*.py"), *(file for folder in folders for file in folder.rglob("*.py"))]
@@ -161,7 +155,7 @@ class Cache:
             with contextlib.suppress(FileExistsError):
                 self.folder.mkdir(mode=0o700)
             with self._directory() as directory:
-                temporary = f"{secrets.token_hex(8)}.tmp"
+                temporary = f"{os.urandom(8).hex()}.tmp"
                 self._write(directory, temporary, content)
                 try:
                     os.replace(self._path(directory, temporary), self._path(directory, key.hex() + SUFFIX),

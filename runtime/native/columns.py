@@ -106,7 +106,7 @@ class Columns:
                 for u in range(size):
                     base = f.add(low, i64(u * lanes))
                     mask = None if exact else w.tail_mask(f.sub(i64(self.inner_count), base))
-                    scopes.append(Scope(bind(self.inner, base), lane, mask))
+                    scopes.append(Scope(bind(self.inner, base), lane, mask, even=True))
                 with e.inside(Scope(bind(self.outer, outer))):
                     block(scopes, part)
         if self.rest:

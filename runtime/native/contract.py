@@ -19,6 +19,7 @@ from graphc.runtime.native.dots import DotTile, dot_function, dot_rows
 from graphc.runtime.native.emit import SIZES, Function, Value, i64
 from graphc.runtime.native.matrix import MatrixTiles
 from graphc.runtime.native.matrix_blocking import matrix_blocking, matrix_cost
+from graphc.runtime.native.operands import LINE, UNFORESEEN
 from graphc.runtime.native.overlap import FinishVector, OverlappedTiles
 from graphc.runtime.native.sharing import spread
 from graphc.runtime.native.target import Target
@@ -29,6 +30,7 @@ from graphc.plan import align
 __all__ = ["Contraction", "Finish", "FinishVector", "Load", "Prefetch", "Tile", "emit_contraction", "lanes_along_k",
            "scratch_bytes", "store_to", "store_vector_to", "tile_parts"]
 
+MISS = 12  # cycles for a line of an operand beyond the cache that no processor foresees
 DOT_COLUMNS = 8  # up to so many columns dot products pay
 
 
@@ -67,9 +69,9 @@ def pack_cost(axes: Axes, stride: int | None, run: int, lanes: int, masks: bool)
     return 6 / lanes if stride == 1 or run else 1.3
 
 
-def cost(c: Contraction, g: Blocking, plain: bool, turned: bool, dots: bool, masks: bool) -> float:
+def cost(c: Contraction, g: Blocking, plain: bool, turned: bool, dots: bool, target: Target) -> float:
     """Estimated cycles for one member of the batch."""
-    m, n, k = g.m, g.n, math.prod(c.k)
+    m, n, k, masks = g.m, g.n, math.prod(c.k), target.has_masks
     if dots:
         total = m * k * (n + 1) / (2 * g.lanes) + 3 * m * n + (0 if dot_columns_in_place(c) else 1.3 * n * k)
     else:
@@ -78,6 +80,8 @@ def cost(c: Contraction, g: Blocking, plain: bool, turned: bool, dots: bool, mas
             total += n * k * pack_cost(g.b_n, g.b_k, g.b_run, g.lanes, masks)
         if g.pack_a:
             total += m * k * pack_cost(g.a_m, g.a_k, g.a_run, g.lanes, masks)
+        elif g.a_row == 1 and m * k * SIZES[c.dtype] > target.l2_bytes // 2 and abs(g.a_k or 0) * SIZES[c.dtype] >= UNFORESEEN:
+            total += m * k * SIZES[c.dtype] / LINE * MISS
     if plain and not g.direct:
         total += m * n * (2 / g.lanes if merge(c.n, c.c_n)[-1:] in ((), ((n, 1),)) else 1.5)
     if turned and not plain and min(m, n) > 1:
@@ -102,9 +106,9 @@ def choose_road(c: Contraction, target: Target, plain: bool, loads: tuple[bool, 
         if whole_rows and turned:  # the columns are rows by then: all of them in one tile
             dots = dots and g.m <= dot_rows(g.m, g.n, target)
         if dots:
-            choices.append((cost(d, g, plain, turned, True, target.has_masks), turned, True))
+            choices.append((cost(d, g, plain, turned, True, target), turned, True))
         if not (whole_rows and turned and g.row_tiles > 1):
-            choices.append((cost(d, g, plain, turned, False, target.has_masks) * (1.1 if turned else 1), turned, False))
+            choices.append((cost(d, g, plain, turned, False, target) * (1.1 if turned else 1), turned, False))
     matrix = matrix_blocking(c, target, loads, whole_rows)
     least, turned, dots = min(choices)
     if matrix is not None and matrix_cost(c, matrix, loads) < least:
@@ -299,11 +303,11 @@ def store_vector_to(c_pointer: Value, c: Contraction, target: Target) -> FinishV
     if n_axes and not (len(n_axes) == 1 and n_axes[0][1] == 1):
         return None
 
-    def store(f: Function, tile: Tile, row: Value, column: int, mask: Value | None) -> None:
-        source = f.offset(tile.pointer, f.add(f.mul(row, i64(tile.stride)), i64(column)), c.dtype)
+    def store(f: Function, tile: Tile, row: Value, column: Value, mask: Value | None) -> None:
+        source = f.offset(tile.pointer, f.add(f.mul(row, i64(tile.stride)), column), c.dtype)
         line = f.offset(c_pointer, flat_offset(f, tile.batch, batch_axes), c.dtype)
         line = f.offset(line, flat_offset(f, f.add(tile.i0, row), m_axes), c.dtype)
-        place = f.offset(line, f.add(tile.j0, i64(column)), c.dtype)
+        place = f.offset(line, f.add(tile.j0, column), c.dtype)
         value = f.load(source, f"<{target.lanes(SIZES[c.dtype])} x {c.dtype}>")
         if mask is None:
             f.store(value, place)

@@ -209,13 +209,13 @@ class Epilogue:
                 w.sweep(lane, tile.j0, f.add(tile.j0, tile.columns), max(self.cost, 20), body, aligned=aligned)
         del e.memory[node]
 
-    def vector(self, f: Function, tile: Tile, row: Value, column: int, mask: Value | None) -> None:
+    def vector(self, f: Function, tile: Tile, row: Value, column: Value, mask: Value | None) -> None:
         """As `finish`, for the vector of a row that begins at a column of the tile."""
         w, e = self.w, self.w.elements
         lane = variable_of(self.lane)
         e.lanes = w.full_lanes
         with e.inside(Scope({**bind(self.item, tile.batch), **bind(self.row, f.add(tile.i0, row)),
-                             lane: f.add(tile.j0, i64(column))}, lane, mask)):
+                             lane: f.add(tile.j0, column)}, lane, mask)):
             start = f.sub(f.mul(row, i64(tile.stride)), tile.j0)
             self.place_tile(f.offset(tile.pointer, start, self.c.dtype), self.lane)
             w.store_all(self.outputs, self.roots, self.position)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from graphc.index import Divided, Index, Term, Variable
+from graphc.index import Divided, Index, Remainder, Term, Variable
 
 from .emit import Function
 from .scopes import LoweringError, Scopes
@@ -51,14 +51,35 @@ class Indices(Scopes):
     # -- indices -----------------------------------------------------------------------------------------------
 
     def is_vector(self, index: Index) -> bool:
-        lane = self.lane
-        for variable in index.variables():
-            if variable == lane:
-                return True
-            value = self.bound(variable)
-            if value is not None and value.lanes:
-                return True
-        return False
+        return self.slope(index) != 0
+
+    def slope(self, index: Index) -> int | None:
+        """How far apart neighbouring lanes of an index are; None where that is not one number."""
+        total = 0
+        for term, factor in index.terms:
+            step = self._slope(term)
+            if step is None:
+                return None
+            total += step * factor
+        return total
+
+    def _slope(self, term: Term) -> int | None:
+        if isinstance(term, Variable):
+            if term == self.lane:
+                return 1
+            value = self.bound(term)
+            return None if value is not None and value.lanes else 0
+        step = self.slope(term.of)
+        if step == 1 and self.even and term.by % self.lanes == 0 and self._starts_even(term.of):
+            return 0 if isinstance(term, Divided) else 1  # the lanes lie between two multiples of the divisor
+        return 0 if step == 0 else None
+
+    def _starts_even(self, index: Index) -> bool:
+        """Whether lane 0 is a multiple of the number of lanes, as the lane variable's lane 0 is."""
+        return index.constant % self.lanes == 0 and all(
+            factor % self.lanes == 0 or term == self.lane
+            or (isinstance(term, Remainder) and term.by % self.lanes == 0 and self._starts_even(term.of))
+            for term, factor in index.terms)
 
     def index(self, index: Index) -> Value:
         """The value of an index: i64, or a vector of i32 (where all parts fit) or i64."""

@@ -171,11 +171,12 @@ class Work:
         return [self.f.select(mask, n, o) for n, o in zip(new, old, strict=True)]
 
     def sweep(self, variable: Index, low: Value, high: Value, cost: int, body: Callable[[State], State],
-              initial: Callable[[int], State] = lambda lanes: [], aligned: bool = False) -> list[State]:
+              initial: Callable[[int], State] = lambda lanes: [], aligned: bool = False,
+              even: bool = False) -> list[State]:
         """Runs `body` over low <= variable < high, a vector at a time; returns partial states in a fixed order.
 
         body(state) is called inside the lane's scope and returns the new state.  initial(lanes) is the neutral state, of
-        scalars for 0 lanes.  aligned: the range's length is a multiple of a vector.
+        scalars for 0 lanes.  aligned: the range's length is a multiple of a vector.  even: so is its start.
         """
         f, e = self.f, self.elements
         lanes = e.lanes
@@ -185,9 +186,10 @@ class Work:
             with e.inside(Scope()):
                 return [body(initial(0))]
         loop_variable = variable_of(variable)
+        even = even or (low.number is not None and low.number % lanes == 0)
 
         def piece(base: Value, mask: Value | None, state: State) -> State:
-            with e.inside(Scope({loop_variable: base}, loop_variable, mask)):
+            with e.inside(Scope({loop_variable: base}, loop_variable, mask, even=even)):
                 return self.merge(mask, body(state), state)
 
         length = high.number - low.number if high.number is not None and low.number is not None else None
@@ -333,7 +335,8 @@ def emit_map(w: Work) -> None:
         with f.loop(*outer_range) as outer, e.inside(Scope(bind(split.outer, outer))):
             if split.outer.number is None:
                 e.hoist(roots)
-            w.sweep(split.inner, *inner_range, cost, body, aligned=split.inner_count % e.lanes == 0 and LINE % e.lanes == 0)
+            even = LINE % e.lanes == 0
+            w.sweep(split.inner, *inner_range, cost, body, aligned=split.inner_count % e.lanes == 0 and even, even=even)
 
     if by_outer and split.outer_count > 1:
         with w.ranges(split.outer_count) as bounds:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from graphc.ir import Graph
 from graphc.plan import Buffer, Loop, Plan
@@ -41,8 +41,8 @@ class Layout:
     words: dict[Buffer, int]
     strides: dict[Buffer, int]
     size: int
-    private_bytes: int
-    shared_bytes: int
+    private_bytes: int = 0
+    shared_bytes: int = 0
 
 
 def remaining(texts: Texts) -> list[Unit]:
@@ -63,7 +63,7 @@ def unit(text: str) -> Unit:
     return Unit(text, level=3 if LANES_DIVIDED.search(text) else 2)
 
 
-def table_layout(plan: Plan, target: Target, unrolled: bool = False) -> Layout:
+def table_layout(plan: Plan) -> Layout:
     """The table of a plan: five words, then per input and output an address and a stride, then cells and constants."""
     words: dict[Buffer, int] = {}
     strides: dict[Buffer, int] = {}
@@ -74,14 +74,13 @@ def table_layout(plan: Plan, target: Target, unrolled: bool = False) -> Layout:
     for buffer in (*plan.cells, *(b for inner in plan.each_plan() for b in inner.constants)):
         words[buffer] = place
         place += 1
-    private, shared = (0, 0) if unrolled else plan_scratch(plan, target)
-    return Layout(words, strides, place, private, shared)
+    return Layout(words, strides, place)
 
 
 def lower_unrolled(graph: Graph, plan: Plan, target: Target, flush_denormals: bool = True,
                    give: Give | None = None) -> tuple[Texts, Layout]:
     """The module of a step so small that it needs no kernels: see `unroll`."""
-    layout = table_layout(plan, target, unrolled=True)
+    layout = table_layout(plan)
     module = Module(lookups=target.has_lookups)
     run = module.function("run", [("table", "ptr"), ("thread", "i64"), ("threads", "i64"), ("barrier", "ptr")],
                           returns="i32", internal=False)
@@ -115,7 +114,7 @@ def lower(loop: Loop, target: Target, flush_denormals: bool = True, give: Give |
     give   is handed texts of kernels as soon as they are complete, so that others may compile them meanwhile
     """
     plan = loop.body
-    layout = table_layout(plan, target)
+    layout = table_layout(plan)
     module = Module(lookups=target.has_lookups)
     texts = Texts(module, UNIT, ("run", "alone", "step"))
     step = module.function("step", [("table", "ptr"), ("index", "i64"), ("thread", "i64"), ("threads", "i64"),
@@ -135,7 +134,8 @@ def lower(loop: Loop, target: Target, flush_denormals: bool = True, give: Give |
     arena = words.word(ARENA)
     writer.plan(plan, Places(step, plan, lambda: arena, words.address), team)
     emit_run(module, target, flush_denormals)
-    return texts, layout
+    private_bytes, shared_bytes = plan_scratch(plan, target)  # last: it would keep the first texts waiting
+    return texts, replace(layout, private_bytes=private_bytes, shared_bytes=shared_bytes)
 
 
 class Words:

@@ -64,6 +64,10 @@ class MatrixTiles(TileLoops):
         i0 = f.mul(row_tile, i64(g.height))
         return i0, f.minimum(i64(g.height), f.sub(i64(g.m), i0)) if g.m % g.height else i64(g.height), i64(0)
 
+    def pack_whole_panels(self, b: Value, table: Value, k_block: Value, panels: tuple[Value, Value], count: Value
+                          ) -> tuple[Value, Value] | None:
+        return panels
+
     def pack_columns(self, item: Value, b: Value, table: Value, j0: Value, columns: Value, k_first: Value, count: Value,
                      to: Value) -> None:
         f, g = self.f, self.blocking
@@ -192,7 +196,7 @@ class MatrixTiles(TileLoops):
         with f.loop(first, f.minimum(f.add(first, i64(count)), tile.rows)) as row:
             fetch_row(f, streams, row, self.width * SIZES[self.c.dtype])
             for t in range(self.across):
-                self.vector(f, tile, row, t * LANES, masks[t])
+                self.vector(f, tile, row, i64(t * LANES), masks[t])
 
     def step(self, a: Value, b: Value) -> None:
         """All products of the pieces of one register's depth of k."""

@@ -10,10 +10,12 @@ import ctypes
 import mmap
 import sys
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 LINE = 64  # bytes; also the widest vector register
 MOST_FILLED = 3 << 19  # bytes that the last large page must have to be one

@@ -13,6 +13,8 @@ from graphc.runtime.native.emit import Carried, Function, Module
 from graphc.runtime.native.target import Target
 from graphc.runtime.native.values import SIZES, Value, i64, vector
 
+SPACING, SHORT_SPACING = 4, 2  # rows of streams are prefetched every so many k: all at once would stall the loads
+
 
 @dataclass(frozen=True)
 class TileShape:
@@ -40,12 +42,14 @@ class MicroKernel:
     accumulates: bool = False  # may be asked to add to earlier sums
     streamed: bool = False  # B comes from the second-level cache: prefetch its lines
     streams: int = 0  # arrays laid out like the tile that will be touched next: prefetch their rows
+    spacing: int = SPACING  # k from row to row
 
     @property
     def name(self) -> str:
         t = self.tile
         parts = [t.dtype, f"{t.rows}x{t.vectors}x{t.lanes}", self.a_row, self.a_k, self.b_k,
-                 ("m" if self.masked else "f") + "a" * self.accumulates + "s" * self.streamed + f"{self.streams}"]
+                 ("m" if self.masked else "f") + "a" * self.accumulates + "s" * self.streamed + f"{self.streams}"
+                 + f"e{self.spacing}" * (self.streams > 0 and self.spacing != SPACING)]
         return "tile." + ".".join(str(p).replace("-", "n").replace("None", "t") for p in parts)
 
 
@@ -57,7 +61,6 @@ PARAMETERS = (
 
 # k between the prefetch of a line of B and its use: fewer than a cache set has ways, for one set may hold them all
 LINES_AHEAD = 8
-SPACING = 4  # rows of the streams are prefetched every so many k: all at once would stall the loads
 CACHE_LINE = 64
 
 
@@ -156,7 +159,7 @@ class Walk:
         f, kernel = self.f, self.kernel
         pairs = [(f.load(f.offset(streams, i64(2 * s), "i64"), "ptr"), f.load(f.offset(streams, i64(2 * s + 1), "i64"), "i64"))
                  for s in range(kernel.streams)]
-        last = f.minimum(f.binary("udiv", f.sub(self.count, i64(1)), i64(SPACING)), i64(kernel.tile.rows - 1))
+        last = f.minimum(f.binary("udiv", f.sub(self.count, i64(1)), i64(kernel.spacing)), i64(kernel.tile.rows - 1))
         outer = Carried([i64(0), *(address for address, _ in pairs), *self.first()])
         with f.repeat(outer):
             row, lines, state = outer.values[0], outer.values[1:1 + len(pairs)], outer.values[1 + len(pairs):]
@@ -164,7 +167,7 @@ class Walk:
                 for start in range(0, kernel.tile.columns * SIZES[kernel.tile.dtype], CACHE_LINE):
                     f.prefetch(f.offset(line, i64(start), "i8"), write=True)
             more = f.compare("icmp slt", row, last)
-            stop = f.select(more, self.after(state, i64(SPACING)), self.end)
+            stop = f.select(more, self.after(state, i64(kernel.spacing)), self.end)
             inner = Carried(state)
             with f.repeat(inner):
                 inner.next = self.step(inner.values)

@@ -23,7 +23,7 @@ from graphc.runtime.native.tiles import Finish, Load, Prefetch, Tile, TileLoops
 class FinishVector(Protocol):
     """Finishes one vector of a row of a tile, from a column on; lanes beyond the mask are not there."""
 
-    def __call__(self, f: Function, tile: Tile, row: Value, column: int, mask: Value | None, /) -> None: ...
+    def __call__(self, f: Function, tile: Tile, row: Value, column: Value, mask: Value | None, /) -> None: ...
 
 
 class Waiting:
@@ -130,18 +130,24 @@ class OverlappedTiles(TileLoops):
 
         f.block(begin)
         whole = g.n % (g.vectors * g.lanes) == 0
-        masks = [None if whole else f.lane_mask(f.sub(before.columns, i64(v * g.lanes)), g.lanes)
-                 for v in range(g.vectors)]
+        # one vector after the other in a loop is half the code, but its mask would be made each time
+        together = 1 if whole and g.overlap % g.vectors == 0 else g.vectors
+        masks = [None if whole else f.lane_mask(f.sub(before.columns, i64(v * g.lanes)), g.lanes) for v in range(together)]
+        sums = g.overlap * together // g.vectors
         beside = Carried([i64(0), *initial])
         with f.repeat(beside):
             row, *state = beside.values
             fetch_row(f, streams, row, g.vectors * g.lanes * SIZES[self.c.dtype])
-            for v in range(g.vectors):
-                self.vector(f, before, row, v * g.lanes, masks[v])
-                for _ in range(g.overlap * v // g.vectors, g.overlap * (v + 1) // g.vectors):
-                    state = walk.step(state)
+            vectors = Carried(state)
+            with f.loop(0, g.vectors * g.lanes, together * g.lanes, vectors) as first:
+                state = vectors.values
+                for v in range(together):
+                    self.vector(f, before, row, f.add(first, i64(v * g.lanes)), masks[v])
+                    for _ in range(sums * v // together, sums * (v + 1) // together):
+                        state = walk.step(state)
+                vectors.next = state
             after = f.add(row, i64(1))
-            beside.next = [after, *state]
+            beside.next = [after, *vectors.results]
             beside.again = f.compare("icmp slt", after, before.rows)
         done = f.current
         f.branch(joined)

@@ -66,6 +66,30 @@ def pack_lines(module: Module, dtype: str, lanes: int, table: bool, masks: bool)
     return name
 
 
+def pack_panels(module: Module, dtype: str, lanes: int, vectors: int, table: bool) -> str:
+    """``to[p, k, j] = source[p * width + j + offset(k)]`` for j < width = vectors * lanes: panels of neighbouring columns.
+
+    Lines are read whole, in the order of memory, which memory far away is fastest at.  `to_stride` is from panel to panel,
+    and `padded` their number.
+    """
+    name = f"pack.panels.{dtype}.{lanes}.{vectors}.{'t' if table else 'f'}"
+    if name in module.functions:
+        return name
+    f = module.function(name, PARAMETERS, attributes="noinline nounwind")
+    to, to_stride, source, _offsets, _width, panels, count, k_stride, k_table = f.parameters
+    type_ = vector(lanes, dtype)
+    with f.loop(i64(0), count) as k:
+        line = f.offset(source, k_offset(f, k, k_stride, k_table, table), dtype)
+        first = f.offset(to, f.mul(k, i64(vectors * lanes)), dtype)
+        with f.loop(i64(0), panels) as panel:
+            begin = f.offset(line, f.mul(panel, i64(vectors * lanes)), dtype)
+            target = f.offset(first, f.mul(panel, to_stride), dtype)
+            values = [f.load(f.offset(begin, i64(v * lanes), dtype), type_) for v in range(vectors)]
+            for v, value in enumerate(values):
+                f.store(value, f.offset(target, i64(v * lanes), dtype))
+    return name
+
+
 PIECE = 4  # words of a piece: where it goes, where it comes from, and two masks
 
 

@@ -143,7 +143,7 @@ def beside(job: Callable[[], object]) -> Callable[[], None]:
     """
 
     def work() -> None:
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception), _short_turns():
             job()
 
     helpers = _started(work, 1)

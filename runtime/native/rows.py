@@ -126,7 +126,7 @@ class Rows:
             left = self.inner_count - v * lanes
             lane = None if self.inner.number is not None else next(iter(self.inner.variables()))
             mask = None if left >= lanes or lane is None else w.tail_mask(i64(left))
-            scopes.append(Scope(bind(self.inner, i64(v * lanes)), lane, mask))
+            scopes.append(Scope(bind(self.inner, i64(v * lanes)), lane, mask, even=True))
         for p, level in enumerate(self.passes.reductions):
             folding = self.folding(p)
             e.hoist(self.roots[p])

@@ -24,13 +24,17 @@ class LoweringError(RuntimeError):
 
 @dataclass(eq=False)
 class Scope:
-    """One block's knowledge: what variables are, the tail mask, and what has been emitted."""
+    """One block's knowledge: what variables are, the tail mask, and what has been emitted.
+
+    even   whether the lane variable's value in lane 0 is known to be a multiple of the number of lanes
+    """
 
     bindings: dict[Variable, Value] = field(default_factory=dict)
     lane: Variable | None = None
     mask: Value | None = None  # of the lanes that exist; None where all do
     values: dict[Node, Value] = field(default_factory=dict)
     memo: dict[Any, Value] = field(default_factory=dict)
+    even: bool = False
 
 
 class Scopes:
@@ -60,6 +64,13 @@ class Scopes:
             if scope.lane is not None:
                 return scope.mask
         return None
+
+    @property
+    def even(self) -> bool:
+        for scope in reversed(self.scopes):
+            if scope.lane is not None:
+                return scope.even
+        return False
 
     def recall(self, key: Any) -> Value | None:
         for scope in reversed(self.scopes):

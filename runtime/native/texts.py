@@ -12,11 +12,12 @@ from graphc.runtime.native.emit import Module
 
 SYMBOL = re.compile(r"@([\w.]+)")
 PRIVATE = re.compile("^(private unnamed_addr|internal) ")
+FIRST_SHARE = 8  # of the characters of a text: so short is the first, and each is twice as long as the one before
 ARRAY = re.compile(r"(constant|global) (\[[^]]*\]).*(, align \d+)")
 
 
 class Texts:
-    """Cuts a module into texts of about so many characters.
+    """Cuts a module into texts of about so many characters, the first ones shorter, so that compiling begins soon.
 
     Functions are taken in the order in which they were begun, so where the cuts are depends on the module alone.  A
     function or array is defined in one text and declared in the others that name it; a function that is always inlined is
@@ -27,6 +28,7 @@ class Texts:
 
     def __init__(self, module: Module, characters: int, last: Sequence[str] = ()) -> None:
         self.module, self.characters, self.last = module, characters, last
+        self.now = characters // FIRST_SHARE  # of the text to come
         self.taken: set[str] = set()
         self.group: dict[str, str] = {}  # functions of the text to come, and what they say
         self.size = 0
@@ -53,8 +55,9 @@ class Texts:
 
     def _take(self, name: str) -> Iterator[str]:
         length = self.module.functions[name].characters
-        if self.group and self.size + length / 2 > self.characters:
+        if self.group and self.size + length / 2 > self.now:
             yield self._unit()
+            self.now = min(2 * self.now, self.characters)
         self._add(name)
 
     def _add(self, name: str) -> None:

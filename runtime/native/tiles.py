@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from graphc.runtime.native.axes import Axes, Contraction, pieces_run
+from graphc.runtime.native.axes import Axes, Contraction, adjacent, pieces_run
 from graphc.runtime.native.blocking import Blocking
 from graphc.runtime.native.emit import SIZES, Function, Value, constant, i64
-from graphc.runtime.native.microkernel import MicroKernel, TileShape, tile_function
-from graphc.runtime.native.packing import list_pieces, pack_general, pack_lines, pack_pieces, pack_transposed
-from graphc.runtime.native.sharing import Rest, quotient, share, spread, take_turns, takes_turns
+from graphc.runtime.native.microkernel import SHORT_SPACING, SPACING, MicroKernel, TileShape, tile_function
+from graphc.runtime.native.operands import LINE
+from graphc.runtime.native.packing import list_pieces, pack_general, pack_lines, pack_panels, pack_pieces, pack_transposed
+from graphc.runtime.native.sharing import Rest, maximum, quotient, share, spread, take_turns, takes_turns
 from graphc.runtime.native.target import Target
 
 
@@ -56,11 +57,6 @@ def flat_offset(f: Function, index: Value, axes: Axes) -> Value:
         if place:
             rest = f.binary("udiv", rest, i64(size))
     return total
-
-
-def adjacent(axes: Axes) -> bool:
-    """Whether successive flattened indices are neighbours in memory."""
-    return not axes or (len(axes) == 1 and axes[0][1] == 1)
 
 
 class TileLoops:
@@ -195,9 +191,13 @@ class TileLoops:
         f, g = self.f, self.blocking
         a, a_table, b, b_table, k_first, count = self.k_extent(a, b, k_block)
         if g.pack_b:
-            with self.unless(self.packed if g.split_rows else None), f.loop(*panels) as panel:
-                j0, columns = self.panel_extent(panel)
-                self.pack_columns(item, b, b_table, j0, columns, k_first, count, self.packed_panel(k_block, panel, panels[0]))
+            with self.unless(self.packed if g.split_rows else None):
+                rest = self.pack_whole_panels(b, b_table, k_block, panels, count)
+                if rest is not None:
+                    with f.loop(*rest) as panel:
+                        j0, columns = self.panel_extent(panel)
+                        to = self.packed_panel(k_block, panel, panels[0])
+                        self.pack_columns(item, b, b_table, j0, columns, k_first, count, to)
         with f.loop(*rows) as row_tile:
             i0, height, a_rows = self.tile_extent(row_tile)
             a_here = self.at(a, a_rows)
@@ -206,6 +206,8 @@ class TileLoops:
                 with self.unless(None if g.split_rows else self.packed):
                     self.pack_rows(item, a, a_table, i0, height, k_first, count, a_here)
             with f.loop(*panels) as panel:
+                if g.fetched:
+                    self.fetch_rows(a, i0, height, f.sub(panel, panels[0]))
                 j0, columns = self.panel_extent(panel)
                 b_here = self.at(b, f.mul(j0, i64(1)))
                 if g.pack_b:
@@ -254,6 +256,22 @@ class TileLoops:
             place = f.add(f.mul(k_block, i64(g.panels)), panel)
         return f.offset(self.region("b"), f.mul(place, i64(g.panel_bytes)), "i8")
 
+    def pack_whole_panels(self, b: Value, table: Value, k_block: Value, panels: tuple[Value, Value], count: Value
+                          ) -> tuple[Value, Value] | None:
+        """Pack the widest panels of a block of k line by line; the panels that are left, if any."""
+        f, g = self.f, self.blocking
+        width = g.vectors * g.lanes
+        whole = min(g.wide or g.panels, g.n // width)
+        if self.load_b or not adjacent(g.b_n) or whole < 2:
+            return panels
+        stop = panels[1] if whole == g.panels else f.minimum(panels[1], i64(whole))
+        begin = f.minimum(panels[0], stop)
+        name = pack_panels(f.module, self.c.dtype, g.lanes, g.vectors, g.b_k is None)
+        to = self.packed_panel(k_block, begin, panels[0])
+        f.call(name, [to, i64(g.panel_bytes // SIZES[self.c.dtype]), self.at(b, f.mul(begin, i64(width))), Value("null", "ptr"),
+                      i64(0), f.sub(stop, begin), count, i64(g.b_k or 0), table])
+        return None if whole == g.panels else (maximum(f, panels[0], stop), panels[1])
+
     def pack_columns(self, item: Value, b: Value, table: Value, j0: Value, columns: Value, k_first: Value, count: Value,
                      to: Value) -> None:
         """Pack a panel of a block of k, `b` being the first element of the block."""
@@ -271,6 +289,26 @@ class TileLoops:
             self.load_rows(self.load_a, item, i0, height, k_first, count, to)
         else:
             self.pack(a, table, g.a_k, g.a_m, i0, height, step, g.m, to, step, count, g.a_run)
+
+    def fetch_rows(self, a: Value, i0: Value, height: Value, place: Value) -> None:
+        """Fetch a part of the rows of the next tile, which will be packed, beside the panel at `place` of the block.
+
+        Packing reads short pieces from many rows, which no processor foresees: it would wait for memory.
+        """
+        f, g = self.f, self.blocking
+        first = f.mul(place, i64(g.fetched))
+        following = f.add(i0, height)
+        if g.a_k == 1:  # lines of memory of every row
+            step = LINE // SIZES[self.c.dtype]
+            start = self.at(a, f.add(f.mul(following, i64(g.a_row)), f.mul(first, i64(step))))
+            for row in range(g.height):
+                for line in range(g.fetched):
+                    f.prefetch(self.at(start, i64(row * g.a_row + line * step)), locality=2)
+        else:
+            start = self.at(a, f.add(f.mul(first, i64(g.a_k or 0)), f.mul(following, i64(g.a_row))))
+            for k in range(g.fetched):
+                for element in (0, g.height - 1):
+                    f.prefetch(self.at(start, i64(k * (g.a_k or 0) + element)), locality=2)
 
     def tile_extent(self, row_tile: Value) -> tuple[Value, Value, Value]:
         """(first flattened row, rows, offset of the first row in A) of a row tile."""
@@ -397,7 +435,7 @@ class TileLoops:
         valid = f.minimum(columns, f.sub(i64(g.n), j0)) if g.n % g.lanes else columns
         tile = Tile(result, width, height, valid, i0, j0, item, row_tile, panel, width)
         fetched: Sequence[tuple[Value, int]] = ()
-        if g.streamed and out is not None:
+        if out is not None and (g.streamed or g.far_result):
             fetched = [(result, g.c_row * SIZES[self.c.dtype])]
         elif self.prefetch:
             fetched = self.prefetch(f, tile)
@@ -461,4 +499,5 @@ class TileLoops:
         if self.load_a and g.a_k == 1:
             a_row, a_k = g.k_in_block, 1
         b_k = vectors * g.lanes if g.pack_b else g.b_k
-        return MicroKernel(tile, a_row, a_k, b_k, g.masked, g.k_blocks > 1, g.streamed, streams)
+        return MicroKernel(tile, a_row, a_k, b_k, g.masked, g.k_blocks > 1, g.streamed, streams,
+                           SHORT_SPACING if g.far_result else SPACING)

@@ -1,0 +1,196 @@
+"""The operands of a contraction: what they span, and whether they are copied before they are multiplied.
+
+Decisions only: copying costs time and makes rows begin at lines, far from each other's sets of the cache.
+Knows sizes, strides, lines and caches.  Must not know tiles, threads, LLVM or how the code is written.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from graphc.runtime.native.axes import Axes, Contraction, adjacent, merge, merge_all, offsets
+from graphc.runtime.native.microkernel import most_rows
+from graphc.runtime.native.target import Target
+
+DEPTH, DEPTH_MOST, DEPTH_LIMIT = 256, 288, 384  # k of a block: usually, where a sum is cut, and up to which it is one block
+WIDE = 8  # bytes of an element from which blocks are less deep, so that a tile of A stays in the first-level cache
+WIDE_DEPTH, WIDE_MOST, WIDE_LIMIT = 192, 216, 224
+WIDE_PACKED_DEPTH, WIDE_PACKED_MOST, WIDE_PACKED_LIMIT = 128, 136, 144  # where panels of B stream past it
+THIN_ROWS, THIN_STRAIGHT_ROWS = 16, 48  # so few rows, and where rows of B begin at lines, stream a large B once
+SCANT_ROWS = 4  # even less
+BEYOND, SCANT_BEYOND, FAR = 1.5, 0.5, 4.0  # second-level caches: B is large, even for so few rows, far away
+UNPACKED_BYTES = 256 << 10  # a block of an operand that spans no more than this is used where it is
+LINE = 64  # bytes of a line of the cache
+CROOKED_ROWS, WIDE_CROOKED_ROWS = 128, 64  # so many use rows of B that do not begin at lines: copying them pays
+SHALLOW = 8  # up to so many k it is the result that takes time: long pieces of its rows, and nothing is copied
+REREAD_SHARE = 0.4  # of the second-level cache: so much of A is rather read anew for every panel of B than B copied
+UNFORESEEN, PERIOD = 1024, 4096  # bytes between lines from which no processor foresees them, and at which they share a set
+TABLE_LIMIT = 4096  # offsets in one table of k offsets
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extent:
+    """A contraction's sizes in elements, and its merged axes."""
+
+    empty: bool
+    batch: int
+    m: int
+    n: int
+    lanes: int
+    a_batch: Axes
+    b_batch: Axes
+    c_batch: Axes
+    a_m: Axes
+    b_n: Axes
+
+    @property
+    def padded_n(self) -> int:
+        """Columns rounded up to whole registers."""
+        return -(-self.n // self.lanes) * self.lanes
+
+    @property
+    def ragged(self) -> bool:
+        return self.n % self.lanes != 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Equal segments of m, within which offsets are multiples of one stride."""
+
+    direct: bool  # the micro-kernel writes the result itself
+    gathered: bool  # there are no such segments: rows of A are evenly spaced only when they are packed
+    segment: int
+    a_segments: Axes
+    c_segments: Axes
+    a_row: int
+    c_row: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sums:
+    """k: the outer axes select a block, the inner ones run inside it."""
+
+    k_inner: int
+    a_inner: Axes
+    b_inner: Axes
+    a_k: int | None  # the stride of k, where it is one
+    b_k: int | None
+    a_k_outer: Axes
+    b_k_outer: Axes
+    a_table: tuple[int, ...]  # the offset of each k, where it is not
+    b_table: tuple[int, ...]
+
+
+def extent_of(c: Contraction, lanes: int) -> Extent:
+    batch, m, n = (math.prod(group) for group in (c.batch, c.m, c.n))
+    return Extent(empty=0 in (batch, m, n), batch=batch, m=m, n=n, lanes=lanes, a_batch=merge(c.batch, c.a_batch),
+                  b_batch=merge(c.batch, c.b_batch), c_batch=merge(c.batch, c.c_batch), a_m=merge(c.m, c.a_m),
+                  b_n=merge(c.n, c.b_n))
+
+
+def rows_of(c: Contraction, plain: bool) -> Rows:
+    """plain: whether whole rows of tiles may be written to the result, where its columns are neighbours."""
+    m, c_n, c_m = math.prod(c.m), merge(c.n, c.c_n), merge(c.m, c.c_m)
+    direct = plain and (not c_n or (len(c_n) == 1 and c_n[0][1] == 1))
+    joint = merge_all(c.m, c.a_m, c.c_m if direct else c.a_m)
+    segment, (a_row, c_row) = joint[-1] if joint else (1, (0, 0))
+    if len(joint) <= 1 or segment >= 8:
+        return Rows(direct=direct, gathered=False, segment=segment, a_row=a_row, c_row=c_row,
+                    a_segments=tuple((size, steps[0]) for size, steps in joint[:-1]),
+                    c_segments=tuple((size, steps[1]) for size, steps in joint[:-1]))
+    if direct and len(c_m) <= 1:
+        c_row = c_m[0][1]  # rows of A are gathered by packing, rows of C are regular
+    else:
+        direct = False
+    return Rows(direct=direct, gathered=True, segment=m, a_segments=(), c_segments=(), a_row=a_row, c_row=c_row)
+
+
+def sums_of(c: Contraction) -> Sums:
+    inner = merge_all(c.k, c.a_k, c.b_k)
+    outer: list[tuple[int, tuple[int, ...]]] = []
+    while len(inner) > 1 and math.prod(size for size, _ in inner) > TABLE_LIMIT:
+        outer.append(inner.pop(0))
+    a, b = (merge([size for size, _ in inner], [steps[side] for _, steps in inner]) for side in (0, 1))
+    a_k, b_k = (None if len(axes) > 1 else axes[0][1] if axes else 0 for axes in (a, b))
+    return Sums(k_inner=math.prod(size for size, _ in inner), a_inner=a, b_inner=b, a_k=a_k, b_k=b_k,
+                a_k_outer=tuple((size, steps[0]) for size, steps in outer),
+                b_k_outer=tuple((size, steps[1]) for size, steps in outer),
+                a_table=offsets(a) if a_k is None else (), b_table=offsets(b) if b_k is None else ())
+
+
+def depths(itemsize: int, packed: bool) -> tuple[int, int, int]:
+    """(k that a block usually has, the most where a sum is cut into equal blocks, the most of a sum that is not cut)."""
+    if itemsize < WIDE:
+        return DEPTH, DEPTH_MOST, DEPTH_LIMIT
+    if packed:
+        return WIDE_PACKED_DEPTH, WIDE_PACKED_MOST, WIDE_PACKED_LIMIT
+    return WIDE_DEPTH, WIDE_MOST, WIDE_LIMIT
+
+
+def usual_depth(sums: Sums, itemsize: int, packed: bool = False) -> int:
+    """About how many k a block has; packed: where B is."""
+    depth, _, limit = depths(itemsize, packed)
+    return sums.k_inner if sums.k_inner <= limit else depth
+
+
+def span_of_b(extent: Extent, sums: Sums, itemsize: int) -> int:
+    """Bytes that a block of B spans where it is."""
+    return usual_depth(sums, itemsize) * max(extent.n, abs(sums.b_k or 0)) * itemsize
+
+
+def spans_much(extent: Extent, sums: Sums, itemsize: int) -> bool:
+    """Whether a block of B that is read where it is does not stay in cache by itself."""
+    return span_of_b(extent, sums, itemsize) > UNPACKED_BYTES
+
+
+def caches_of_b(extent: Extent, sums: Sums, itemsize: int, target: Target) -> float:
+    """All of B, in second-level caches."""
+    return extent.n * sums.k_inner * itemsize / target.l2_bytes
+
+
+def fits_beside(extent: Extent, itemsize: int, target: Target) -> bool:
+    """Whether the result stays in cache while all of B passes by."""
+    return extent.m * extent.n * itemsize <= target.l2_bytes // 4
+
+
+def crooked(sums: Sums, itemsize: int) -> bool:
+    """Whether rows of B do not begin at lines, so that most vectors lie in two."""
+    return (sums.b_k or 0) * itemsize % LINE != 0
+
+
+def packs_b(extent: Extent, rows: Rows, sums: Sums, itemsize: int, target: Target, load: bool, overlap: bool) -> bool:
+    """Whether panels of B are packed, and not read where they are.
+
+    overlap: finished tiles are large arrays' next rows, which must be walked along: no panel can wait for all rows of A.
+    """
+    if load or not adjacent(extent.b_n) or (extent.ragged and not target.has_masks):
+        return True
+    caches = caches_of_b(extent, sums, itemsize, target)
+    few_rows = extent.m <= 2 * most_rows(target, 2)
+    across = rows.a_row == 1  # a tile of A that is not packed takes lines of which it needs a part
+    if extent.n > extent.lanes and crooked(sums, itemsize) and sums.k_inner > SHALLOW:
+        most = WIDE_CROOKED_ROWS if across and itemsize >= WIDE else CROOKED_ROWS
+        if extent.m >= most or (caches > SCANT_BEYOND and not few_rows):
+            return True
+    if not spans_much(extent, sums, itemsize) or few_rows:
+        return False
+    if overlap or across:
+        return True
+    if extent.m <= THIN_STRAIGHT_ROWS and fits_beside(extent, itemsize, target) and caches > BEYOND:
+        return False
+    return extent.m * sums.k_inner * itemsize > REREAD_SHARE * target.l2_bytes or caches > FAR
+
+
+def packs_a(extent: Extent, rows: Rows, sums: Sums, itemsize: int, height: int, panels: int, load: bool) -> bool:
+    """Whether rows of A are packed, tile by tile."""
+    if load or rows.gathered:
+        return True
+    if rows.a_row == 1:  # a tile touches a line of memory for every k
+        large = extent.m * usual_depth(sums, itemsize) * itemsize > UNPACKED_BYTES // 2
+        scattered = large and abs(sums.a_k or 0) * itemsize >= UNFORESEEN * (1 if panels >= 8 else 2)
+    else:  # rows whose starts fall into one set of the cache, or whose elements need a table
+        k = sums.k_inner * math.prod(size for size, _ in sums.a_k_outer)
+        awkward = sums.a_k is None or rows.a_row * itemsize % PERIOD == 0
+        scattered = awkward and height > 8 and extent.m * k * itemsize > UNPACKED_BYTES
+    return panels > 2 and scattered
