@@ -17,7 +17,7 @@ from .folds import Chunks, Folding, Passes, Space, column_chunks, passes_of
 from .loops import State, Work, affine_in, bind
 from .partials import Partials, Room, store_number
 from .scopes import Scope
-from .tiles import quotient
+from .sharing import quotient
 from .values import Value, i64
 
 CHEAP_COLUMNS = 8  # operations per element up to which a block is four vectors wide

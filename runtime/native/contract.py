@@ -23,7 +23,8 @@ from graphc.runtime.native.operands import LINE, UNFORESEEN
 from graphc.runtime.native.overlap import FinishVector, OverlappedTiles
 from graphc.runtime.native.sharing import spread
 from graphc.runtime.native.target import Target
-from graphc.runtime.native.tiles import Finish, Load, Prefetch, Tile, TileLoops, flat_offset
+from graphc.runtime.native.tile_operands import Load, flat_offset
+from graphc.runtime.native.tiles import Finish, Prefetch, Tile, TileLoops
 
 from graphc.plan import align
 

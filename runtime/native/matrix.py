@@ -30,7 +30,8 @@ from graphc.runtime.native.pieces import (
     split_function,
 )
 from graphc.runtime.native.target import Target
-from graphc.runtime.native.tiles import Finish, Load, Prefetch, Tile, TileLoops, flat_offset
+from graphc.runtime.native.tile_operands import Load, flat_offset
+from graphc.runtime.native.tiles import Finish, Prefetch, Tile, TileLoops
 
 EXACT_ROWS = 8  # rows of a vector tile that computes a part of a matrix tile again
 NO_TABLE = Value("null", "ptr")

@@ -17,7 +17,8 @@ from graphc.runtime.native.blocking import Blocking
 from graphc.runtime.native.emit import SIZES, Carried, Function, Value, constant, i64
 from graphc.runtime.native.microkernel import CACHE_LINE, Walk, write_sums
 from graphc.runtime.native.target import Target
-from graphc.runtime.native.tiles import Finish, Load, Prefetch, Tile, TileLoops
+from graphc.runtime.native.tile_operands import Load
+from graphc.runtime.native.tiles import Finish, Prefetch, Tile, TileLoops
 
 
 class FinishVector(Protocol):

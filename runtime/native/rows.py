@@ -30,7 +30,7 @@ from .partials import Partials, Room, store_number
 from .recipes import Action, Key
 from .row_blocks import RowBlocks
 from .scopes import Scope
-from .tiles import quotient
+from .sharing import quotient
 from .values import Value, i64
 
 EXPENSIVE = 8  # operations that are worth a trip through row scratch

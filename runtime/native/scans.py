@@ -18,7 +18,7 @@ from .emit import Carried
 from .loops import LINE, State, Work, bind, output_key
 from .recipes import Key
 from .scopes import LoweringError, Scope
-from .tiles import share
+from .sharing import share
 from .values import Value, constant, i64, vector
 
 LEAST_LINE = 4  # elements of a line that are worth a vector
