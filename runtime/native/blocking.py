@@ -235,7 +235,7 @@ def vectors_beside(rows: int, target: Target, split: bool, usual: int) -> int:
     """The most vectors of the tiles of few rows; split: most vectors of B take two loads, so that more rows should use each."""
     if rows <= SCANT_ROWS:
         return max(usual, min(8, (target.registers - 2) // (rows + 1)))
-    if target.registers == 16:
+    if target.registers == 16 or (split and rows > most_rows(target, 2)):  # more than two tiles in any case: long pieces of B
         return usual
     tiles = math.ceil(rows / most_rows(target, 3 if split else 2))
     return min(usual, (target.registers - 2) // (math.ceil(rows / tiles) + 1))
