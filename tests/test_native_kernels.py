@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,12 @@ GUARD = 64  # bytes around every array that no kernel may change
 SIZES = (1, 2, 3, 5, 7, 13, 16, 17, 31, 33, 64, 100, 1000)
 RNG = np.random.default_rng(7)
 assert ops.__all__  # importing them fills the registry
+
+
+@pytest.fixture(autouse=True)
+def same_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test draws the same values, whichever tests ran before it."""
+    monkeypatch.setattr(sys.modules[__name__], "RNG", np.random.default_rng(7))
 
 
 def targets() -> dict[str, Target]:
@@ -539,7 +546,7 @@ def test_column_folds_behind_a_contraction(target: str) -> None:
         dz = g["where"](mask, x @ w, 0.0)
         total = g["sum"](dz, 0)
         check(kernel(Form.CONTRACT, [x, w, mask, old], [dz, old - 0.1 * total, total], (m, n), (0,),
-                     in_place=frozenset({(1, 3)})), target=target, tolerance=1000, threads=(1, 2, 3))
+                     in_place=frozenset({(1, 3)})), target=target, tolerance=400, threads=(1, 2, 3))
         check(kernel(Form.CONTRACT, [x, w, mask, old], [g["max"](dz, 0), g["sum"](g["square"](dz), 0), g["argmin"](x @ w, 0)],
                      (m, n), (0,)), target=target, tolerance=4000, threads=(1, 2, 3))
 
