@@ -16,9 +16,10 @@ from functools import lru_cache
 from types import FrameType
 from typing import NamedTuple
 
-_HERE = os.path.dirname(os.path.realpath(__file__))
-_OWN = tuple(os.path.join(folder, "") for folder in (
-    _HERE, *(os.path.join(os.path.dirname(_HERE), name) for name in ("passes", "runtime"))))
+# as files are named and as they lie: an installation may consist of links
+_HERE = {os.path.dirname(spelled(__file__)) for spelled in (os.path.abspath, os.path.realpath)}
+_OWN = tuple(os.path.join(folder, "") for here in _HERE for folder in (
+    here, *(os.path.join(os.path.dirname(here), name) for name in ("passes", "runtime"))))
 
 
 class Origin(NamedTuple):
