@@ -9,31 +9,24 @@ threads, or which op is which.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from math import prod
-from types import MappingProxyType
 from typing import Any
 
-from graphc.errors import GraphError
-from graphc.index import Index
 from graphc.ir import Graph, Node, inherit, make, topological
-from graphc.labels import labels_of
 from graphc.op import Kind
 from graphc.ops.contractions import split_spec
 from graphc.ops.loops import formal
 from graphc.types import TensorType
 from graphc.walk import operands_first
 
-from .cost import cost_per_element
+from .batch_cost import nanoseconds
+from .batch_views import cut_view
 
 SHARE_OUTSIDE = 0.01  # of the step's work, that something may cost to be computed on the whole batch instead
 NOTHING = 300.0  # nanoseconds that are always little enough for that
-FLOPS_PER_NS, OPERATIONS_PER_NS = 250.0, 20.0
-READ_PER_NS, VIEWED_PER_NS = 16.0, 4.0  # elements of a contraction's operand: of a tensor, through an index map
 DEEPEST = 50  # nodes that are cut backwards, one because of the other: what lies behind is handed to the chunks
-TILE = 12, 32  # rows and columns that a contraction computes at a time
 
 Axes = Sequence[int | None]  # for each operand, the axis along which it is cut; None where a chunk reads the whole
 
@@ -285,47 +278,6 @@ FORWARDS: Mapping[Kind, Callable[[Split, Node, Axes], Rule | None]] = {
     Kind.SCATTER: _scatter, Kind.VIEW: _view}
 
 
-# -- views -----------------------------------------------------------------------------------------------------------
-
-
-def cut_view(split: Split, node: Node, along: int | None, axis: int) -> dict[str, Any] | None:
-    """The attributes with which a view of a chunk of its operand (of the whole, for None) is a chunk of its result, or None."""
-    small, wanted = split.part_type(node.inputs[0], along), split.part_type(node, axis)
-    others = [i.type for i in node.inputs[1:]]
-    for attributes in sized_for(node, axis, wanted.shape[axis]):
-        try:
-            fits = node.op.infer(small, *others, **attributes) == wanted
-        except GraphError:
-            continue
-        if fits and reads_its_chunk(split, node, along, axis, attributes):
-            return attributes
-    return None
-
-
-def sized_for(node: Node, axis: int, size: Any) -> Iterator[dict[str, Any]]:
-    """The attributes as they are, and with the result's size along an axis replaced wherever it stands for that axis."""
-    yield node.attributes
-    rank, whole = node.type.ndim, node.shape[axis]
-    yield {name: (*value[:axis], size, *value[axis + 1:])
-           if isinstance(value, tuple) and len(value) == rank and value[axis] == whole else value
-           for name, value in node.attributes.items()}
-
-
-def reads_its_chunk(split: Split, node: Node, along: int | None, axis: int, attributes: Mapping[str, Any]) -> bool:
-    """Whether a chunk of the result reads, at the same places, the same chunk of the operand."""
-    source, small = node.inputs[0].type, split.part_type(node.inputs[0], along)
-    shape = split.part_type(node, axis).shape
-    chunk = Index.variable("chunk", split.count)
-    inner = [Index.variable(f"i{k}", int(s)) for k, s in enumerate(shape)]
-    outer = [chunk * int(shape[axis]) + i if k == axis else i for k, i in enumerate(inner)]
-    place, guard = node.op.index(tuple(outer), source, **node.attributes)
-    small_place, small_guard = node.op.index(tuple(inner), small, **attributes)
-    if guard != small_guard:
-        return False
-    shifted = [chunk * int(small.shape[k]) + i if k == along else i for k, i in enumerate(small_place)]
-    return list(place) == shifted
-
-
 # -- loops -----------------------------------------------------------------------------------------------------------
 
 
@@ -410,58 +362,3 @@ def compute_parts(split: Split, wanted: Sequence[Node], new: dict[Node, Node], w
             part = split.parts[node]
             operands = [new[i] if cut else whole.get(i, i) for i, cut in zip(part.operands, part.cut, strict=True)]
             new[node] = inherit(make(node.op, operands, part.attributes, part.graphs), node)
-
-
-# -- what it costs ----------------------------------------------------------------------------------------------------
-
-
-def nanoseconds(node: Node) -> float:
-    """About how long one thread takes."""
-    if node.op.kind is Kind.LOOP:
-        return float(node.attributes["length"]) * sum(map(nanoseconds, node.graphs[0].nodes))
-    return contraction_nanoseconds(node) if node.op.kind is Kind.CONTRACT else element_nanoseconds(node)
-
-
-def part_nanoseconds(split: Split, node: Node, count: int) -> float:
-    """About how long one thread takes for the part of a node that one of `count` chunks computes.
-
-    More than its share of the whole: every chunk reads a weight anew, and few rows fill no tile.
-    """
-    if node.op.kind is Kind.LOOP:
-        inner = split.bodies[node]
-        steps = (part_nanoseconds(inner, n, count) for n in order_of_parts(inner, node.graphs[0].outputs))
-        return float(node.attributes["length"]) * sum(steps)
-    if node.op.kind is not Kind.CONTRACT:
-        return element_nanoseconds(node) / count
-    left, right, _ = split_spec(node.attributes["spec"])
-    cut = next(of[split.inside[i]] for of, i, own in zip((left, right), node.inputs, split.parts[node].cut, strict=True) if own)
-    return contraction_nanoseconds(node, {cut: count})
-
-
-def element_nanoseconds(node: Node) -> float:
-    if node.op.kind in (Kind.VIEW, Kind.SOURCE, Kind.ITEM):
-        return 0.0
-    return prod(map(int, (node.inputs or (node,))[0].types[0].shape)) * cost_per_element(node) / OPERATIONS_PER_NS
-
-
-def contraction_nanoseconds(node: Node, cut: Mapping[str, int] = MappingProxyType({})) -> float:
-    """Products in whole tiles, and operands read, through an index map for views.
-
-    cut   labels whose sizes are divided
-    """
-    labels = labels_of(node.attributes["spec"])
-    operands = node.inputs[::-1] if labels.turned else node.inputs
-    pairs = zip(labels.left + labels.right, (*operands[0].shape, *operands[1].shape), strict=True)
-    sizes = {label: -(-int(size) // cut.get(label, 1)) for label, size in pairs}
-    batch, m, n, k = (prod(sizes[x] for x in group) for group in (labels.batch, labels.m, labels.n, labels.k))
-    rows, columns = TILE
-    tiles = min(in_tiles(m, rows) * in_tiles(n, columns), in_tiles(m, columns) * in_tiles(n, rows))
-    if min(m, n) == 1:
-        tiles = max(m, n)  # a product of a matrix and a vector, which has roads of its own
-    read = sum(size * k / (VIEWED_PER_NS if i.op.kind is Kind.VIEW else READ_PER_NS)
-               for size, i in zip((m, n), operands, strict=True))
-    return batch * (tiles * k * 2 / FLOPS_PER_NS + read)
-
-
-def in_tiles(size: int, tile: int) -> int:
-    return -(-size // tile) * tile

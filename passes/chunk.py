@@ -15,6 +15,7 @@ import numpy as np
 
 from graphc.ir import Graph, Node, inherit, make, rewrite
 from graphc.op import REGISTRY, Kind
+from graphc.ops.contractions import split_spec
 from graphc.ops.control import results_of
 from graphc.ops.loops import formal
 from graphc.ops.views import expand_to, moveaxis, reshape
@@ -22,7 +23,8 @@ from graphc.origins import building, phase
 from graphc.tensor import Tensor, constant
 from graphc.types import TensorType, int64
 
-from .batch_axis import Split, compute_parts, nanoseconds, order_of_parts, part_nanoseconds
+from .batch_axis import Split, compute_parts, order_of_parts
+from .batch_cost import contraction_nanoseconds, element_nanoseconds, nanoseconds
 
 EMBEDDED = 16  # constants up to this many elements stay inside the body
 MOST_CHUNKS = 16
@@ -142,6 +144,22 @@ def batches(graph: Graph, named: Sequence[Batch]) -> Iterator[Batch]:
         if batch and batch not in seen and len(seen) < ATTEMPTS:
             seen.append(batch)
             yield batch
+
+
+def part_nanoseconds(split: Split, node: Node, count: int) -> float:
+    """About how long one thread takes for the part of a node that one of `count` chunks computes.
+
+    More than its share of the whole: every chunk reads a weight anew, and few rows fill no tile.
+    """
+    if node.op.kind is Kind.LOOP:
+        inner = split.bodies[node]
+        steps = (part_nanoseconds(inner, n, count) for n in order_of_parts(inner, node.graphs[0].outputs))
+        return float(node.attributes["length"]) * sum(steps)
+    if node.op.kind is not Kind.CONTRACT:
+        return element_nanoseconds(node) / count
+    left, right, _ = split_spec(node.attributes["spec"])
+    cut = next(of[split.inside[i]] for of, i, own in zip((left, right), node.inputs, split.parts[node].cut, strict=True) if own)
+    return contraction_nanoseconds(node, {cut: count})
 
 
 def number_of_chunks(work: Callable[[int], float], sums: int, batch: int) -> int:
