@@ -381,7 +381,7 @@ def test_short_rows_in_blocks(n: int, target: str) -> None:
 
 
 @many
-@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("n", (*SIZES, 97, 500, 1100))
 def test_positions_of_extremes(n: int, target: str) -> None:
     """Ties, infinities and NaN: the first position, in vectors, tails and chunks."""
     for dtype, m in (("float32", 6), ("float64", 6), ("int64", 6), ("int32", 40)):
@@ -413,18 +413,19 @@ def test_rows_where_the_index_is_data(target: str) -> None:
 
 
 @many
-@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("n", (*SIZES, 97, 256, 290, 520))  # in one block of vectors, in two, in many
 def test_column_sums(n: int, target: str) -> None:
-    for dtype, m in (("float32", 1), ("float64", 6), ("float32", 37)):
+    for dtype, m in (("float32", 1), ("float64", 6), ("float32", 37), ("float32", 600)):
         x, = inputs((dtype, (m, n)))
         total = g["sum"](x * 2.0, 0)
-        check(kernel(Form.COLUMNS, [x], [total, total + 1.0, x * 2.0], (m, n), (0,)), target=target, tolerance=64,
+        check(kernel(Form.COLUMNS, [x], [total, total + 1.0, x * 2.0], (m, n), (0,)), target=target, tolerance=64 + m,
               threads=(1, 2))
+        check(kernel(Form.COLUMNS, [x], [g["max"](x, 0), g["argmin"](x, 0)], (m, n), (0,)), target=target, threads=(1, 3))
 
 
 @many
 def test_columns_with_levels(target: str) -> None:
-    for m, n in ((5, 3), (64, 40), (6000, 10), (700, 64)):
+    for m, n in ((5, 3), (64, 40), (6000, 10), (700, 64), (600, 130), (70, 300)):
         x, = inputs(("float32", (m, n)))
         mean = g["mean"](x, 0, True)
         centred = x - mean
@@ -499,6 +500,13 @@ def test_prefix(target: str) -> None:
             for operand in (x, g["transpose"](y, 0, 1)):
                 out = make(REGISTRY[name], (operand.node,), {"axis": 1, "reverse": reverse})
                 check(kernel(Form.PREFIX, [x, y], [Tensor(out)], (5, n), (1,)), arrays, target=target, tolerance=4 * n + 16,
+                      threads=(1, 2, 3))
+    for shape, axis in (((9, 130), 0), ((12, 300), 0), ((5, 20, 97), 1), ((17, 3, 140), 1)):  # vectors of lines side by side
+        for name, reverse in (("cumsum", False), ("running_max", True)):
+            for dtype in ("float32", "float64", "int32"):
+                x, y = inputs((dtype, shape), (dtype, shape))
+                total = Tensor(make(REGISTRY[name], ((x * y).node,), {"axis": axis, "reverse": reverse}))
+                check(kernel(Form.PREFIX, [x, y], [total, total - y], shape, (axis,)), target=target, tolerance=300,
                       threads=(1, 2, 3))
     x, = inputs(("int64", (6, 20)))
     back = g["flip"](g["cumsum"](g["flip"](x, (1,)), 1), (1,))

@@ -20,7 +20,8 @@ from .scopes import Scope
 from .sharing import quotient
 from .values import Value, i64
 
-CHEAP_COLUMNS = 8  # operations per element up to which a block is four vectors wide
+CHEAP_COLUMNS = 8  # operations per element up to which rows are unrolled
+BLOCKS = ((CHEAP_COLUMNS, 4, 16), (3 * CHEAP_COLUMNS, 2, 8))  # operations: vectors of a block of long rows, and of short ones
 
 
 def emit_columns(w: Work) -> None:
@@ -58,13 +59,23 @@ class Columns:
         lanes = e.lanes
         masks = w.target.has_masks
         self.vectors = vectors = -(-self.inner_count // lanes) if masks else self.inner_count // lanes
-        most = 4 if self.cost <= CHEAP_COLUMNS else 2 if self.cost <= 3 * CHEAP_COLUMNS else 1
+        components = max(len(self.folding(p).types) for p in range(len(self.roots)))
+        most = self.block_vectors(vectors, w.target.registers // 2 // max(1, components))
         if masks:
             blocks = max(1, -(-vectors // most))
             self.width = max(1, -(-vectors // blocks))
         else:
             self.width = max((b for b in range(1, most + 1) if vectors % b == 0), default=1)
         self.rest = 0 if masks else self.inner_count - vectors * lanes  # columns that no vector covers
+
+    def block_vectors(self, vectors: int, states: int) -> int:
+        """How many vectors of columns a block has at most, of which so many states stay in registers.
+
+        Rows that are read from end to end are what a processor foresees; pieces of long rows are read fastest a few at a time.
+        """
+        few, many = next(((few, many) for limit, few, many in BLOCKS if self.cost <= limit), (1, 1))
+        widest = min(states, many)
+        return max(few, widest) if vectors <= 2 * widest else few
 
     def emit(self) -> None:
         e = self.w.elements

@@ -82,8 +82,8 @@ class Rows:
             return
         block = block_rows(w.kernel, self.passes)
         whole = w.target.has_masks or self.inner_count % e.lanes == 0
-        short = self.inner.number is None and self.outer_count == 1 and self.inner_count <= STRAIGHT * e.lanes
-        if block > 1 and short and whole:
+        short = self.inner_count <= STRAIGHT * e.lanes or len(self.passes.reductions) == 1
+        if block > 1 and self.inner.number is None and self.outer_count == 1 and short and whole:
             RowBlocks(self, block).emit()
             return
         with w.ranges(self.passes.kept_count) as bounds, f.loop(*bounds) as row:

@@ -6,7 +6,7 @@ names, buffers or how threads are made.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import prod
 
 from graphc.index import Index, linear, unravel
@@ -15,12 +15,13 @@ from graphc.op import Kind
 
 from .addresses import LLVM
 from .emit import Carried
-from .loops import LINE, State, Work, bind, output_key
+from .loops import CHEAP, LINE, CountingScalar, State, Work, bind, output_key, variable_of
 from .recipes import Key
 from .scopes import LoweringError, Scope
 from .sharing import share
 from .values import Value, constant, i64, vector
 
+MOST_VECTORS = 8  # whose running folds go on side by side
 LEAST_LINE = 4  # elements of a line that are worth a vector
 LEAST_LINE_BYTES = 64  # of a line that is added as a whole
 PAGE, LEAST_BLOCKS = 4096, 16  # bytes of neighbouring places that belong to one thread; of which there are so many
@@ -57,29 +58,70 @@ def emit_prefix(w: Work) -> None:
     w.limit_lanes(inner_count)
     e.hoist([operand])
 
-    def scan(state: State) -> State:
-        """One line, or one line per lane."""
-        e.hoist([operand])
-        lanes = 0 if e.lane is None else e.lanes
+    def scan(scopes: Sequence[Scope]) -> None:
+        """One line, or one line per lane of each scope; side by side, so that none waits for the additions of another."""
+        lanes = 0 if scopes[0].lane is None and e.lane is None else e.lanes
+        for scope in scopes:
+            with e.inside(scope):
+                e.hoist([operand])
         start = [constant(v, vector(lanes, t)) for v, t in zip(fold.identity(dtype), types, strict=True)]
-        carried = Carried(start)
+        carried = Carried([v for _ in scopes for v in start])
         with f.loop(0, size, 1, carried) as index, e.inside(Scope(bind(step, index))):
-            x = e.emit([operand])[0]
-            x = e.broadcast(x) if lanes else x
-            counted = e.index(step)
-            lifted = fold.lift(e.s, x, e.broadcast(counted) if lanes else counted)
-            new = list(fold.combine(e.s, tuple(carried.values), tuple(lifted)))
-            e.scopes[-1].values[node] = new[fold.result]
-            w.store_all(outputs, roots, position)
+            new: list[Value] = []
+            for i, scope in enumerate(scopes):
+                with e.inside(scope), e.inside(Scope()):
+                    x = e.emit([operand])[0]
+                    x = e.broadcast(x) if lanes else x
+                    counted = e.index(step)
+                    lifted = fold.lift(e.s, x, e.broadcast(counted) if lanes else counted)
+                    before = carried.values[i * len(start):(i + 1) * len(start)]
+                    state = fold.combine(e.s, tuple(before), tuple(lifted))
+                    e.scopes[-1].values[node] = state[fold.result]
+                    w.store_all(outputs, roots, position)
+                    new += state
             carried.next = new
+
+    def single(state: State) -> State:
+        scan([Scope()])
         return state
 
+    def lines(low: Value, high: Value) -> None:
+        """Vectors side by side, as many as there are whole ones, and what is left of a line."""
+        if not cheap or inner_count < 2 * e.lanes:
+            w.sweep(inner, low, high, 100, single)
+            return
+        lane, rest, masks = variable_of(inner), vectors, w.target.has_masks
+        if vectors > MOST_VECTORS or not masks:
+            width = min(MOST_VECTORS, inner_count // e.lanes)
+            whole = width * e.lanes
+            if low.number is not None and high.number is not None:
+                end = i64(low.number + (high.number - low.number) // whole * whole)
+            else:
+                end = f.add(low, f.mul(f.binary("udiv", f.sub(high, low), i64(whole)), i64(whole)))
+            with f.loop(low, end, whole) as base:
+                scan([Scope({lane: f.add(base, i64(u * e.lanes))}, lane, even=True) for u in range(width)])
+            low, rest = end, vectors % width
+        if not masks or not rest:
+            w.sweep(inner, low, high, 100, single)
+            return
+        with f.loop(low, high, rest * e.lanes) as base:
+            scopes = []
+            for u in range(rest):
+                start = f.add(base, i64(u * e.lanes))
+                exact = by_outer and (u < rest - 1 or inner_count % e.lanes == 0)
+                scopes.append(Scope({lane: start}, lane, None if exact else w.tail_mask(f.sub(high, start)), even=True))
+            scan(scopes)
+
+    counter = CountingScalar()
+    fold.combine(counter, *[(counter,) * len(types)] * 2)
+    cheap = counter.total + w.body_cost([operand, *(k for k in roots if k[0] is not node)]) <= CHEAP
+    vectors = -(-inner_count // e.lanes)
     by_outer = outer_count >= 16 or inner_count == 1
     whole = (i64(0), i64(outer_count)), (i64(0), i64(inner_count))
     with w.ranges(outer_count) if by_outer else w.ranges(inner_count, LINE) as bounds:
         outer_range, inner_range = (bounds, whole[1]) if by_outer else (whole[0], bounds)
         with f.loop(*outer_range) as line, e.inside(Scope(bind(outer, line))):
-            w.sweep(inner, *inner_range, 100, scan)
+            lines(*inner_range)
 
 
 class Along:
