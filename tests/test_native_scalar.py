@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from graphc.runtime.native import codegen, emit, jit, math_tables
+from graphc.runtime.native import codegen, emit, jit, math_exponential, math_tables
 from graphc.runtime.native.scalar import NativeScalar
 from graphc.runtime.native.target import describe, host
 from graphc.runtime.native.vector_math import ULP_BOUNDS
@@ -39,6 +39,7 @@ LLVM = dict(zip(DTYPES, ("float", "double", "i32", "i64", "i1"), strict=True))
 
 Body = Callable[..., emit.Value]
 IN_PIECES: dict[str, Body] = {"tanh": math_tables.tanh, "erf": math_tables.erf}
+SCALED: dict[str, Body] = {"exp": math_exponential.exp_scaled, "sigmoid": math_exponential.sigmoid_scaled}
 
 
 def method(name: str) -> Body:
@@ -46,10 +47,12 @@ def method(name: str) -> Body:
 
 
 def catalogue(lookups: bool) -> dict[str, tuple[Body, tuple[str, ...], str]]:
-    """name: (body, operand types, result type) of everything that is tested; of functions in pieces where `lookups` says so."""
+    """name: (body, operand types, result type) of everything that is tested; some of AVX-512 alone where `lookups` says so."""
     found: dict[str, tuple[Body, tuple[str, ...], str]] = {}
     for name, body in IN_PIECES.items() if lookups else ():
         found[f"{name}_in_pieces.float"] = (body, ("float",), "float")
+    for t, (name, body) in itertools.product(FLOATS, SCALED.items()) if lookups else ():
+        found[f"{name}_scaled.{t}"] = (body, (t,), t)
     for t in FLOATS:
         for name in (*UNARY, "floor", "ceil", "trunc", "round"):
             found[f"{name}.{t}"] = (method(name), (t,), t)
@@ -227,11 +230,26 @@ def test_error_of_functions_in_pieces(name: str) -> None:
     assert run(f"{name}_in_pieces.float", np.array([0.0, -0.0, math.inf, -math.inf], np.float32)).tolist() == [0, 0, 1, -1]
 
 
+@pytest.mark.parametrize("scalar", FLOATS)
+@pytest.mark.parametrize("name", SCALED if host().has_lookups else ())
+def test_error_of_functions_that_scale(name: str, scalar: str) -> None:
+    """The same bounds, near powers of two and at the ends, too; the limits are reached exactly."""
+    dtype = NUMPY[scalar]
+    halves = (np.arange(-1100, 1100) + 0.5) * math.log(2)
+    x = np.concatenate([arguments(name, dtype), *(v.astype(dtype) for v in (halves, -halves, halves * (1 + 1e-6)))])
+    check_bound(name, scalar, x, body=f"{name}_scaled")
+    ends = np.array([0.0, -0.0, -math.inf, -1e30, math.inf, 1e30], dtype)
+    wanted = {"exp": [1, 1, 0, 0, math.inf, math.inf], "sigmoid": [0.5, 0.5, 0, 0, 1, 1]}[name]
+    assert run(f"{name}_scaled.{scalar}", ends).tolist() == wanted
+    assert np.isnan(run(f"{name}_scaled.{scalar}", np.array([math.nan], dtype))).all()
+
+
 def test_steps_use_pieces_where_the_processor_looks_them_up() -> None:
     x = graphc.placeholder("x", (64,))
-    function = graphc.function([x], graphc.tanh(x) + graphc.erf(x))
+    function = graphc.function([x], graphc.tanh(x) + graphc.erf(x) + graphc.exp(x))
     function(np.zeros(64, np.float32))
-    assert ("vpermi2var" in function.dump(stage="llvm")) == (function.backend == "native" and host().has_lookups)
+    for instruction in ("vpermi2var", "scalef"):
+        assert (instruction in function.dump(stage="llvm")) == (function.backend == "native" and host().has_lookups)
 
 
 @pytest.mark.parametrize("scalar", FLOATS)

@@ -312,18 +312,38 @@ class Arithmetic:
         name, wide, index = "llvm.x86.avx512.vpermi2var.ps.512", "<16 x float>", "<16 x i32>"
         f.module.declare(name, wide, [wide, index, wide])
         low, high = (Value(numbers(table[start:start + 16]), wide) for start in (0, 16))
+        return self._first_lanes(f.call(name, [low, self._in_register(place), high], wide), lanes)
+
+    def scale(self, x: Value, n: Value) -> Value:
+        """x * 2**n for an integer-valued float n, rounded once and infinite where it is too great; only where `Module.lookups`
+        holds."""
+        f, lanes = self.function, x.lanes
+        count = 64 // (4 if x.element == "float" else 8)
+        if lanes > count:
+            low, high = (self.scale(*(f.shuffle(v, part) for v in (x, n))) for part in (range(count), range(count, lanes)))
+            return f.shuffle(low, range(lanes), high)
+        wide, mask = emit.vector(count, x.element), f"i{count}"
+        name = f"llvm.x86.avx512.mask.scalef.p{'s' if x.element == 'float' else 'd'}.512"
+        f.module.declare(name, wide, [wide, wide, wide, mask, "i32"])
+        operands = [self._in_register(x), self._in_register(n), Value("zeroinitializer", wide), Value("-1", mask)]
+        return self._first_lanes(f.call(name, [*operands, Value("4", "i32")], wide), lanes)  # 4: rounded as usual
+
+    def _in_register(self, x: Value) -> Value:
+        """A vector of 64 bytes that begins with the lanes of x."""
+        f, count = self.function, 64 // (4 if x.element in ("float", "i32") else 8)
+        wide = emit.vector(count, x.element)
+        if not x.lanes:
+            return f.emit(f"insertelement {wide} zeroinitializer, {x}, i64 0", wide)
+        if x.lanes == count:
+            return x
+        picked = ", ".join(f"i32 {min(lane, x.lanes)}" for lane in range(count))
+        return f.emit(f"shufflevector {x}, {x.type} zeroinitializer, <{count} x i32> <{picked}>", wide)
+
+    def _first_lanes(self, x: Value, lanes: int) -> Value:
+        """The first lanes of a vector, a scalar where `lanes` is 0."""
         if not lanes:
-            place = f.emit(f"insertelement {index} zeroinitializer, {place}, i64 0", index)
-        elif lanes < 16:
-            picked = ", ".join(f"i32 {min(lane, lanes)}" for lane in range(16))
-            place = f.emit(f"shufflevector {place}, {place.type} zeroinitializer, {index} <{picked}>", index)
-        found = f.call(name, [low, place, high], wide)
-        if not lanes:
-            return f.extract(found, 0)
-        if lanes == 16:
-            return found
-        return f.emit(f"shufflevector {found}, {wide} poison, <{lanes} x i32> <"
-                      + ", ".join(f"i32 {lane}" for lane in range(lanes)) + ">", emit.vector(lanes, "float"))
+            return self.function.extract(x, 0)
+        return x if lanes == x.lanes else self.function.shuffle(x, range(lanes))
 
     # -- choice and conversion ---------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 Knows polynomials, argument reduction and error terms.  Must not know graphs, ops, or how the functions are called.
 Every function is straight-line code: special cases are selects.  Coefficients are minimax fits (Remez exchange, in 40
 digits); the error given with each table is the largest relative one over the interval, after rounding the coefficients.
-Denormal results of exp and its relatives are zero; denormal arguments are exact unless the processor flushes them.
+Denormal results of exp and its relatives may be zero; denormal arguments are exact unless the processor flushes them.
 """
 
 from __future__ import annotations
@@ -30,14 +30,15 @@ class Format:
     log2e_low: float
     exp_lowest: float  # least argument whose exponential is normal
     exp_highest: float  # greatest argument whose exponential is finite
+    exp_zero: float  # an argument whose exponential rounds to zero
     half_root: int  # bits of sqrt(1/2)
 
 
 FORMATS = {
     "float": Format(23, 127, 1.5 * 2.0**23, 2.0**-126, 0.693145751953125, 1.4286068203094173e-06,
-                    1.4426950216293335, 1.9259629911266175e-08, -87.33654, 88.72283, 0x3F3504F3),
+                    1.4426950216293335, 1.9259629911266175e-08, -87.33654, 88.72283, -104.0, 0x3F3504F3),
     "double": Format(52, 1023, 1.5 * 2.0**52, 2.0**-1022, 0.6931471806019545, -4.2009150726810846e-11,
-                     1.4426950408889634, 2.0355273740931033e-17, -708.3964185322641, 709.782712893384,
+                     1.4426950408889634, 2.0355273740931033e-17, -708.3964185322641, 709.782712893384, -746.0,
                      0x3FE6A09E667F3BCD),
 }
 
@@ -119,8 +120,32 @@ def exp_core(s: Arithmetic, x: Value) -> Value:
     return scale_by_power(s, s.add(expm1_reduced(s, r), s.const(1.0, x)), t)
 
 
+def exp_scaled(s: Arithmetic, x: Value) -> Value:
+    """exp where the processor scales by powers of two: 13 instructions instead of 20.  Denormal results are rounded twice."""
+    form = FORMATS[x.element]
+    return exp_within(s, s.clamp_below(s.clamp_above(x, form.exp_highest + 0.2), form.exp_zero))
+
+
+def exp_within(s: Arithmetic, x: Value) -> Value:
+    """exp of what lies between `exp_zero` and a little more than `exp_highest`."""
+    form = FORMATS[x.element]
+    magic = s.const(form.magic, x)
+    n = s.sub(s.fma(x, s.const(form.log2e_high, x), magic), magic)
+    r = s.fma(n, s.const(-form.ln2_low, x), s.fma(n, s.const(-form.ln2_high, x), x))
+    return s.scale(polynomial(s, r, (1.0, 1.0, *EXP[x.element])), n)
+
+
+def sigmoid_scaled(s: Arithmetic, x: Value) -> Value:
+    """1 / (1 + exp(-x)), likewise."""
+    form, one = FORMATS[x.element], s.const(1.0, x)
+    y = s.clamp_above(s.clamp_below(x, -form.exp_highest - 0.2), -form.exp_zero)
+    return s.div(one, s.add(exp_within(s, s.neg(y)), one))
+
+
 def exp(s: Arithmetic, x: Value) -> Value:
     form = FORMATS[x.element]
+    if s.function.module.lookups:
+        return exp_scaled(s, x)
     return exp_limits(s, x, exp_core(s, x), form.exp_lowest, form.exp_highest)
 
 
@@ -180,6 +205,8 @@ def tanh(s: Arithmetic, x: Value) -> Value:
 
 def sigmoid(s: Arithmetic, x: Value) -> Value:
     form = FORMATS[x.element]
+    if s.function.module.lookups:
+        return sigmoid_scaled(s, x)
     y = s.clamp_below(s.clamp_above(s.neg(x), form.exp_highest + 0.2), -1.5 * form.mantissa)
     t, r = reduce_exponent(s, y, form.bias)
     one = s.const(1.0, x)
