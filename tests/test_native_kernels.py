@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from graphc.runtime.interpreter import evaluate_graph
 from graphc.runtime.native import kernels as native
+from graphc.runtime.native import rows, short_rows
 from graphc.runtime.native.emit import Module
 from graphc.runtime.native.jit import compile_module
 from graphc.runtime.native.memory import allocate
@@ -378,6 +379,36 @@ def test_short_rows_in_blocks(n: int, target: str) -> None:
     values[3, 0], values[5, n - 1], values[9, :], values[11, :] = np.nan, np.nan, -np.inf, 2.0
     outputs = [g["max"](x, 1), g["min"](x, 1), g["argmax"](x, 1), g["argmin"](x, 1)]
     check(kernel(Form.ROWS, [x], outputs, (70, n), (1,)), [values], target=target, threads=(1, 2))
+
+
+@many
+@pytest.mark.parametrize("n", [2, 3, 4, 5, 7, 8, 10, 15, 16, 17, 24])
+def test_short_rows_as_many_as_lanes(n: int, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows turned in registers, of any type and distance, with what is left over; a row's bits are those of a row by itself."""
+    used = []
+    monkeypatch.setattr(short_rows.ShortRows, "pays", property(lambda self: used.append(self) or bool(self.turned)))
+    for dtype, m in (("float32", 256), ("float32", 263), ("float64", 131), ("int32", 280)):
+        wide, row, column, label = inputs((dtype, (m, n + 3)), (dtype, (n,)), (dtype, (m,)), ("int64", (m,)))
+        x = wide[:, 2:n + 2] * row - g["reshape"](column, (m, 1))
+        arrays = [values_for(wide.node), values_for(row.node), values_for(column.node), RNG.integers(0, n, m)]
+        outputs = [g["sum"](x, 1), g["max"](x, 1), g["argmin"](x, 1), x - g["max"](x, 1, True)]
+        check(kernel(Form.ROWS, [wide, row, column, label], outputs, (m, n), (1,)), arrays, target=target, tolerance=64,
+              threads=(1, 2, 3))
+        if dtype.startswith("float"):
+            picked = g["take_along_axis"](wide, g["reshape"](label, (m, 1)), 1)
+            outputs = [softmax(x), g["reshape"](picked, (m,)), g["mean"](x, 1)]
+            k = kernel(Form.ROWS, [wide, row, column, label], outputs, (m, n), (1,))
+            found = check(k, arrays, target=target, tolerance=64, threads=(1, 2, 3))
+            if 4 < n <= TARGETS[target].lanes(x.node.dtype.itemsize):
+                monkeypatch.setattr(rows, "MOST_PLACES", 0)
+                alone = check(k, arrays, target=target, tolerance=64)
+                monkeypatch.setattr(rows, "MOST_PLACES", short_rows.MOST_PLACES)
+                assert all(a.tobytes() == b.tobytes() for a, b in zip(found, alone, strict=True))
+    assert bool(used) == TARGETS[target].has_masks
+    x, = inputs(("float32", (300, n)))
+    update = softmax(x) + x
+    check(kernel(Form.ROWS, [x], [update], (300, n), (1,), frozenset({(0, 0)})), target=target, tolerance=64,
+          threads=(1, 2, 3), aliased={0: 0})
 
 
 @many

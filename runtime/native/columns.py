@@ -23,6 +23,8 @@ from .values import Value, i64
 CHEAP_COLUMNS = 8  # operations per element up to which rows are unrolled
 BLOCKS = ((CHEAP_COLUMNS, 4, 16), (3 * CHEAP_COLUMNS, 2, 8))  # operations: vectors of a block of long rows, and of short ones
 
+LEAST_WIDE = 1 << 16  # elements: with fewer of them the code of wide blocks is not worth its compile time
+
 
 def emit_columns(w: Work) -> None:
     """Folds across rows."""
@@ -75,7 +77,8 @@ class Columns:
         """
         few, many = next(((few, many) for limit, few, many in BLOCKS if self.cost <= limit), (1, 1))
         widest = min(states, many)
-        return max(few, widest) if vectors <= 2 * widest else few
+        long = self.passes.kept_count * self.passes.reduced_count >= LEAST_WIDE
+        return max(few, widest) if long and vectors <= 2 * widest else few
 
     def emit(self) -> None:
         e = self.w.elements

@@ -36,6 +36,7 @@ KEPT_VALUES = 4  # values of a row that scratch holds, at most
 BLOCK_LANES = 16  # rows of a block, at most
 BLOCK_ROW = 64  # elements of a row that is finished with others, at most
 BLOCK_POSITIONED = 1024  # of one whose positions are asked for and nothing else: joining two of its lanes is ten instructions
+LEAST_POSITIONED = 128  # of such rows
 LEAST_BLOCK = 4  # rows that are worth a block
 INVARIANTS = 12  # numbers of whole rows that a block keeps, at most
 
@@ -139,7 +140,8 @@ def across_rows(kernel: Kernel, passes: Passes) -> bool:
 
 def block_rows(kernel: Kernel, passes: Passes) -> int:
     """How many rows are finished together; 1 where rows are so long, or so simple, that their ends do not matter."""
-    positioned = len(passes.reductions) == 1 and any(r.positioned for r in passes.all)
+    positioned = (passes.kept_count >= LEAST_POSITIONED and len(passes.reductions) == 1
+                  and any(r.positioned for r in passes.all))
     if (kernel.form is not Form.ROWS or not passes.kept_axes
             or not 1 < passes.reduced_count <= (BLOCK_POSITIONED if positioned else BLOCK_ROW)
             or not any(len(passes.reductions) > 1 or not joins_at_once(r) for r in passes.all)):
@@ -174,7 +176,7 @@ def reduction_scratch(kernel: Kernel, target: Target, serial: bool) -> tuple[int
     if rows and (block := block_rows(kernel, passes)) > 1:
         numbers = (components * BLOCK_LANES + len(passes.all) + INVARIANTS) * 8 * BLOCK_LANES
         return numbers + (KEPT_VALUES * block * row_bytes if len(passes.reductions) > 1 else 0), 0
-    if rows and len(passes.reductions) > 1 and KEPT_VALUES * row_bytes <= 4 * SCRATCH_LIMIT:
+    if kernel.form in (Form.ROWS, Form.CONTRACT) and len(passes.reductions) > 1 and KEPT_VALUES * row_bytes <= 4 * SCRATCH_LIMIT:
         return KEPT_VALUES * row_bytes, 0
     return 0, 0
 

@@ -31,6 +31,7 @@ from .recipes import Action, Key
 from .row_blocks import RowBlocks
 from .scopes import Scope
 from .sharing import quotient
+from .short_rows import LEAST_BLOCKS, MOST_PLACES, ShortRows
 from .values import Value, i64
 
 EXPENSIVE = 8  # operations that are worth a trip through row scratch
@@ -42,10 +43,13 @@ def emit_rows(w: Work) -> None:
     passes = passes_of(w.kernel)
     if passes.kept_count == 0:
         return
-    if across_rows(w.kernel, passes):
+    rows = Rows(w, passes)
+    if (short := rows.short()) is not None:
+        short.emit()
+    elif across_rows(w.kernel, passes):
         emit_columns(w)
-        return
-    Rows(w, passes).emit()
+    else:
+        rows.emit()
 
 
 class Rows:
@@ -73,6 +77,15 @@ class Rows:
         if self.outer_count > 1:
             self.chunks = None
 
+    def short(self) -> ShortRows | None:
+        """How rows are done, as many at once as a vector has lanes; None where they are too long, too dear or too few."""
+        w = self.w
+        if (self.outer_count == 1 < self.inner_count <= MOST_PLACES and w.target.has_masks
+                and self.passes.kept_count >= LEAST_BLOCKS * w.full_lanes):
+            rows = ShortRows(self)
+            return rows if rows.pays else None
+        return None
+
     def emit(self) -> None:
         w, f, e = self.w, self.w.f, self.w.elements
         for roots in self.roots:
@@ -82,8 +95,8 @@ class Rows:
             return
         block = block_rows(w.kernel, self.passes)
         whole = w.target.has_masks or self.inner_count % e.lanes == 0
-        short = self.inner_count <= STRAIGHT * e.lanes or len(self.passes.reductions) == 1
-        if block > 1 and self.inner.number is None and self.outer_count == 1 and short and whole:
+        few = self.inner_count <= STRAIGHT * e.lanes or len(self.passes.reductions) == 1
+        if block > 1 and self.inner.number is None and self.outer_count == 1 and few and whole:
             RowBlocks(self, block).emit()
             return
         with w.ranges(self.passes.kept_count) as bounds, f.loop(*bounds) as row:

@@ -10,6 +10,7 @@ Knows index maps and tiles.  Must not know op names, buffers or how threads are 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from math import prod
@@ -17,6 +18,7 @@ from math import prod
 from graphc.index import Index, linear, unravel, variables_for
 
 from .elements import Elements
+from .emit import Function
 from .loops import LINE, State, Work, bind, output_key
 from .recipes import Action, Key
 from .scopes import Scope
@@ -150,18 +152,35 @@ class Tiles:
         """The tile of a load, a vector along the written axis for each place across."""
         f, e = self.w.f, self.w.elements
         lanes = e.lanes
-        rows = []
+        rows: list[Value | None] = []
         for i in range(lanes):
             with e.inside(Scope({self.across: start, self.along: f.add(base, i64(i))}, self.across)):
                 rows.append(e.emit([key])[0])
-        distance = lanes // 2
-        while distance:
-            for i in range(lanes):
-                if i & distance:
-                    continue
-                a, b = rows[i], rows[i + distance]
-                upper = [j if not j & distance else lanes + j - distance for j in range(lanes)]
-                lower = [j + distance if not j & distance else lanes + j for j in range(lanes)]
-                rows[i], rows[i + distance] = (self.w.f.shuffle(a, order, b) for order in (upper, lower))
-            distance //= 2
-        return rows
+        return [v for v in turn(f, rows, range(lanes)) if v is not None]
+
+
+def turn(f: Function, rows: Sequence[Value | None], wanted: Sequence[int]) -> list[Value | None]:
+    """The columns of a square of vectors, those that are wanted; what a row that is None would give is anything."""
+    lanes, found = len(rows), list(rows)
+    needed = [set(wanted)]  # behind each stage, the last one first
+    for distance in reversed(stages := halvings(lanes, ascending=None in found)):
+        needed.append({i for j in needed[-1] for i in (j & ~distance, j | distance)})
+    for distance, after in zip(stages, reversed(needed[:-1]), strict=True):
+        upper = [j if not j & distance else lanes + j - distance for j in range(lanes)]
+        lower = [j + distance if not j & distance else lanes + j for j in range(lanes)]
+        for i in range(lanes):
+            a, b = found[i], found[i | distance]
+            if i & distance or a is None:
+                continue
+            if b is None:
+                found[i | distance] = f.shuffle(a, [j if j < lanes else None for j in lower])
+                continue
+            found[i] = f.shuffle(a, upper, b) if i in after else None
+            found[i | distance] = f.shuffle(a, lower, b) if i | distance in after else None
+    return found
+
+
+def halvings(lanes: int, *, ascending: bool) -> list[int]:
+    """lanes / 2 ... 4, 2, 1; or the other way round, so that what is missing at the end stays missing for long."""
+    distances = [1 << i for i in range(lanes.bit_length() - 1)]
+    return distances if ascending else distances[::-1]
