@@ -360,6 +360,18 @@ def test_few_long_rows(target: str) -> None:
 
 
 @many
+def test_long_rows_some_at_a_time(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows in chunks, a few between two meetings, and whole ones too long for scratch: dear values wait where outputs will be."""
+    monkeypatch.setattr(rows.Rows, "rows_in_cache", lambda self: 4)
+    for dtype, m, n in (("float32", 9, 8500), ("float64", 5, 8193), ("float32", 34, 16500)):
+        x, y = inputs((dtype, (m, n)), (dtype, (m, n)))
+        outputs = [softmax(x) * y, g["exp"](y) - g["sum"](g["exp"](y), 1, True), g["max"](x, 1)]
+        check(kernel(Form.ROWS, [x, y], outputs, (m, n), (1,)), target=target, tolerance=4000, threads=(1, 2, 3))
+        check(kernel(Form.ROWS, [x], [softmax(x)], (m, n), (1,), frozenset({(0, 0)})), target=target, tolerance=400,
+              threads=(1, 2, 3), aliased={0: 0})
+
+
+@many
 @pytest.mark.parametrize("n", [2, 5, 7, 10, 16, 17, 33, 64])
 def test_short_rows_in_blocks(n: int, target: str) -> None:
     """Rows finished together, with dear numbers of whole rows, data for an index, and a last block cut off."""

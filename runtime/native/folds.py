@@ -176,7 +176,8 @@ def reduction_scratch(kernel: Kernel, target: Target, serial: bool) -> tuple[int
     if rows and (block := block_rows(kernel, passes)) > 1:
         numbers = (components * BLOCK_LANES + len(passes.all) + INVARIANTS) * 8 * BLOCK_LANES
         return numbers + (KEPT_VALUES * block * row_bytes if len(passes.reductions) > 1 else 0), 0
-    if kernel.form in (Form.ROWS, Form.CONTRACT) and len(passes.reductions) > 1 and KEPT_VALUES * row_bytes <= 4 * SCRATCH_LIMIT:
+    along = kernel.form in (Form.ROWS, Form.CONTRACT)
+    if along and len(passes.reductions) > 1 and KEPT_VALUES * row_bytes <= 4 * SCRATCH_LIMIT:
         return KEPT_VALUES * row_bytes, 0
     return 0, 0
 

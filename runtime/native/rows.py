@@ -155,33 +155,34 @@ class Rows:
                 e.scopes[-1].values.update(folding.results(folding.finish(states)))
 
     def looped_row(self) -> None:
-        """One loop per level; expensive values that a later level needs again are kept in row scratch."""
+        """One loop per level; expensive values that a later level needs again are kept in row scratch or in what will be outputs."""
         w, e = self.w, self.w.elements
-        plan = self.values_to_save()
+        plan = [(first, key, self.scratch(offset), self.place) for first, key, offset in self.values_to_save()]
+        plan = plan or self.values_in_outputs()
         for p, level in enumerate(self.passes.reductions):
             folding = self.folding(p)
             e.hoist(self.roots[p])
-            saves = [(key, self.scratch(pointer)) for first, key, pointer in plan if first == p]
+            saves = [(key, pointer, place) for first, key, pointer, place in plan if first == p]
             body = self.body(p, folding, saves)
             if self.outer_count == 1:
                 states = w.sweep(self.inner, i64(0), i64(self.inner_count), self.costs[p], body, folding.initial)
             else:
                 states = self.outer_sweep(folding, p, body)
-            for key, pointer in saves:
-                e.saved[key] = (pointer, self.place)
+            for key, pointer, place in saves:
+                e.saved[key] = (pointer, place)
             if level:
                 e.scopes[-1].values.update(folding.results(folding.finish(states)))
         e.saved.clear()
 
-    def body(self, p: int, folding: Folding, saves: Sequence[tuple[Key, Value]]) -> Callable[[State], State]:
+    def body(self, p: int, folding: Folding, saves: Sequence[tuple[Key, Value, Index]]) -> Callable[[State], State]:
         """What pass p does with one vector of a row."""
         e = self.w.elements
 
         def one(state: State) -> State:
             e.emit(self.roots[p])
             new = folding.append(state, folding.lifted()) if folding.reductions else []
-            for key, pointer in saves:
-                e.store(key[0], e.emit([key])[0], pointer, self.place)
+            for key, pointer, place in saves:
+                e.store(key[0], e.emit([key])[0], pointer, place)
             self.store_full(p)
             return new
 
@@ -203,9 +204,27 @@ class Rows:
 
     def values_to_save(self) -> list[tuple[int, Key, int]]:
         """(pass that computes it, element, where in row scratch it is kept) of expensive values that a later pass reads."""
-        e = self.w.elements
         row_bytes = numbers_bytes(self.passes.reduced_count)
-        if len(self.roots) < 2 or KEPT_VALUES * row_bytes > 4 * SCRATCH_LIMIT:
+        if KEPT_VALUES * row_bytes > 4 * SCRATCH_LIMIT:
+            return []
+        return [(first, key, i * row_bytes) for i, (first, key) in enumerate(self.values_needed_again()[:KEPT_VALUES])]
+
+    def values_in_outputs(self) -> list[tuple[int, Key, Value, Index]]:
+        """(pass that computes it, element, where it is kept) likewise, where the last pass will write an output of its type."""
+        places = {w for w, _ in self.w.kernel.in_place}
+        free = [(w, n) for w, n in self.passes.full[-1] if w not in places]
+        result = []
+        for first, key in self.values_needed_again():
+            fitting = next(((w, n) for w, n in free if n.dtype == key[0].dtype and n.type.size == key[0].type.size), None)
+            if fitting is not None:
+                free.remove(fitting)
+                result.append((first, key, self.w.writes[fitting[0]], self.space.position))
+        return result
+
+    def values_needed_again(self) -> list[tuple[int, Key]]:
+        """(pass that computes it, element) of expensive values that a later pass reads."""
+        e = self.w.elements
+        if len(self.roots) < 2:
             return []
         varying = self.outer.variables() | self.inner.variables()
         computed: dict[Key, int] = {}
@@ -225,10 +244,7 @@ class Rows:
                 stack.extend(step.operands)
             for key in e.reachable(roots):
                 computed.setdefault(key, p)
-        result = []
-        for i, (key, first) in enumerate(list(chosen.items())[:KEPT_VALUES]):
-            result.append((first, key, i * row_bytes))
-        return result
+        return [(first, key) for key, first in chosen.items()]
 
     def cone_cost(self, key: Key) -> int:
         return sum(scalar_cost(k[0]) for k in self.w.elements.reachable([key]))
@@ -236,41 +252,64 @@ class Rows:
     # -- few long rows -----------------------------------------------------------------------------------------
 
     def emit_chunked(self, chunks: Chunks) -> None:
-        """Chunks of rows to all threads; their partial results are joined by every thread for itself, in order."""
+        """Chunks of rows to all threads, as many rows at a time as a cache keeps from one pass to the next; their partial
+        results are joined by every thread for itself, in order."""
         w, f, e = self.w, self.w.f, self.w.elements
         rows = self.passes.kept_count
         shared, private = Room(f, w.shared), Room(f, w.private)
-        for p, level in enumerate(self.passes.reductions):
-            if not level and not self.passes.full[p]:
-                continue
-            folding = self.folding(p)
-            partials = Partials(w, folding, shared, rows * chunks.count)
-            self.swept_chunks(p, chunks, partials)
-            if not level:
-                continue
-            w.meet()
-            results = private.results(level, rows)
-            with f.loop(0, rows) as row:
-                first = f.mul(row, i64(chunks.count))
-                for node, value in partials.joined(chunks.count, 1, first).items():
-                    store_number(w, value, results[node], row)
-            self.space.settle(results)
-            self.roots = [self.space.roots(q) for q in range(len(self.passes.reductions))]
+        plan, group = self.values_in_outputs(), self.rows_in_cache()
+        with f.loop(0, rows, group) as first, e.inside(Scope()):
+            end = f.minimum(f.add(first, i64(group)), i64(rows))
+            for p, level in enumerate(self.passes.reductions):
+                if not level and not self.passes.full[p]:
+                    continue
+                partials = Partials(w, self.folding(p), shared, rows * chunks.count)
+                saves = [(key, pointer, place) for at, key, pointer, place in plan if at == p]
+                self.swept_chunks(p, chunks, partials, saves, first, group)
+                e.saved.update({key: (pointer, place) for key, pointer, place in saves})
+                if not level:
+                    continue
+                w.meet()
+                results = private.results(level, rows)
+                with f.loop(first, end) as row:
+                    start = f.mul(row, i64(chunks.count))
+                    for node, value in partials.joined(chunks.count, 1, start).items():
+                        store_number(w, value, results[node], row)
+                self.space.settle(results)
+                self.roots = [self.space.roots(q) for q in range(len(self.passes.reductions))]
+            if group < rows and w.took_turns:
+                w.meet()
+        e.saved.clear()
         if self.passes.kept:
             with f.when(f.compare("icmp eq", w.threads.thread, i64(0))), f.loop(0, rows) as row, e.inside(
                     Scope(bind(self.k, row))):
                 self.store_kept()
 
-    def swept_chunks(self, p: int, chunks: Chunks, partials: Partials) -> None:
+    def rows_in_cache(self) -> int:
+        """How many rows fill half of the second-level cache with all that they read and write; all where they are read once."""
+        rows, kernel = self.passes.kept_count, self.w.kernel
+        if len(self.passes.reductions) < 2:
+            return rows
+        full = rows * self.passes.reduced_count
+        each = sum(b.type.dtype.itemsize for b in (*kernel.reads, *kernel.writes) if int(b.type.size) == full)
+        return max(1, min(rows, self.w.target.l2_bytes // 2 // max(1, each * self.passes.reduced_count)))
+
+    def swept_chunks(self, p: int, chunks: Chunks, partials: Partials, saves: Sequence[tuple[Key, Value, Index]],
+                     first: Value, group: int) -> None:
+        """Pass p over the chunks of `group` rows, or as many as there are, beginning with the first one."""
         w, f, e, folding = self.w, self.w.f, self.w.elements, partials.folding
-        length = self.passes.reduced_count
-        with w.ranges(self.passes.kept_count * chunks.count) as bounds, f.loop(*bounds) as item:
-            row, chunk = quotient(f, item, chunks.count)
-            low = f.mul(chunk, i64(chunks.size))
-            high = f.minimum(f.add(low, i64(chunks.size)), i64(length))
-            with e.inside(Scope(bind(self.k, row))):
-                e.hoist(self.roots[p])
-                states = w.sweep(self.inner, low, high, self.costs[p], self.body(p, folding, ()), folding.initial,
-                                 aligned=length % e.lanes == 0 and chunks.size % e.lanes == 0)
-                if folding.reductions:
-                    partials.store(folding.finish(states), item)
+        rows, length = self.passes.kept_count, self.passes.reduced_count
+        with w.ranges(group * chunks.count) as (low_item, high_item):
+            if rows % group:
+                high_item = f.minimum(high_item, f.mul(f.sub(i64(rows), first), i64(chunks.count)))
+            with f.loop(low_item, high_item) as item:
+                row, chunk = quotient(f, item, chunks.count)
+                row = f.add(first, row)
+                low = f.mul(chunk, i64(chunks.size))
+                high = f.minimum(f.add(low, i64(chunks.size)), i64(length))
+                with e.inside(Scope(bind(self.k, row))):
+                    e.hoist(self.roots[p])
+                    states = w.sweep(self.inner, low, high, self.costs[p], self.body(p, folding, saves), folding.initial,
+                                     aligned=length % e.lanes == 0 and chunks.size % e.lanes == 0)
+                    if folding.reductions:
+                        partials.store(folding.finish(states), f.add(f.mul(row, i64(chunks.count)), chunk))
