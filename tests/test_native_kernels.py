@@ -361,7 +361,7 @@ def test_few_long_rows(target: str) -> None:
 
 @many
 def test_long_rows_some_at_a_time(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows in chunks, a few between two meetings, and whole ones too long for scratch: dear values wait where outputs will be."""
+    """Rows in chunks, a few at a time, and whole ones too long for scratch: dear values wait where outputs will be."""
     monkeypatch.setattr(rows.Rows, "rows_in_cache", lambda self: 4)
     for dtype, m, n in (("float32", 9, 8500), ("float64", 5, 8193), ("float32", 34, 16500)):
         x, y = inputs((dtype, (m, n)), (dtype, (m, n)))

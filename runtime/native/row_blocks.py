@@ -121,7 +121,8 @@ class RowBlocks:
                 for place, (first, key, _) in enumerate(plan):
                     if first < p:
                         e.saved[key] = (self.line(key, place, number), rows.place)
-                saves = [(key, self.line(key, place, number), rows.place) for place, (first, key, _) in enumerate(plan) if first == p]
+                saves = [(key, self.line(key, place, number), rows.place)
+                         for place, (first, key, _) in enumerate(plan) if first == p]
                 e.emit([k for k, (_, index) in e.saved.items() if index is rows.k])
                 e.hoist(rows.roots[p])
                 states = w.sweep(rows.inner, i64(0), i64(rows.inner_count), rows.costs[p], rows.body(p, folding, saves),

@@ -155,7 +155,7 @@ class Rows:
                 e.scopes[-1].values.update(folding.results(folding.finish(states)))
 
     def looped_row(self) -> None:
-        """One loop per level; expensive values that a later level needs again are kept in row scratch or in what will be outputs."""
+        """One loop per level; expensive values that a later level needs again wait in row scratch or where outputs will be."""
         w, e = self.w, self.w.elements
         plan = [(first, key, self.scratch(offset), self.place) for first, key, offset in self.values_to_save()]
         plan = plan or self.values_in_outputs()

@@ -19,14 +19,14 @@ from graphc.index import Index, linear, unravel, variables_for
 
 from .elements import Elements
 from .emit import Function
-from .loops import LINE, State, Work, bind, output_key
+from .loops import State, Work, bind, output_key
 from .recipes import Action, Key
 from .scopes import Scope
-from .sharing import maximum
+from .sharing import maximum, quotient
 from .values import Value, i64
 
 MOST_CODE = 600  # instructions of a tile
-FEW_TILES = 16  # rows of tiles that are too few to be shared among threads
+STRETCH = 64  # places along, after which the next strip of tiles is taken: what follows in memory is still there
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,8 @@ class Tiles:
         lanes = w.elements.lanes
         self.loads = [k for k in w.elements.reachable(self.roots) if self.is_turned(w.elements, k)]
         code = lanes * (w.body_cost(self.roots) + (len(self.loads) + 1) * (lanes.bit_length() + 1))
+        kernel = w.kernel  # stores to many lines wait for each of them, where they come from beyond the cache
+        self.large = sum(b.bytes for b in (*kernel.reads, *kernel.writes)) > w.target.l2_bytes
         self.whole = self.along_count // lanes * lanes if self.loads and code <= MOST_CODE else 0
 
     def is_turned(self, e: Elements, key: Key) -> bool:
@@ -106,16 +108,17 @@ class Tiles:
         for count, size, first in ((blocks, lanes, 0), (1 if left else 0, left, blocks * lanes)):
             if not count:
                 continue
-            strips = self.rest_count * count
-            few = strips < FEW_TILES
-            low, high = w.share(self.along_count, LINE) if few else (i64(0), i64(self.along_count))
-            shared = nullcontext((i64(0), i64(strips))) if few else nullcontext(w.share(strips)) if first else w.ranges(strips)
+            stretches = -(-self.along_count // STRETCH)
+            items = self.rest_count * stretches * count
+            shared = nullcontext(w.share(items)) if first else w.ranges(items)
             with shared as bounds, f.loop(*bounds) as item:
-                rest = f.binary("udiv", item, i64(count))
-                start = f.add(f.mul(f.sub(item, f.mul(rest, i64(count))), i64(lanes)), i64(first))
+                above, number = quotient(f, item, count)
+                rest, stretch = quotient(f, above, stretches)
+                start = f.add(f.mul(number, i64(lanes)), i64(first))
+                low = f.mul(stretch, i64(STRETCH))
                 with e.inside(Scope(bind(self.t.rest, rest))):
                     e.hoist(self.roots)
-                    self.strip(start, size, low, high)
+                    self.strip(start, size, low, f.minimum(f.add(low, i64(STRETCH)), i64(self.along_count)))
 
     def strip(self, start: Value, size: int, low: Value, high: Value) -> None:
         """Tiles side by side: `size` places across, low <= along < high."""
@@ -138,9 +141,14 @@ class Tiles:
             w.sweep(self.t.along, begin, high, 1000, gathered)
 
     def tile(self, start: Value, base: Value) -> None:
-        """lanes x lanes elements."""
+        """lanes x lanes elements; the lines that the next tile will be written to are fetched meanwhile."""
         w, f, e = self.w, self.w.f, self.w.elements
         lanes = e.lanes
+        if self.large:
+            for write, node in self.outputs:
+                for u in range(lanes):
+                    with e.inside(Scope({self.across: f.add(start, i64(u)), self.along: f.add(base, i64(lanes))})):
+                        f.prefetch(e.address(node, w.writes[write], self.position), write=True)
         columns = {key: self.loaded(key, start, base) for key in self.loads}
         for u in range(lanes):
             scope = Scope({self.across: f.add(start, i64(u)), self.along: base}, self.along)
