@@ -112,7 +112,7 @@ class Columns:
         blocks = -(-self.vectors // size)
         if blocks:
             with ranges(self.outer_count * blocks * parts) as bounds, f.loop(*bounds) as item:
-                rest, part = quotient(f, item, parts)
+                part, rest = quotient(f, item, self.outer_count * blocks)  # what is beside a block is still in a cache
                 outer, number = quotient(f, rest, blocks)
                 low = f.mul(number, i64(size * lanes))
                 exact = self.inner_count % (size * lanes) == 0 or self.rest
