@@ -7,7 +7,7 @@ import itertools
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -221,7 +221,7 @@ def test_views_and_guards(target: str) -> None:
 
 
 @many
-def test_transposing_maps(target: str) -> None:
+def test_transposing_maps(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whole tiles and what is left over on both sides, in any order of axes, with other operands and results beside."""
     for dtype, shape, axes in (("float32", (4, 5), (1, 0)), ("float32", (16, 16), (1, 0)), ("float32", (33, 70), (1, 0)),
                                ("float64", (40, 19), (1, 0)), ("int64", (17, 23), (1, 0)), ("bool", (20, 36), (1, 0)),
@@ -233,6 +233,9 @@ def test_transposing_maps(target: str) -> None:
         moved = g["permute"](x, axes)
         outputs = [moved, g["cast"](moved, "float32") + g["exp"](y) * 0.5]
         check(kernel(Form.MAP, [x, y], outputs, turned), target=target, tolerance=8, threads=(1, 2, 3))
+    monkeypatch.setitem(TARGETS, "small caches", replace(TARGETS[target], l2_bytes=1024))  # lines to be written are fetched
+    x, = inputs(("float32", (70, 150)))
+    check(kernel(Form.MAP, [x], [g["permute"](x, (1, 0)) * 2.0], (150, 70)), target="small caches", threads=(1, 2, 3))
     x, = inputs(("float32", (40, 40)))
     outputs = [x + g["permute"](x, (1, 0)), g["permute"](g["flip"](x, (0,)), (1, 0))]
     check(kernel(Form.MAP, [x], outputs, (40, 40)), target=target, threads=(1, 2, 3))
@@ -316,6 +319,11 @@ def test_layer_norm_rows(target: str) -> None:
         variance = g["mean"](g["square"](x - mean), -1, True)
         out = (x - mean) * g["rsqrt"](variance + 1e-5) * scale + shift
         check(kernel(Form.ROWS, [x, scale, shift], [out, mean, variance], (m, n), (1,)), target=target, tolerance=64,
+              threads=(1, 2))
+    for dtype, m, n in (("float32", 700, 97), ("float32", 520, 128), ("float64", 1100, 63)):  # straight on, where it is worth it
+        x, y = inputs((dtype, (m, n)), (dtype, (m, n)))
+        gradient = softmax(x) * (y - g["sum"](softmax(x) * y, -1, True))
+        check(kernel(Form.ROWS, [x, y], [softmax(x), gradient, g["max"](y, 1)], (m, n), (1,)), target=target, tolerance=64,
               threads=(1, 2))
 
 

@@ -13,7 +13,7 @@ from graphc.index import Index
 from graphc.ir import Node
 
 from .emit import Carried
-from .folds import Chunks, Folding, Passes, Space, column_chunks, passes_of
+from .folds import LARGE, Chunks, Folding, Passes, Space, column_chunks, passes_of
 from .loops import State, Work, affine_in, bind
 from .partials import Partials, Room, store_number
 from .scopes import Scope
@@ -23,7 +23,6 @@ from .values import Value, i64
 CHEAP_COLUMNS = 8  # operations per element up to which rows are unrolled
 BLOCKS = ((CHEAP_COLUMNS, 4, 16), (3 * CHEAP_COLUMNS, 2, 8))  # operations: vectors of a block of long rows, and of short ones
 
-LEAST_WIDE = 1 << 16  # elements: with fewer of them the code of wide blocks is not worth its compile time
 
 
 def emit_columns(w: Work) -> None:
@@ -77,7 +76,7 @@ class Columns:
         """
         few, many = next(((few, many) for limit, few, many in BLOCKS if self.cost <= limit), (1, 1))
         widest = min(states, many)
-        long = self.passes.kept_count * self.passes.reduced_count >= LEAST_WIDE
+        long = self.passes.kept_count * self.passes.reduced_count >= LARGE
         return max(few, widest) if long and vectors <= 2 * widest else few
 
     def emit(self) -> None:

@@ -37,6 +37,7 @@ BLOCK_LANES = 16  # rows of a block, at most
 BLOCK_ROW = 64  # elements of a row that is finished with others, at most
 BLOCK_POSITIONED = 1024  # of one whose positions are asked for and nothing else: joining two of its lanes is ten instructions
 LEAST_POSITIONED = 128  # of such rows
+LARGE = 1 << 16  # elements of a space whose loops are worth more code, and the time to compile it
 LEAST_BLOCK = 4  # rows that are worth a block
 INVARIANTS = 12  # numbers of whole rows that a block keeps, at most
 

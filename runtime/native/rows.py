@@ -14,6 +14,7 @@ from .columns import emit_columns
 from .emit import Carried
 from .folds import (
     KEPT_VALUES,
+    LARGE,
     SCRATCH_LIMIT,
     Chunks,
     Folding,
@@ -35,7 +36,8 @@ from .short_rows import LEAST_BLOCKS, MOST_PLACES, ShortRows
 from .values import Value, i64
 
 EXPENSIVE = 8  # operations that are worth a trip through row scratch
-STRAIGHT = 4  # vectors of a row that stay in registers between levels
+STRAIGHT = (4, 160)  # vectors of a row that stay in registers between levels, and their operations, at most
+STRAIGHT_LARGE = (8, 400)  # likewise, where there is much to be done
 
 
 def emit_rows(w: Work) -> None:
@@ -95,7 +97,7 @@ class Rows:
             return
         block = block_rows(w.kernel, self.passes)
         whole = w.target.has_masks or self.inner_count % e.lanes == 0
-        few = self.inner_count <= STRAIGHT * e.lanes or len(self.passes.reductions) == 1
+        few = self.inner_count <= STRAIGHT[0] * e.lanes or len(self.passes.reductions) == 1
         if block > 1 and self.inner.number is None and self.outer_count == 1 and few and whole:
             RowBlocks(self, block).emit()
             return
@@ -108,8 +110,9 @@ class Rows:
         lanes = e.lanes
         vectors = -(-self.inner_count // lanes)
         whole = self.inner_count % lanes == 0
-        straight = (self.outer_count == 1 and vectors <= STRAIGHT and (w.target.has_masks or whole)
-                    and sum(self.costs) * vectors <= 160 and self.passes.reduced_count > 0)
+        most, code = STRAIGHT_LARGE if self.passes.kept_count * self.passes.reduced_count >= LARGE else STRAIGHT
+        straight = (self.outer_count == 1 and vectors <= most and (w.target.has_masks or whole)
+                    and sum(self.costs) * vectors <= code and self.passes.reduced_count > 0)
         with e.inside(Scope(bind(self.k, row))):
             if straight:
                 self.straight_row(vectors)
