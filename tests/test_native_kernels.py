@@ -320,7 +320,7 @@ def test_layer_norm_rows(target: str) -> None:
         out = (x - mean) * g["rsqrt"](variance + 1e-5) * scale + shift
         check(kernel(Form.ROWS, [x, scale, shift], [out, mean, variance], (m, n), (1,)), target=target, tolerance=64,
               threads=(1, 2))
-    for dtype, m, n in (("float32", 700, 97), ("float32", 520, 128), ("float64", 1100, 63)):  # straight on, where it is worth it
+    for dtype, m, n in (("float32", 700, 97), ("float32", 520, 128), ("float64", 1100, 63)):  # straight on
         x, y = inputs((dtype, (m, n)), (dtype, (m, n)))
         gradient = softmax(x) * (y - g["sum"](softmax(x) * y, -1, True))
         check(kernel(Form.ROWS, [x, y], [softmax(x), gradient, g["max"](y, 1)], (m, n), (1,)), target=target, tolerance=64,
@@ -365,6 +365,20 @@ def test_few_long_rows(target: str) -> None:
     x, = inputs(("float32", (3, 20000)))
     check(kernel(Form.ROWS, [x], [softmax(x), g["argmax"](x, -1)], (3, 20000), (1,)), target=target, tolerance=400,
           threads=(1, 2, 3))
+
+
+@many
+def test_rows_from_beyond_the_cache(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines are fetched ahead, beyond the last row too, and no result changes."""
+    monkeypatch.setitem(TARGETS, "small caches", replace(TARGETS[target], l2_bytes=1024))
+    for dtype, m, n in (("float32", 300, 10), ("float32", 90, 97), ("float64", 40, 300), ("float32", 33, 1000)):
+        x, y, s = inputs((dtype, (m, n)), (dtype, (m, n)), (dtype, (n,)))
+        outputs = [softmax(x), softmax(x) * (y - g["sum"](softmax(x) * y, -1, True)) * s, g["max"](y, 1)]
+        k = kernel(Form.ROWS, [x, y, s], outputs, (m, n), (1,))
+        arrays = [values_for(v.node) for v in (x, y, s)]
+        found = check(k, arrays, target="small caches", tolerance=64, threads=(1, 2))
+        assert all(a.tobytes() == b.tobytes() for a, b in zip(found, check(k, arrays, target=target, tolerance=64), strict=True))
+        assert "prefetch" in Compiled(k, TARGETS["small caches"]).text
 
 
 @many

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from math import prod
 
 from graphc.index import Index
+from graphc.ir import Node
 
 from .columns import emit_columns
 from .emit import Carried
@@ -26,7 +27,8 @@ from .folds import (
     passes_of,
     row_chunks,
 )
-from .loops import State, Work, affine_in, bind, scalar_cost
+from .lines_ahead import ROWS_AHEAD, Line, LinesAhead
+from .loops import CountingScalar, State, Work, affine_in, bind, scalar_cost
 from .partials import Partials, Room, store_number
 from .recipes import Action, Key
 from .row_blocks import RowBlocks
@@ -38,6 +40,17 @@ from .values import Value, i64
 EXPENSIVE = 8  # operations that are worth a trip through row scratch
 STRAIGHT = (4, 160)  # vectors of a row that stay in registers between levels, and their operations, at most
 STRAIGHT_LARGE = (8, 400)  # likewise, where there is much to be done
+
+
+class FunctionCounter(CountingScalar):
+    SLOW = CountingScalar.SLOW | {"rsqrt"}
+
+
+def is_function(node: Node) -> bool:
+    """Whether a map takes a polynomial."""
+    counter = FunctionCounter()
+    node.op.scalar(counter, *[counter] * len(node.inputs), **node.attributes)
+    return counter.total >= 16
 
 
 def emit_rows(w: Work) -> None:
@@ -78,6 +91,7 @@ class Rows:
         self.chunks = None if w.threads.alone else row_chunks(passes)
         if self.outer_count > 1:
             self.chunks = None
+        self.ahead = LinesAhead(self)
 
     def short(self) -> ShortRows | None:
         """How rows are done, as many at once as a vector has lanes; None where they are too long, too dear or too few."""
@@ -97,12 +111,23 @@ class Rows:
             return
         block = block_rows(w.kernel, self.passes)
         whole = w.target.has_masks or self.inner_count % e.lanes == 0
-        few = self.inner_count <= STRAIGHT[0] * e.lanes or len(self.passes.reductions) == 1
+        few = self.inner_count < 2 * e.lanes or (self.inner_count <= STRAIGHT[0] * e.lanes and self.ends_matter())
+        few = few or len(self.passes.reductions) == 1
         if block > 1 and self.inner.number is None and self.outer_count == 1 and few and whole:
             RowBlocks(self, block).emit()
             return
         with w.ranges(self.passes.kept_count) as bounds, f.loop(*bounds) as row:
             self.emit_row(row)
+
+    def ends_matter(self) -> bool:
+        """Whether whole rows have numbers that are functions of others, or positions: in scalars, as long as a short row."""
+        e = self.w.elements
+        if any(r.positioned for r in self.passes.all):
+            return True
+        keys = [*(k for roots in self.roots for k in roots), *(self.space.kept_key(n) for _, n in self.passes.kept)]
+        inside = self.inner.variables() | self.outer.variables()
+        return any(is_function(key[0]) for key in e.reachable(keys)
+                   if e.step(key).action is Action.SCALAR and not e.step(key).variables & inside)
 
     def emit_row(self, row: Value) -> None:
         """One row: all its folds and outputs."""
@@ -137,6 +162,8 @@ class Rows:
         """A row that fits a few registers: no loop, and values stay from level to level."""
         w, e = self.w, self.w.elements
         lanes = e.lanes
+        if len(self.roots) > 1:
+            self.ahead.fetch(ROWS_AHEAD, self.inner_count)
         scopes = []
         for v in range(vectors):
             left = self.inner_count - v * lanes
@@ -166,7 +193,7 @@ class Rows:
             folding = self.folding(p)
             e.hoist(self.roots[p])
             saves = [(key, pointer, place) for first, key, pointer, place in plan if first == p]
-            body = self.body(p, folding, saves)
+            body = self.body(p, folding, saves, self.ahead.beside(p))
             if self.outer_count == 1:
                 states = w.sweep(self.inner, i64(0), i64(self.inner_count), self.costs[p], body, folding.initial)
             else:
@@ -177,11 +204,14 @@ class Rows:
                 e.scopes[-1].values.update(folding.results(folding.finish(states)))
         e.saved.clear()
 
-    def body(self, p: int, folding: Folding, saves: Sequence[tuple[Key, Value, Index]]) -> Callable[[State], State]:
+    def body(self, p: int, folding: Folding, saves: Sequence[tuple[Key, Value, Index]],
+             ahead: Sequence[Line] = ()) -> Callable[[State], State]:
         """What pass p does with one vector of a row."""
         e = self.w.elements
 
         def one(state: State) -> State:
+            for start, scalar, write in ahead:
+                self.w.f.prefetch(self.w.f.offset(start, e.first(self.inner), scalar), write=write)
             e.emit(self.roots[p])
             new = folding.append(state, folding.lifted()) if folding.reductions else []
             for key, pointer, place in saves:

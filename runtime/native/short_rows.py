@@ -16,6 +16,7 @@ from graphc.ir import Node
 
 from .addresses import memory_type
 from .folds import Folding
+from .lines_ahead import ROWS_AHEAD
 from .loops import State, scalar_cost, variable_of
 from .recipes import Action, Key
 from .scopes import Scope
@@ -76,6 +77,8 @@ class ShortRows:
 
     def block(self, base: Value) -> None:
         w, e, passes = self.w, self.w.elements, self.rows.passes
+        with e.inside(Scope({self.row: base})):
+            self.rows.ahead.fetch(ROWS_AHEAD * self.lanes, self.length * self.lanes)
         loaded = {key: self.loaded(key, base) for key in self.turned}
         places = [Scope({self.place: i64(r)}) for r in range(self.length)]
         for r, scope in enumerate(places):
