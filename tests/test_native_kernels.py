@@ -377,8 +377,9 @@ def test_rows_from_beyond_the_cache(target: str, monkeypatch: pytest.MonkeyPatch
         k = kernel(Form.ROWS, [x, y, s], outputs, (m, n), (1,))
         arrays = [values_for(v.node) for v in (x, y, s)]
         found = check(k, arrays, target="small caches", tolerance=64, threads=(1, 2))
-        assert all(a.tobytes() == b.tobytes() for a, b in zip(found, check(k, arrays, target=target, tolerance=64), strict=True))
-        assert "prefetch" in Compiled(k, TARGETS["small caches"]).text
+        usual = check(k, arrays, target=target, tolerance=64)
+        assert all(a.tobytes() == b.tobytes() for a, b in zip(found, usual, strict=True))
+        assert n < 64 or "prefetch" in Compiled(k, TARGETS["small caches"]).text
 
 
 @many

@@ -111,8 +111,9 @@ class Rows:
             return
         block = block_rows(w.kernel, self.passes)
         whole = w.target.has_masks or self.inner_count % e.lanes == 0
-        few = self.inner_count < 2 * e.lanes or (self.inner_count <= STRAIGHT[0] * e.lanes and self.ends_matter())
-        few = few or len(self.passes.reductions) == 1
+        few = self.inner_count <= STRAIGHT[0] * e.lanes or len(self.passes.reductions) == 1
+        if self.inner_count >= 2 * e.lanes and self.is_straight() and not self.ends_matter():
+            few = False  # the code of some rows runs side by side, as the processor looks ahead
         if block > 1 and self.inner.number is None and self.outer_count == 1 and few and whole:
             RowBlocks(self, block).emit()
             return
@@ -129,17 +130,22 @@ class Rows:
         return any(is_function(key[0]) for key in e.reachable(keys)
                    if e.step(key).action is Action.SCALAR and not e.step(key).variables & inside)
 
+    def is_straight(self) -> bool:
+        """Whether a row is written straight on, without loops."""
+        lanes = self.w.elements.lanes
+        vectors = -(-self.inner_count // lanes)
+        whole = self.w.target.has_masks or self.inner_count % lanes == 0
+        most, code = STRAIGHT_LARGE if self.passes.kept_count * self.passes.reduced_count >= LARGE else STRAIGHT
+        return (self.outer_count == 1 and vectors <= most and whole and sum(self.costs) * vectors <= code
+                and self.passes.reduced_count > 0)
+
     def emit_row(self, row: Value) -> None:
         """One row: all its folds and outputs."""
         w, e = self.w, self.w.elements
         lanes = e.lanes
         vectors = -(-self.inner_count // lanes)
-        whole = self.inner_count % lanes == 0
-        most, code = STRAIGHT_LARGE if self.passes.kept_count * self.passes.reduced_count >= LARGE else STRAIGHT
-        straight = (self.outer_count == 1 and vectors <= most and (w.target.has_masks or whole)
-                    and sum(self.costs) * vectors <= code and self.passes.reduced_count > 0)
         with e.inside(Scope(bind(self.k, row))):
-            if straight:
+            if self.is_straight():
                 self.straight_row(vectors)
             else:
                 self.looped_row()
