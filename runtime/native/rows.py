@@ -112,8 +112,8 @@ class Rows:
         block = block_rows(w.kernel, self.passes)
         whole = w.target.has_masks or self.inner_count % e.lanes == 0
         few = self.inner_count <= STRAIGHT[0] * e.lanes or len(self.passes.reductions) == 1
-        if self.inner_count >= 2 * e.lanes and self.is_straight() and not self.ends_matter():
-            few = False  # the code of some rows runs side by side, as the processor looks ahead
+        if self.ahead.large and self.inner_count >= 2 * e.lanes and self.is_straight() and not self.ends_matter():
+            few = False  # rows in registers are fetched sooner
         if block > 1 and self.inner.number is None and self.outer_count == 1 and few and whole:
             RowBlocks(self, block).emit()
             return
@@ -141,12 +141,10 @@ class Rows:
 
     def emit_row(self, row: Value) -> None:
         """One row: all its folds and outputs."""
-        w, e = self.w, self.w.elements
-        lanes = e.lanes
-        vectors = -(-self.inner_count // lanes)
+        e = self.w.elements
         with e.inside(Scope(bind(self.k, row))):
             if self.is_straight():
-                self.straight_row(vectors)
+                self.straight_row(-(-self.inner_count // e.lanes))
             else:
                 self.looped_row()
             self.store_kept()
