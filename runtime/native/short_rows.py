@@ -120,7 +120,9 @@ class ShortRows:
         """A load's rows as vectors across them, one for each place."""
         f, e = self.w.f, self.w.elements
         step = e.step(key)
-        scalar, stride = memory_type(step.base), step.place.factor(self.row)
+        stride = step.place.factor(self.row)
+        assert step.base is not None and stride is not None
+        scalar = memory_type(step.base)
         with e.inside(Scope({self.row: base, self.place: i64(0)})):
             start = e.address(step.base, e.memory[step.base].pointer, step.place)
         found: list[Value] = []
@@ -138,11 +140,13 @@ class ShortRows:
         f, e = self.w.f, self.w.elements
         position = self.rows.space.position
         stride = position.factor(self.row)
+        assert stride is not None
         with e.inside(Scope({self.row: base, self.place: i64(0)})):
             start = e.address(node, pointer, position)
         for first, count in self.groups():
             columns: list[Value | None] = [*values[first:first + count], *[None] * (self.lanes - count)]
             for u, row in enumerate(turn(f, columns, range(self.lanes))):
+                assert row is not None
                 at = f.offset(start, i64(u * stride + first), memory_type(node))
                 if count == self.lanes:
                     f.store(row, at)
