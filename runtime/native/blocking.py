@@ -299,12 +299,12 @@ def lines_fetched(extent: Extent, rows: Rows, sums: Sums, t: Tiles, depth: Depth
     """Lines of the next tile's rows that are fetched beside each panel; of each row, or each k where rows are neighbours."""
     if rows.gathered or rows.a_segments or extent.m * sums.k_inner * itemsize <= FETCHED_BYTES:
         return 0
+    if blocks.panels_in_block == 1 and not t.pack_a:  # every panel reads A anew, only the first one from afar
+        return 0
     panels = blocks.panels_in_block if blocks.split_rows else max(1, blocks.panels_in_block // 2)  # half: two threads share them
     if sums.a_k == 1:
-        lines = math.ceil(depth.k_in_block * itemsize / LINE / panels)
-        return lines if lines * t.height <= MOST_FETCHED else 0
-    lines = math.ceil(depth.k_in_block / panels)
-    return lines if rows.a_row == 1 and lines * 2 <= MOST_FETCHED else 0
+        return min(math.ceil(depth.k_in_block * itemsize / LINE / panels), MOST_FETCHED // t.height)
+    return min(math.ceil(depth.k_in_block / panels), MOST_FETCHED // 2) if rows.a_row == 1 else 0
 
 
 def threads_that_pack(units: int, length: int) -> int:

@@ -71,8 +71,8 @@ def pack_cost(axes: Axes, stride: int | None, run: int, lanes: int, masks: bool)
     return 6 / lanes if stride == 1 or run else 1.3
 
 
-def cost(c: Contraction, g: Blocking, plain: bool, turned: bool, dots: bool, target: Target) -> float:
-    """Estimated cycles for one member of the batch."""
+def cost(c: Contraction, g: Blocking, plain: bool, turned: bool, dots: bool, target: Target, overlap: bool) -> float:
+    """Estimated cycles for one member of the batch; overlap: a turned tile is not finished while the next one is summed."""
     m, n, k, masks = g.m, g.n, math.prod(c.k), target.has_masks
     if dots:
         total = m * k * (n + 1) / (2 * g.lanes) + 3 * m * n + (0 if dot_columns_in_place(c) else 1.3 * n * k)
@@ -87,7 +87,7 @@ def cost(c: Contraction, g: Blocking, plain: bool, turned: bool, dots: bool, tar
     if plain and not g.direct:
         total += m * n * (2 / g.lanes if merge(c.n, c.c_n)[-1:] in ((), ((n, 1),)) else 1.5)
     if turned and not plain and min(m, n) > 1:
-        total += m * n * (1.5 if dots else (2 + math.log2(g.lanes)) / g.lanes)
+        total += m * n * (1.5 if dots or overlap else (2 + math.log2(g.lanes)) / g.lanes)
     return total
 
 
@@ -108,9 +108,9 @@ def choose_road(c: Contraction, target: Target, plain: bool, loads: tuple[bool, 
         if whole_rows and turned:  # the columns are rows by then: all of them in one tile
             dots = dots and g.m <= dot_rows(g.m, g.n, target)
         if dots:
-            choices.append((cost(d, g, plain, turned, True, target), turned, True))
+            choices.append((cost(d, g, plain, turned, True, target, overlap), turned, True))
         if not (whole_rows and turned and g.row_tiles > 1):
-            choices.append((cost(d, g, plain, turned, False, target) * (1.1 if turned else 1), turned, False))
+            choices.append((cost(d, g, plain, turned, False, target, overlap) * (1.1 if turned else 1), turned, False))
     matrix = matrix_blocking(c, target, loads, whole_rows)
     least, turned, dots = min(choices)
     if matrix is not None and matrix_cost(c, matrix, loads) < least:
