@@ -301,7 +301,7 @@ def lines_fetched(extent: Extent, rows: Rows, sums: Sums, t: Tiles, depth: Depth
         return 0
     if blocks.panels_in_block == 1 and not t.pack_a:  # every panel reads A anew, only the first one from afar
         return 0
-    panels = blocks.panels_in_block if blocks.split_rows else max(1, blocks.panels_in_block // 2)  # half: two threads share them
+    panels = blocks.panels_in_block if blocks.split_rows else max(1, blocks.panels_in_block // 2)  # two threads share them
     if sums.a_k == 1:
         return min(math.ceil(depth.k_in_block * itemsize / LINE / panels), MOST_FETCHED // t.height)
     return min(math.ceil(depth.k_in_block / panels), MOST_FETCHED // 2) if rows.a_row == 1 else 0
