@@ -430,8 +430,8 @@ BEYOND_CACHES: list[tuple[Contraction, int, dict[str, object]]] = [
     (matmul(120, 320, 260), 256, {"pack_b": True, "panels_in_block": 3}),  # panels line by line, also the narrower last one
     (matmul(150, 331, 300), 256, {"pack_b": True, "wide": 10, "masked": True}),
     (matmul(150, 331, 300, dtype="double"), 256, {"pack_b": True, "masked": True, "k_in_block": 100}),
-    (matmul(300, 200, 1024), 256, {"pack_a": True, "fetched": 4}),  # the next rows are fetched before they are packed
-    (matmul(300, 330, 600, a=True, dtype="double"), 256, {"pack_a": True, "fetched": 18}),
+    (matmul(300, 200, 1024), 256, {"pack_a": True, "fetched": 5}),  # the next rows are fetched before they are packed
+    (matmul(300, 330, 600, a=True, dtype="double"), 256, {"pack_a": True, "fetched": 40}),
     (matmul(50, 130, 5), 256, {"pack_b": False, "vectors": 3, "far_result": False}),  # the result takes the time
     (matmul(200, 330, 7, a=True), 256, {"pack_b": False, "vectors": 4, "far_result": True}),
 ]

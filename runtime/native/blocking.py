@@ -51,7 +51,7 @@ KEPT_SHARE = 0.5  # of the second-level cache: more of a packed operand would dr
 LEAST_UNITS, COLUMNS_A_THREAD = 8, 160  # units, rows or columns of each thread for which it pays to pack so much
 PORTIONS = 64  # that row tiles are cut into
 ROWS_OF_PART, MOST_PARTS = 256, 4  # rows for which a panel is packed again
-FETCHED_SHARE, MOST_FETCHED = 0.5, 64  # of the second-level cache: larger operands are fetched before they are packed; lines
+FETCHED_BYTES, MOST_FETCHED = 96 << 10, 80  # rows of larger operands are fetched beside the tile before; lines beside a panel
 FEW_TILES = 4  # row tiles for which a panel is packed just in time
 LEAST_SUMS, MANY_SUMS = 12, 20  # registers of sums in a tile that keep multiply-add busy, and other instructions few
 
@@ -93,7 +93,7 @@ class Blocks:
     streamed: bool  # B panels do not stay in the first-level cache
     far_result: bool  # sums are so short that rows of the result are waited for
     split_rows: bool
-    fetched: int = 0  # lines of the next tile's rows that are fetched beside each panel, before those rows are packed
+    fetched: int = 0  # lines of the next tile's rows that are fetched beside each panel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,7 +287,8 @@ def choose_blocks(extent: Extent, rows: Rows, t: Tiles, depth: Depth, itemsize: 
             share = target.l2_bytes * 3 // 5  # the packed block and its sums stay in the second-level cache together
             panels_in_block = max(1, min(panels_in_block, share // (sums + (panel_bytes if t.pack_b else 0))))
     streamed = depth.k_in_block * panels_in_block * width * itemsize > target.l1_bytes if t.pack_b else large_b
-    split_rows = whole_rows or t.row_tiles >= (4 * t.panels if t.pack_b else t.panels)
+    # panels are packed anew by every thread that shares rows; so are rows of A by those that share panels, in pieces of lines
+    split_rows = whole_rows or t.row_tiles >= (4 * t.panels if t.pack_b and not t.overlapped else t.panels)
     far_result = depth.k_in_block <= SHALLOW and extent.m * extent.n * itemsize > target.l2_bytes // 4
     return Blocks(tiles_in_block=tiles_in_block, panels_in_block=panels_in_block, streamed=streamed, far_result=far_result,
                   split_rows=split_rows)
@@ -296,14 +297,14 @@ def choose_blocks(extent: Extent, rows: Rows, t: Tiles, depth: Depth, itemsize: 
 def lines_fetched(extent: Extent, rows: Rows, sums: Sums, t: Tiles, depth: Depth, blocks: Blocks, itemsize: int,
                   target: Target) -> int:
     """Lines of the next tile's rows that are fetched beside each panel; of each row, or each k where rows are neighbours."""
-    large = extent.m * sums.k_inner * itemsize > FETCHED_SHARE * target.l2_bytes
-    if not (t.pack_a and large) or rows.gathered or rows.a_segments:
+    if rows.gathered or rows.a_segments or extent.m * sums.k_inner * itemsize <= FETCHED_BYTES:
         return 0
+    if blocks.panels_in_block == 1 and not t.pack_a:  # every panel reads A anew, only the first one from afar
+        return 0
+    panels = blocks.panels_in_block if blocks.split_rows else max(1, blocks.panels_in_block // 2)  # two threads share them
     if sums.a_k == 1:
-        lines = math.ceil(depth.k_in_block * itemsize / LINE / blocks.panels_in_block)
-        return lines if lines * t.height <= MOST_FETCHED else 0
-    lines = math.ceil(depth.k_in_block / blocks.panels_in_block)
-    return lines if rows.a_row == 1 and lines * 2 <= MOST_FETCHED else 0
+        return min(math.ceil(depth.k_in_block * itemsize / LINE / panels), MOST_FETCHED // t.height)
+    return min(math.ceil(depth.k_in_block / panels), MOST_FETCHED // 2) if rows.a_row == 1 else 0
 
 
 def threads_that_pack(units: int, length: int) -> int:
@@ -329,7 +330,7 @@ def choose_sharing(split_rows: bool, packs: bool, row_tiles: int, panels: int, m
     straight: whether rows of A are packed as they lie, which costs little.
     """
     if not packs:
-        return Sharing(portion=1 if split_rows else 2, most_threads=MOST_BALANCED)
+        return Sharing(portion=1, most_threads=MOST_BALANCED)
     units, length = (row_tiles, m) if split_rows else (panels, n)
     most_threads = threads_that_pack(units, length)
     if most_threads < 2:

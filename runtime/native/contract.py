@@ -21,6 +21,7 @@ from graphc.runtime.native.matrix import MatrixTiles
 from graphc.runtime.native.matrix_blocking import matrix_blocking, matrix_cost
 from graphc.runtime.native.operands import LINE, UNFORESEEN
 from graphc.runtime.native.overlap import FinishVector, OverlappedTiles
+from graphc.runtime.native.packing import turn_tile
 from graphc.runtime.native.sharing import spread
 from graphc.runtime.native.target import Target
 from graphc.runtime.native.tile_operands import Load, flat_offset
@@ -43,7 +44,7 @@ class Road:
     dots: bool  # vectors run along k
     blocking: Blocking  # of the contraction after any exchange
     turned_offset: int  # where in scratch the transposed tile is
-    turned_stride: int  # elements between its rows: the rows of a tile
+    turned_stride: int  # elements between its rows: the rows of a tile, of whole registers where it is turned in registers
     scratch_bytes: int
 
 
@@ -70,8 +71,8 @@ def pack_cost(axes: Axes, stride: int | None, run: int, lanes: int, masks: bool)
     return 6 / lanes if stride == 1 or run else 1.3
 
 
-def cost(c: Contraction, g: Blocking, plain: bool, turned: bool, dots: bool, target: Target) -> float:
-    """Estimated cycles for one member of the batch."""
+def cost(c: Contraction, g: Blocking, plain: bool, turned: bool, dots: bool, target: Target, overlap: bool) -> float:
+    """Estimated cycles for one member of the batch; overlap: a turned tile is not finished while the next one is summed."""
     m, n, k, masks = g.m, g.n, math.prod(c.k), target.has_masks
     if dots:
         total = m * k * (n + 1) / (2 * g.lanes) + 3 * m * n + (0 if dot_columns_in_place(c) else 1.3 * n * k)
@@ -86,7 +87,7 @@ def cost(c: Contraction, g: Blocking, plain: bool, turned: bool, dots: bool, tar
     if plain and not g.direct:
         total += m * n * (2 / g.lanes if merge(c.n, c.c_n)[-1:] in ((), ((n, 1),)) else 1.5)
     if turned and not plain and min(m, n) > 1:
-        total += 1.5 * m * n
+        total += m * n * (1.5 if dots or overlap else (2 + math.log2(g.lanes)) / g.lanes)
     return total
 
 
@@ -107,9 +108,9 @@ def choose_road(c: Contraction, target: Target, plain: bool, loads: tuple[bool, 
         if whole_rows and turned:  # the columns are rows by then: all of them in one tile
             dots = dots and g.m <= dot_rows(g.m, g.n, target)
         if dots:
-            choices.append((cost(d, g, plain, turned, True, target), turned, True))
+            choices.append((cost(d, g, plain, turned, True, target, overlap), turned, True))
         if not (whole_rows and turned and g.row_tiles > 1):
-            choices.append((cost(d, g, plain, turned, False, target) * (1.1 if turned else 1), turned, False))
+            choices.append((cost(d, g, plain, turned, False, target, overlap) * (1.1 if turned else 1), turned, False))
     matrix = matrix_blocking(c, target, loads, whole_rows)
     least, turned, dots = min(choices)
     if matrix is not None and matrix_cost(c, matrix, loads) < least:
@@ -125,8 +126,8 @@ def choose_road(c: Contraction, target: Target, plain: bool, loads: tuple[bool, 
         used = tile_bytes + (0 if dot_columns_in_place(d) else align(n * k * itemsize))
     else:
         used = blocking.scratch_bytes
-        rows = blocking.height
-        tile_bytes = align(blocking.height * blocking.vectors * blocking.lanes * itemsize)
+        rows = -(-blocking.height // blocking.lanes) * blocking.lanes
+        tile_bytes = align(rows * blocking.vectors * blocking.lanes * itemsize)
     return Road(turned, dots, blocking, used, rows, used + (tile_bytes if turned and not plain else 0))
 
 
@@ -228,9 +229,12 @@ def turned_back(finish: Finish, dtype: str, road: Road, memory: Value) -> Finish
             finish(f, Tile(tile.pointer, 1, tile.columns, tile.rows, tile.j0, tile.i0, tile.batch, tile.column_part,
                            tile.row_part, stride))
             return
-        with f.loop(i64(0), tile.rows) as row, f.loop(i64(0), tile.columns) as column:
-            value = f.load(f.offset(tile.pointer, f.add(f.mul(row, i64(tile.stride)), column), dtype), dtype)
-            f.store(value, f.offset(memory, f.add(f.mul(column, i64(stride)), row), dtype))
+        if road.dots:
+            with f.loop(i64(0), tile.rows) as row, f.loop(i64(0), tile.columns) as column:
+                value = f.load(f.offset(tile.pointer, f.add(f.mul(row, i64(tile.stride)), column), dtype), dtype)
+                f.store(value, f.offset(memory, f.add(f.mul(column, i64(stride)), row), dtype))
+        else:
+            f.call(turn_tile(f.module, dtype, g.lanes, g.height, tile.stride, stride), [memory, tile.pointer, tile.columns])
         finish(f, Tile(memory, stride, tile.columns, tile.rows, tile.j0, tile.i0, tile.batch, tile.column_part,
                        tile.row_part, stride))
 

@@ -96,9 +96,10 @@ class PackedOperands:
             self.pack(a, table, g.a_k, g.a_m, i0, height, step, g.m, to, step, count, g.a_run)
 
     def fetch_rows(self, a: Value, i0: Value, height: Value, place: Value) -> None:
-        """Fetch a part of the rows of the next tile, which will be packed, beside the panel at `place` of the block.
+        """Fetch a part of the rows of the next tile beside the panel at `place` of the block.
 
-        Packing reads short pieces from many rows, which no processor foresees: it would wait for memory.
+        They are read, or packed, in short pieces of many rows, which no processor foresees: it would wait for memory, and
+        longer for what another core has just written.
         """
         f, g = self.f, self.blocking
         first = f.mul(place, i64(g.fetched))
