@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .passes.recompute import Recomputed
 
 LONG = 300  # nodes of a graph whose passes take as long as making the code of the pool of threads, or longer
+LARGE = 1 << 17  # elements of parameters and states from which a step is work for several threads, however few its nodes
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Specialized:
 @contextmanager
 def getting_ready(graph: Graph, backend: str, threads: int | None) -> Iterator[None]:
     """What a long step will need, whatever its code is, is made meanwhile on another core."""
-    if backend != "native" or threads == 1 or len(graph.nodes) < LONG:
+    if backend != "native" or threads == 1 or (len(graph.nodes) < LONG and sum(c.array.size for c in graph.cells()) < LARGE):
         yield
         return
     from .runtime.native.threads import available_parallelism, prepare

@@ -131,11 +131,15 @@ def _runtime() -> jit.Code:
 
 
 def prepare() -> Callable[[], None]:
-    """Makes the pool's own code beside what the caller does next; a function that waits until it is there.
+    """Makes the pool's own code, and that of bound calls, beside what the caller does next; a function that waits for it.
 
     It is to be called soon: a process that forks meanwhile would leave its child a lock that nobody releases.
     """
-    return beside(_runtime)
+    def make() -> None:
+        _runtime()
+        calls.prepare()
+
+    return beside(make)
 
 
 @once
