@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from .errors import GraphError
 from .ir import Graph
@@ -25,8 +25,7 @@ LONG = 300  # nodes of a graph whose passes take as long as making the code of t
 LARGE = 1 << 17  # elements of parameters and states from which a step is work for several threads, however few its nodes
 
 
-@dataclass(frozen=True)
-class Memory:
+class Memory(NamedTuple):
     """Bytes that a program for fixed sizes needs.
 
     cells      parameters, slots and other states

@@ -16,9 +16,8 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import llvmlite.binding as llvm
 from graphc.runtime.native.target import Target
@@ -51,16 +50,14 @@ def initialize_all() -> None:
     llvm.initialize_all_asmprinters()
 
 
-@dataclass(frozen=True)
-class Unit:
+class Unit(NamedTuple):
     """LLVM text that is compiled by itself, and how much care its code is worth: see `_passes`."""
 
     text: str
     level: int = 2
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(NamedTuple):
     """What a text became: an object, what it exports and wants, how long it took.  `unit` where it came from the cache."""
 
     data: bytes

@@ -24,9 +24,8 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from graphc.runtime.native import cache, calls, jit, memory
@@ -51,8 +50,7 @@ _CALL_WORDS = ctypes.c_uint64 * 5
 _SPIN = ctypes.CFUNCTYPE(None, ctypes.c_int64)
 
 
-@dataclass(frozen=True)
-class Services:
+class Services(NamedTuple):
     """Addresses of the system's functions; 0 where there is none."""
 
     give_up: int  # int f(void): give up the time slice

@@ -11,8 +11,8 @@ Knows index maps and tiles.  Must not know op names, buffers or how threads are 
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass
 from math import prod
+from typing import NamedTuple
 
 from graphc.index import Index, linear, unravel, variables_for
 
@@ -27,8 +27,7 @@ MOST_CODE = 600  # instructions of a tile
 FEW_TILES = 16  # rows of tiles that are too few to be shared among threads
 
 
-@dataclass(frozen=True)
-class Turned:
+class Turned(NamedTuple):
     """A map's space as rest x across x along: written in order of `along`, read by some in order of `across`."""
 
     rest: Index
