@@ -20,6 +20,7 @@ import numpy as np
 from .errors import GraphError
 from .op import Kind, Op
 from .origins import Origin, at, phase, scope, user_origin
+from .pages import mapped
 from .types import Dim, DType, Quotient, TensorType
 
 # -- cells -----------------------------------------------------------------------------------------------------------
@@ -45,8 +46,8 @@ class Cell:
         return f"<{'parameter' if self.trainable else 'state'} {self.name}: {self.type}>"
 
 
-LINE, PAGE = 64, 2 << 20  # bytes: a cache line, which is the widest vector; a large page
-LARGE = 4 << 20  # bytes from which numpy asks the system for large pages
+LINE = 64  # bytes: a cache line, which is the widest vector
+LARGE = 4 << 20  # bytes from which memory comes in large pages
 
 
 def aligned_zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
@@ -55,10 +56,10 @@ def aligned_zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     Large ones are pages that nobody has written to, which the system clears when somebody does.
     """
     size = math.prod(shape) * np.dtype(dtype).itemsize
-    alignment = PAGE if size >= LARGE else LINE
-    room = np.zeros(size + alignment, np.uint8)
-    start = -room.ctypes.data % alignment
-    return np.ndarray(shape, dtype, room.data, start)
+    if size >= LARGE:
+        return np.ndarray(shape, dtype, mapped(size).data)
+    room = np.zeros(size + LINE, np.uint8)
+    return np.ndarray(shape, dtype, room.data, -room.ctypes.data % LINE)
 
 
 def is_one_zero(array: np.ndarray) -> bool:

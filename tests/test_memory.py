@@ -20,7 +20,8 @@ from graphc.runtime.native.executable import Native
 import graphc
 from graphc import nn, optim
 from graphc.garbage import kept_waiting
-from graphc.ir import PAGE, Cell, is_one_zero, topological
+from graphc.ir import Cell, is_one_zero, topological
+from graphc.pages import HUGE_PAGE
 from graphc.plan import Buffer, Plan, Role
 from graphc.tensor import Tensor
 from graphc.types import TensorType, bool_
@@ -191,7 +192,7 @@ def test_zeros_take_no_memory_before_they_are_written() -> None:
     optimizer = optim.Adam([w := graphc.parameter("v", np.broadcast_to(0.0, (4096, 4096)))])
     slots = [optimizer.slot(w, name).cell.array for name in ("m", "v")]
     assert resident() - before < 16 << 20 < sum(a.nbytes for a in (cell.array, *slots))
-    assert cell.array.ctypes.data % PAGE == 0 and not cell.array[::512].any()
+    assert cell.array.ctypes.data % HUGE_PAGE == 0 and not cell.array[::512].any()
 
 
 def resident() -> int:
@@ -222,4 +223,4 @@ def test_texts_go_when_they_are_compiled() -> None:
     gc.collect()
     with kept_waiting():
         assert isinstance(step.specialize().executable, Native)
-        assert not [o for o in gc.get_objects() if isinstance(o, Function) and o.name in ("run", "step", "k0_map")]
+        assert not [o for o in gc.get_objects() if type(o) is Function and o.name in ("run", "step", "k0_map")]
