@@ -6,16 +6,14 @@ Knows how to follow VIEW nodes down with index expressions.  Must not know buffe
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from .index import Guard, Index, Variable, linear, variables_for
 from .ir import Node
 from .op import Kind
 
 
-@dataclass(frozen=True)
-class Read:
+class Read(NamedTuple):
     """Element `indices` of `base`, where every guard holds; else `fill`."""
 
     base: Node
@@ -39,8 +37,7 @@ def follow(node: Node, indices: Sequence[Index], stop: Callable[[Node], bool] = 
     return Read(node, place, [])
 
 
-@dataclass(frozen=True)
-class Strided:
+class Strided(NamedTuple):
     """A read that is affine in every axis: element offset and one stride per axis, into row-major `base`."""
 
     base: Node

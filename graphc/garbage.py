@@ -21,7 +21,8 @@ def kept_waiting() -> Iterator[None]:
 
     A compiler makes objects by the ten thousand that stay for a while and refer to each other in one direction.  The
     collector takes that for a reason to walk through everything that the process has, again and again: a tenth of the
-    time.  What has no cycles is freed as always.
+    time.  What has no cycles is freed as always.  What was made inside counts as old afterwards, as it stays, too: as
+    young objects the collector would walk through all of them at once.
     """
     global _waiting, _was_enabled
     with _lock:
@@ -35,4 +36,7 @@ def kept_waiting() -> Iterator[None]:
         with _lock:
             _waiting -= 1
             if not _waiting and _was_enabled:
+                if hasattr(gc, "freeze") and not gc.get_freeze_count():  # else what others have frozen would thaw
+                    gc.freeze()
+                    gc.unfreeze()  # into the oldest generation
                 gc.enable()

@@ -146,8 +146,9 @@ class Index:
         return Index(whole, self.constant // by), Index(rest, self.constant % by)
 
     def __floordiv__(self, by: int) -> Index:
-        if by == 1:
-            return self
+        return self if by == 1 else _divided(self, by)
+
+    def _divided(self, by: int) -> Index:
         whole, rest = self._split(by)
         low, high = rest.range
         if low // by == high // by:
@@ -163,8 +164,9 @@ class Index:
         return whole + Index.of(Divided(rest, by))
 
     def __mod__(self, by: int) -> Index:
-        if by == 1:
-            return Index((), 0)
+        return Index((), 0) if by == 1 else _remainder(self, by)
+
+    def _remainder(self, by: int) -> Index:
         _, rest = self._split(by)
         low, high = rest.range
         if low // by == high // by:
@@ -205,6 +207,16 @@ class Index:
         return "+".join(parts).replace("+-", "-")
 
 
+@lru_cache(maxsize=4096)  # a view of many elements asks the same again and again
+def _divided(index: Index, by: int) -> Index:
+    return index._divided(by)
+
+
+@lru_cache(maxsize=4096)
+def _remainder(index: Index, by: int) -> Index:
+    return index._remainder(by)
+
+
 def _join(total: dict[Term, int], constant: int) -> Index:
     """Drops zeros and puts (x//d)*d*f + (x%d)*f back together as x*f."""
     for term in [t for t in total if isinstance(t, Remainder)]:
@@ -221,7 +233,12 @@ def _join(total: dict[Term, int], constant: int) -> Index:
 
 
 def _order(item: tuple[Term, int]) -> tuple[str, str]:
-    return type(item[0]).__name__, str(item[0])
+    return _spelled(item[0])
+
+
+@lru_cache(maxsize=4096)
+def _spelled(term: Term) -> tuple[str, str]:
+    return type(term).__name__, str(term)
 
 
 Guard = list[tuple[Index, int, int]]

@@ -20,6 +20,7 @@ import numpy as np
 from .errors import GraphError
 from .op import Kind, Op
 from .origins import Origin, at, phase, scope, user_origin
+from .pages import mapped
 from .types import Dim, DType, Quotient, TensorType
 
 # -- cells -----------------------------------------------------------------------------------------------------------
@@ -35,8 +36,9 @@ class Cell:
 
     def __init__(self, name: str, array: np.ndarray, trainable: bool, dtype: DType | None = None) -> None:
         self.name, self.trainable = name, trainable
-        self.array = aligned(np.shape(array), array.dtype if dtype is None else dtype.numpy)
-        self.array[...] = array
+        self.array = aligned_zeros(np.shape(array), array.dtype if dtype is None else dtype.numpy)
+        if not is_one_zero(array):
+            self.array[...] = array
         self.type = TensorType(_dtype_of(self.array), self.array.shape)
         self.version = 0  # grows with every assignment from Python
 
@@ -44,17 +46,25 @@ class Cell:
         return f"<{'parameter' if self.trainable else 'state'} {self.name}: {self.type}>"
 
 
-LINE, PAGE = 64, 2 << 20  # bytes: a cache line, which is the widest vector; a large page
-LARGE = 4 << 20  # bytes from which numpy asks the system for large pages
+LINE = 64  # bytes: a cache line, which is the widest vector
+LARGE = 4 << 20  # bytes from which memory comes in large pages
 
 
-def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """An array that starts at a cache line, a large one at a large page: no vector of it straddles two lines."""
+def aligned_zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Zeros from the start of a cache line on, large ones from that of a large page: no vector straddles two lines.
+
+    Large ones are pages that nobody has written to, which the system clears when somebody does.
+    """
     size = math.prod(shape) * np.dtype(dtype).itemsize
-    alignment = PAGE if size >= LARGE else LINE
-    room = np.empty(size + alignment, np.uint8)
-    start = -room.ctypes.data % alignment
-    return np.ndarray(shape, dtype, room.data, start)
+    if size >= LARGE:
+        return np.ndarray(shape, dtype, mapped(size).data)
+    room = np.zeros(size + LINE, np.uint8)
+    return np.ndarray(shape, dtype, room.data, -room.ctypes.data % LINE)
+
+
+def is_one_zero(array: np.ndarray) -> bool:
+    """Whether all elements are the same zero in memory, as `np.broadcast_to` makes them."""
+    return array.size > 0 and not any(array.strides) and not array[(0,) * array.ndim].tobytes().strip(b"\0")
 
 
 def _dtype_of(array: np.ndarray) -> DType:

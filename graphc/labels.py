@@ -5,12 +5,11 @@ Knows the spec's text.  Must not know sizes, strides or code.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class Labels:
+class Labels(NamedTuple):
     """The groups of ``A[batch, m, k], B[batch, k, n] -> out``; `turned` says that A is the spec's second operand.
 
     The result's last label is the last of n wherever one operand alone has it, so that a row of results is adjacent.

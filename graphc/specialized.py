@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from .errors import GraphError
 from .ir import Graph
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from .passes.recompute import Recomputed
 
 LONG = 300  # nodes of a graph whose passes take as long as making the code of the pool of threads, or longer
+LARGE = 1 << 17  # elements of parameters and states from which a step is work for several threads, however few its nodes
 
 
-@dataclass(frozen=True)
-class Memory:
+class Memory(NamedTuple):
     """Bytes that a program for fixed sizes needs.
 
     cells      parameters, slots and other states
@@ -85,7 +85,7 @@ class Specialized:
 @contextmanager
 def getting_ready(graph: Graph, backend: str, threads: int | None) -> Iterator[None]:
     """What a long step will need, whatever its code is, is made meanwhile on another core."""
-    if backend != "native" or threads == 1 or len(graph.nodes) < LONG:
+    if backend != "native" or threads == 1 or (len(graph.nodes) < LONG and sum(c.array.size for c in graph.cells()) < LARGE):
         yield
         return
     from .runtime.native.threads import available_parallelism, prepare

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from graphc.ir import Graph, Node, inherit, make, topological
 from graphc.op import Kind
@@ -55,8 +55,7 @@ class Part:
 GIVEN = Part(given=True)
 
 
-@dataclass(frozen=True)
-class Rule:
+class Rule(NamedTuple):
     """How a node can be cut: along which axis its result, where its operands are cut so; None: it is a fold over chunks."""
 
     axis: int | None

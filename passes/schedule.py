@@ -9,7 +9,7 @@ cycle (``w1' = f(w2), w2' = f(w1)``) the new value goes to a temporary and is co
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from graphc.ir import Graph
 from graphc.plan import Buffer, Kernel, Role, Step
@@ -20,8 +20,7 @@ from .order import least_memory
 SMALL = 64  # bytes: what such kernels write
 
 
-@dataclass(frozen=True)
-class Schedule:
+class Schedule(NamedTuple):
     """Kernels in order; temporaries that live in other memory; copies after the last kernel."""
 
     kernels: tuple[Step, ...]

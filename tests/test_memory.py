@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -13,10 +14,14 @@ import pytest
 from graphc.passes.memory import Life, place
 from graphc.passes.order import Memory, least_memory, ordered
 from graphc.passes.pipeline import Pipeline, laid_out
+from graphc.runtime.native.emit import Function
+from graphc.runtime.native.executable import Native
 
 import graphc
 from graphc import nn, optim
-from graphc.ir import topological
+from graphc.garbage import kept_waiting
+from graphc.ir import Cell, is_one_zero, topological
+from graphc.pages import HUGE_PAGE
 from graphc.plan import Buffer, Plan, Role
 from graphc.tensor import Tensor
 from graphc.types import TensorType, bool_
@@ -166,3 +171,56 @@ def test_a_process_takes_little_more_than_what_was_planned(tmp_path: Path) -> No
     for sizes, batch, activation in MODELS:
         peak, planned = measured(sizes, batch, activation, tmp_path)
         assert peak - empty <= 1.2 * planned, f"{sizes}: {peak - empty:,} bytes for {planned:,} planned"
+
+
+@pytest.mark.parametrize("array, same", [
+    (np.broadcast_to(0.0, (3, 4)), True), (np.broadcast_to(np.int64(0), (3, 4)), True), (np.array(0.0), True),
+    (np.broadcast_to(-0.0, (3, 4)), False), (np.broadcast_to(1.0, (3, 4)), False), (np.broadcast_to(np.nan, 3), False),
+    (np.zeros((3, 4)), False), (np.broadcast_to(np.zeros(4), (3, 4)), False), (np.zeros((0, 4)), False)])
+def test_a_cell_holds_what_it_is_given(array: np.ndarray, same: bool) -> None:
+    assert is_one_zero(array) is same
+    held = Cell("c", array, True).array
+    assert held.shape == array.shape and held.dtype == array.dtype and held.flags.writeable
+    assert held.tobytes() == np.ascontiguousarray(array).tobytes()
+
+
+def test_zeros_take_no_memory_before_they_are_written() -> None:
+    if not Path("/proc/self/statm").exists():
+        return
+    before = resident()
+    cell = graphc.parameter("w", np.broadcast_to(0.0, (4096, 4096))).cell
+    optimizer = optim.Adam([w := graphc.parameter("v", np.broadcast_to(0.0, (4096, 4096)))])
+    slots = [optimizer.slot(w, name).cell.array for name in ("m", "v")]
+    assert resident() - before < 16 << 20 < sum(a.nbytes for a in (cell.array, *slots))
+    assert cell.array.ctypes.data % HUGE_PAGE == 0 and not cell.array[::512].any()
+
+
+def resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_what_was_made_without_collections_is_old_and_what_was_frozen_stays_so() -> None:
+    gc.collect()
+    with kept_waiting():
+        assert not gc.isenabled()
+        made = [[k] for k in range(5000)]
+    assert gc.isenabled() and gc.get_count()[0] < 5000
+    assert any(o is made for o in gc.get_objects(generation=2))
+    gc.freeze()
+    try:
+        frozen = gc.get_freeze_count()
+        with kept_waiting():
+            more = [[k] for k in range(5000)]
+        assert gc.get_freeze_count() == frozen and gc.isenabled() and len(more) == len(made)
+    finally:
+        gc.unfreeze()
+
+
+def test_texts_go_when_they_are_compiled() -> None:
+    """Not only when garbage is collected: a long step has megabytes of them."""
+    x, w = graphc.placeholder("x", (64, 64)), graphc.parameter("w", np.ones((64, 64)))
+    step = graphc.train_step((x @ w).tanh().sum(), optim.Adam([w]))
+    gc.collect()
+    with kept_waiting():
+        assert isinstance(step.specialize().executable, Native)
+        assert not [o for o in gc.get_objects() if type(o) is Function and o.name in ("run", "step", "k0_map")]

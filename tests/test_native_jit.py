@@ -52,6 +52,20 @@ def test_compiled_code_runs(level):
     assert "@count" in code.llvm and "count" in code.assembly()
 
 
+def test_the_symbols_of_a_text_are_those_of_its_module():
+    module = Module()
+    module.declare("llvm.fma.f32", "float", ["float"] * 3)
+    module.declare("other.one", "void", [])
+    for name, internal in (("open.2x3", False), ("closed", True), ("last", False)):
+        module.function(name, [("place", "ptr noalias")], internal=internal).do("call void @other.one()")
+    part = codegen.compile_text(codegen.Unit(module.text()), host(), "symbols")
+    with codegen.llvm.create_context() as context, codegen.llvm.parse_assembly(module.text(), context) as parsed:
+        functions = [f for f in parsed.functions if not f.name.startswith("llvm.")]
+        assert part.wanted == [f.name for f in functions if f.is_declaration] == ["other.one"]
+        assert part.exported == [f.name for f in functions if not f.is_declaration
+                                 and f.linkage == codegen.llvm.Linkage.external] == ["open.2x3", "last"]
+
+
 def test_object_bytes_load_as_compiled_code_does():
     code = compile_counting(5)
     again = jit.load_object(code.objects[0], symbols=code.symbols, target=host(), name="again")

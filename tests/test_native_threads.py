@@ -18,6 +18,9 @@ from graphc.runtime.native.emit import Function, Module
 from graphc.runtime.native.target import describe, host
 from graphc.runtime.native.values import Value, constant, i64
 
+import graphc
+from graphc.specialized import getting_ready
+
 ROOT = Path(__file__).resolve().parent.parent
 PARAMETERS = [("argument", "ptr"), ("thread", "i64"), ("threads", "i64"), ("barrier", "ptr")]
 LINE = 8  # int64 numbers in a cache line
@@ -360,3 +363,16 @@ def test_first_bound_calls_of_several_threads_at_once() -> None:
     for _ in range(4):
         done = subprocess.run([sys.executable, "-c", FIRST_CALLS], capture_output=True, text=True, cwd=ROOT)
         assert done.returncode == 0, done.stderr or done.returncode
+
+
+@pytest.mark.parametrize("rows, early", [(8, False), (4096, True)])
+def test_the_pools_code_begins_early_where_a_step_is_large(rows: int, early: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = []
+    monkeypatch.setattr(threads, "prepare", lambda: begun.append(1) or (lambda: None))
+    monkeypatch.setattr(threads, "available_parallelism", lambda: 2)
+    x, w = graphc.placeholder("x", ("batch", rows)), graphc.parameter("w", np.broadcast_to(0.0, (rows, 64)))
+    graph = graphc.train_step((x @ w).sum(), graphc.optim.SGD([w], lr=0.1)).graph
+    for backend, most in (("native", 2), ("native", 1), ("numpy", 2)):
+        with getting_ready(graph, backend, most):
+            pass
+    assert len(begun) == early

@@ -345,6 +345,14 @@ def test_initialisers_spread_as_they_say(fill: Callable[[nn.Parameter], nn.Param
     np.testing.assert_allclose(weight.numpy().std(), spread, rtol=0.03)
 
 
+def test_initialisers_fill_any_layout_with_the_same_numbers() -> None:
+    filled = []
+    for target in (np.empty((200, 300)), np.empty((300, 200)).T, np.empty((200, 600))[:, ::2]):
+        graphc.manual_seed(4)
+        filled.append(nn.init.uniform_(target))
+    assert np.array_equal(filled[0], filled[1]) and np.array_equal(filled[0], filled[2])
+
+
 def test_initialisers_of_structure() -> None:
     q = nn.init.orthogonal_(np.zeros((4, 6)), gain=2.0)
     np.testing.assert_allclose(q @ q.T, 4 * np.eye(4), atol=1e-12)

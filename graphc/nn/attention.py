@@ -103,7 +103,7 @@ class MultiheadAttention(RandomModule):
         joint = self.kdim == self.vdim == embed_dim
 
         def matrix(rows: int, columns: int) -> Parameter:
-            return init.xavier_uniform_(Parameter(np.zeros((rows, columns)), dtype=dtype))
+            return init.xavier_uniform_(Parameter(np.broadcast_to(0.0, (rows, columns)), dtype=dtype))
 
         self.register_parameter("in_proj_weight", matrix(3 * embed_dim, embed_dim) if joint else None)
         for name, columns in (("q", embed_dim), ("k", self.kdim), ("v", self.vdim)):

@@ -163,7 +163,7 @@ class _Convolution(Module):
         self.padding = padding if isinstance(padding, str) else repeated(padding, self.spatial, f"{name}: padding")
         self.padding_mode = padding_mode
         channels = (in_channels, out_channels // groups) if self.transposed else (out_channels, in_channels // groups)
-        self.weight = Parameter(np.zeros((*channels, *self.kernel_size)), dtype=dtype)
+        self.weight = Parameter(np.broadcast_to(0.0, (*channels, *self.kernel_size)), dtype=dtype)
         self.register_parameter("bias", Parameter(np.zeros(out_channels), dtype=dtype) if bias else None)
         self.reset_parameters()
 

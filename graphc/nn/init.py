@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -44,7 +44,7 @@ def _draw(target: Fillable, draw: Callable[[int], np.ndarray]) -> Fillable:
     """Fills with draws, some at a time: the numbers of one large draw, without a second array as large as the target."""
     _shape(target)
     array = target.cell.array if isinstance(target, Parameter) else target
-    flat = array.flat
+    flat: Any = array.reshape(-1) if array.flags.c_contiguous else array.flat
     for start in range(0, array.size, CHUNK):
         flat[start:start + CHUNK] = draw(min(CHUNK, array.size - start))
     if isinstance(target, Parameter):

@@ -60,7 +60,7 @@ class Linear(Module):
         super().__init__()
         positive("Linear", in_features=in_features, out_features=out_features)
         self.in_features, self.out_features = int(in_features), int(out_features)
-        self.weight = Parameter(np.zeros((out_features, in_features)), dtype=dtype)
+        self.weight = Parameter(np.broadcast_to(0.0, (out_features, in_features)), dtype=dtype)
         self.register_parameter("bias", Parameter(np.zeros(out_features), dtype=dtype) if bias else None)
         self.reset_parameters()
 
@@ -88,7 +88,7 @@ class Bilinear(Module):
         positive("Bilinear", in1_features=in1_features, in2_features=in2_features, out_features=out_features)
         self.in1_features, self.in2_features, self.out_features = in1_features, in2_features, out_features
         bound = 1 / math.sqrt(in1_features)
-        self.weight = init.uniform_(Parameter(np.zeros((out_features, in1_features, in2_features)), dtype=dtype),
+        self.weight = init.uniform_(Parameter(np.broadcast_to(0.0, (out_features, in1_features, in2_features)), dtype=dtype),
                                     -bound, bound)
         self.register_parameter("bias", init.uniform_(Parameter(np.zeros(out_features), dtype=dtype), -bound, bound)
                                 if bias else None)

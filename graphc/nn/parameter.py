@@ -21,7 +21,8 @@ from ..types import DTypeLike, as_dtype, float32, float64
 class Parameter(symbols.Parameter):
     """A trainable parameter made from a value: float32 unless `dtype` says otherwise.
 
-    value          an array, a number or a (nested) list; a parameter's value is copied
+    value          an array, a number or a (nested) list; a parameter's value is copied.  One zero that is broadcast to a
+                   shape costs nothing: so begins what an initialiser fills
     requires_grad  False keeps it out of `Module.parameters()`' gradients: optimizers leave it alone
     dtype          float32 or float64
     name           what prints and graphs call it until a module gives it the path of the attribute

@@ -87,7 +87,7 @@ class _Recurrent(Module):
                 if proj_size:
                     shapes["weight_hr"] = (proj_size, hidden_size)
                 for which, shape in shapes.items():
-                    value = init.uniform_(Parameter(np.zeros(shape), dtype=dtype), -bound, bound)
+                    value = init.uniform_(Parameter(np.broadcast_to(0.0, shape), dtype=dtype), -bound, bound)
                     self.register_parameter(f"{which}_{suffix}", value)
         if dropout and num_layers > 1:
             self.register_buffer("key", fresh_key(), persistent=False)
@@ -222,7 +222,7 @@ class _Cell(Module):
         for name, shape in (("weight_ih", (rows, input_size)), ("weight_hh", (rows, hidden_size)),
                             ("bias_ih", (rows,)), ("bias_hh", (rows,))):
             wanted = bias or name.startswith("weight")
-            self.register_parameter(name, init.uniform_(Parameter(np.zeros(shape), dtype=dtype), -bound, bound)
+            self.register_parameter(name, init.uniform_(Parameter(np.broadcast_to(0.0, shape), dtype=dtype), -bound, bound)
                                     if wanted else None)
 
     def _step(self, input: TensorLike, given: tuple[TensorLike, ...] | None) -> Carried:

@@ -65,7 +65,7 @@ class Embedding(Module):
         positive("Embedding", num_embeddings=num_embeddings, embedding_dim=embedding_dim)
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
         self.padding_idx = _padding_row(padding_idx, num_embeddings)
-        self.weight = Parameter(np.zeros((num_embeddings, embedding_dim)), dtype=dtype)
+        self.weight = Parameter(np.broadcast_to(0.0, (num_embeddings, embedding_dim)), dtype=dtype)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -136,7 +136,7 @@ class EmbeddingBag(Module):
         positive("EmbeddingBag", num_embeddings=num_embeddings, embedding_dim=embedding_dim)
         self.num_embeddings, self.embedding_dim, self.mode = num_embeddings, embedding_dim, mode
         self.padding_idx = _padding_row(padding_idx, num_embeddings)
-        self.weight = init.normal_(Parameter(np.zeros((num_embeddings, embedding_dim)), dtype=dtype))
+        self.weight = init.normal_(Parameter(np.broadcast_to(0.0, (num_embeddings, embedding_dim)), dtype=dtype))
         if self.padding_idx is not None:
             self.weight.cell.array[self.padding_idx] = 0
 

@@ -7,7 +7,7 @@ no lane asks for is never touched.  Must not know ops, or how an element that is
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from graphc.index import Index, linear
 from graphc.ir import Node
@@ -18,8 +18,7 @@ from .values import Value, constant, vector
 LLVM = {"float32": "float", "float64": "double", "int32": "i32", "int64": "i64", "bool": "i1"}
 
 
-@dataclass(frozen=True)
-class Memory:
+class Memory(NamedTuple):
     """Where a node's elements lie: element `place(indices)` of an array of the node's dtype."""
 
     pointer: Value

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 Axes = tuple[tuple[int, int], ...]  # (size, stride in elements), outermost first
 
@@ -68,6 +69,7 @@ def merge(sizes: Sequence[int], strides: Sequence[int]) -> Axes:
     return tuple((size, steps[0]) for size, steps in merge_all(sizes, strides))
 
 
+@lru_cache(maxsize=64)
 def offsets(axes: Axes) -> tuple[int, ...]:
     """The offset of every flattened index over the axes."""
     result = [0]

@@ -56,7 +56,7 @@ FEW_TILES = 4  # row tiles for which a panel is packed just in time
 LEAST_SUMS, MANY_SUMS = 12, 20  # registers of sums in a tile that keep multiply-add busy, and other instructions few
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Tiles:
     """Row tiles, into which segments are cut evenly; panels of whole registers; and what is packed for them."""
 
@@ -73,7 +73,7 @@ class Tiles:
     overlapped: bool  # a tile is finished while the next one is summed
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Depth:
     """Blocks of k."""
 
@@ -84,7 +84,7 @@ class Depth:
     b_run: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Blocks:
     """Blocks of row tiles and panels, and the side that threads share out."""
 
@@ -96,7 +96,7 @@ class Blocks:
     fetched: int = 0  # lines of the next tile's rows that are fetched beside each panel
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Sharing:
     """How threads balance the work: each begins with most of its share of the units, whoever is free takes the rest."""
 
@@ -107,7 +107,7 @@ class Sharing:
     most_threads: int = 1  # more of them share out everything beforehand, and so does one
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Scratch:
     """What is where in a thread's memory."""
 

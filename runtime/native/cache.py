@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import llvmlite
 import numpy
@@ -40,8 +40,7 @@ STALE = 3600.0  # seconds after which somebody's temporary file counts as abando
 ON_DESCRIPTORS = {os.open, os.unlink, os.stat} <= os.supports_dir_fd
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """A stored object: `meta` is what was given to `store`, a JSON object; `data` the object's bytes."""
 
     meta: dict[str, Any]

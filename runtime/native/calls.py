@@ -65,6 +65,11 @@ def bind_call(address: int, argument: int, *, release_gil: bool = True, keep: An
     return bound
 
 
+def prepare() -> None:
+    """Makes the code of bound calls, which the first one would make."""
+    _methods()
+
+
 def _call(function: Callable[[ctypes.c_void_p], int], argument: ctypes.c_void_p, _keep: Any) -> int:
     return function(argument)
 

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import re
 import struct
 import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import llvmlite.binding as llvm
 from graphc.runtime.native.target import Target
@@ -26,7 +26,10 @@ from llvmlite.binding import ffi
 SWITCHABLE = (22,)  # versions of LLVM whose command-line options may be set again and again
 
 _lock = threading.Lock()
-_machines = threading.local()  # a target machine serves one thread at a time
+_made = threading.local()  # each thread's `Tools`
+
+EXPORTED = re.compile(r"^define (?!internal |private )[^@\n]*@([\w.]+)\(", re.M)  # the functions of a text that others may call
+WANTED = re.compile(r"^declare [^@\n]*@(?!llvm\.)([\w.]+)\(", re.M)  # and those that it calls and has not
 
 
 class CompileError(RuntimeError):
@@ -47,16 +50,14 @@ def initialize_all() -> None:
     llvm.initialize_all_asmprinters()
 
 
-@dataclass(frozen=True)
-class Unit:
-    """LLVM text that is compiled by itself, and how much care its code is worth: see `run_passes`."""
+class Unit(NamedTuple):
+    """LLVM text that is compiled by itself, and how much care its code is worth: see `_passes`."""
 
     text: str
     level: int = 2
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(NamedTuple):
     """What a text became: an object, what it exports and wants, how long it took.  `unit` where it came from the cache."""
 
     data: bytes
@@ -69,43 +70,69 @@ class Part:
 def compile_text(unit: Unit, target: Target, name: str) -> Part:
     """One text as an object file for this machine's loader.
 
+    Between the long calls of LLVM there are few short ones: after each, a thread waits until it has Python's lock again.
     Raises: CompileError with LLVM's message for text that is not valid.
     """
     start = time.perf_counter()
-    machine = _machine(target, unit.level, True)
-    with llvm.create_context() as context, _parse(unit.text, machine, name, context) as module:
-        exported, wanted = _symbols(module)
+    tools = _tools(target, unit.level, True)
+    with llvm.create_context() as context, _parse(unit.text, tools, name, context) as module:
         parsed = time.perf_counter()
-        run_passes(module, machine, unit.level)
+        tools.optimise(module)
         optimised = time.perf_counter()
-        data = _emit(module, machine, name)
-    return Part(data, exported, wanted, {"parse": parsed - start, "optimise": optimised - parsed,
-                                         "codegen": time.perf_counter() - optimised})
+        data = _emit(module, tools.machine, name)
+    return Part(data, EXPORTED.findall(unit.text), WANTED.findall(unit.text),
+                {"parse": parsed - start, "optimise": optimised - parsed, "codegen": time.perf_counter() - optimised})
 
 
 def optimised_text(text: str, target: Target, *, level: int = 2, name: str = "module") -> str:
     """The module after the passes, as LLVM text; for any target."""
     initialize_all()
-    machine = _machine(target, level, False)
-    with llvm.create_context() as context, _parse(text, machine, name, context) as module:
-        run_passes(module, machine, level)
+    tools = _tools(target, level, False)
+    with llvm.create_context() as context, _parse(text, tools, name, context) as module:
+        tools.optimise(module)
         return str(module)
 
 
 def assembly_for(text: str, target: Target, *, level: int = 2, name: str = "module") -> str:
     """The module's assembly text for any target, of this machine or another."""
     initialize_all()
-    machine = _machine(target, level, False)
-    with llvm.create_context() as context, _parse(text, machine, name, context) as module:
-        run_passes(module, machine, level)
+    tools = _tools(target, level, False)
+    with llvm.create_context() as context, _parse(text, tools, name, context) as module:
+        tools.optimise(module)
         try:
-            return machine.emit_assembly(module)
+            return tools.machine.emit_assembly(module)
         except RuntimeError as error:
             raise CompileError(f"{name}: code generation failed for {target.triple}: {error}") from error
 
 
-def run_passes(module: Any, machine: Any, level: int) -> None:
-    """Optimise in place.
+class Tools:
+    """What compiles texts for a target with a certain care, made once; serves one thread at a time.
+
+    machine   LLVM's description of the target
+    head      lines that say so at the top of a text
+    """
+
+    def __init__(self, target: Target, level: int, load: bool) -> None:
+        self.machine = _new_machine(target, level, load)
+        self.head = f'target datalayout = "{self.machine.target_data}"\ntarget triple = "{self.machine.triple}"\n'
+        self._passes, self._builder = _passes(self.machine, level)
+
+    def optimise(self, module: Any) -> None:
+        """Run the passes on a module, in place."""
+        _unlocked("LLVMPY_RunNewModulePassManager")(self._passes, module, self._builder)
+
+
+def _tools(target: Target, level: int, load: bool) -> Tools:
+    """Those of this thread."""
+    made = _made.__dict__.setdefault("tools", {})
+    tools = made.get((target, level, load))
+    if tools is None:
+        tools = made[target, level, load] = Tools(target, level, load)
+    return tools
+
+
+def _passes(machine: Any, level: int) -> tuple[Any, Any]:
+    """The passes that optimise a module, and the builder that they run with.
 
     The text is vectorised, unrolled, in SSA form and with its loops tested at their ends when it comes, so the standard
     pipelines mostly look for what is not there: on a module of three matrix kernels they take 40 to 60 ms for the same
@@ -118,7 +145,6 @@ def run_passes(module: Any, machine: Any, level: int) -> None:
     tuning = llvm.create_pipeline_tuning_options(2)
     tuning.loop_vectorization = tuning.slp_vectorization = False
     tuning.loop_unrolling = tuning.loop_interleaving = False
-    builder = llvm.create_pass_builder(machine, tuning)
     passes = llvm.create_new_module_pass_manager()
     passes.add_always_inliner_pass()
     if level >= 1:
@@ -133,7 +159,7 @@ def run_passes(module: Any, machine: Any, level: int) -> None:
         passes.add_dead_code_elimination_pass()
     if level >= 3:
         passes.add_simplify_cfg_pass()
-    _unlocked("LLVMPY_RunNewModulePassManager")(passes, module, builder)
+    return passes, llvm.create_pass_builder(machine, tuning)
 
 
 def external_symbols(data: bytes) -> tuple[str, ...]:
@@ -160,15 +186,6 @@ def symbol_table(data: bytes) -> tuple[set[str], set[str]]:
                 text = sections[link][4] + start
                 (defined if section else wanted).add(data[text : data.index(b"\0", text)].decode())
     return defined, wanted
-
-
-def _machine(target: Target, level: int, load: bool) -> Any:
-    """The target machine of this thread."""
-    made = _machines.__dict__.setdefault("made", {})
-    machine = made.get((target, level, load))
-    if machine is None:
-        machine = made[target, level, load] = _new_machine(target, level, load)
-    return machine
 
 
 def _new_machine(target: Target, level: int, load: bool) -> Any:
@@ -233,29 +250,15 @@ def _emit(module: Any, machine: Any, name: str) -> bytes:
         ffi.lib.LLVMPY_DisposeMemoryBuffer(buffer)
 
 
-def _parse(text: str, machine: Any, name: str, context: Any) -> Any:
+def _parse(text: str, tools: Tools, name: str, context: Any) -> Any:
+    """The module that a text says, verified."""
     try:
-        module = llvm.parse_assembly(text, context)
+        module = llvm.parse_assembly(tools.head + text, context)
     except RuntimeError as error:
         raise CompileError(f"{name}: the generated LLVM text does not parse: {error}") from error
-    module.name = name
-    module.triple = machine.triple
-    module.data_layout = str(machine.target_data)
     try:
         module.verify()
     except RuntimeError as error:
         module.close()
         raise CompileError(f"{name}: the generated LLVM module is not valid: {error}") from error
     return module
-
-
-def _symbols(module: Any) -> tuple[list[str], list[str]]:
-    """The names of the exported functions, and of those that the module calls and has not."""
-    exported, wanted = [], []
-    for function in module.functions:
-        if function.is_declaration:
-            if not function.name.startswith("llvm."):
-                wanted.append(function.name)
-        elif function.linkage == llvm.Linkage.external:
-            exported.append(function.name)
-    return exported, wanted

@@ -10,8 +10,8 @@ decided when the code is written, never by the number of threads, so results are
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from graphc.runtime.native.axes import Axes, Contraction, merge, pieces_run, swapped
 from graphc.runtime.native.blocking import Blocking, choose_blocking
@@ -36,8 +36,7 @@ MISS = 12  # cycles for a line of an operand beyond the cache that no processor 
 DOT_COLUMNS = 8  # up to so many columns dot products pay
 
 
-@dataclass(frozen=True)
-class Road:
+class Road(NamedTuple):
     """How a contraction is computed, and the scratch memory that this takes."""
 
     turned: bool  # A and B, m and n exchange their roles

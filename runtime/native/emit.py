@@ -29,7 +29,8 @@ class Module:
 
     def table(self, values: Sequence[Number], scalar: str) -> Value:
         """A pointer to a constant array; equal arrays are shared."""
-        body = ", ".join(f"{scalar} {literal(v, scalar)}" for v in values)
+        spelled = map(str, map(int, values)) if scalar == "i64" else (literal(v, scalar) for v in values)  # many are offsets
+        body = ", ".join([f"{scalar} {v}" for v in spelled])
         text = f"private unnamed_addr constant [{len(values)} x {scalar}] [{body}], align 64"
         name = self.globals.setdefault(text, f"@table.{len(self.globals)}")
         return Value(name, "ptr")

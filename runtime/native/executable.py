@@ -49,6 +49,7 @@ class Native:
                        threads=threads.available_parallelism()) as build:
             texts, self.layout = self._lowered(plan, self.target, flush_denormals, build.add)
             rest = remaining(texts)
+            texts.module.functions.clear()  # they know the module, too: the texts would stay until garbage is collected
             del texts
             self.seconds["lower"] = perf_counter() - start
             start = perf_counter()

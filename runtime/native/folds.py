@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
+from typing import NamedTuple
 
 from graphc.index import Index, linear, unravel
 from graphc.ir import Node
@@ -42,8 +43,7 @@ LEAST_BLOCK = 4  # rows that are worth a block
 INVARIANTS = 12  # numbers of whole rows that a block keeps, at most
 
 
-@dataclass(frozen=True, eq=False)
-class Reduction:
+class Reduction(NamedTuple):
     """One REDUCE node: its fold and the state's types."""
 
     node: Node
@@ -57,8 +57,7 @@ class Reduction:
         return len(self.types) > 1
 
 
-@dataclass(frozen=True, eq=False)
-class Passes:
+class Passes(NamedTuple):
     """What each pass over the space does: pass p runs when p levels of folds are finished."""
 
     reductions: tuple[tuple[Reduction, ...], ...]

@@ -110,7 +110,7 @@ class Code:
 def compile_module(text: str, *, target: Target, level: int = 2, name: str, cache: disk.Cache | None = None) -> Code:
     """Compile and load one LLVM module.
 
-    text: LLVM IR; the target's triple and data layout are put in.  level: see `run_passes`.  name: for messages.
+    text: LLVM IR; the target's triple and data layout are put in.  level: see `codegen.Unit`.  name: for messages.
     cache: where the object is looked for and kept; None compiles always.
     Raises: CompileError with LLVM's message for text that is not valid, or calls what is not there.
     """

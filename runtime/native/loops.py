@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 from graphc.index import Index, Variable, linear, unravel
 from graphc.ir import Node
@@ -278,8 +278,7 @@ def output_key(e: Elements, node: Node, indices: tuple[Index, ...], space: tuple
     return e.key(node, unravel(linear(indices, space), node.shape))
 
 
-@dataclass(frozen=True)
-class Split:
+class Split(NamedTuple):
     """A space as outer * inner: flat variables of both, and the indices that they stand for."""
 
     outer: Index

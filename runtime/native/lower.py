@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from graphc.ir import Graph
 from graphc.plan import Buffer, Loop, Plan
@@ -34,8 +34,7 @@ LANES_DIVIDED = re.compile(r"= [us](div|rem) <")
 Give = Callable[[Unit], None]
 
 
-@dataclass(frozen=True)
-class Layout:
+class Layout(NamedTuple):
     """Where the table has each buffer: (address word, stride word) of inputs and outputs, address word of the rest."""
 
     words: dict[Buffer, int]
@@ -135,7 +134,7 @@ def lower(loop: Loop, target: Target, flush_denormals: bool = True, give: Give |
     writer.plan(plan, Places(step, plan, lambda: arena, words.address), team)
     emit_run(module, target, flush_denormals)
     private_bytes, shared_bytes = plan_scratch(plan, target)  # last: it would keep the first texts waiting
-    return texts, replace(layout, private_bytes=private_bytes, shared_bytes=shared_bytes)
+    return texts, layout._replace(private_bytes=private_bytes, shared_bytes=shared_bytes)
 
 
 class Words:

@@ -8,16 +8,15 @@ Denormal results of exp and its relatives may be zero; denormal arguments are ex
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import inf, log, nan
+from typing import NamedTuple
 
 from graphc.runtime.native import math_tables as tables
 from graphc.runtime.native.emit import Value
 from graphc.runtime.native.math_arithmetic import Arithmetic
 
 
-@dataclass(frozen=True)
-class Format:
+class Format(NamedTuple):
     """Constants of one floating-point format."""
 
     mantissa: int  # stored bits

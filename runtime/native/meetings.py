@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import NamedTuple
 
 from graphc.plan import Buffer, Form, Kernel, Loop, Plan, Role, Step, align, bodies, body_key
 
@@ -29,8 +30,7 @@ LINE = 64
 Place = tuple[object, int, int]  # some memory, and a range of bytes of it
 
 
-@dataclass(frozen=True)
-class Turn:
+class Turn(NamedTuple):
     """A step, who does it, and whether all threads meet before it.
 
     shared   what the step writes in place and other threads have read, where that is not much

@@ -7,7 +7,7 @@ A micro-kernel is an internal function shared by every contraction of a module w
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from graphc.runtime.native.emit import Carried, Function, Module
 from graphc.runtime.native.target import Target
@@ -16,8 +16,7 @@ from graphc.runtime.native.values import SIZES, Value, i64, vector
 SPACING, SHORT_SPACING = 4, 2  # rows of streams are prefetched every so many k: all at once would stall the loads
 
 
-@dataclass(frozen=True)
-class TileShape:
+class TileShape(NamedTuple):
     """A register tile: `rows` by `vectors` registers of `lanes` elements."""
 
     dtype: str
@@ -30,8 +29,7 @@ class TileShape:
         return self.vectors * self.lanes
 
 
-@dataclass(frozen=True)
-class MicroKernel:
+class MicroKernel(NamedTuple):
     """What a micro-kernel's code depends on.  Strides are in elements; None stands for "read a table of offsets"."""
 
     tile: TileShape

@@ -29,7 +29,7 @@ UNFORESEEN, PERIOD = 1024, 4096  # bytes between lines from which no processor f
 TABLE_LIMIT = 4096  # offsets in one table of k offsets
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Extent:
     """A contraction's sizes in elements, and its merged axes."""
 
@@ -54,7 +54,7 @@ class Extent:
         return self.n % self.lanes != 0
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Rows:
     """Equal segments of m, within which offsets are multiples of one stride."""
 
@@ -67,7 +67,7 @@ class Rows:
     c_row: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Sums:
     """k: the outer axes select a block, the inner ones run inside it."""
 

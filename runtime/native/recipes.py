@@ -7,9 +7,8 @@ code: a recipe says what is to be done on which other elements, and on which var
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -40,8 +39,7 @@ class Action(Enum):
     GATHER = "gather"  # from memory at an index that is data
 
 
-@dataclass(frozen=True, eq=False)
-class Step:
+class Step(NamedTuple):
     """One element: what to do, on which other elements, and the variables that it depends on.
 
     base      LOAD, GATHER: the node in memory, whose element `place` is read where `guard` holds

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from itertools import takewhile
+from typing import NamedTuple
 
 from graphc.plan import ALIGNMENT, Branch, Buffer, Carry, Kernel, Loop, Plan, Role, align
 
@@ -23,8 +23,7 @@ from .workers import TICKETS
 NOBODY = Value("null", "ptr")
 
 
-@dataclass(frozen=True)
-class Team:
+class Team(NamedTuple):
     """The threads that run a plan together, and the memory they have beside its buffers."""
 
     thread: Value

@@ -9,7 +9,7 @@ The numbers were fitted to steps of 7 to 2,000 microseconds on two cores of a se
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from graphc.plan import Buffer, Form, Kernel, Loop, Plan, Step, bodies
 
@@ -23,8 +23,7 @@ CERTAIN = 2e5  # nanoseconds on one thread from which more threads are always wo
 GAIN = 0.8  # of the time on one thread: less is not worth another core
 
 
-@dataclass(frozen=True)
-class Estimate:
+class Estimate(NamedTuple):
     """Nanoseconds of some steps on one thread, and on several."""
 
     alone: float

@@ -24,9 +24,8 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from graphc.runtime.native import cache, calls, jit, memory
@@ -51,8 +50,7 @@ _CALL_WORDS = ctypes.c_uint64 * 5
 _SPIN = ctypes.CFUNCTYPE(None, ctypes.c_int64)
 
 
-@dataclass(frozen=True)
-class Services:
+class Services(NamedTuple):
     """Addresses of the system's functions; 0 where there is none."""
 
     give_up: int  # int f(void): give up the time slice
@@ -131,11 +129,15 @@ def _runtime() -> jit.Code:
 
 
 def prepare() -> Callable[[], None]:
-    """Makes the pool's own code beside what the caller does next; a function that waits until it is there.
+    """Makes the pool's own code, and that of bound calls, beside what the caller does next; a function that waits for it.
 
     It is to be called soon: a process that forks meanwhile would leave its child a lock that nobody releases.
     """
-    return beside(_runtime)
+    def make() -> None:
+        _runtime()
+        calls.prepare()
+
+    return beside(make)
 
 
 @once

@@ -10,9 +10,10 @@ The tiles are the same for any number of threads, and so is the order of every s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from math import prod
+from typing import NamedTuple
 
 from graphc.index import Index, linear, unravel
 from graphc.ir import Node
@@ -34,8 +35,7 @@ from .values import Value, i64
 ABREAST = 4  # vectors of a tile whose states stay in registers together
 
 
-@dataclass(frozen=True, eq=False)
-class TileFolds:
+class TileFolds(NamedTuple):
     """The folds of a CONTRACT kernel by kind; `by_row` says that they are all over complete rows."""
 
     by_row: bool
@@ -60,8 +60,7 @@ def tile_folds(kernel: Kernel) -> TileFolds:
     return TileFolds(False, tuple(reduction_of(n) for n in found if n not in totals), tuple(map(reduction_of, totals)))
 
 
-@dataclass(frozen=True)
-class Parts:
+class Parts(NamedTuple):
     """How many partial states there are: of a column, and of a total."""
 
     rows: int  # in one member of the batch

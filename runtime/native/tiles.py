@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from graphc.runtime.native.axes import Contraction
 from graphc.runtime.native.blocking import Blocking
@@ -18,8 +18,7 @@ from graphc.runtime.native.target import Target
 from graphc.runtime.native.tile_operands import Load, PackedOperands, flat_offset
 
 
-@dataclass(frozen=True)
-class Tile:
+class Tile(NamedTuple):
     """A finished tile: `rows` by `columns` sums, row-major from `pointer` with `stride` elements between rows.
 
     Element (r, j) belongs to the flattened indices (i0 + r, j0 + j) of m and n and to the flattened `batch` index.

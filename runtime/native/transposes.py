@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from math import prod
+from typing import NamedTuple
 
 from graphc.index import Index, linear, unravel, variables_for
 
@@ -29,8 +29,7 @@ MOST_CODE = 600  # instructions of a tile
 STRETCH = 64  # places along, after which the next strip of tiles is taken: what follows in memory is still there
 
 
-@dataclass(frozen=True)
-class Turned:
+class Turned(NamedTuple):
     """A map's space as rest x across x along: written in order of `along`, read by some in order of `across`."""
 
     rest: Index

@@ -7,8 +7,8 @@ spelling, and how numbers are written.  Must not know instructions.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 Number = int | float | bool
 SIZES = {"float": 4, "double": 8, "i1": 1, "i8": 1, "i16": 2, "i32": 4, "i64": 8, "ptr": 8}
@@ -57,8 +57,7 @@ def literal(value: Number, scalar: str) -> str:
     return str(number - (1 << bits) if number >> (bits - 1) else number)
 
 
-@dataclass(frozen=True, slots=True)
-class Value:
+class Value(NamedTuple):
     """An SSA value or a constant: its spelling (``%12``, ``7``) and its LLVM type."""
 
     name: str
