@@ -422,9 +422,15 @@ def test_thin_products() -> None:
 # Operands that do not fit the caches, on a machine with small ones: (contraction, second-level cache in KiB, what is decided
 # where vectors have 64 bytes).
 BEYOND_CACHES: list[tuple[Contraction, int, dict[str, object]]] = [
-    (matmul(7, 333, 300), 128, {"pack_b": False, "height": 7, "vectors": 3, "k_in_block": 30}),  # few rows: thin blocks
-    (matmul(24, 320, 300), 128, {"pack_b": False, "height": 12, "k_in_block": 30}),
-    (matmul(11, 300, 300, dtype="double"), 256, {"pack_b": False, "height": 6, "vectors": 4, "k_in_block": 30}),
+    (matmul(7, 640, 300), 128, {"pack_b": False, "height": 7, "vectors": 3, "k_in_block": 30, "ahead": 0}),
+    (matmul(7, 333, 300), 128, {"pack_b": False, "height": 7, "vectors": 3, "k_in_block": 30, "ahead": 30}),  # thin blocks
+    (matmul(24, 320, 300), 128, {"pack_b": False, "height": 12, "k_in_block": 30, "ahead": 15}),
+    (matmul(11, 300, 300, dtype="double"), 256, {"pack_b": False, "height": 6, "vectors": 4, "k_in_block": 30, "ahead": 15}),
+    (matmul(60, 130, 777), 128, {"pack_b": False, "row_tiles": 5, "ahead": 7, "direct": False}),  # blocks fetched ahead
+    (matmul(60, 130, 777, a=True, dtype="double"), 256, {"pack_b": False, "row_tiles": 5, "ahead": 7}),
+    (matmul(100, 80, 650), 128, {"pack_b": False, "row_tiles": 8, "ahead": 4, "direct": True}),
+    (matmul(100, 80, 650, dtype="double"), 256, {"k_in_block": 163, "ahead": 0}),
+    (matmul(9, 40, 1500), 128, {"pack_b": False, "row_tiles": 1, "ahead": 32}),
     (matmul(40, 320, 260), 128, {"pack_b": False, "panels_in_block": 1, "k_in_block": 260}),  # A anew for every panel
     (matmul(40, 320, 260, a=True), 128, {"pack_b": True}),
     (matmul(120, 320, 260), 256, {"pack_b": True, "panels_in_block": 3}),  # panels line by line, also the narrower last one
