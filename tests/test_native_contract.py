@@ -430,9 +430,10 @@ BEYOND_CACHES: list[tuple[Contraction, int, dict[str, object]]] = [
     (matmul(60, 130, 777, a=True, dtype="double"), 256, {"pack_b": False, "row_tiles": 5, "ahead": 7}),
     (matmul(100, 80, 650), 128, {"pack_b": False, "row_tiles": 8, "ahead": 4, "direct": True}),
     (matmul(100, 80, 650, dtype="double"), 256, {"k_in_block": 163, "ahead": 0}),
+    (matmul(50, 650, 300), 128, {"pack_b": False, "panels_in_block": 5, "row_tiles": 4, "k_in_block": 30}),  # in parts
     (matmul(9, 40, 1500), 128, {"pack_b": False, "row_tiles": 1, "ahead": 32}),
-    (matmul(40, 320, 260), 128, {"pack_b": False, "panels_in_block": 1, "k_in_block": 260}),  # A anew for every panel
-    (matmul(40, 320, 260, a=True), 128, {"pack_b": True}),
+    (matmul(40, 320, 250), 128, {"pack_b": False, "panels_in_block": 1, "k_in_block": 250}),  # A anew for every panel
+    (matmul(40, 320, 250, a=True), 128, {"pack_b": True}),
     (matmul(120, 320, 260), 256, {"pack_b": True, "panels_in_block": 3}),  # panels line by line, also the narrower last one
     (matmul(150, 331, 300), 256, {"pack_b": True, "wide": 10, "masked": True}),
     (matmul(150, 331, 300, dtype="double"), 256, {"pack_b": True, "masked": True, "k_in_block": 100}),

@@ -20,6 +20,7 @@ from graphc.runtime.native.operands import (
     Extent,
     Rows,
     Sums,
+    columns_beside,
     crooked,
     depths,
     extent_of,
@@ -152,7 +153,7 @@ def choose_blocking(c: Contraction, target: Target, plain: bool, loads: tuple[bo
     depth = choose_depth(sums, math.prod(size for size, _ in sums.a_k_outer), thin, itemsize, tiles.pack_b)
     large_b = spans_much(extent, sums, itemsize) and not thin
     by_lines = not loads[1] and adjacent(extent.b_n)
-    blocks = choose_blocks(extent, rows, tiles, depth, itemsize, target, large_b, by_lines, whole_rows)
+    blocks = choose_blocks(extent, rows, tiles, depth, itemsize, target, large_b, by_lines, whole_rows, thin)
     if thin and sums.b_k is not None and (tiles.row_tiles > 1 or sums.b_k * itemsize < PERIOD // 2):  # not foreseen
         blocks = replace(blocks, ahead=math.ceil(depth.k_in_block / tiles.row_tiles))
     elif not loads[0]:
@@ -263,8 +264,10 @@ def evened(count: int, most: int) -> int:
 
 
 def choose_blocks(extent: Extent, rows: Rows, t: Tiles, depth: Depth, itemsize: int, target: Target, large_b: bool,
-                  by_lines: bool, whole_rows: bool) -> Blocks:
-    """large_b: whether a block of B that is read where it is does not stay in cache by itself; by_lines: B is packed so."""
+                  by_lines: bool, whole_rows: bool, thin: bool) -> Blocks:
+    """large_b: whether a block of B that is read where it is does not stay in cache by itself; by_lines: B is packed so;
+    thin: B just passes by.
+    """
     width = t.vectors * extent.lanes
     panel_bytes = max(1, depth.k_in_block * width * itemsize)
     panels_in_block, tiles_in_block = t.panels, max(1, t.row_tiles)
@@ -272,6 +275,8 @@ def choose_blocks(extent: Extent, rows: Rows, t: Tiles, depth: Depth, itemsize: 
         # few row tiles use a panel while it is in the first-level cache
         few_tiles = t.row_tiles <= FEW_TILES and not t.pack_a and not by_lines
         panels_in_block = 1 if few_tiles else evened(t.panels, target.l2_bytes // 2 // panel_bytes)
+    elif thin:
+        panels_in_block = evened(t.panels, columns_beside(extent, itemsize, target) // width)
     elif large_b:  # one panel stays in cache while every row tile uses it
         panels_in_block = 1
     if whole_rows:

@@ -149,9 +149,9 @@ def caches_of_b(extent: Extent, sums: Sums, itemsize: int, target: Target) -> fl
     return extent.n * sums.k_inner * itemsize / target.l2_bytes
 
 
-def fits_beside(extent: Extent, itemsize: int, target: Target) -> bool:
-    """Whether the result stays in cache while all of B passes by."""
-    return extent.m * extent.n * itemsize <= target.l2_bytes // 4
+def columns_beside(extent: Extent, itemsize: int, target: Target) -> int:
+    """The columns whose result stays in cache while their part of B passes by."""
+    return target.l2_bytes // 4 // max(1, extent.m * itemsize)
 
 
 def crooked(sums: Sums, itemsize: int) -> bool:
@@ -161,19 +161,22 @@ def crooked(sums: Sums, itemsize: int) -> bool:
 
 def passes_by(extent: Extent, rows: Rows, sums: Sums, itemsize: int, target: Target, loads: tuple[bool, bool],
               overlap: bool) -> bool:
-    """Whether few rows read a large B just once, a few whole rows of B after the other, while the result stays in cache.
+    """Whether few rows read a large B just once, in long pieces of its rows, while their result stays in cache.
 
     Nothing is packed then: copying B would take about as long as multiplying it.
     """
     most = THIN_ROWS if crooked(sums, itemsize) or itemsize >= WIDE else THIN_STRAIGHT_ROWS
     if overlap:
         most = min(most, 2 * most_rows(target, 2))
+    depth, _, _ = depths(itemsize, True)
+    if extent.n > columns_beside(extent, itemsize, target) and (extent.m <= 2 * most_rows(target, 2) or sums.k_inner <= depth):
+        return False  # summed in one or two tiles or blocks, a part of the result need not stay
     if extent.m > most or True in loads or rows.gathered or not adjacent(extent.b_n):
         return False
     if extent.ragged and not target.has_masks:
         return False
     beyond = SCANT_BEYOND if extent.m <= SCANT_ROWS else BEYOND
-    return fits_beside(extent, itemsize, target) and caches_of_b(extent, sums, itemsize, target) > beyond
+    return caches_of_b(extent, sums, itemsize, target) > beyond
 
 
 def packs_b(extent: Extent, rows: Rows, sums: Sums, itemsize: int, target: Target, load: bool, overlap: bool) -> bool:
