@@ -457,6 +457,23 @@ def test_operands_beyond_the_caches(name: str) -> None:
         check(cases, target)
 
 
+# Products that exchange their operands where vectors have 64 bytes: tiles are turned in registers, in squares that rows and
+# columns of a tile fill and do not fill.
+EXCHANGED = [matmul(302, 39, 328, a=True), matmul(48, 131, 200, b=True, batch=2), matmul(100, 39, 500, a=True, b=True),
+             matmul(10, 200, 300, b=True), matmul(14, 100, 70, b=True, dtype="double"),
+             matmul(20, 33, 200, b=True, dtype="double"), matmul(48, 200, 200, a=True, b=True, dtype="double"),
+             matmul(32, 600, 200, b=True, dtype="i32")]
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_exchanged_operands(name: str) -> None:
+    target = TARGETS[name]
+    if target.vector_bytes == 64:
+        assert all(choose_road(c, target, True, (False, False)).turned for c in EXCHANGED)
+        assert sum(choose_road(c, target, False, (False, False)).turned for c in EXCHANGED) >= 5
+    check([Case(c, way, misalign) for c in EXCHANGED for way, misalign in (("plain", 1), ("finish", 0), ("twice", 3))], target)
+
+
 def test_empty_axes() -> None:
     """k = 0 gives zeros; an empty result writes nothing."""
     empty = [matmul(5, 20, 0), matmul(0, 4, 3), matmul(4, 0, 3), matmul(2, 2, 2, batch=0), matmul(1, 30, 0),

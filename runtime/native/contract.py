@@ -34,6 +34,7 @@ __all__ = ["Contraction", "Finish", "FinishVector", "Load", "Prefetch", "Tile", 
            "scratch_bytes", "store_to", "store_vector_to", "tile_parts"]
 
 MISS = 12  # cycles for a line of an operand beyond the cache that no processor foresees
+TURNED, TURNED_NEAR = 1.1, 1.05  # what exchanging the operands must gain; where it is stored and B is in the cache
 DOT_COLUMNS = 8  # up to so many columns dot products pay
 
 
@@ -86,7 +87,11 @@ def cost(c: Contraction, g: Blocking, plain: bool, turned: bool, dots: bool, tar
         elif g.a_row == 1 and m * k * SIZES[c.dtype] > target.l2_bytes // 2 and abs(g.a_k or 0) * SIZES[c.dtype] >= UNFORESEEN:
             total += m * k * SIZES[c.dtype] / LINE * MISS
     if plain and not g.direct:
-        total += m * n * (2 / g.lanes if merge(c.n, c.c_n)[-1:] in ((), ((n, 1),)) else 1.5)
+        if not dots and stores_columns(c, g.lanes, target):
+            squares = g.row_tiles * math.ceil(g.height / g.lanes) * math.ceil(n / g.lanes)
+            total += squares * g.lanes * (g.lanes.bit_length() + 4)
+        else:
+            total += m * n * (2 / g.lanes if merge(c.n, c.c_n)[-1:] in ((), ((n, 1),)) else 1.5)
     if turned and not plain and min(m, n) > 1:
         total += 1.5 * m * n
     return total
@@ -111,7 +116,9 @@ def choose_road(c: Contraction, target: Target, plain: bool, loads: tuple[bool, 
         if dots:
             choices.append((cost(d, g, plain, turned, True, target), turned, True))
         if not (whole_rows and turned and g.row_tiles > 1):
-            choices.append((cost(d, g, plain, turned, False, target) * (1.1 if turned else 1), turned, False))
+            near = plain and g.n * g.k_inner * SIZES[c.dtype] <= target.l2_bytes
+            more = 1 if not turned else TURNED_NEAR if near else TURNED
+            choices.append((cost(d, g, plain, turned, False, target) * more, turned, False))
     matrix = matrix_blocking(c, target, loads, whole_rows)
     least, turned, dots = min(choices)
     if matrix is not None and matrix_cost(c, matrix, loads) < least:
@@ -280,6 +287,11 @@ def turns_by_vectors(lanes: int, target: Target) -> bool:
     return target.has_masks and lanes > 1
 
 
+def stores_columns(c: Contraction, lanes: int, target: Target) -> bool:
+    """Whether a tile's columns lie in the result as rows, and are stored so."""
+    return adjacent(merge(c.m, c.c_m)) and not adjacent(merge(c.n, c.c_n)) and turns_by_vectors(lanes, target)
+
+
 def store_columns(f: Function, tile: Tile, dtype: str, lanes: int, place: Callable[[Value], Value]) -> None:
     """Store each column of a tile as a row, at `place(column)`: squares of `lanes` elements are turned in registers.
 
@@ -302,7 +314,7 @@ def store_to(c_pointer: Value, c: Contraction, target: Target) -> Finish:
     m_axes, n_axes = merge(c.m, c.c_m), merge(c.n, c.c_n)
     batch_axes = merge(c.batch, c.c_batch)
     lanes = target.lanes(SIZES[c.dtype])
-    by_columns = adjacent(m_axes) and not adjacent(n_axes) and turns_by_vectors(lanes, target)
+    by_columns = stores_columns(c, lanes, target)
 
     def store(f: Function, tile: Tile) -> None:
         base = f.offset(c_pointer, flat_offset(f, tile.batch, batch_axes), c.dtype)
