@@ -422,11 +422,18 @@ def test_thin_products() -> None:
 # Operands that do not fit the caches, on a machine with small ones: (contraction, second-level cache in KiB, what is decided
 # where vectors have 64 bytes).
 BEYOND_CACHES: list[tuple[Contraction, int, dict[str, object]]] = [
-    (matmul(7, 333, 300), 128, {"pack_b": False, "height": 7, "vectors": 3, "k_in_block": 30}),  # few rows: thin blocks
-    (matmul(24, 320, 300), 128, {"pack_b": False, "height": 12, "k_in_block": 30}),
-    (matmul(11, 300, 300, dtype="double"), 256, {"pack_b": False, "height": 6, "vectors": 4, "k_in_block": 30}),
-    (matmul(40, 320, 260), 128, {"pack_b": False, "panels_in_block": 1, "k_in_block": 260}),  # A anew for every panel
-    (matmul(40, 320, 260, a=True), 128, {"pack_b": True}),
+    (matmul(7, 640, 300), 128, {"pack_b": False, "height": 7, "vectors": 3, "k_in_block": 30, "ahead": 0}),
+    (matmul(7, 333, 300), 128, {"pack_b": False, "height": 7, "vectors": 3, "k_in_block": 30, "ahead": 30}),  # thin blocks
+    (matmul(24, 320, 300), 128, {"pack_b": False, "height": 12, "k_in_block": 30, "ahead": 15}),
+    (matmul(11, 300, 300, dtype="double"), 256, {"pack_b": False, "height": 6, "vectors": 4, "k_in_block": 30, "ahead": 15}),
+    (matmul(60, 130, 777), 128, {"pack_b": False, "row_tiles": 5, "ahead": 7, "direct": False}),  # blocks fetched ahead
+    (matmul(60, 130, 777, a=True, dtype="double"), 256, {"pack_b": False, "row_tiles": 5, "ahead": 7}),
+    (matmul(100, 80, 650), 128, {"pack_b": False, "row_tiles": 8, "ahead": 4, "direct": True}),
+    (matmul(100, 80, 650, dtype="double"), 256, {"k_in_block": 163, "ahead": 0}),
+    (matmul(50, 650, 300), 128, {"pack_b": False, "panels_in_block": 5, "row_tiles": 4, "k_in_block": 30}),  # in parts
+    (matmul(9, 40, 1500), 128, {"pack_b": False, "row_tiles": 1, "ahead": 32}),
+    (matmul(40, 320, 250), 128, {"pack_b": False, "panels_in_block": 1, "k_in_block": 250}),  # A anew for every panel
+    (matmul(40, 320, 250, a=True), 128, {"pack_b": True}),
     (matmul(120, 320, 260), 256, {"pack_b": True, "panels_in_block": 3}),  # panels line by line, also the narrower last one
     (matmul(150, 331, 300), 256, {"pack_b": True, "wide": 10, "masked": True}),
     (matmul(150, 331, 300, dtype="double"), 256, {"pack_b": True, "masked": True, "k_in_block": 100}),
@@ -448,6 +455,23 @@ def test_operands_beyond_the_caches(name: str) -> None:
                 assert {field: blocking[field] for field in decided} == decided, c
             cases += [Case(c, "plain", 1), Case(c, "twice")]
         check(cases, target)
+
+
+# Products that exchange their operands where vectors have 64 bytes: tiles are turned in registers, in squares that rows and
+# columns of a tile fill and do not fill.
+EXCHANGED = [matmul(302, 39, 328, a=True), matmul(48, 131, 200, b=True, batch=2), matmul(100, 39, 500, a=True, b=True),
+             matmul(10, 200, 300, b=True), matmul(14, 100, 70, b=True, dtype="double"),
+             matmul(20, 33, 200, b=True, dtype="double"), matmul(48, 200, 200, a=True, b=True, dtype="double"),
+             matmul(32, 600, 200, b=True, dtype="i32")]
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_exchanged_operands(name: str) -> None:
+    target = TARGETS[name]
+    if target.vector_bytes == 64:
+        assert all(choose_road(c, target, True, (False, False)).turned for c in EXCHANGED)
+        assert sum(choose_road(c, target, False, (False, False)).turned for c in EXCHANGED) >= 5
+    check([Case(c, way, misalign) for c in EXCHANGED for way, misalign in (("plain", 1), ("finish", 0), ("twice", 3))], target)
 
 
 def test_empty_axes() -> None:

@@ -13,23 +13,20 @@ from functools import lru_cache
 from graphc.runtime.native.axes import Contraction, adjacent, run, split_evenly, still
 from graphc.runtime.native.microkernel import most_rows
 from graphc.runtime.native.operands import (
-    BEYOND,
     LINE,
-    SCANT_BEYOND,
+    PERIOD,
     SCANT_ROWS,
     SHALLOW,
-    THIN_ROWS,
-    THIN_STRAIGHT_ROWS,
     Extent,
     Rows,
     Sums,
-    caches_of_b,
+    columns_beside,
     crooked,
     depths,
     extent_of,
-    fits_beside,
     packs_a,
     packs_b,
+    passes_by,
     rows_of,
     spans_much,
     sums_of,
@@ -93,6 +90,7 @@ class Blocks:
     streamed: bool  # B panels do not stay in the first-level cache
     far_result: bool  # sums are so short that rows of the result are waited for
     split_rows: bool
+    ahead: int = 0  # k of the next block whose rows of B are fetched beside each tile
     fetched: int = 0  # lines of the next tile's rows that are fetched beside each panel
 
 
@@ -147,18 +145,18 @@ def choose_blocking(c: Contraction, target: Target, plain: bool, loads: tuple[bo
     itemsize = SIZES[c.dtype]
     extent, sums = extent_of(c, target.lanes(itemsize)), sums_of(c)
     rows = rows_of(c, plain and (target.has_masks or not extent.ragged))
-    tiles = choose_tiles(extent, rows, sums, itemsize, target, loads, overlap and not plain and not whole_rows)
-    # few rows read a large B just once: by whole rows of B, in order
-    thin_rows = THIN_ROWS if crooked(sums, itemsize) else THIN_STRAIGHT_ROWS
-    thin = (extent.m <= thin_rows and not tiles.pack_b and not tiles.pack_a and fits_beside(extent, itemsize, target)
-            and caches_of_b(extent, sums, itemsize, target) > (SCANT_BEYOND if extent.m <= SCANT_ROWS else BEYOND))
+    overlap = overlap and not plain and not whole_rows
+    thin = passes_by(extent, rows, sums, itemsize, target, loads, overlap)
+    tiles = choose_tiles(extent, rows, sums, itemsize, target, loads, overlap, thin)
     if thin and rows.c_row * itemsize % LINE != 0:  # sums are added to many times, in lines that another thread shares
         rows = replace(rows, direct=False)
     depth = choose_depth(sums, math.prod(size for size, _ in sums.a_k_outer), thin, itemsize, tiles.pack_b)
     large_b = spans_much(extent, sums, itemsize) and not thin
     by_lines = not loads[1] and adjacent(extent.b_n)
-    blocks = choose_blocks(extent, rows, tiles, depth, itemsize, target, large_b, by_lines, whole_rows)
-    if not loads[0]:
+    blocks = choose_blocks(extent, rows, tiles, depth, itemsize, target, large_b, by_lines, whole_rows, thin)
+    if thin and sums.b_k is not None and (tiles.row_tiles > 1 or sums.b_k * itemsize < PERIOD // 2):  # not foreseen
+        blocks = replace(blocks, ahead=math.ceil(depth.k_in_block / tiles.row_tiles))
+    elif not loads[0]:
         blocks = replace(blocks, fetched=lines_fetched(extent, rows, sums, tiles, depth, blocks, itemsize, target))
     a_line = tiles.height if tiles.height <= extent.lanes else extent.lanes * math.ceil(tiles.height / extent.lanes)
     row_tile_bytes = align((depth.k_in_block * a_line + extent.lanes) * itemsize)
@@ -185,15 +183,17 @@ def choose_blocking(c: Contraction, target: Target, plain: bool, loads: tuple[bo
 
 
 def choose_tiles(extent: Extent, rows: Rows, sums: Sums, itemsize: int, target: Target, loads: tuple[bool, bool],
-                 overlap: bool) -> Tiles:
+                 overlap: bool, thin: bool) -> Tiles:
     lanes, segment = extent.lanes, rows.segment
     segments = extent.m // segment if segment else 0
-    pack_b = packs_b(extent, rows, sums, itemsize, target, loads[1], overlap)
+    pack_b = not thin and packs_b(extent, rows, sums, itemsize, target, loads[1], overlap)
     total_vectors = max(1, math.ceil(extent.n / lanes))
     most_vectors = 2 if (pack_b and extent.m > 8) or target.registers == 16 else 4
     large_b = not pack_b and spans_much(extent, sums, itemsize)
     few_rows = segment <= (2 * most_rows(target, 2) if large_b else SCANT_ROWS)
-    if not pack_b and few_rows:  # few tiles read all of B: one or two if possible
+    if thin and segment > most_rows(target, 2):  # tall tiles read a block of B less often
+        most_vectors = 2
+    elif not pack_b and few_rows:  # few tiles read all of B: one or two if possible
         most_vectors = vectors_beside(segment, target, crooked(sums, itemsize), most_vectors)
     depth = usual_depth(sums, itemsize, pack_b)
     panels, vectors, wide = split_evenly(total_vectors, most_vectors)
@@ -264,8 +264,10 @@ def evened(count: int, most: int) -> int:
 
 
 def choose_blocks(extent: Extent, rows: Rows, t: Tiles, depth: Depth, itemsize: int, target: Target, large_b: bool,
-                  by_lines: bool, whole_rows: bool) -> Blocks:
-    """large_b: whether a block of B that is read where it is does not stay in cache by itself; by_lines: B is packed so."""
+                  by_lines: bool, whole_rows: bool, thin: bool) -> Blocks:
+    """large_b: whether a block of B that is read where it is does not stay in cache by itself; by_lines: B is packed so;
+    thin: B just passes by.
+    """
     width = t.vectors * extent.lanes
     panel_bytes = max(1, depth.k_in_block * width * itemsize)
     panels_in_block, tiles_in_block = t.panels, max(1, t.row_tiles)
@@ -273,6 +275,8 @@ def choose_blocks(extent: Extent, rows: Rows, t: Tiles, depth: Depth, itemsize: 
         # few row tiles use a panel while it is in the first-level cache
         few_tiles = t.row_tiles <= FEW_TILES and not t.pack_a and not by_lines
         panels_in_block = 1 if few_tiles else evened(t.panels, target.l2_bytes // 2 // panel_bytes)
+    elif thin:
+        panels_in_block = evened(t.panels, columns_beside(extent, itemsize, target) // width)
     elif large_b:  # one panel stays in cache while every row tile uses it
         panels_in_block = 1
     if whole_rows:

@@ -10,10 +10,11 @@ decided when the code is written, never by the number of threads, so results are
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
-from graphc.runtime.native.axes import Axes, Contraction, merge, pieces_run, swapped
+from graphc.runtime.native.axes import Axes, Contraction, adjacent, merge, pieces_run, swapped
 from graphc.runtime.native.blocking import Blocking, choose_blocking
 from graphc.runtime.native.dots import DotTile, dot_function, dot_rows
 from graphc.runtime.native.emit import SIZES, Function, Value, i64
@@ -21,7 +22,7 @@ from graphc.runtime.native.matrix import MatrixTiles
 from graphc.runtime.native.matrix_blocking import matrix_blocking, matrix_cost
 from graphc.runtime.native.operands import LINE, UNFORESEEN
 from graphc.runtime.native.overlap import FinishVector, OverlappedTiles
-from graphc.runtime.native.packing import turn_tile
+from graphc.runtime.native.packing import transposed
 from graphc.runtime.native.sharing import spread
 from graphc.runtime.native.target import Target
 from graphc.runtime.native.tile_operands import Load, flat_offset
@@ -33,6 +34,7 @@ __all__ = ["Contraction", "Finish", "FinishVector", "Load", "Prefetch", "Tile", 
            "scratch_bytes", "store_to", "store_vector_to", "tile_parts"]
 
 MISS = 12  # cycles for a line of an operand beyond the cache that no processor foresees
+TURNED, TURNED_NEAR = 1.1, 1.05  # what exchanging the operands must gain; where it is stored and B is in the cache
 DOT_COLUMNS = 8  # up to so many columns dot products pay
 
 
@@ -43,7 +45,7 @@ class Road(NamedTuple):
     dots: bool  # vectors run along k
     blocking: Blocking  # of the contraction after any exchange
     turned_offset: int  # where in scratch the transposed tile is
-    turned_stride: int  # elements between its rows: the rows of a tile, of whole registers where it is turned in registers
+    turned_stride: int  # elements between its rows: the rows of a tile
     scratch_bytes: int
 
 
@@ -84,10 +86,20 @@ def cost(c: Contraction, g: Blocking, plain: bool, turned: bool, dots: bool, tar
         elif g.a_row == 1 and m * k * SIZES[c.dtype] > target.l2_bytes // 2 and abs(g.a_k or 0) * SIZES[c.dtype] >= UNFORESEEN:
             total += m * k * SIZES[c.dtype] / LINE * MISS
     if plain and not g.direct:
-        total += m * n * (2 / g.lanes if merge(c.n, c.c_n)[-1:] in ((), ((n, 1),)) else 1.5)
+        if not dots and stores_columns(c, g.lanes, target):
+            total += turning(g)
+        else:
+            total += m * n * (2 / g.lanes if merge(c.n, c.c_n)[-1:] in ((), ((n, 1),)) else 1.5)
     if turned and not plain and min(m, n) > 1:
-        total += m * n * (1.5 if dots or overlap else (2 + math.log2(g.lanes)) / g.lanes)
+        in_registers = not (dots or overlap) and turns_by_vectors(g.lanes, target)
+        total += min(1.5 * m * n, turning(g)) if in_registers else 1.5 * m * n
     return total
+
+
+def turning(g: Blocking) -> float:
+    """Cycles to turn all tiles in registers, square by square."""
+    squares = g.row_tiles * math.ceil(g.height / g.lanes) * math.ceil(g.n / g.lanes)
+    return squares * g.lanes * (g.lanes.bit_length() + 4)
 
 
 @lru_cache(maxsize=512)
@@ -109,7 +121,9 @@ def choose_road(c: Contraction, target: Target, plain: bool, loads: tuple[bool, 
         if dots:
             choices.append((cost(d, g, plain, turned, True, target, overlap), turned, True))
         if not (whole_rows and turned and g.row_tiles > 1):
-            choices.append((cost(d, g, plain, turned, False, target, overlap) * (1.1 if turned else 1), turned, False))
+            near = plain and g.n * g.k_inner * SIZES[c.dtype] <= target.l2_bytes
+            more = 1 if not turned else TURNED_NEAR if near else TURNED
+            choices.append((cost(d, g, plain, turned, False, target, overlap) * more, turned, False))
     matrix = matrix_blocking(c, target, loads, whole_rows)
     least, turned, dots = min(choices)
     if matrix is not None and matrix_cost(c, matrix, loads) < least:
@@ -125,8 +139,8 @@ def choose_road(c: Contraction, target: Target, plain: bool, loads: tuple[bool, 
         used = tile_bytes + (0 if dot_columns_in_place(d) else align(n * k * itemsize))
     else:
         used = blocking.scratch_bytes
-        rows = -(-blocking.height // blocking.lanes) * blocking.lanes
-        tile_bytes = align(rows * blocking.vectors * blocking.lanes * itemsize)
+        rows = blocking.height
+        tile_bytes = align(blocking.height * blocking.vectors * blocking.lanes * itemsize)
     return Road(turned, dots, blocking, used, rows, used + (tile_bytes if turned and not plain else 0))
 
 
@@ -200,12 +214,12 @@ def emit_contraction(f: Function, target: Target, c: Contraction, a: Value, b: V
         c, a, b, prefetch = swapped(c), b, a, None
         load_a, load_b = load_b, load_a
         if finish is not None:
-            finish = turned_back(finish, c.dtype, road, f.offset(scratch, i64(road.turned_offset), "i8"))
+            finish = turned_back(finish, c.dtype, road, f.offset(scratch, i64(road.turned_offset), "i8"), target)
     if finish is None:
         if c_pointer is None:
             raise ValueError("a contraction needs finish or c_pointer")
         if road.dots and road.blocking.n == 1:  # a column of results is stored as a row
-            finish = turned_back(store_to(c_pointer, swapped(c), target), c.dtype, road, scratch)
+            finish = turned_back(store_to(c_pointer, swapped(c), target), c.dtype, road, scratch, target)
         elif road.dots or not road.blocking.direct:
             finish = store_to(c_pointer, c, target)
     if road.blocking.overlap and vector and finish and not road.dots:
@@ -218,7 +232,7 @@ def emit_contraction(f: Function, target: Target, c: Contraction, a: Value, b: V
                   load_b).emit(thread, threads)
 
 
-def turned_back(finish: Finish, dtype: str, road: Road, memory: Value) -> Finish:
+def turned_back(finish: Finish, dtype: str, road: Road, memory: Value, target: Target) -> Finish:
     """A finish that shows `finish` the transpose of its tile."""
     g = road.blocking
 
@@ -228,12 +242,12 @@ def turned_back(finish: Finish, dtype: str, road: Road, memory: Value) -> Finish
             finish(f, Tile(tile.pointer, 1, tile.columns, tile.rows, tile.j0, tile.i0, tile.batch, tile.column_part,
                            tile.row_part, stride))
             return
-        if road.dots:
+        if turns_by_vectors(g.lanes, target) and tile.stride % g.lanes == 0:
+            store_columns(f, tile, dtype, g.lanes, lambda column: f.offset(memory, f.mul(column, i64(stride)), dtype))
+        else:
             with f.loop(i64(0), tile.rows) as row, f.loop(i64(0), tile.columns) as column:
                 value = f.load(f.offset(tile.pointer, f.add(f.mul(row, i64(tile.stride)), column), dtype), dtype)
                 f.store(value, f.offset(memory, f.add(f.mul(column, i64(stride)), row), dtype))
-        else:
-            f.call(turn_tile(f.module, dtype, g.lanes, g.height, tile.stride, stride), [memory, tile.pointer, tile.columns])
         finish(f, Tile(memory, stride, tile.columns, tile.rows, tile.j0, tile.i0, tile.batch, tile.column_part,
                        tile.row_part, stride))
 
@@ -273,14 +287,47 @@ def emit_dots(f: Function, target: Target, c: Contraction, g: Blocking, a: Value
     spread(f, g.batch, -(-g.m // rows), thread, threads, item)
 
 
+def turns_by_vectors(lanes: int, target: Target) -> bool:
+    """Whether tiles are turned in registers: a column of a tile seldom fills a vector."""
+    return target.has_masks and lanes > 1
+
+
+def stores_columns(c: Contraction, lanes: int, target: Target) -> bool:
+    """Whether a tile's columns lie in the result as rows, and are stored so."""
+    return adjacent(merge(c.m, c.c_m)) and not adjacent(merge(c.n, c.c_n)) and turns_by_vectors(lanes, target)
+
+
+def store_columns(f: Function, tile: Tile, dtype: str, lanes: int, place: Callable[[Value], Value]) -> None:
+    """Store each column of a tile as a row, at `place(column)`: squares of `lanes` elements are turned in registers.
+
+    Rows of the tile hold whole vectors; what is beyond its columns is read, and not stored.
+    """
+    with f.loop(i64(0), tile.rows, lanes) as row:
+        rows, last = f.sub(tile.rows, row), f.sub(tile.rows, i64(1))
+        lines = [f.offset(tile.pointer, f.mul(f.minimum(f.add(row, i64(r)), last), i64(tile.stride)), dtype)
+                 for r in range(lanes)]
+        with f.loop(i64(0), tile.columns, lanes) as first:
+            square = [f.load(f.offset(line, first, dtype), f"<{lanes} x {dtype}>") for line in lines]
+            for j, values in enumerate(transposed(f, square)):
+                column = f.add(first, i64(j))
+                there = f.select(f.compare("icmp slt", column, tile.columns), rows, i64(0))
+                f.masked_store(values, f.offset(place(column), row, dtype), f.lane_mask(there, lanes))
+
+
 def store_to(c_pointer: Value, c: Contraction, target: Target) -> Finish:
     """The finish that stores each tile at the strides of `c`, whatever they are."""
     m_axes, n_axes = merge(c.m, c.c_m), merge(c.n, c.c_n)
     batch_axes = merge(c.batch, c.c_batch)
     lanes = target.lanes(SIZES[c.dtype])
+    by_columns = stores_columns(c, lanes, target)
 
     def store(f: Function, tile: Tile) -> None:
         base = f.offset(c_pointer, flat_offset(f, tile.batch, batch_axes), c.dtype)
+        if by_columns and tile.stride % lanes == 0:
+            base = f.offset(base, tile.i0, c.dtype)
+            store_columns(f, tile, c.dtype, lanes,
+                          lambda column: f.offset(base, flat_offset(f, f.add(tile.j0, column), n_axes), c.dtype))
+            return
         with f.loop(i64(0), tile.rows) as r:
             line = f.offset(base, flat_offset(f, f.add(tile.i0, r), m_axes), c.dtype)
             source = f.offset(tile.pointer, f.mul(r, i64(tile.stride)), c.dtype)

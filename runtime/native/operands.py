@@ -17,7 +17,7 @@ DEPTH, DEPTH_MOST, DEPTH_LIMIT = 256, 288, 384  # k of a block: usually, where a
 WIDE = 8  # bytes of an element from which blocks are less deep, so that a tile of A stays in the first-level cache
 WIDE_DEPTH, WIDE_MOST, WIDE_LIMIT = 192, 216, 224
 WIDE_PACKED_DEPTH, WIDE_PACKED_MOST, WIDE_PACKED_LIMIT = 128, 136, 144  # where panels of B stream past it
-THIN_ROWS, THIN_STRAIGHT_ROWS = 16, 48  # so few rows, and where rows of B begin at lines, stream a large B once
+THIN_ROWS, THIN_STRAIGHT_ROWS = 64, 128  # so few rows, and where rows of narrow elements begin at lines, read a large B once
 SCANT_ROWS = 4  # even less
 BEYOND, SCANT_BEYOND, FAR = 1.5, 0.5, 4.0  # second-level caches: B is large, even for so few rows, far away
 UNPACKED_BYTES = 256 << 10  # a block of an operand that spans no more than this is used where it is
@@ -149,9 +149,9 @@ def caches_of_b(extent: Extent, sums: Sums, itemsize: int, target: Target) -> fl
     return extent.n * sums.k_inner * itemsize / target.l2_bytes
 
 
-def fits_beside(extent: Extent, itemsize: int, target: Target) -> bool:
-    """Whether the result stays in cache while all of B passes by."""
-    return extent.m * extent.n * itemsize <= target.l2_bytes // 4
+def columns_beside(extent: Extent, itemsize: int, target: Target) -> int:
+    """The columns whose result stays in cache while their part of B passes by."""
+    return target.l2_bytes // 4 // max(1, extent.m * itemsize)
 
 
 def crooked(sums: Sums, itemsize: int) -> bool:
@@ -159,8 +159,28 @@ def crooked(sums: Sums, itemsize: int) -> bool:
     return (sums.b_k or 0) * itemsize % LINE != 0
 
 
+def passes_by(extent: Extent, rows: Rows, sums: Sums, itemsize: int, target: Target, loads: tuple[bool, bool],
+              overlap: bool) -> bool:
+    """Whether few rows read a large B just once, in long pieces of its rows, while their result stays in cache.
+
+    Nothing is packed then: copying B would take about as long as multiplying it.
+    """
+    most = THIN_ROWS if crooked(sums, itemsize) or itemsize >= WIDE else THIN_STRAIGHT_ROWS
+    if overlap:
+        most = min(most, 2 * most_rows(target, 2))
+    depth, _, _ = depths(itemsize, True)
+    if extent.n > columns_beside(extent, itemsize, target) and (extent.m <= 2 * most_rows(target, 2) or sums.k_inner <= depth):
+        return False  # summed in one or two tiles or blocks, a part of the result need not stay
+    if extent.m > most or True in loads or rows.gathered or not adjacent(extent.b_n):
+        return False
+    if extent.ragged and not target.has_masks:
+        return False
+    beyond = SCANT_BEYOND if extent.m <= SCANT_ROWS else BEYOND
+    return caches_of_b(extent, sums, itemsize, target) > beyond
+
+
 def packs_b(extent: Extent, rows: Rows, sums: Sums, itemsize: int, target: Target, load: bool, overlap: bool) -> bool:
-    """Whether panels of B are packed, and not read where they are.
+    """Whether panels of B that does not just pass by are packed, and not read where they are.
 
     overlap: finished tiles are large arrays' next rows, which must be walked along: no panel can wait for all rows of A.
     """
@@ -177,8 +197,6 @@ def packs_b(extent: Extent, rows: Rows, sums: Sums, itemsize: int, target: Targe
         return False
     if overlap or across:
         return True
-    if extent.m <= THIN_STRAIGHT_ROWS and fits_beside(extent, itemsize, target) and caches > BEYOND:
-        return False
     return extent.m * sums.k_inner * itemsize > REREAD_SHARE * target.l2_bytes or caches > FAR
 
 

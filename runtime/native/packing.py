@@ -182,26 +182,6 @@ def transposed(f: Function, rows: list[Value]) -> list[Value]:
     return rows
 
 
-def turn_tile(module: Module, dtype: str, lanes: int, height: int, stride: int, to_stride: int) -> str:
-    """``to[j, r] = source[r, j]`` for r < height and j < columns, both rounded up to whole registers.
-
-    Rows of the source are `stride` elements apart, those of the result `to_stride`.
-    """
-    name = f"turn.{dtype}.{lanes}.{height}.{stride}.{to_stride}"
-    if name in module.functions:
-        return name
-    f = module.function(name, [("to", "ptr"), ("source", "ptr"), ("columns", "i64")], attributes="noinline nounwind")
-    to, source, columns = f.parameters
-    with f.loop(i64(0), columns, lanes) as j:
-        place, line = f.offset(source, j, dtype), f.offset(to, f.mul(j, i64(to_stride)), dtype)
-        for first in range(0, height, lanes):
-            rows = [f.load(f.offset(place, i64(min(first + r, height - 1) * stride), dtype), vector(lanes, dtype))
-                    for r in range(lanes)]
-            for r, column in enumerate(transposed(f, rows)):
-                f.store(column, f.offset(line, i64(r * to_stride + first), dtype))
-    return name
-
-
 def joined(f: Function, parts: list[Value]) -> Value:
     """The vectors one after the other in one wider vector."""
     while len(parts) > 1:

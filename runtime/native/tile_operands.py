@@ -116,6 +116,20 @@ class PackedOperands:
                 for element in (0, g.height - 1):
                     f.prefetch(self.at(start, i64(k * (g.a_k or 0) + element)), locality=2)
 
+    def fetch_ahead(self, b: Value, k_block: Value, place: Value, j0: Value) -> None:
+        """Fetch a part of the next block of B beside the tile at `place` of its panel: some rows, as wide as the panel.
+
+        `b` is the first element of this block.  Else the first row tile of each block would wait for memory.
+        """
+        f, g = self.f, self.blocking
+        first = f.add(f.mul(place, i64(g.ahead)), i64(g.k_in_block))
+        more = f.compare("icmp slt", k_block, i64(g.k_blocks - 1))
+        line = self.at(b, f.add(j0, f.mul(first, i64(g.b_k or 0))))
+        with f.when(more), f.loop(0, g.ahead) as k:
+            start = self.at(line, f.mul(k, i64(g.b_k or 0)))
+            for v in range(g.vectors):
+                f.prefetch(self.at(start, i64(v * g.lanes)), locality=2)
+
     def tile_extent(self, row_tile: Value) -> tuple[Value, Value, Value]:
         """(first flattened row, rows, offset of the first row in A) of a row tile."""
         f, g = self.f, self.blocking

@@ -184,6 +184,8 @@ class TileLoops(PackedOperands):
                 if g.fetched:
                     self.fetch_rows(a, i0, height, f.sub(panel, panels[0]))
                 j0, columns = self.panel_extent(panel)
+                if g.ahead:
+                    self.fetch_ahead(b, k_block, f.sub(row_tile, rows[0]), j0)
                 b_here = self.at(b, f.mul(j0, i64(1)))
                 if g.pack_b:
                     b_here = self.packed_panel(k_block, panel, panels[0])
