@@ -115,11 +115,15 @@ class Tools:
     def __init__(self, target: Target, level: int, load: bool) -> None:
         self.machine = _new_machine(target, level, load)
         self.head = f'target datalayout = "{self.machine.target_data}"\ntarget triple = "{self.machine.triple}"\n'
-        self._passes, self._builder = _passes(self.machine, level)
+        self._passes, self._tuning = _passes(level), _tuning()
 
     def optimise(self, module: Any) -> None:
-        """Run the passes on a module, in place."""
-        _unlocked("LLVMPY_RunNewModulePassManager")(self._passes, module, self._builder)
+        """Run the passes on a module, in place.
+
+        The builder is of this run: it keeps what llvmlite hangs into it for a run, by the address of what is gone afterwards.
+        """
+        builder = llvm.create_pass_builder(self.machine, self._tuning)
+        _unlocked("LLVMPY_RunNewModulePassManager")(self._passes, module, builder)
 
 
 def _tools(target: Target, level: int, load: bool) -> Tools:
@@ -131,8 +135,15 @@ def _tools(target: Target, level: int, load: bool) -> Tools:
     return tools
 
 
-def _passes(machine: Any, level: int) -> tuple[Any, Any]:
-    """The passes that optimise a module, and the builder that they run with.
+def _tuning() -> Any:
+    tuning = llvm.create_pipeline_tuning_options(2)
+    tuning.loop_vectorization = tuning.slp_vectorization = False
+    tuning.loop_unrolling = tuning.loop_interleaving = False
+    return tuning
+
+
+def _passes(level: int) -> Any:
+    """The passes that optimise a module.
 
     The text is vectorised, unrolled, in SSA form and with its loops tested at their ends when it comes, so the standard
     pipelines mostly look for what is not there: on a module of three matrix kernels they take 40 to 60 ms for the same
@@ -142,9 +153,6 @@ def _passes(machine: Any, level: int) -> tuple[Any, Any]:
     are not, with the usual code generator.  3: and combine instructions, which most kernels gain nothing from; long scalar
     code does, and divisions lane by lane.
     """
-    tuning = llvm.create_pipeline_tuning_options(2)
-    tuning.loop_vectorization = tuning.slp_vectorization = False
-    tuning.loop_unrolling = tuning.loop_interleaving = False
     passes = llvm.create_new_module_pass_manager()
     passes.add_always_inliner_pass()
     if level >= 1:
@@ -159,7 +167,7 @@ def _passes(machine: Any, level: int) -> tuple[Any, Any]:
         passes.add_dead_code_elimination_pass()
     if level >= 3:
         passes.add_simplify_cfg_pass()
-    return passes, llvm.create_pass_builder(machine, tuning)
+    return passes
 
 
 def external_symbols(data: bytes) -> tuple[str, ...]:
