@@ -17,15 +17,22 @@ is not installed.  `bench/contract.py` measures contractions alone, `bench/eleme
 from __future__ import annotations
 
 import argparse
+import compileall
 import os
 import sys
 from pathlib import Path
 
 from . import report
-from .rounds import Result, Unequal, compare, start_machine
+from .rounds import ROOT, Result, Unequal, compare, start_machine
 from .workloads import load
 
 PEERS = ("numpy", "torch", "jax")
+
+
+def compile_bytecode() -> None:
+    """Compiles the modules of this checkout for Python as an installation does; else every process would begin with that."""
+    for package in ("graphc", "passes", "runtime", "bench"):
+        compileall.compile_dir(ROOT / package, quiet=2)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -55,6 +62,7 @@ def main(argv: list[str] | None = None) -> int:
             libraries = ["graphc", "torch", *(p for p in ("jax", "numpy") if getattr(w, p) is not None)]
             print(f"{w.name:10} {w.title:65} {w.flops / 1e6:10,.3f} MFLOP a step  {' '.join(libraries)}")
         return 0
+    compile_bytecode()
     if "jax" in o.against and 1 < o.threads < cores:
         print(f"JAX cannot be held to {o.threads} threads; it uses {cores}", file=sys.stderr)
 

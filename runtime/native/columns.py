@@ -24,7 +24,6 @@ CHEAP_COLUMNS = 8  # operations per element up to which rows are unrolled
 BLOCKS = ((CHEAP_COLUMNS, 4, 16), (3 * CHEAP_COLUMNS, 2, 8))  # operations: vectors of a block of long rows, and of short ones
 
 
-
 def emit_columns(w: Work) -> None:
     """Folds across rows."""
     passes = passes_of(w.kernel)
