@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .errors import GraphError
+from .garbage import kept_waiting
 from .ir import Graph, Node, topological
 from .op import Kind
 from .origins import at, user_origin
@@ -63,6 +64,7 @@ def gradients_of(graph: Graph) -> list[Node]:
     return list(found)
 
 
+@kept_waiting()
 def dump(program: Program, stage: str, format: str, sizes: Mapping[str, int] | None) -> Any:
     """Text (or bytes, of a PNG) of a program at a stage.
 
@@ -148,6 +150,7 @@ def recomputed_lines(cost: Recomputed, budget: int | None) -> list[str]:
     return lines
 
 
+@kept_waiting()
 def report(program: Program, sizes: Mapping[str, int]) -> str:
     """What the compiler did with the program, kernel by kernel, and why."""
     from .program import sizes_for
@@ -209,6 +212,7 @@ def multiplied_in_pieces(program: Program, special: Specialized, kernel: Kernel)
 # -- profile ---------------------------------------------------------------------------------------------------------
 
 
+@kept_waiting()
 def profile(program: Program, special: Specialized, arrays: Sequence[np.ndarray], repeat: int) -> str:
     """Time per kernel: each kernel compiled alone and run on the memory it has in the step, least of `repeat` runs."""
     if program.backend != "native":

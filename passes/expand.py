@@ -14,27 +14,34 @@ from graphc.tensor import Tensor
 from graphc.types import Dim, TensorType, substitute
 
 
-def expand_composites(graph: Graph) -> Graph:
-    """No COMPOSITE node is left; what an expansion contains is expanded too."""
+class Expansion:
+    """The rule that puts a composite's definition in its place; what that contains is expanded too.
 
-    several: dict[Node, list[Tensor]] = {}  # what composites with several results stand for
+    several  what composites with several results stand for
+    """
 
-    def rule(node: Node, inputs: tuple[Node, ...]) -> Node | None:
-        if node.op.kind is Kind.ITEM and node.inputs[0] in several:
-            body = several[node.inputs[0]][node.attributes["item"]].node
+    def __init__(self) -> None:
+        self.several: dict[Node, list[Tensor]] = {}
+
+    def __call__(self, node: Node, inputs: tuple[Node, ...]) -> Node | None:
+        if node.op.kind is Kind.ITEM and node.inputs[0] in self.several:
+            body = self.several[node.inputs[0]][node.attributes["item"]].node
         elif node.op.kind is not Kind.COMPOSITE:
             return None
         elif len(node.types) > 1:
-            several[node] = node.op.expand(*map(Tensor, inputs), **node.attributes)
+            self.several[node] = node.op.expand(*map(Tensor, inputs), **node.attributes)
             return None
         else:
             body = node.op.expand(*map(Tensor, inputs), **node.attributes).node
-        new = rewrite([body], rule, {i: i for i in inputs})[body]
+        new = rewrite([body], self, {i: i for i in inputs})[body]
         for made in (body, new):
             inherit(made, node)
         return new
 
-    return transform(graph, rule)
+
+def expand_composites(graph: Graph) -> Graph:
+    """No COMPOSITE node is left."""
+    return transform(graph, Expansion())
 
 
 def sized(value: Any, sizes: Mapping[str, int]) -> Any:

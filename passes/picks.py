@@ -104,24 +104,25 @@ def picked(node: Node) -> Node | None:
     axis = node.attributes["axis"]
     if not (mixes(data, axis) or of_memory(data, axis)):
         return None
-    made: dict[Node, Node] = {}
-
-    def pick(x: Node) -> Node:
-        known = made.get(x)
-        if known is not None:
-            return known
-        if is_whole(x, axis):
-            new = expand_to(Tensor(x.inputs[0]), node.shape).node
-        elif len(made) < MAPS and (mixes(x, axis) or of_memory(x, axis)):
-            made[x] = x  # counts it
-            new = make(x.op, [pick(i) for i in x.inputs], x.attributes)
-        else:
-            new = make(node.op, (x, index), node.attributes)
-        made[x] = new
-        return new
-
-    found = Tensor(pick(data))
+    found = Tensor(picked_from(data, node, {}))
     return e.where(within(Tensor(index), data.shape[axis]), found, full(node.shape, math.nan, node.dtype)).node
+
+
+def picked_from(x: Node, pick: Node, made: dict[Node, Node]) -> Node:
+    """What `pick` takes from its line, of `x`, which has such lines; made: what was found before."""
+    known = made.get(x)
+    if known is not None:
+        return known
+    axis = pick.attributes["axis"]
+    if is_whole(x, axis):
+        new = expand_to(Tensor(x.inputs[0]), pick.shape).node
+    elif len(made) < MAPS and (mixes(x, axis) or of_memory(x, axis)):
+        made[x] = x  # counts it
+        new = make(x.op, [picked_from(i, pick, made) for i in x.inputs], x.attributes)
+    else:
+        new = make(pick.op, (x, pick.inputs[1]), pick.attributes)
+    made[x] = new
+    return new
 
 
 def is_whole(node: Node, axis: int) -> bool:

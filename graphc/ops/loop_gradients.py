@@ -162,6 +162,7 @@ class _Backward:
         last = self.run(active, stacks, given, seeds, [h.node for h in handed])
         gradients: dict[int, Tensor | None] = {k: make_() for k, make_ in results.items()}
         gradients |= {k: last[active.index(k)] if k in active else None for k in self.wanted if k < self.carries}
+        self.totals.clear()  # they know this object, and all of it would stay until garbage is collected
         return {k: gradients.get(k) for k in self.wanted}
 
     # -- what leaves the loop ------------------------------------------------------------------------------------

@@ -7,12 +7,12 @@ how a contraction is blocked.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from math import prod
 
 import numpy as np
 
 from graphc.access import Strided, strided
+from graphc.garbage import remembered
 from graphc.index import Index, linear, unravel
 from graphc.ir import Node
 from graphc.labels import labels_of
@@ -46,7 +46,7 @@ def operand_read(operand: Node) -> Strided:
     return read
 
 
-@lru_cache(maxsize=512)
+@remembered
 def contraction_of(node: Node) -> tuple[Contraction, Strided, Strided, tuple[str, str, str]]:
     """The contraction, its operands A and B, and the labels of batch, m and n.
 

@@ -22,8 +22,14 @@ from .calls import bind_call
 from .lower import ARENA, COUNT, PRIVATE, PRIVATE_STRIDE, SHARED, Layout, lower, lower_unrolled, remaining
 from .meetings import step_is_serial
 from .target import Target, host
+from .texts import Texts
 
 _ALONE = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p)
+
+
+def text_of(lowered: Callable[[], tuple[Texts, Layout]]) -> str:
+    """All of a lowered plan as one module."""
+    return lowered()[0].module.text()
 
 
 class Native:
@@ -43,17 +49,18 @@ class Native:
         self.seconds: dict[str, float] = {}
         pool_is_ready = threads.prepare() if self.threads > 1 else None
         start = perf_counter()
-        self._lowered = partial(lower_unrolled, graph) if unrolled else lambda plan, *rest: lower(repeated(plan), *rest)
-        self._flush_denormals = flush_denormals
+        lowered = partial(lower_unrolled, graph) if unrolled else lambda plan, *rest: lower(repeated(plan), *rest)
+        # not of this object, which holds the code: what holds itself keeps its parameters until garbage is collected
+        self._text = partial(text_of, partial(lowered, plan, self.target, flush_denormals))
         with jit.Build(target=self.target, name="step", cache=cache.default(),
                        threads=threads.available_parallelism()) as build:
-            texts, self.layout = self._lowered(plan, self.target, flush_denormals, build.add)
+            texts, self.layout = lowered(plan, self.target, flush_denormals, build.add)
             rest = remaining(texts)
             texts.module.functions.clear()  # they know the module, too: the texts would stay until garbage is collected
             del texts
             self.seconds["lower"] = perf_counter() - start
             start = perf_counter()
-            self.code = build.finish(rest, exports=("run", "alone"), source=lambda: self.text)
+            self.code = build.finish(rest, exports=("run", "alone"), source=self._text)
         if pool_is_ready is not None:
             pool_is_ready()
         memory.give_back()
@@ -70,7 +77,7 @@ class Native:
     @property
     def text(self) -> str:
         """The LLVM text as one module, written anew for whoever wants to read it."""
-        return self._lowered(self.plan, self.target, self._flush_denormals)[0].module.text()
+        return self._text()
 
     @property
     def scratch_bytes(self) -> int:

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from math import prod
 from typing import NamedTuple
 
+from graphc.garbage import remembered
 from graphc.index import Index, linear, unravel
 from graphc.ir import Node
 from graphc.op import Fold, Kind
@@ -81,7 +81,7 @@ def reduction_of(node: Node) -> Reduction:
     return Reduction(node, fold, tuple(types), tuple(fold.identity(dtype)))
 
 
-@lru_cache(maxsize=256)
+@remembered
 def passes_of(kernel: Kernel) -> Passes:
     space, axes = kernel.space, tuple(kernel.axes)
     kept_axes = tuple(a for a in range(len(space)) if a not in axes)

@@ -9,9 +9,9 @@ Must not know op names, or where buffers are.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from math import prod
 
+from graphc.garbage import remembered
 from graphc.ir import Graph
 from graphc.op import Kind
 from graphc.plan import Form, Kernel
@@ -55,7 +55,7 @@ def element_operations(kernel: Kernel) -> int:
     return body_operations(kernel.body) + sum(b.bytes // 4 for b in (*kernel.reads, *kernel.writes))
 
 
-@lru_cache(maxsize=512)
+@remembered
 def body_operations(body: Graph) -> int:
     total = 0
     for node in body.nodes:
@@ -75,14 +75,14 @@ def body_operations(body: Graph) -> int:
     return total
 
 
-@lru_cache(maxsize=512)
+@remembered
 def is_serial(kernel: Kernel) -> bool:
     """Whether thread 0 does the whole kernel; such kernels in a row need no barrier between them."""
     few = kernel.form is Form.COLUMNS and prod(kernel.space[axis] for axis in kernel.axes) <= PARTIAL_SUMS
     return element_operations(kernel) < (SERIAL // 8 if few else SERIAL)
 
 
-@lru_cache(maxsize=512)
+@remembered
 def takes_turns(kernel: Kernel) -> bool:
     """Whether the last part of every thread's share goes to whoever is free, by the kernel's `tickets`.
 

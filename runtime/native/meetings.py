@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import NamedTuple
 
+from graphc.garbage import remembered
 from graphc.plan import Buffer, Form, Kernel, Loop, Plan, Role, Step, align, bodies, body_key
 
 from .kernels import SERIAL, element_operations, is_serial, scratch_sizes, takes_turns
@@ -63,7 +63,7 @@ def overlap(a: Place, b: Place) -> bool:
     return a[0] == b[0] and a[1] < b[2] and b[1] < a[2]
 
 
-@lru_cache(maxsize=512)
+@remembered
 def step_is_serial(step: Step) -> bool:
     """Whether one thread does the whole step."""
     if isinstance(step, Kernel):

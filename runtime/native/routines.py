@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
 from math import prod
 from typing import Any
 
+from graphc.garbage import remembered
 from graphc.ir import Node
 from graphc.op import Kind
 from graphc.plan import Kernel, align
@@ -234,7 +234,7 @@ def _write(r: Routine, kernel: Kernel, node: Node, reads: Sequence[Value], write
     node.op.routine(r, inputs, outputs, [i.type for i in node.inputs], **node.attributes)
 
 
-@lru_cache(maxsize=512)
+@remembered
 def routine_scratch(kernel: Kernel, target: Target, lanes: int) -> int:
     """Bytes of private memory, found by writing the routine once into a function that nobody keeps."""
     f = Module().function("spare", [("private", "ptr")])

@@ -91,7 +91,11 @@ class Rows:
         self.chunks = None if w.threads.alone else row_chunks(passes)
         if self.outer_count > 1:
             self.chunks = None
-        self.ahead = LinesAhead(self)
+
+    @property
+    def ahead(self) -> LinesAhead:
+        """What is fetched before it is needed.  Not kept: it knows these rows."""
+        return LinesAhead(self)
 
     def short(self) -> ShortRows | None:
         """How rows are done, as many at once as a vector has lanes; None where they are too long, too dear or too few."""

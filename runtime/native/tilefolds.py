@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import lru_cache
 from math import prod
 from typing import NamedTuple
 
+from graphc.garbage import remembered
 from graphc.index import Index, linear, unravel
 from graphc.ir import Node
 from graphc.op import Kind
@@ -50,7 +50,7 @@ class TileFolds(NamedTuple):
         return (*self.columns, *self.totals)
 
 
-@lru_cache(maxsize=512)
+@remembered
 def tile_folds(kernel: Kernel) -> TileFolds:
     found = [n for n in kernel.body.nodes if n.op.kind is Kind.REDUCE]
     last = max((a for a, size in enumerate(kernel.space) if size != 1), default=0)
