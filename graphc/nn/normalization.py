@@ -18,7 +18,8 @@ from ..ops.composites import standardize, statistics
 from ..ops.control import stop_gradient, updating
 from ..ops.reductions import mean, norm, sum_
 from ..ops.sources import size_of
-from ..ops.views import pad_with, reshape, window
+from ..ops.views import pad_with, reshape
+from ..ops.windows import window
 from ..origins import at, user_origin
 from ..tensor import Parameter as Cellular
 from ..tensor import Tensor, TensorLike, as_tensor

@@ -24,6 +24,7 @@ from . import (
     sources,
     triangular,
     views,
+    windows,
 )
 
 __all__ = [
@@ -50,4 +51,5 @@ __all__ = [
     "sources",
     "triangular",
     "views",
+    "windows",
 ]

@@ -22,7 +22,8 @@ from ..types import Size, TensorType
 from .contractions import einsum
 from .shaping import stack
 from .sources import zeros
-from .views import flip, pad_with, permute, reshape, slice_, transpose, window
+from .views import flip, pad_with, permute, reshape, slice_, transpose
+from .windows import window
 
 Pairs = tuple[tuple[Size, Size], ...]
 POSITIONS, TAPS = "xyz", "ijk"

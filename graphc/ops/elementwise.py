@@ -1,7 +1,7 @@
 """MAP ops: one scalar body per element.
 
-Knows type promotion and broadcasting, which it makes explicit as casts and expands; each op's record states its numpy
-meaning, its gradient and its scalar body on adjacent lines.  Must not know loops or memory.
+Each op's record states its numpy meaning, its gradient and its scalar body on adjacent lines; operands are brought to one type
+by `promotion`.  Must not know loops or memory.
 """
 
 from __future__ import annotations
@@ -18,20 +18,14 @@ from ..op import Kind, Op, Sample, define, same_type
 from ..origins import at, user_origin
 from ..tensor import Tensor, TensorLike, apply, as_tensor
 from ..types import (
-    DType,
-    DTypeLike,
     TensorType,
-    as_dtype,
     bool_,
     broadcast_shapes,
     float32,
-    float64,
     greatest,
-    int32,
-    int64,
     least,
-    promote,
 )
+from .promotion import bool_types, cast, common, float_types, same_types
 from .sources import full_like, ones_like
 from .views import expand_to
 
@@ -40,63 +34,7 @@ REAL = (-2.0, 2.0)
 POSITIVE = (0.1, 3.0)
 
 
-# -- from any operands to operands of one type -----------------------------------------------------------------------
-
-
-def common(*operands: TensorLike, floating: bool = False, keep_bool: bool = True) -> list[Tensor]:
-    """The operands as tensors of one dtype and one shape: casts and expands become nodes of the graph."""
-    if len(operands) == 2 and isinstance(a := operands[0], Tensor) and isinstance(b := operands[1], Tensor):
-        type_ = a.node.type
-        if b.node.type is type_ and type_.dtype.is_float:  # most often nothing needs to be done
-            return [a, b]
-    given = [as_tensor(o) for o in operands if isinstance(o, (Tensor, np.ndarray))]
-    like = given[0] if given else None
-    for other in given[1:]:
-        like = other if like is None or other.dtype.rank > like.dtype.rank else like
-    tensors = [as_tensor(o, like) for o in operands]
-    dtype = _common_dtype(tensors)
-    if floating and not dtype.is_float:
-        dtype = float32
-    if not keep_bool and dtype.is_bool:
-        dtype = int64
-    shape = broadcast_shapes(*(t.shape for t in tensors))
-    return [expand_to(cast(t, dtype), shape) for t in tensors]
-
-
-def _category(dtype: DType) -> int:
-    return 2 if dtype.is_float else 1 if dtype.is_integer else 0
-
-
-def _common_dtype(tensors: list[Tensor]) -> DType:
-    """PyTorch's rule: a 0-d tensor widens dimensioned ones only where its category (bool, int, float) is higher."""
-    dtype: DType | None = tensors[0].dtype if tensors else None
-    if all(tensor.dtype is dtype for tensor in tensors):
-        return tensors[0].dtype
-    dtype = None
-    for tensor in sorted(tensors, key=lambda t: t.ndim == 0):
-        if dtype is None:
-            dtype, from_dimensioned = tensor.dtype, tensor.ndim > 0
-        elif tensor.ndim > 0 or not from_dimensioned or _category(tensor.dtype) > _category(dtype):
-            dtype = promote(dtype, tensor.dtype)
-    assert dtype is not None
-    return dtype
-
-
-def _same(*types: TensorType, **_: Any) -> TensorType:
-    first = types[0]
-    if any(t is not first and t != first for t in types):
-        raise DTypeError(f"operands of one type are needed, got {', '.join(map(str, types))}")
-    return types[0]
-
-
-def _float(*types: TensorType, **_: Any) -> TensorType:
-    if not types[0].dtype.is_float:
-        raise DTypeError(f"floats are needed, got {types[0].dtype.name}")
-    return _same(*types)
-
-
-def _bool(*types: TensorType, **_: Any) -> TensorType:
-    return _same(*types).with_dtype(bool_)
+# -- records and their functions in one step ------------------------------------------------------------------------------
 
 
 def unary(name: str, numpy: Callable[..., Any], vjp: Callable[..., Any] | None, scalar: Callable[..., Any], doc: str,
@@ -105,7 +43,7 @@ def unary(name: str, numpy: Callable[..., Any], vjp: Callable[..., Any] | None, 
     """Defines a unary MAP op and its public function, in one step; `fields` are more of its record."""
     floating = dtypes == "f"
     rounds = floating and not smooth and infer is None  # integers are round already
-    record = define(Op(name, Kind.MAP, infer or (_float if floating else same_type), numpy, (vjp,), scalar,
+    record = define(Op(name, Kind.MAP, infer or (float_types if floating else same_type), numpy, (vjp,), scalar,
                        domain=(domain,), smooth=smooth, dtypes=dtypes, doc=doc, **fields))
 
     def function(x: TensorLike) -> Tensor:
@@ -126,8 +64,8 @@ def binary(name: str, numpy: Callable[..., Any], vjp: tuple[Callable[..., Any] |
            keep_bool: bool = False, infer: Callable[..., Any] | None = None, smooth: bool = True, dtypes: str = "fi",
            domain: tuple[tuple[float, float], ...] = (REAL, REAL), **fields: Any) -> Callable[..., Tensor]:
     """Defines a binary MAP op and its public function, with promotion and broadcasting; `fields` are more of its record."""
-    record = define(Op(name, Kind.MAP, infer or (_float if floating else _same), numpy, vjp, scalar, commutes=commutes,
-                       domain=domain, smooth=smooth, dtypes=dtypes, doc=doc, **fields))
+    record = define(Op(name, Kind.MAP, infer or (float_types if floating else same_types), numpy, vjp, scalar,
+                       commutes=commutes, domain=domain, smooth=smooth, dtypes=dtypes, doc=doc, **fields))
 
     def function(a: TensorLike, b: TensorLike) -> Tensor:
         return apply(record, *common(a, b, floating=floating, keep_bool=keep_bool))
@@ -137,41 +75,13 @@ def binary(name: str, numpy: Callable[..., Any], vjp: tuple[Callable[..., Any] |
     return public(function)
 
 
-# -- casts and choices -----------------------------------------------------------------------------------------------
-
-
-def _numpy_cast(x: np.ndarray, *, dtype: Any) -> np.ndarray:
-    """Float to int truncates and saturates, NaN becomes 0, as the native code does; numpy leaves those undefined."""
-    if x.dtype.kind == "f" and dtype.is_integer:
-        limits = np.iinfo(dtype.numpy)
-        with np.errstate(invalid="ignore"):
-            clean = np.trunc(np.where(np.isnan(x), 0, x).astype(np.float64))
-            inside = np.clip(clean, float(limits.min), float(limits.max))
-            result = inside.astype(dtype.numpy)
-        return np.where(clean >= float(limits.max), limits.max, np.where(clean <= float(limits.min), limits.min, result)
-                        ).astype(dtype.numpy)
-    with np.errstate(over="ignore"):
-        return x.astype(dtype.numpy)
-
-
-_cast = define(Op("cast", Kind.MAP, lambda x, *, dtype: x.with_dtype(dtype), _numpy_cast,
-                  (lambda g, out, x, *, dtype: cast(g, x.dtype),),
-                  lambda s, x, *, dtype: s.cast(x, dtype.name), converts=True, dtypes="fib",
-                  samples=tuple(Sample(((3, 4),), {"dtype": d}) for d in (float64, float32, int64, int32, bool_)),
-                  doc="The same values as another element type; floats truncate toward zero, saturating."))
-
-
-@public
-def cast(x: TensorLike, dtype: DTypeLike) -> Tensor:
-    """The same values as another element type; floats truncate toward zero, saturating."""
-    tensor, wanted = as_tensor(x), as_dtype(dtype)
-    return tensor if tensor.dtype == wanted else apply(_cast, tensor, dtype=wanted)
+# -- choices -----------------------------------------------------------------------------------------------
 
 
 def _where_type(c: TensorType, a: TensorType, b: TensorType) -> TensorType:
     if not c.dtype.is_bool:
         raise DTypeError(f"the condition must be bool, got {c.dtype.name}")
-    return _same(a, b)
+    return same_types(a, b)
 
 
 _where = define(Op("where", Kind.MAP, _where_type, np.where,
@@ -344,7 +254,7 @@ trunc = unary("trunc", np.trunc, None, lambda s, x: s.trunc(x), "Rounds toward z
 
 
 def _comparison(name: str, numpy: Any, method: str, doc: str, commutes: bool = False) -> Callable[..., Tensor]:
-    return binary(name, numpy, NONE, lambda s, a, b: getattr(s, method)(a, b), doc, commutes=commutes, infer=_bool,
+    return binary(name, numpy, NONE, lambda s, a, b: getattr(s, method)(a, b), doc, commutes=commutes, infer=bool_types,
                   smooth=False, dtypes="fib", keep_bool=True)
 
 
@@ -359,7 +269,7 @@ greater_equal = _comparison("greater_equal", np.greater_equal, "ge", "a >= b.")
 def _logical(*types: TensorType, **_: Any) -> TensorType:
     if any(t.dtype.is_float for t in types):
         raise DTypeError("logical operators take bool (or, bit by bit, integers); compare floats first")
-    return _same(*types)
+    return same_types(*types)
 
 
 def _bitwise(name: str, numpy: Any, method: str, doc: str) -> Callable[..., Tensor]:
@@ -373,11 +283,11 @@ logical_xor = _bitwise("logical_xor", np.bitwise_xor, "xor", "One true but not b
 logical_not = unary("logical_not", np.invert, None, lambda s, x: s.not_(x), "Not; bit by bit for integers.",
                     smooth=False, dtypes="bi", infer=_logical)
 isnan = unary("isnan", np.isnan, None, lambda s, x: s.is_nan(x), "Whether x is NaN.", smooth=False,
-              infer=lambda x: _float(x).with_dtype(bool_))
+              infer=lambda x: float_types(x).with_dtype(bool_))
 isinf = unary("isinf", np.isinf, None, lambda s, x: s.is_inf(x), "Whether x is plus or minus infinity.", smooth=False,
-              infer=lambda x: _float(x).with_dtype(bool_))
+              infer=lambda x: float_types(x).with_dtype(bool_))
 isfinite = unary("isfinite", np.isfinite, None, lambda s, x: s.is_finite(x), "Whether x is neither infinite nor NaN.",
-                 smooth=False, infer=lambda x: _float(x).with_dtype(bool_))
+                 smooth=False, infer=lambda x: float_types(x).with_dtype(bool_))
 
 
 # -- functions of the above ------------------------------------------------------------------------------------------
@@ -419,7 +329,7 @@ def _clip_gradient(g: Tensor, out: Tensor, x: Tensor, low: Tensor, high: Tensor)
 
 
 _clip = define(Op(
-    "clip", Kind.MAP, _same, lambda x, low, high: np.minimum(np.maximum(x, low), high),
+    "clip", Kind.MAP, same_types, lambda x, low, high: np.minimum(np.maximum(x, low), high),
     (_clip_gradient,
      lambda g, out, x, low, high: where((x < low) & (low < high), g, 0.0),
      lambda g, out, x, low, high: where((x > high) | (low >= high), g, 0.0)),

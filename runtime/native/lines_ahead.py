@@ -33,8 +33,7 @@ class LinesAhead:
     def __init__(self, rows: Rows) -> None:
         self.rows, self.w = rows, rows.w
         several = rows.inner.number is None and rows.k.number is None
-        kernel = self.w.kernel
-        self.large = several and sum(b.bytes for b in (*kernel.reads, *kernel.writes)) > self.w.target.l2_bytes
+        self.large = several and self.w.beyond_cache
 
     def beside(self, p: int) -> list[Line]:
         """What pass p fetches place by place: in the second pass the next row, and the lines that the next pass writes."""

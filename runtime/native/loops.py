@@ -109,6 +109,11 @@ class Work:
         self.barrier()
         self.took_turns = False
 
+    @property
+    def beyond_cache(self) -> bool:
+        """Whether the kernel reads and writes more than the second-level cache holds."""
+        return sum(b.bytes for b in (*self.kernel.reads, *self.kernel.writes)) > self.target.l2_bytes
+
     @contextmanager
     def ranges(self, items: int, block: int = 1) -> Iterator[tuple[Value, Value]]:
         """This thread's ranges of items, cut at multiples of `block`, one after the other: its share, and where threads take

@@ -90,8 +90,7 @@ class Tiles:
         lanes = w.elements.lanes
         self.loads = [k for k in w.elements.reachable(self.roots) if self.is_turned(w.elements, k)]
         code = lanes * (w.body_cost(self.roots) + (len(self.loads) + 1) * (lanes.bit_length() + 1))
-        kernel = w.kernel  # stores to many lines wait for each of them, where they come from beyond the cache
-        self.large = sum(b.bytes for b in (*kernel.reads, *kernel.writes)) > w.target.l2_bytes
+        self.large = w.beyond_cache  # stores to many lines wait for each of them, where they come from afar
         self.whole = self.along_count // lanes * lanes if self.loads and code <= MOST_CODE else 0
 
     def is_turned(self, e: Elements, key: Key) -> bool:

@@ -1,0 +1,73 @@
+"""Windows that slide along an axis: a view that reads elements several times.
+
+Knows how an element of a window maps to an element of its operand, and how windows are added up again.
+Must not know buffers or loops.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from ..errors import ShapeError
+from ..index import Guard
+from ..methods import public
+from ..op import Kind, Op, Sample, define
+from ..origins import at, user_origin
+from ..tensor import Tensor, TensorLike, apply, as_tensor
+from ..types import Size, TensorType
+from .axes import normal_axis
+from .views import Indices, narrow, pad_with, squeeze
+
+
+def _window_type(x: TensorType, *, axis: int, size: int, step: int, dilation: int) -> TensorType:
+    span = dilation * (size - 1) + 1
+    full = x.shape[axis]
+    if isinstance(full, int) and full < span:
+        raise ShapeError(f"a window that spans {span} does not fit axis {axis} of size {full}")
+    return x.with_shape((*x.shape[:axis], (full - span) // step + 1, *x.shape[axis + 1:], size))
+
+
+def _window_numpy(x: np.ndarray, *, axis: int, size: int, step: int, dilation: int) -> np.ndarray:
+    every = sliding_window_view(x, dilation * (size - 1) + 1, axis)[..., ::dilation]
+    return every[(slice(None),) * axis + (slice(None, None, step),)]
+
+
+def _window_index(indices: Indices, type: TensorType, *, axis: int, size: int, step: int, dilation: int
+                  ) -> tuple[Indices, Guard]:
+    *outer, offset = indices
+    return tuple(i * step + offset * dilation if a == axis else i for a, i in enumerate(outer)), []
+
+
+def _unwindow(g: Tensor, out: Tensor, x: Tensor, *, axis: int, size: int, step: int, dilation: int) -> Tensor:
+    """The sum over offsets of each offset's elements, spread back to where they came from."""
+    total: Tensor | None = None
+    full, kept = x.shape[axis], g.shape[axis]
+    for offset in range(size):
+        part = squeeze(narrow(g, -1, offset, 1), -1)
+        low: list[Size] = [0] * x.ndim
+        high: list[Size] = [0] * x.ndim
+        interior = [0] * x.ndim
+        low[axis], interior[axis] = offset * dilation, step - 1
+        high[axis] = full - offset * dilation - ((kept - 1) * step + 1)
+        part = pad_with(part, low, high, interior)
+        total = part if total is None else total + part
+    assert total is not None
+    return total
+
+
+_window = define(Op(
+    "window", Kind.VIEW, _window_type, _window_numpy, (_unwindow,), index=_window_index,
+    samples=(Sample(((7, 2),), {"axis": 0, "size": 3, "step": 2, "dilation": 1}),
+             Sample(((2, 8),), {"axis": 1, "size": 2, "step": 1, "dilation": 3})),
+    dtypes="fib", doc="Overlapping windows along one axis; the position inside a window becomes the last axis."))
+
+
+@public
+def window(x: TensorLike, axis: int, size: int, step: int = 1, dilation: int = 1) -> Tensor:
+    """Windows of `size` elements, `dilation` apart, every `step` elements of an axis; a new last axis indexes them."""
+    tensor = as_tensor(x)
+    if min(size, step, dilation) < 1:
+        raise ShapeError(f"window needs positive size, step and dilation, got {size}, {step}, {dilation}"
+                         f"{at(user_origin())}")
+    return apply(_window, tensor, axis=normal_axis(axis, tensor.ndim), size=size, step=step, dilation=dilation)
