@@ -439,6 +439,11 @@ BEYOND_CACHES: list[tuple[Contraction, int, dict[str, object]]] = [
     (matmul(150, 331, 300, dtype="double"), 256, {"pack_b": True, "masked": True, "k_in_block": 100}),
     (matmul(300, 200, 1024), 256, {"pack_a": True, "fetched": 5}),  # the next rows are fetched before they are packed
     (matmul(300, 330, 600, a=True, dtype="double"), 256, {"pack_a": True, "fetched": 40}),
+    (matmul(70, 20, 500), 256, {"k_in_block": 500, "pack_a": False}),  # few columns: rows of A are read in long pieces
+    (matmul(70, 20, 1300, dtype="double"), 256, {"k_in_block": 325, "vectors": 3, "panels": 1}),
+    (matmul(70, 200, 500, a=True), 256, {"k_in_block": 250}),
+    (matmul(90, 39, 300, b=True, dtype="double"), 256, {"vectors": 3, "wide": 1, "panels": 2}),  # no panel of one vector
+    (matmul(100, 96, 512, dtype="double"), 1024, {"vectors": 4, "pack_a": False}),  # rows of A in one set: low tiles
     (matmul(50, 130, 5), 256, {"pack_b": False, "vectors": 3, "far_result": False}),  # the result takes the time
     (matmul(200, 330, 7, a=True), 256, {"pack_b": False, "vectors": 4, "far_result": True}),
 ]
@@ -459,7 +464,7 @@ def test_operands_beyond_the_caches(name: str) -> None:
 
 # Products that exchange their operands where vectors have 64 bytes: tiles are turned in registers, in squares that rows and
 # columns of a tile fill and do not fill.
-EXCHANGED = [matmul(302, 39, 328, a=True), matmul(48, 131, 200, b=True, batch=2), matmul(100, 39, 500, a=True, b=True),
+EXCHANGED = [matmul(302, 50, 328, a=True), matmul(48, 131, 200, b=True, batch=2), matmul(100, 39, 500, a=True, b=True),
              matmul(10, 200, 300, b=True), matmul(14, 100, 70, b=True, dtype="double"),
              matmul(20, 33, 200, b=True, dtype="double"), matmul(48, 200, 200, a=True, b=True, dtype="double"),
              matmul(32, 600, 200, b=True, dtype="i32")]

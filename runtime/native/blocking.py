@@ -17,6 +17,7 @@ from graphc.runtime.native.operands import (
     PERIOD,
     SCANT_ROWS,
     SHALLOW,
+    WIDE,
     Extent,
     Rows,
     Sums,
@@ -40,6 +41,8 @@ from graphc.runtime.native.values import SIZES
 from graphc.plan import align
 
 THIN_DEPTH = 32  # k of the blocks in which few rows read a large B
+DEEP, DEEP_SHARE = 1024, 4  # k of the blocks of few columns; the part (one in so many) of the second-level cache they may take
+ODD, ODD_ROWS = (3, 5), 64  # vectors of columns of which panels of two would leave one alone; rows for which that counts
 OVERLAPPED_ROWS = 12  # of two vectors: the registers left serve the epilogue of the tile before
 LEAST_OVERLAPPED, LEAST_STEP_K, STEP_K = 8, 3, 4  # rows; k beside which one row of the tile before is finished
 LONG = 1 << 22  # products of a plain contraction whose code may take more time to compile: about 25 microseconds
@@ -150,7 +153,8 @@ def choose_blocking(c: Contraction, target: Target, plain: bool, loads: tuple[bo
     tiles = choose_tiles(extent, rows, sums, itemsize, target, loads, overlap, thin)
     if thin and rows.c_row * itemsize % LINE != 0:  # sums are added to many times, in lines that another thread shares
         rows = replace(rows, direct=False)
-    depth = choose_depth(sums, math.prod(size for size, _ in sums.a_k_outer), thin, itemsize, tiles.pack_b)
+    deep = 0 if thin else deepest(extent, sums, tiles, itemsize, target)
+    depth = choose_depth(sums, math.prod(size for size, _ in sums.a_k_outer), thin, deep, itemsize, tiles.pack_b)
     large_b = spans_much(extent, sums, itemsize) and not thin
     by_lines = not loads[1] and adjacent(extent.b_n)
     blocks = choose_blocks(extent, rows, tiles, depth, itemsize, target, large_b, by_lines, whole_rows, thin)
@@ -189,6 +193,8 @@ def choose_tiles(extent: Extent, rows: Rows, sums: Sums, itemsize: int, target: 
     pack_b = not thin and packs_b(extent, rows, sums, itemsize, target, loads[1], overlap)
     total_vectors = max(1, math.ceil(extent.n / lanes))
     most_vectors = 2 if (pack_b and extent.m > 8) or target.registers == 16 else 4
+    if pack_b and segment >= ODD_ROWS and target.registers >= 32 and total_vectors in ODD and sums.a_k is not None:
+        most_vectors = 3
     large_b = not pack_b and spans_much(extent, sums, itemsize)
     few_rows = segment <= (2 * most_rows(target, 2) if large_b else SCANT_ROWS)
     if thin and segment > most_rows(target, 2):  # tall tiles read a block of B less often
@@ -200,7 +206,9 @@ def choose_tiles(extent: Extent, rows: Rows, sums: Sums, itemsize: int, target: 
     least = MANY_SUMS if rows.direct and extent.m * extent.n * sums.k_inner >= LONG else LEAST_SUMS
     segment_tiles, height, tall = split_rows_of(segment, vectors, depth * lanes * itemsize, target, least)
     unequal = tall or crooked(sums, itemsize)
-    if unequal and vectors > 2 and panels > 2 and sums.k_inner > SHALLOW and not pack_b and not few_rows:
+    in_one_set = itemsize >= WIDE and sums.a_k == 1 and rows.a_row * itemsize % PERIOD == 0  # tall tiles would be copied
+    taller = unequal and not in_one_set and not pack_b and not few_rows
+    if taller and vectors > 2 and panels > 2 and sums.k_inner > SHALLOW:
         panels, vectors, wide = split_evenly(total_vectors, 2)  # taller tiles read B less often
         segment_tiles, height, tall = split_rows_of(segment, vectors, depth * lanes * itemsize, target, MANY_SUMS)
     overlap = (overlap and target.has_masks and target.registers >= 32 and segments == 1 and extent.m >= LEAST_OVERLAPPED
@@ -241,9 +249,21 @@ def vectors_beside(rows: int, target: Target, split: bool, usual: int) -> int:
     return min(usual, (target.registers - 2) // (math.ceil(rows / tiles) + 1))
 
 
-def choose_depth(sums: Sums, k_outer: int, thin: bool, itemsize: int, packed: bool) -> Depth:
+def deepest(extent: Extent, sums: Sums, t: Tiles, itemsize: int, target: Target) -> int:
+    """The most k of a block of few columns, whose rows of A are read where they are: in long pieces.  0: as usual.
+
+    The processor does not foresee short pieces of many rows, and each further block adds to the result once more.
+    """
+    if t.pack_a or t.overlapped or sums.a_k != 1 or sums.b_k is None or sums.a_k_outer:
+        return 0
+    return min(DEEP, target.l2_bytes // DEEP_SHARE // (t.panels * t.vectors * extent.lanes * itemsize))
+
+
+def choose_depth(sums: Sums, k_outer: int, thin: bool, deep: int, itemsize: int, packed: bool) -> Depth:
     if thin:
         blocks = math.ceil(sums.k_inner / THIN_DEPTH)
+    elif deep > depths(itemsize, packed)[-1]:
+        blocks = math.ceil(sums.k_inner / deep)
     else:
         _, most, limit = depths(itemsize, packed)
         blocks = 1 if sums.k_inner <= limit else math.ceil(sums.k_inner / most)
