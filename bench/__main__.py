@@ -5,6 +5,7 @@
   python -m bench --only mlp --against torch        graphc and PyTorch alone
   python -m bench --peers PATH/TO/python            PyTorch and JAX from an environment of their own
   python -m bench --compile                         torch.compile of the whole step too (up to a minute for each workload)
+  python -m bench --starts 7                        compiling and the first step alone, in 7 new processes of each
   python -m bench --output page.md --plot page.svg  everything measured as a page and a picture
 
 All contenders start from the same weights and data; the losses of the first three steps must agree, else the run stops.
@@ -23,7 +24,8 @@ import sys
 from pathlib import Path
 
 from . import report
-from .rounds import ROOT, Result, Unequal, compare, start_machine
+from .rounds import ROOT, Result, Unequal, begin, compare, start_machine
+from .workload import Workload
 from .workloads import load
 
 PEERS = ("numpy", "torch", "jax")
@@ -46,6 +48,8 @@ def main(argv: list[str] | None = None) -> int:
                         help="the interpreter that has torch and jax (this one)")
     parser.add_argument("--compile", action="store_true", help="torch.compile of the whole step too")
     parser.add_argument("--rounds", type=int, default=15, help="turns of each contender (15)")
+    parser.add_argument("--starts", type=int, default=0, metavar="N",
+                        help="only compile and run the first step, N times, each time in a new process")
     parser.add_argument("--threads", type=int, default=cores, help=f"of each contender (all cores: {cores})")
     parser.add_argument("--file", default="", help="a Python file with a list WORKLOADS instead of the standard ones")
     parser.add_argument("--output", metavar="FILE", help="write the tables as Markdown")
@@ -55,8 +59,8 @@ def main(argv: list[str] | None = None) -> int:
     chosen = [w for name, w in workloads.items() if not o.only or any(part in name for part in o.only)]
     if not chosen:
         parser.error(f"no workload's name contains {' or '.join(o.only)}: there are {', '.join(workloads)}")
-    if o.rounds < 1 or o.threads < 1:
-        parser.error("--rounds and --threads must be positive")
+    if o.rounds < 1 or o.threads < 1 or o.starts < 0:
+        parser.error("--rounds, --threads and --starts must be positive")
     if o.list:
         for w in chosen:
             libraries = ["graphc", "torch", *(p for p in ("jax", "numpy") if getattr(w, p) is not None)]
@@ -70,6 +74,8 @@ def main(argv: list[str] | None = None) -> int:
               (o.peers, "torch", "call"), (o.peers, "torch", "compile"), (o.peers, "jax", "call"), (o.peers, "jax", "loop")]
     wanted = [w for w in wanted if (w[1] == "graphc" or w[1] in o.against) and (w[2] != "compile" or o.compile)]
     results: list[Result] = []
+    if o.starts:
+        return only_starts(chosen, [w for w in wanted if w[2] != "loop"], o)
     machine = start_machine(o.threads)
     try:
         for workload in chosen:
@@ -88,6 +94,27 @@ def main(argv: list[str] | None = None) -> int:
         Path(o.output).write_text(report.document(results, o.threads))
     if o.plot:
         Path(o.plot).write_text(report.plot(results))
+    return status(results)
+
+
+def only_starts(chosen: list[Workload], wanted: list[tuple[str, str, str]], o: argparse.Namespace) -> int:
+    """The table of compiling and first steps; the exit status."""
+    try:
+        results = [begin(w, wanted, o.threads, o.starts, file=o.file, say=progress) for w in chosen]
+    except Unequal as error:
+        print(error, file=sys.stderr)
+        return 2
+    finally:
+        progress("")
+    page = report.starts(results)
+    print(page)
+    if o.output:
+        Path(o.output).write_text(page)
+    return status(results)
+
+
+def status(results: list[Result]) -> int:
+    """1 where a contender could not take part though its library is there; each is named."""
     failed = [f"{r.workload.name}: {c.name}: {c.reason}" for r in results for c in r.left_out if not c.missing]
     for line in failed:
         print(f"failed: {line}", file=sys.stderr)

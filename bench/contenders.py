@@ -1,7 +1,7 @@
 """How each library turns a workload into training steps.
 
 A builder gives `step(n)`, which runs n steps and returns the last loss.  Modes: "call" is one call for each step, "loop" many
-steps in one call, "compile" torch.compile of the whole step.
+steps in one call, "compile" torch.compile of the whole step.  What all start from is made beforehand: it is nobody's work.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .workload import Workload, is_buffer
+from .workload import Values, Workload, is_buffer
 
 Step = Callable[[int], float]
 
 
-def build_graphc(w: Workload, threads: int, mode: str) -> Step:
+def build_graphc(w: Workload, values: Values, threads: int, mode: str) -> Step:
     import graphc
 
-    state, x0, y0 = w.values()
+    state, x0, y0 = values
     module = w.model(graphc)
     module.load_state_dict(state)
     batch = y0.shape[0]
@@ -38,11 +38,11 @@ def build_graphc(w: Workload, threads: int, mode: str) -> Step:
     return run
 
 
-def build_torch(w: Workload, threads: int, mode: str) -> Step:
+def build_torch(w: Workload, values: Values, threads: int, mode: str) -> Step:
     import torch
 
     torch.set_num_threads(threads)
-    state, x0, y0 = w.values()
+    state, x0, y0 = values
     module = w.model(torch)
     module.load_state_dict({name: torch.from_numpy(value) for name, value in state.items()})
     x, y = torch.from_numpy(x0), torch.from_numpy(y0)
@@ -65,7 +65,7 @@ def build_torch(w: Workload, threads: int, mode: str) -> Step:
     return run
 
 
-def build_jax(w: Workload, threads: int, mode: str) -> Step:
+def build_jax(w: Workload, values: Values, threads: int, mode: str) -> Step:
     import jax
     import jax.numpy as jnp
 
@@ -73,9 +73,9 @@ def build_jax(w: Workload, threads: int, mode: str) -> Step:
 
     loss_of = w.jax
     assert loss_of is not None
-    state, x0, y0 = w.values()
+    state, x0, y0 = values
     x, y = jnp.asarray(x0), jnp.asarray(y0)
-    arrays = {name: jnp.asarray(value) for name, value in w.columns(state).items()}
+    arrays = {name: jnp.asarray(value) for name, value in state.items()}
     weights = {n: a for n, a in arrays.items() if not is_buffer(n)}
     held = [(weights, {n: a for n, a in arrays.items() if is_buffer(n)}, jax.tree.map(jnp.zeros_like, weights),
              jax.tree.map(jnp.zeros_like, weights), jnp.zeros(()), jnp.zeros(()))]  # no buffer twice: they are given away
@@ -104,15 +104,14 @@ def build_jax(w: Workload, threads: int, mode: str) -> Step:
     return call
 
 
-def build_numpy(w: Workload, threads: int, mode: str) -> Step:
+def build_numpy(w: Workload, values: Values, threads: int, mode: str) -> Step:
     import numpy as np
 
     from . import numpy_layers
 
     gradients = w.numpy
     assert gradients is not None
-    state, x, y = w.values()
-    p = w.columns(state)
+    p, x, y = values
     m, v = ({n: np.zeros_like(a) for n, a in p.items()} for _ in range(2))
     count = 0
 
@@ -127,5 +126,11 @@ def build_numpy(w: Workload, threads: int, mode: str) -> Step:
     return run
 
 
-BUILDERS: dict[str, Callable[[Workload, int, str], Step]] = {
+BUILDERS: dict[str, Callable[[Workload, Values, int, str], Step]] = {
     "graphc": build_graphc, "numpy": build_numpy, "torch": build_torch, "jax": build_jax}
+
+
+def build(peer: str, w: Workload, threads: int, mode: str) -> Callable[[], Step]:
+    """What builds the contender, once it is called; its values are at hand then, in the layout that it takes."""
+    values = w.values(columns=peer in ("numpy", "jax"))
+    return lambda: BUILDERS[peer](w, values, threads, mode)

@@ -75,6 +75,19 @@ def summary(results: list[Result]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def starts(results: list[Result]) -> str:
+    """Compiling and the first step, every time in a new process: a line for each contender."""
+    lines = ["| workload | | compile + first step s, median (least) | graphc is quicker by | import s | peak MB |",
+             "|---|---|---:|---:|---:|---:|"]
+    for r in results:
+        for k, c in enumerate(r.contenders):
+            shown = "" if c.peer == "graphc" else f"{r.ratio(c):.2f}×"
+            lines.append(f"| {'' if k else r.workload.title} | {c.name} | {c.median:.2f} ({min(c.seconds):.2f}) | {shown} | "
+                         f"{c.told['imported']:.2f} | {c.memory / 1024:,.0f} |")
+        lines += [f"| | {c.name}: {c.reason} | | | | |" for c in r.left_out]
+    return "\n".join(lines) + "\n"
+
+
 def document(results: list[Result], threads: int) -> str:
     """Everything, as a page."""
     return "\n".join([f"# Whole training steps, {threads} thread{'s' * (threads > 1)}, float32\n", machine(results),

@@ -187,3 +187,33 @@ def compare(workload: Workload, wanted: list[tuple[str, str, str]], machine: Con
     finally:
         for c in everything:
             c.close()
+
+
+def begin(workload: Workload, wanted: list[tuple[str, str, str]], threads: int, rounds: int, *, file: str = "",
+          say: Callable[[str], None] = lambda text: None) -> Result:
+    """How long all wanted (python, peer, mode) take to build, compile and run their first step: in every round a new process.
+
+    `seconds` of the contenders are these times, `memory` the most after three steps.  Raises Unequal.
+    """
+    contenders = [Contender(peer, mode) for _, peer, mode in wanted]
+    for number in range(rounds):
+        say(f"{workload.name}: round {number + 1} of {rounds}")
+        for k in range(len(wanted)):
+            place = (k + number) % len(wanted)
+            c = contenders[place]
+            if c.reason:
+                continue
+            if c.peer in ("numpy", "jax") and getattr(workload, c.peer) is None:
+                c.reason, c.missing = "not written for this workload", True
+                continue
+            started = start(*wanted[place], workload.name, threads, file)
+            started.close()
+            c.told, c.reason, c.missing = started.told, started.reason, started.missing
+            if not c.reason:
+                c.seconds.append(started.told["first"])
+                c.memory = max(c.memory, started.told["memory"])
+    took_part = [c for c in contenders if not c.reason]
+    if not took_part or took_part[0].peer != "graphc":
+        raise RuntimeError(f"{workload.name}: graphc did not start: {contenders[0].reason}")
+    check_equal(workload, took_part)
+    return Result(workload, took_part, [c for c in contenders if c.reason], {}, [])

@@ -36,16 +36,16 @@ def serve(peer: str, mode: str, name: str, threads: int, file: str = "") -> None
     start = time.perf_counter()
     library = __import__(peer)
     imported = time.perf_counter() - start
-    from .contenders import BUILDERS
+    from .contenders import build
     from .workloads import load
 
-    workload = load(file)[name]
+    builder = build(peer, load(file)[name], threads, mode)
     start = time.perf_counter()
-    step = BUILDERS[peer](workload, threads, mode)
+    step = builder()
     losses = [step(1)]
     first = time.perf_counter() - start
     losses += [step(1), step(1)]
-    say(losses=losses, first=first, imported=imported, version=library.__version__)
+    say(losses=losses, first=first, imported=imported, version=library.__version__, memory=peak_kilobytes())
     for line in sys.stdin:
         warm, n = map(int, line.split())
         if warm:

@@ -15,6 +15,7 @@ import numpy as np
 
 Arrays = dict[str, np.ndarray]
 Shapes = dict[str, tuple[int, ...]]
+Values = tuple[Arrays, np.ndarray, np.ndarray]  # the state_dict, inputs, targets
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")  # the ends of names that no optimizer touches
 
 
@@ -63,16 +64,18 @@ class Workload:
     tolerance: float = 1e-4
     about: str = ""
 
-    def values(self) -> tuple[Arrays, np.ndarray, np.ndarray]:
-        """What every contender starts from: the state_dict, inputs and targets, from one seed."""
+    def values(self, columns: bool = False) -> Values:
+        """What every contender starts from, from one seed.
+
+        columns: the weights of linear layers are [in, out] in memory, the layout numpy's and JAX's users choose.
+        """
         generator = np.random.default_rng(0)
         state = {name: initial(name, shape, generator) for name, shape in self.shapes.items()}
-        return (state, *self.data(generator))
-
-    def columns(self, state: Arrays) -> Arrays:
-        """The state_dict with the weights of linear layers as [in, out], the layout numpy's and JAX's users choose."""
-        return {name: np.ascontiguousarray(value.T) if value.ndim == 2 and name not in self.tables else value
-                for name, value in state.items()}
+        x, y = self.data(generator)
+        if columns:
+            state = {name: np.ascontiguousarray(value.T) if value.ndim == 2 and name not in self.tables else value
+                     for name, value in state.items()}
+        return state, x, y
 
 
 def initial(name: str, shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:

@@ -13,7 +13,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.__main__ import main
-from bench.contenders import BUILDERS
+from bench.contenders import build
 from bench.elementwise import merged, program_of
 from bench.elementwise_cases import CASES
 from bench.rounds import Contender, Unequal, check_equal
@@ -41,11 +41,11 @@ TINY = (
 )
 
 
-def contenders(w: Workload, *peers: str, build: Callable[..., Workload] = lambda w, peer: w) -> list[Contender]:
+def contenders(w: Workload, *peers: str, written: Callable[..., Workload] = lambda w, peer: w) -> list[Contender]:
     """Three steps in this process for each peer."""
     made = []
     for peer in peers:
-        step = BUILDERS[peer](build(w, peer), 1, "call")
+        step = build(peer, written(w, peer), 1, "call")()
         made.append(Contender(peer, "call", told={"losses": [step(1) for _ in range(3)]}))
     return made
 
@@ -56,7 +56,7 @@ def test_libraries_agree(w: Workload) -> None:
     check_equal(w, made)
     losses = made[0].told["losses"]
     assert losses[2] < losses[0]
-    assert float(BUILDERS["graphc"](w, 1, "loop")(3)) == losses[2]
+    assert float(build("graphc", w, 1, "loop")()(3)) == losses[2]
 
 
 @pytest.mark.parametrize("change", [
@@ -67,7 +67,7 @@ def test_libraries_agree(w: Workload) -> None:
 ], ids=["rate", "optimizer", "scale", "smoothing"])
 def test_unequal_mathematics_is_refused(change: dict[str, object]) -> None:
     w = TINY[2]
-    made = contenders(w, "graphc", "torch", build=lambda w, peer: dataclasses.replace(w, **change) if peer == "torch" else w)
+    made = contenders(w, "graphc", "torch", written=lambda w, peer: dataclasses.replace(w, **change) if peer == "torch" else w)
     with pytest.raises(Unequal, match=r"relu: torch has loss .* at step [123], graphc .*: not the same mathematics"):
         check_equal(w, made)
 
@@ -114,6 +114,21 @@ def test_one_command_measures_and_reports(tmp_path: Path, capsys: pytest.Capture
                  "peak MB", "compile + first step s", "Best peer with one call a step"):
         assert part in text, part
     assert picture.read_text().startswith("<svg") and picture.read_text().count("<rect") == 1 + 2
+
+
+def test_starts_are_measured_in_new_processes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, page = tmp_path / "workloads.py", tmp_path / "page.md"
+    file.write_text(FILE)
+    asked = ["--file", str(file), "--against", "torch", "--starts", "2", "--threads", "1", "--output", str(page)]
+    assert main([*asked, "--only", "fair"]) == 0
+    assert capsys.readouterr().out.strip() == page.read_text().strip()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.read_text().splitlines()[2:]]
+    assert [row[:2] for row in rows] == [["a fair one", "graphc"], ["", "torch"]]
+    ratio, least, middle = (float(part.strip("()×")) for part in (rows[1][3], rows[1][2].split()[1], rows[1][2].split()[0]))
+    assert 0 < ratio < 1000 and 0 < least <= middle and float(rows[0][4]) > 0 and float(rows[1][5].replace(",", "")) > 50
+    assert main([*asked, "--only", "foul"]) == 2
+    said = capsys.readouterr()
+    assert "not the same mathematics" in said.err and "quicker" not in said.out
 
 
 def test_one_command_refuses_unequal_mathematics(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
