@@ -311,7 +311,7 @@ class Program:
         Raises: FeedError for feeds that a call would refuse, or where `repeat` is no positive number; GraphError where one
         step runs more kernels than can be kept, some two million.
         """
-        from .timeline import measure
+        from .watching import measure
 
         with self._lock:
             special, arrays = self._feed(positional, named)
