@@ -84,7 +84,7 @@ class Timeline:
     bounds_us     when each thread began and ended, float64 [threads, 2]
     steps_us      of each step that was watched, from the first thread's begin to the last one's end
     plain_us      of each of as many steps that were not, measured around the call, in turns with the others
-    step_us       the mean of steps_us
+    step_us       the mean of steps_us, as said
     computing_us  of it what each thread spent in kernels, float64 [threads]
     waiting_us    and waiting for others.  The rest is `outside_us`: until threads are awake, and between kernels
     """
@@ -133,11 +133,11 @@ class Timeline:
         width = max(len("waiting for others"), *(len(k.kernel) for k in kernels), 0)
         heads = [f"thread {t}" for t in range(self.threads)] if self.threads <= SHOWN_THREADS else list(MANY_THREADS)
         heads += ["waiting"] if self.threads > 1 else []
-        lines = [self.summary(), f"{'kernel':{width}} {'share':>6} {''.join(f'{h:>11}' for h in heads)}  GFLOP/s    GB/s"]
+        lines = [self.summary(), f"{'kernel':{width}} {'share':>6} {''.join(f'{h:>11}' for h in heads)}  GFLOP/s    GB/s  phase"]
         for kernel in kernels[:rows]:
             waiting = self._time(sum(kernel.waits)) if self.threads > 1 else ""
             line = (f"{kernel.kernel:{width}} {kernel.share:6.1%} {self._columns(kernel.times)}{waiting}"
-                    f"{_rate(kernel.gflops, 9)}{_rate(kernel.gbytes, 8)}")
+                    f"{_rate(kernel.gflops, 9)}{_rate(kernel.gbytes, 8)}  {kernel.phase:8}")
             if kernel.runs != 1:
                 line += f"  {kernel.runs} times" if kernel.runs else "  not taken"
             lines.append(line + (f"  [{kernel.scope}]" if kernel.scope else ""))

@@ -339,6 +339,16 @@ def test_sums_of_a_trace_that_is_known() -> None:
     assert timeline.table().index(first.kernel) < timeline.table().index(second.kernel)
 
 
+def test_the_example_of_the_documentation_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                               capsys: pytest.CaptureFixture[str]) -> None:
+    page = Path(__file__).parent.parent / "docs" / "timeline.md"
+    (block,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(block, {})
+    assert "step on native" in capsys.readouterr().out
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["step.json", "step.svg"]
+
+
 def test_many_threads_have_three_columns() -> None:
     step, _ = large(threads=2)
     special = step.specialize()
@@ -346,7 +356,7 @@ def test_many_threads_have_three_columns() -> None:
     bounds = np.array([[[0.0, 16.0]] * 6])
     trace = Trace(("wait", special.plan.kernels[0]), (np.array(rows, RECORD),), bounds, np.ones(1))
     table = timeline_of("step", "native", trace, special).table(rows=1).splitlines()
-    assert table[1].split() == ["kernel", "share", "fastest", "mean", "slowest", "waiting", "GFLOP/s", "GB/s"]
+    assert table[1].split() == ["kernel", "share", "fastest", "mean", "slowest", "waiting", "GFLOP/s", "GB/s", "phase"]
     assert table[2].split()[2:5] == ["10.00us", "12.50us", "15.00us"]
 
 
