@@ -133,7 +133,8 @@ class Timeline:
         width = max(len("waiting for others"), *(len(k.kernel) for k in kernels), 0)
         heads = [f"thread {t}" for t in range(self.threads)] if self.threads <= SHOWN_THREADS else list(MANY_THREADS)
         heads += ["waiting"] if self.threads > 1 else []
-        lines = [self.summary(), f"{'kernel':{width}} {'share':>6} {''.join(f'{h:>11}' for h in heads)}  GFLOP/s    GB/s  phase"]
+        columns = "".join(f"{head:>11}" for head in heads)
+        lines = [self.summary(), f"{'kernel':{width}} {'share':>6} {columns}  GFLOP/s    GB/s  phase"]
         for kernel in kernels[:rows]:
             waiting = self._time(sum(kernel.waits)) if self.threads > 1 else ""
             line = (f"{kernel.kernel:{width}} {kernel.share:6.1%} {self._columns(kernel.times)}{waiting}"
