@@ -299,7 +299,6 @@ class Program:
             special, arrays = self._feed(positional, named)
             return profile(self, special, arrays, repeat)
 
-
     def timeline(self, *positional: Any, repeat: int = 20, **named: Any) -> Timeline:
         """What each thread of a step did on these feeds, kernel by kernel, measured inside the step as it runs.
 
