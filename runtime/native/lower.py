@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from graphc.ir import Graph
 from graphc.plan import Buffer, Loop, Plan
@@ -19,12 +19,14 @@ from graphc.plan import Buffer, Loop, Plan
 from .codegen import Unit
 from .denormals import restore_denormal_mode, set_denormal_mode
 from .emit import Function, Module, Value, i64
-from .marks import MarkingWriter, Marks, Part
 from .meetings import plan_scratch
 from .steps import Places, StepWriter, Team
 from .target import Target
 from .texts import Texts
 from .unroll import emit_unrolled_run
+
+if TYPE_CHECKING:
+    from .marks import Part
 
 COUNT, ARENA, SHARED, PRIVATE, PRIVATE_STRIDE, FIRST = range(6)  # words of the table
 
@@ -111,7 +113,11 @@ def lower_unrolled(graph: Graph, plan: Plan, target: Target, flush_denormals: bo
             return run.offset(addresses[buffer], run.mul(step, strides[buffer]), "i8")
 
         by_node = dict(zip(graph.inputs, plan.inputs, strict=True))
-        marks = Marks(module, run, target, word(layout.marks)) if marked else None
+        marks = None
+        if marked:
+            from .marks import Marks  # loads when somebody asks for a timeline
+
+            marks = Marks(module, run, target, word(layout.marks))
         with marks.step(barrier, UNROLLED) if marks else nullcontext():
             emit_unrolled_run(run, graph, word(COUNT, "i64"), lambda node, step: moving(by_node[node], step),
                               lambda position, step: moving(plan.outputs[position], step), lambda cell: by_cell[cell])
@@ -147,15 +153,16 @@ def lower(loop: Loop, target: Target, flush_denormals: bool = True, give: Give |
                 give(unit(text))
 
     arena, address = words.word(ARENA), constants.__getitem__
+    places = Places(step, plan, lambda: arena, words.address)
     if marked:
+        from .marks import MarkingWriter, Marks
+
         first, stride = words.word(layout.marks), words.word(layout.marks + 1, "i64")
         marks = Marks(module, step, target, step.offset(first, step.mul(thread, stride), "i8"))
-        writer: StepWriter = MarkingWriter(module, step, target, address, written, marks, barrier)
-    else:
-        writer = StepWriter(module, step, target, address, written)
-    writer.whole(plan, Places(step, plan, lambda: arena, words.address), team)
-    if marked:
+        MarkingWriter(module, step, target, address, written, marks, barrier).whole(plan, places, team)
         layout = layout._replace(parts=tuple(marks.parts))
+    else:
+        StepWriter(module, step, target, address, written).whole(plan, places, team)
     emit_run(module, target, flush_denormals)
     private_bytes, shared_bytes = plan_scratch(plan, target)  # last: it would keep the first texts waiting
     return texts, layout._replace(private_bytes=private_bytes, shared_bytes=shared_bytes)
