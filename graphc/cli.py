@@ -29,7 +29,7 @@ FORMATS = ("text", "dot", "svg", "png", "html", "json")
 SUFFIXES = {".txt": "text", ".dot": "dot", ".gv": "dot", ".svg": "svg", ".png": "png", ".html": "html", ".htm": "html",
             ".json": "json"}
 SORTS = ("time", "step")  # of a timeline's kernels
-LANES = (".json", ".svg")  # suffixes of its files
+LANES = (".json", ".svg", ".html")  # suffixes of its files
 WRONG, UNUSABLE, INTERRUPTED = 1, 2, 130
 
 TARGET = """FILE is a Python file that builds a graph; NAME is a Tensor, Program or nn.Graph at its top level, and may be
@@ -68,6 +68,7 @@ examples:
   graphc timeline model.py:step --size batch=128                  the table; what takes longest comes first
   graphc timeline model.py:step --sort step                       in the order of the step
   graphc timeline model.py:step -o step.svg                       and a picture, one lane per thread
+  graphc timeline model.py:step -o step.html                      the same to zoom into
   graphc timeline model.py:step -o step.json                      for https://ui.perfetto.dev or chrome://tracing""",
     "check": """The loss is rebuilt in float64 and its gradient with respect to every trainable parameter (or every floating
 input, where there is none) compared with central finite differences.  Exit code 1 where a gradient is wrong.
@@ -123,7 +124,8 @@ def parser() -> argparse.ArgumentParser:
     timeline.add_argument("--repeat", type=positive, default=20, metavar="N",
                           help="steps that are watched; the faster half counts (default: 20)")
     timeline.add_argument("--sort", choices=SORTS, default="time", metavar="ORDER", help=f"{', '.join(SORTS)} (default: time)")
-    timeline.add_argument("-o", "--output", metavar="OUT", type=Path, help="write one step here, too: OUT.json or OUT.svg")
+    timeline.add_argument("-o", "--output", metavar="OUT", type=Path,
+                          help=f"write one step here, too: a file that ends in {' or '.join(LANES)}")
     check = command("check", "Compares the gradients of your own graph with finite differences")
     check.add_argument("--seed", type=int, default=0, metavar="N", help="of the random inputs (default: 0)")
     command("info", "Shows versions, this machine as the compiler sees it, and the cache", target=False)

@@ -35,7 +35,7 @@ def draw(title: str, names: Sequence[str], boxes: Sequence[Box], length: float) 
     """The picture as SVG text: lanes from 0 to `length` microseconds.  Later boxes of a lane lie on earlier ones."""
     scale = (WIDTH - LEFT - RIGHT) / max(length, 1e-9)
     bottom = TOP + len(names) * (LANE + GAP)
-    body = [f'<text x="{LEFT}" y="20" class="t">{escape(title)}</text>', *_key(sorted({b.colour for b in boxes}, key=_rank))]
+    body = [f'<text x="{LEFT}" y="20" class="t">{escape(title)}</text>', *_key(used_colours(boxes))]
     for at in _ticks(length):
         x = LEFT + at * scale
         body.append(f'<path d="M{x:.1f} {TOP - 4}V{bottom}" stroke="#EAEEF2"/>'
@@ -56,8 +56,10 @@ def draw(title: str, names: Sequence[str], boxes: Sequence[Box], length: float) 
         '<rect width="100%" height="100%" fill="#fff"/>', *body, "</svg>"]) + "\n"
 
 
-def _rank(colour: str) -> int:
-    return list(COLOURS).index(colour)
+def used_colours(boxes: Sequence[Box]) -> list[str]:
+    """In the order of COLOURS."""
+    used = {b.colour for b in boxes}
+    return [colour for colour in COLOURS if colour in used]
 
 
 def _key(colours: Sequence[str]) -> Iterator[str]:

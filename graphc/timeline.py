@@ -15,9 +15,10 @@ import numpy as np
 
 from .errors import GraphError
 from .lanes import Box, draw
+from .lanes_page import page
 from .origins import at, user_origin
 
-FORMATS = {".json": "trace events", ".svg": "a picture"}
+FORMATS = {".json": "trace events", ".svg": "a picture", ".html": "a page"}
 SORTS = ("time", "step")
 SHOWN_THREADS = 4  # that have columns of their own in a table
 MANY_THREADS = ("fastest", "mean", "slowest")  # the columns where there are more
@@ -173,13 +174,15 @@ class Timeline:
 
         .json   trace events, for https://ui.perfetto.dev and chrome://tracing
         .svg    a picture, a lane per thread; hovering tells the rest
+        .html   the same to zoom into, with the table; it loads nothing from elsewhere
         Raises: GraphError for another suffix, OSError where the file cannot be written.
         """
         suffix = Path(path).suffix.lower()
         if suffix not in FORMATS:
             raise GraphError(f"a timeline is saved as {' or '.join(f'{s} ({w})' for s, w in FORMATS.items())}, "
                              f"not as '{Path(path).name}'{at(user_origin())}")
-        Path(path).write_text(self.svg() if suffix == ".svg" else json.dumps(self.trace_events()) + "\n", encoding="utf-8")
+        text = {".json": lambda: json.dumps(self.trace_events()) + "\n", ".svg": self.svg, ".html": self.html}[suffix]()
+        Path(path).write_text(text, encoding="utf-8")
 
     def trace_events(self) -> dict[str, Any]:
         """The step in the trace-event format, ready for `json.dumps`.
@@ -201,19 +204,32 @@ class Timeline:
 
     def svg(self) -> str:
         """The step as a picture: a lane per thread, colours for forward, gradient, update and waiting."""
+        return draw(self._title(), self._lanes(), self._boxes(), float(self.bounds_us.max()))
+
+    def html(self) -> str:
+        """The step as a page: the picture, to zoom into, and the table."""
+        return page(self._title(), self._lanes(), self._boxes(), float(self.bounds_us.max()), self.table())
+
+    def _title(self) -> str:
+        shares = ", ".join(f"{what} {times.mean() / self.step_us:.1%}" for what, times in self._totals())
+        return f"{self.name}: {self._time(self.step_us).strip().replace('us', ' µs')} a step ({shares})"
+
+    def _lanes(self) -> list[str]:
+        return [f"thread {t}" for t in range(self.threads)]
+
+    def _boxes(self) -> list[Box]:
+        """Kernels, and waits above them."""
         known = {k.kernel: k for k in self.kernels}
         boxes = []
         for event in self.events:
             kernel = known[event.kernel]
             label = f"{event.kernel} [{kernel.scope}]" if kernel.scope else str(event.kernel)
             note = f"{label} {kernel.form}{list(kernel.space) or ''}, run {event.run}: {_range(event)}"
-            boxes.append(Box(int(event.thread), event.start_us, event.end_us, label, kernel.phase, note))
+            boxes.append(Box(int(event.thread), float(event.start_us), float(event.end_us), label, kernel.phase, note))
         for wait in self.waits:
             note = f"waiting{' in ' + wait.kernel if wait.kernel else ''}: {_range(wait)}"
-            boxes.append(Box(int(wait.thread), wait.start_us, wait.end_us, "", "waiting", note))
-        shares = ", ".join(f"{what} {times.mean() / self.step_us:.1%}" for what, times in self._totals())
-        return draw(f"{self.name}: {self.step_us:,.1f} µs a step ({shares})", [f"thread {t}" for t in range(self.threads)],
-                    boxes, float(self.bounds_us.max()))
+            boxes.append(Box(int(wait.thread), float(wait.start_us), float(wait.end_us), "", "waiting", note))
+        return boxes
 
 
 def faster_half(times: np.ndarray) -> float:

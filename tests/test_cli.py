@@ -229,7 +229,7 @@ def test_files_that_cannot_be_used(write, capsys: pytest.CaptureFixture[str], te
     (["draw", "model.py"], ["invalid choice", "dump"]),
     (["profile", "model.py:step", "--repeat", "0"], ["no positive number"]),
     (["timeline", "model.py:step", "--repeat", "few"], ["no positive number"]),
-    (["timeline", "model.py:step", "-o", "step.png"], ["ends in .json or .svg", "step.png"]),
+    (["timeline", "model.py:step", "-o", "step.png"], ["ends in .json or .svg or .html", "step.png"]),
     (["timeline", "model.py:step", "-o", "missing/step.svg"], ["no folder missing"]),
     (["timeline", "model.py:step", "--sort", "name"], ["invalid choice", "time", "step"]),
     (["timeline", "model.py:step", "--size", "b=3"], ["no open dimension is called 'b'", "batch"]),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import json
 import re
+import shutil
+import subprocess
 import time
 import weakref
 import xml.etree.ElementTree as ElementTree
@@ -308,6 +310,57 @@ def test_the_picture_is_well_formed(case, backend: str, tmp_path: Path) -> None:
     assert any(str(longest.kernel) in (b.find(f"{space}title").text or "") for b in boxes)
 
 
+@pytest.mark.usefixtures("several_threads")
+def test_the_page_is_self_contained_and_holds_the_spans(tmp_path: Path) -> None:
+    step, feeds = large(threads=2)
+    step.name = "</script> & co"
+    timeline = step.timeline(**feeds, repeat=2)
+    timeline.save(tmp_path / "step.html")
+    text = (tmp_path / "step.html").read_text(encoding="utf-8")
+    assert text.startswith("<!doctype html>") and text.count("</script>") == 1 and "&lt;/script&gt; &amp; co: " in text
+    assert not re.search(r"<(link|img|iframe)|\bsrc=|@import|url\(|https?://", text)
+    data = json.loads(re.search(r"^const data = (.*);$", text, re.M).group(1))  # type: ignore[union-attr]
+    assert data["lanes"] == ["thread 0", "thread 1"] and len(data["boxes"]) == len(timeline.events) + len(timeline.waits)
+    for lane, start, end, label, colour, note in data["boxes"]:
+        assert 0 <= start <= end <= data["length"] + 1e-3 and lane in (0, 1) and colour in data["colours"] and note
+        assert label or colour == "waiting"
+    for part in ("wheel", "pointermove", "dblclick", ">forward<", ">waiting<", "waiting for others"):
+        assert part in text
+    if node := shutil.which("node"):
+        script = re.search(r"<script>(.*)</script>", text, re.DOTALL).group(1)  # type: ignore[union-attr]
+        own = [b for b in data["boxes"] if b[0] == 0 and b[3]]
+        longest = max(own, key=lambda b: b[2] - b[1])
+        middle = longest[1] * 0.9 + longest[2] * 0.1
+        expected = [b[5] for b in data["boxes"] if b[0] == 0 and b[1] <= middle <= b[2]][-1]
+        (tmp_path / "page.js").write_text(f"{BROWSER}{script}fire({middle});", encoding="utf-8")
+        done = subprocess.run([node, str(tmp_path / "page.js")], capture_output=True, encoding="utf-8")
+        assert done.returncode == 0, done.stderr
+        drawn, shown, zoomed, whole = done.stdout.strip().split("\n")
+        assert int(drawn) >= len(timeline.events) / 2 and shown == expected
+        assert float(zoomed) == pytest.approx(1.2**-9) and whole == "same"
+
+
+BROWSER = """
+const handlers = {}, counts = {};
+const listen = name => (event, handler) => { (handlers[name + event] ||= []).push(handler); };
+const ink = new Proxy({}, {get: (_, name) => (...given) => { counts[name] = (counts[name] || 0) + 1; }, set: () => true});
+const elements = {lanes: {getContext: () => ink, style: {}, clientWidth: 1000, addEventListener: listen("canvas ")},
+                  details: {}};
+const document = {getElementById: name => elements[name]}, window = {addEventListener: listen("window ")};
+const send = (name, event) => handlers[name].forEach(handler => handler(event));
+function fire(middle) {
+  console.log(counts.fillRect);
+  send("canvas pointermove", {offsetX: 84 + middle / data.length * 916, offsetY: 20});
+  console.log(elements.details.textContent);
+  for (let i = 0; i < 9; i++) send("canvas wheel", {preventDefault() {}, offsetX: 400, deltaY: -1});
+  send("canvas pointerdown", {clientX: 400}); send("window pointermove", {clientX: 420}); send("window pointerup", {});
+  console.log((to - from) / data.length);
+  send("canvas dblclick", {});
+  console.log(from === 0 && to === data.length ? "same" : "other");
+}
+"""
+
+
 def test_sums_of_a_trace_that_is_known() -> None:
     """Two threads, a kernel that all share and one for the last of them; waits inside the first, behind it, and before any."""
     step, _ = large(threads=2)
@@ -346,7 +399,7 @@ def test_the_example_of_the_documentation_runs(tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path)
     exec(block, {})
     assert "step on native" in capsys.readouterr().out
-    assert sorted(f.name for f in tmp_path.iterdir()) == ["step.json", "step.svg"]
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["step.html", "step.json", "step.svg"]
 
 
 def test_many_threads_have_three_columns() -> None:
@@ -364,7 +417,7 @@ def test_wrong_files_and_orders(tmp_path: Path) -> None:
     step, feeds = tiny()
     timeline = step.timeline(**feeds, repeat=1)
     for name in ("step.png", "step", "step.txt"):
-        with pytest.raises(GraphError, match=r"\.json .* or \.svg"):
+        with pytest.raises(GraphError, match=r"\.json .* or \.svg .* or \.html"):
             timeline.save(tmp_path / name)
     with pytest.raises(GraphError, match="'time' or 'step', not 'name'"):
         timeline.table(sort="name")
