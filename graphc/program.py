@@ -308,7 +308,7 @@ class Program:
         compiled by the first call for these sizes; with backend="numpy" it is the interpreter that is watched, op by op.
 
         Raises: FeedError for feeds that a call would refuse, or where `repeat` is no positive number; GraphError where one
-        step runs more kernels than can be kept, some two million.
+        step runs more kernels than can be kept, some 250,000 on a thread.
         """
         from .watching import measure
 

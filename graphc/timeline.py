@@ -193,12 +193,13 @@ class Timeline:
         known = {k.kernel: k for k in self.kernels}
         events: list[dict[str, Any]] = [_named("process_name", 0, f"{self.name} on {self.backend}")]
         events += [_named("thread_name", t, f"thread {t}") for t in range(self.threads)]
-        for event in self.events:
-            kernel = known[event.kernel]
-            about = {"run": int(event.run), "form": kernel.form, "space": list(kernel.space), "scope": kernel.scope,
+        for name, thread, run, start, end in self.events.tolist():
+            kernel = known[name]
+            about = {"run": run, "form": kernel.form, "space": list(kernel.space), "scope": kernel.scope,
                      "flops a step": kernel.flops, "bytes a step": kernel.bytes, "runs a step": kernel.runs}
-            events.append(_complete(event.kernel, kernel.phase, event, about))
-        events += [_complete("waiting", "wait", wait, {"inside": str(wait.kernel)}) for wait in self.waits]
+            events.append(_complete(name, kernel.phase, thread, start, end, about))
+        events += [_complete("waiting", "wait", thread, start, end, {"inside": name})
+                   for name, thread, start, end in self.waits.tolist()]
         return {"traceEvents": events, "displayTimeUnit": "ns",
                 "otherData": {"step_us": round(self.step_us, 3), "threads": self.threads, "steps": len(self.steps_us)}}
 
@@ -221,14 +222,14 @@ class Timeline:
         """Kernels, and waits above them."""
         known = {k.kernel: k for k in self.kernels}
         boxes = []
-        for event in self.events:
-            kernel = known[event.kernel]
-            label = f"{event.kernel} [{kernel.scope}]" if kernel.scope else str(event.kernel)
-            note = f"{label} {kernel.form}{list(kernel.space) or ''}, run {event.run}: {_range(event)}"
-            boxes.append(Box(int(event.thread), float(event.start_us), float(event.end_us), label, kernel.phase, note))
-        for wait in self.waits:
-            note = f"waiting{' in ' + wait.kernel if wait.kernel else ''}: {_range(wait)}"
-            boxes.append(Box(int(wait.thread), float(wait.start_us), float(wait.end_us), "", "waiting", note))
+        for name, thread, run, start, end in self.events.tolist():
+            kernel = known[name]
+            label = f"{name} [{kernel.scope}]" if kernel.scope else name
+            note = f"{label} {kernel.form}{list(kernel.space) or ''}, run {run}: {_range(start, end)}"
+            boxes.append(Box(thread, start, end, label, kernel.phase, note))
+        for name, thread, start, end in self.waits.tolist():
+            note = f"waiting{' in ' + name if name else ''}: {_range(start, end)}"
+            boxes.append(Box(thread, start, end, "", "waiting", note))
         return boxes
 
 
@@ -242,15 +243,15 @@ def _rate(value: float, width: int) -> str:
     return f"{value:{width}.1f}" if value > 0 else " " * width
 
 
-def _range(span: Any) -> str:
-    return f"{span.start_us:.1f} to {span.end_us:.1f} µs ({span.end_us - span.start_us:.1f})"
+def _range(start: float, end: float) -> str:
+    return f"{start:.1f} to {end:.1f} µs ({end - start:.1f})"
 
 
 def _named(what: str, thread: int, name: str) -> dict[str, Any]:
     return {"name": what, "ph": "M", "ts": 0, "pid": 1, "tid": thread, "args": {"name": name}}
 
 
-def _complete(name: str, category: str, span: Any, about: dict[str, Any]) -> dict[str, Any]:
-    start, end = round(float(span.start_us), 3), round(float(span.end_us), 3)
-    return {"name": str(name), "cat": category, "ph": "X", "ts": start, "dur": round(end - start, 3), "pid": 1,
-            "tid": int(span.thread), "args": about}
+def _complete(name: str, category: str, thread: int, start: float, end: float, about: dict[str, Any]) -> dict[str, Any]:
+    start, end = round(start, 3), round(end, 3)
+    return {"name": name, "cat": category, "ph": "X", "ts": start, "dur": round(end - start, 3), "pid": 1, "tid": thread,
+            "args": about}

@@ -19,7 +19,7 @@ from .executable import Native
 from .marks import BEGIN, CLOCK, CURSOR, END, HEAD_BYTES, LIMIT, PART_BITS, RECORD_BYTES
 
 FIRST_ROOM = 1 << 10  # records of each thread, before a step says how many it has
-MOST_ROOM = 1 << 21  # 48 MiB of each thread
+MOST_ROOM = 1 << 18  # 6 MiB of each thread and step
 LINE = 64
 WARM = 2  # steps before the first that counts, beside those that tell how much room is needed
 
