@@ -1,4 +1,4 @@
-"""The command line: dump, report, profile, check, info, completion.
+"""The command line: dump, report, profile, timeline, check, info, completion.
 
 Knows arguments, exit codes and where output goes.  Must not know passes or how anything is drawn.
 
@@ -28,6 +28,8 @@ STAGES = ("forward", "gradient", "update", "simplified", "plan", "llvm", "asm")
 FORMATS = ("text", "dot", "svg", "png", "html", "json")
 SUFFIXES = {".txt": "text", ".dot": "dot", ".gv": "dot", ".svg": "svg", ".png": "png", ".html": "html", ".htm": "html",
             ".json": "json"}
+SORTS = ("time", "step")  # of a timeline's kernels
+LANES = (".json", ".svg", ".html")  # suffixes of its files
 WRONG, UNUSABLE, INTERRUPTED = 1, 2, 130
 
 TARGET = """FILE is a Python file that builds a graph; NAME is a Tensor, Program or nn.Graph at its top level, and may be
@@ -40,6 +42,7 @@ EXAMPLES = {
   graphc dump model.py:step --stage update -o step.svg
   graphc report model.py:step --size batch=128     which kernels were made, and why
   graphc profile model.py:step --size batch=128    time per kernel
+  graphc timeline model.py:step -o step.svg        what each thread of a step did when
   graphc check model.py:loss                       gradients against finite differences
   graphc info                                      versions, machine, cache""",
     "dump": """stages, in pipeline order:
@@ -57,6 +60,16 @@ examples:
   graphc report model.py:step --size batch=128     open dimensions are 32 where no size is given""",
     "profile": """example:
   graphc profile model.py:step --size batch=128 --repeat 50      inputs are random; parameters stay as they are""",
+    "timeline": """The step runs as it is, on all its threads, and keeps a record of itself.  Inputs are random; parameters stay
+as they are.  The table says of each kernel how long every thread took and how long it waited for the others, then where
+all of the step's time went; a file shows one step span by span.
+
+examples:
+  graphc timeline model.py:step --size batch=128                  the table; what takes longest comes first
+  graphc timeline model.py:step --sort step                       in the order of the step
+  graphc timeline model.py:step -o step.svg                       and a picture, one lane per thread
+  graphc timeline model.py:step -o step.html                      the same to zoom into
+  graphc timeline model.py:step -o step.json                      for https://ui.perfetto.dev or chrome://tracing""",
     "check": """The loss is rebuilt in float64 and its gradient with respect to every trainable parameter (or every floating
 input, where there is none) compared with central finite differences.  Exit code 1 where a gradient is wrong.
 
@@ -107,6 +120,12 @@ def parser() -> argparse.ArgumentParser:
     command("report", "Shows what the compiler did with a program, kernel by kernel, and why")
     profile = command("profile", "Times every kernel of a program on random inputs")
     profile.add_argument("--repeat", type=positive, default=20, metavar="N", help="runs; the least counts (default: 20)")
+    timeline = command("timeline", "Shows what each thread of a running step did when, and where it waited")
+    timeline.add_argument("--repeat", type=positive, default=20, metavar="N",
+                          help="steps that are watched; the faster half counts (default: 20)")
+    timeline.add_argument("--sort", choices=SORTS, default="time", metavar="ORDER", help=f"{', '.join(SORTS)} (default: time)")
+    timeline.add_argument("-o", "--output", metavar="OUT", type=Path,
+                          help=f"write one step here, too: a file that ends in {' or '.join(LANES)}")
     check = command("check", "Compares the gradients of your own graph with finite differences")
     check.add_argument("--seed", type=int, default=0, metavar="N", help="of the random inputs (default: 0)")
     command("info", "Shows versions, this machine as the compiler sees it, and the cache", target=False)
@@ -191,6 +210,12 @@ def _sizes(options: argparse.Namespace, program: Program) -> dict[str, int]:
     return given
 
 
+def _check_folder(output: Path | None) -> None:
+    """Before anything takes long."""
+    if output is not None and not output.parent.is_dir():
+        raise GraphError(f"there is no folder {output.parent}; make it first")
+
+
 def dump(options: argparse.Namespace) -> int:
     output: Path | None = options.output
     format = options.format or (SUFFIXES.get(output.suffix.lower()) if output else "text")
@@ -200,8 +225,7 @@ def dump(options: argparse.Namespace) -> int:
         format = "text"
     if format == "png" and output is None and sys.stdout.isatty():
         raise GraphError("a PNG is no text for a terminal; write it to a file: -o picture.png")
-    if output is not None and not output.parent.is_dir():
-        raise GraphError(f"there is no folder {output.parent}; make it first")
+    _check_folder(output)
     name, target = _loaded(options)
     text = dumped(options, name, target, format)
     data = text if isinstance(text, bytes) else text.encode("utf-8")
@@ -260,7 +284,8 @@ def report(options: argparse.Namespace) -> int:
     return 0
 
 
-def profile(options: argparse.Namespace) -> int:
+def _drawn(options: argparse.Namespace) -> tuple[Program, list[np.ndarray]]:
+    """A program, and random inputs of the sizes given."""
     from .checking import draw
     from .driver import sizes_for
     from .loading import as_program
@@ -271,7 +296,25 @@ def profile(options: argparse.Namespace) -> int:
     sizes = sizes_for(program, _sizes(options, program))
     inputs = specialize(program.graph, sizes).inputs
     feeds = draw(inputs, np.random.default_rng(0))
-    print(program.profile(*(feeds[i] for i in inputs), repeat=options.repeat), end="")
+    return program, [feeds[i] for i in inputs]
+
+
+def profile(options: argparse.Namespace) -> int:
+    program, feeds = _drawn(options)
+    print(program.profile(*feeds, repeat=options.repeat), end="")
+    return 0
+
+
+def timeline(options: argparse.Namespace) -> int:
+    output: Path | None = options.output
+    if output is not None and output.suffix.lower() not in LANES:
+        raise GraphError(f"a timeline goes to a file that ends in {' or '.join(LANES)}, not to {output}")
+    _check_folder(output)
+    program, feeds = _drawn(options)
+    found = program.timeline(*feeds, repeat=options.repeat)
+    print(found.table(options.sort), end="")
+    if output is not None:
+        found.save(output)
     return 0
 
 
@@ -325,4 +368,5 @@ def completion(options: argparse.Namespace) -> int:
     return 0
 
 
-COMMANDS = {"dump": dump, "report": report, "profile": profile, "check": check, "info": info, "completion": completion}
+COMMANDS = {"dump": dump, "report": report, "profile": profile, "timeline": timeline, "check": check, "info": info,
+            "completion": completion}

@@ -26,6 +26,7 @@ from .tensor import Parameter, Tensor
 
 if TYPE_CHECKING:
     from .specialized import Specialized
+    from .timeline import Timeline
 
 inspecting: ContextVar[bool] = ContextVar("inspecting", default=False)  # a file is only being looked at: run nothing
 
@@ -297,6 +298,23 @@ class Program:
         with self._lock:
             special, arrays = self._feed(positional, named)
             return profile(self, special, arrays, repeat)
+
+    def timeline(self, *positional: Any, repeat: int = 20, **named: Any) -> Timeline:
+        """What each thread of a step did on these feeds, kernel by kernel, measured inside the step as it runs.
+
+        Prints as a table; `.events` and `.waits` are record arrays in microseconds, and `.save` writes trace events (.json)
+        for https://ui.perfetto.dev or a picture (.svg).  `repeat` steps are watched, in turns with as many that are not;
+        parameters and states are as before afterwards, and schedulers do not step.  Native code that watches itself is
+        compiled by the first call for these sizes; with backend="numpy" it is the interpreter that is watched, op by op.
+
+        Raises: FeedError for feeds that a call would refuse, or where `repeat` is no positive number; GraphError where one
+        step runs more kernels than can be kept, some 250,000 on a thread.
+        """
+        from .watching import measure
+
+        with self._lock:
+            special, arrays = self._feed(positional, named)
+            return measure(self, special, arrays, repeat)
 
 
 def _zeros(special: Specialized, *lead: int) -> list[np.ndarray]:

@@ -17,6 +17,8 @@ from .interpreter import evaluate_graph
 if TYPE_CHECKING:
     from graphc.plan import Plan
 
+    from .trace import Trace
+
 
 class Executable(Protocol):
     """A step for fixed sizes.  Cells are updated in place."""
@@ -38,6 +40,10 @@ class Executable(Protocol):
 
     def bind(self, inputs: Sequence[np.ndarray]) -> tuple[Callable[[], int], list[np.ndarray]]:
         """A function that runs one step on these very arrays, and the arrays that receive its outputs."""
+        ...
+
+    def trace(self, inputs: Sequence[np.ndarray], repeat: int) -> Trace:
+        """Runs `repeat` steps on these arrays, and says what each thread did when."""
         ...
 
 
@@ -76,3 +82,8 @@ class Interpreted:
             return 0
 
         return call, outputs
+
+    def trace(self, inputs: Sequence[np.ndarray], repeat: int) -> Trace:
+        from .trace import trace_interpreted
+
+        return trace_interpreted(self.graph, inputs, repeat, lambda: self.step(inputs))

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 import graphc
-from graphc.cli import EXAMPLES, FORMATS, STAGES, main
+from graphc import timeline
+from graphc.cli import EXAMPLES, FORMATS, LANES, SORTS, STAGES, main
 
 REGRESSION = """
 import numpy as np
@@ -227,6 +228,11 @@ def test_files_that_cannot_be_used(write, capsys: pytest.CaptureFixture[str], te
     (["dump"], ["FILE[:NAME]", "--help"]),
     (["draw", "model.py"], ["invalid choice", "dump"]),
     (["profile", "model.py:step", "--repeat", "0"], ["no positive number"]),
+    (["timeline", "model.py:step", "--repeat", "few"], ["no positive number"]),
+    (["timeline", "model.py:step", "-o", "step.png"], ["ends in .json or .svg or .html", "step.png"]),
+    (["timeline", "model.py:step", "-o", "missing/step.svg"], ["no folder missing"]),
+    (["timeline", "model.py:step", "--sort", "name"], ["invalid choice", "time", "step"]),
+    (["timeline", "model.py:step", "--size", "b=3"], ["no open dimension is called 'b'", "batch"]),
     (["check", "model.py:step", "--size", "b=3"], ["no open dimension is called b"]),
 ])
 def test_wrong_calls(model: str, capsys: pytest.CaptureFixture[str], arguments: list[str], parts: list[str]) -> None:
@@ -242,6 +248,15 @@ def test_report_and_profile(model: str, capsys: pytest.CaptureFixture[str]) -> N
     assert "batch=8" in succeed(capsys, "report", model, "--size", "batch=8")
     assert "the whole step" in succeed(capsys, "profile", model, "--size", "batch=8", "--repeat", "2")
     assert "sum" in succeed(capsys, "report", f"{model}:loss")
+
+
+def test_timeline(model: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    text = succeed(capsys, "timeline", model, "--size", "batch=8", "--repeat", "2", "-o", str(tmp_path / "step.json"))
+    assert "step on native" in text and "computing" in text and "outside kernels" in text
+    assert json.loads((tmp_path / "step.json").read_text())["traceEvents"]
+    assert "us a step" in succeed(capsys, "timeline", f"{model}:loss", "--sort", "step", "-o", str(tmp_path / "loss.SVG"))
+    assert "<svg" in (tmp_path / "loss.SVG").read_text()
+    assert timeline.SORTS == SORTS and tuple(timeline.FORMATS) == LANES
 
 
 def test_check_of_a_right_graph(model: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -298,7 +313,7 @@ def test_info(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     text = succeed(capsys, "completion", shell)
-    for part in ("dump", "profile", "stage", "simplified", "png"):
+    for part in ("dump", "profile", "timeline", "stage", "simplified", "png"):
         assert part in text
     if program := shutil.which(shell):
         subprocess.run([program, "-n"], input=text, text=True, check=True)
@@ -310,9 +325,10 @@ def test_completion_in_bash(capsys: pytest.CaptureFixture[str]) -> None:
 COMP_WORDS=(graphc dump model.py --stage si); COMP_CWORD=4; _graphc; echo "${COMPREPLY[@]}"
 COMP_WORDS=(graphc pro); COMP_CWORD=1; _graphc; echo "${COMPREPLY[@]}"
 COMP_WORDS=(graphc profile model.py --re); COMP_CWORD=3; _graphc; echo "${COMPREPLY[@]}"
+COMP_WORDS=(graphc timeline model.py --sort s); COMP_CWORD=4; _graphc; echo "${COMPREPLY[@]}"
 """
     result = subprocess.run(["bash"], input=text, text=True, capture_output=True, check=True)
-    assert result.stdout.split() == ["simplified", "profile", "--repeat"]
+    assert result.stdout.split() == ["simplified", "profile", "--repeat", "step"]
 
 
 def test_help_teaches_with_examples(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,7 +24,19 @@ from .meetings import step_is_serial
 from .target import Target, host
 from .texts import Texts
 
+if TYPE_CHECKING:
+    from graphc.runtime.trace import Trace
+
+    from .recording import Recording
+
 _ALONE = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p)
+
+
+def lowering(graph: Graph, unrolled: bool, marked: bool) -> Callable[..., tuple[Texts, Layout]]:
+    """How a plan of this graph becomes text."""
+    if unrolled:
+        return partial(lower_unrolled, graph, marked=marked)
+    return lambda plan, *rest: lower(repeated(plan), *rest, marked=marked)
 
 
 def text_of(lowered: Callable[[], tuple[Texts, Layout]]) -> str:
@@ -36,11 +48,14 @@ class Native:
     """A plan as machine code.
 
     threads   at most this many; the code asks how many there are, and gives the same bits for any number
+    marked    whether its code keeps a record of what threads do
     """
+
+    marked = False
 
     def __init__(self, graph: Graph, plan: Plan, threads_: int, *, unrolled: bool = False,
                  target: Target | None = None, flush_denormals: bool = True) -> None:
-        self.plan = plan
+        self.graph, self.plan, self.flush_denormals = graph, plan, flush_denormals
         self.target = target or host()
         if not flush_denormals:  # a matrix unit always does
             self.target = replace(self.target, matrix_unit=False)
@@ -49,7 +64,7 @@ class Native:
         self.seconds: dict[str, float] = {}
         pool_is_ready = threads.prepare() if self.threads > 1 else None
         start = perf_counter()
-        lowered = partial(lower_unrolled, graph) if unrolled else lambda plan, *rest: lower(repeated(plan), *rest)
+        lowered = lowering(graph, unrolled, self.marked)
         # not of this object, which holds the code: what holds itself keeps its parameters until garbage is collected
         self._text = partial(text_of, partial(lowered, plan, self.target, flush_denormals))
         with jit.Build(target=self.target, name="step", cache=cache.default(),
@@ -73,6 +88,7 @@ class Native:
         self.keep: list[Any] = []
         self._fill(self.table, self.layout)
         self.table_address = memory.address_of(self.table)
+        self._recording: Recording | None = None
 
     @property
     def text(self) -> str:
@@ -138,3 +154,11 @@ class Native:
         if self.threads == 1:
             return bind_call(self.alone, address, keep=keep), outputs
         return threads.shared().bind(self.address, address, self.threads, keep=keep), outputs
+
+    def trace(self, inputs: Sequence[np.ndarray], repeat: int) -> Trace:
+        """`repeat` steps that are watched: code that keeps a record of itself is compiled by the first call."""
+        from .recording import Recording, trace
+
+        if self._recording is None:
+            self._recording = Recording(self)
+        return trace(self, self._recording, inputs, repeat)

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import NamedTuple
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, NamedTuple
 
 from graphc.ir import Graph
 from graphc.plan import Buffer, Loop, Plan
@@ -24,10 +25,15 @@ from .target import Target
 from .texts import Texts
 from .unroll import emit_unrolled_run
 
+if TYPE_CHECKING:
+    from .marks import Part
+
 COUNT, ARENA, SHARED, PRIVATE, PRIVATE_STRIDE, FIRST = range(6)  # words of the table
 
 UNIT = 72_000  # characters of text, about 40 ms of LLVM's time
 LONG_STEP = 16_000  # characters of a step's calls, about 30 kernels
+
+UNROLLED = "unrolled step"  # the only part of a step that has no kernels
 
 LANES_DIVIDED = re.compile(r"= [us](div|rem) <")
 
@@ -35,13 +41,19 @@ Give = Callable[[Unit], None]
 
 
 class Layout(NamedTuple):
-    """Where the table has each buffer: (address word, stride word) of inputs and outputs, address word of the rest."""
+    """Where the table has each buffer: (address word, stride word) of inputs and outputs, address word of the rest.
+
+    marks   of a step that keeps a record of itself: the word of the first thread's region, behind it that of regions' stride
+    parts   what its records' numbers stand for
+    """
 
     words: dict[Buffer, int]
     strides: dict[Buffer, int]
     size: int
     private_bytes: int = 0
     shared_bytes: int = 0
+    marks: int = 0
+    parts: tuple[Part, ...] = ()
 
 
 def remaining(texts: Texts) -> list[Unit]:
@@ -62,8 +74,11 @@ def unit(text: str) -> Unit:
     return Unit(text, level=3 if LANES_DIVIDED.search(text) else 2)
 
 
-def table_layout(plan: Plan) -> Layout:
-    """The table of a plan: five words, then per input and output an address and a stride, then cells and constants."""
+def table_layout(plan: Plan, marked: bool = False) -> Layout:
+    """The table of a plan: five words, then per input and output an address and a stride, then cells and constants.
+
+    marked   two more words come last
+    """
     words: dict[Buffer, int] = {}
     strides: dict[Buffer, int] = {}
     place = FIRST
@@ -73,17 +88,17 @@ def table_layout(plan: Plan) -> Layout:
     for buffer in (*plan.cells, *(b for inner in plan.each_plan() for b in inner.constants)):
         words[buffer] = place
         place += 1
-    return Layout(words, strides, place)
+    return Layout(words, strides, place + 2, marks=place) if marked else Layout(words, strides, place)
 
 
 def lower_unrolled(graph: Graph, plan: Plan, target: Target, flush_denormals: bool = True,
-                   give: Give | None = None) -> tuple[Texts, Layout]:
-    """The module of a step so small that it needs no kernels: see `unroll`."""
-    layout = table_layout(plan)
+                   give: Give | None = None, *, marked: bool = False) -> tuple[Texts, Layout]:
+    """The module of a step so small that it needs no kernels: see `unroll`.  marked: as `lower`; the whole run is one part."""
+    layout = table_layout(plan, marked)
     module = Module(lookups=target.has_lookups)
     run = module.function("run", [("table", "ptr"), ("thread", "i64"), ("threads", "i64"), ("barrier", "ptr")],
                           returns="i32", internal=False)
-    table, thread, _, _ = run.parameters
+    table, thread, _, barrier = run.parameters
     with run.when(run.compare("icmp eq", thread, i64(0))):
         saved = set_denormal_mode(run, target) if flush_denormals else None
 
@@ -98,22 +113,30 @@ def lower_unrolled(graph: Graph, plan: Plan, target: Target, flush_denormals: bo
             return run.offset(addresses[buffer], run.mul(step, strides[buffer]), "i8")
 
         by_node = dict(zip(graph.inputs, plan.inputs, strict=True))
-        emit_unrolled_run(run, graph, word(COUNT, "i64"), lambda node, step: moving(by_node[node], step),
-                          lambda position, step: moving(plan.outputs[position], step), lambda cell: by_cell[cell])
+        marks = None
+        if marked:
+            from .marks import Marks  # loads when somebody asks for a timeline
+
+            marks = Marks(module, run, target, word(layout.marks))
+        with marks.step(barrier, UNROLLED) if marks else nullcontext():
+            emit_unrolled_run(run, graph, word(COUNT, "i64"), lambda node, step: moving(by_node[node], step),
+                              lambda position, step: moving(plan.outputs[position], step), lambda cell: by_cell[cell])
         if flush_denormals:
             restore_denormal_mode(run, target, saved)
     run.ret(Value("0", "i32"))
     emit_alone(module)
-    return Texts(module, UNIT), layout
+    return Texts(module, UNIT), layout._replace(parts=tuple(marks.parts)) if marks else layout
 
 
-def lower(loop: Loop, target: Target, flush_denormals: bool = True, give: Give | None = None) -> tuple[Texts, Layout]:
+def lower(loop: Loop, target: Target, flush_denormals: bool = True, give: Give | None = None, *,
+          marked: bool = False) -> tuple[Texts, Layout]:
     """The module of a step that is run as often as the table says.
 
-    give   is handed texts of kernels as soon as they are complete, so that others may compile them meanwhile
+    give     is handed texts of kernels as soon as they are complete, so that others may compile them meanwhile
+    marked   the step keeps a record of itself: see `marks`
     """
     plan = loop.body
-    layout = table_layout(plan)
+    layout = table_layout(plan, marked)
     module = Module(lookups=target.has_lookups)
     texts = Texts(module, UNIT, ("run", "alone", "step"))
     step = module.function("step", [("table", "ptr"), ("index", "i64"), ("thread", "i64"), ("threads", "i64"),
@@ -129,9 +152,17 @@ def lower(loop: Loop, target: Target, flush_denormals: bool = True, give: Give |
             for text in texts.ready():
                 give(unit(text))
 
-    writer = StepWriter(module, step, target, lambda buffer: constants[buffer], written)
-    arena = words.word(ARENA)
-    writer.plan(plan, Places(step, plan, lambda: arena, words.address), team)
+    arena, address = words.word(ARENA), constants.__getitem__
+    places = Places(step, plan, lambda: arena, words.address)
+    if marked:
+        from .marks import MarkingWriter, Marks
+
+        first, stride = words.word(layout.marks), words.word(layout.marks + 1, "i64")
+        marks = Marks(module, step, target, step.offset(first, step.mul(thread, stride), "i8"))
+        MarkingWriter(module, step, target, address, written, marks, barrier).whole(plan, places, team)
+        layout = layout._replace(parts=tuple(marks.parts))
+    else:
+        StepWriter(module, step, target, address, written).whole(plan, places, team)
     emit_run(module, target, flush_denormals)
     private_bytes, shared_bytes = plan_scratch(plan, target)  # last: it would keep the first texts waiting
     return texts, layout._replace(private_bytes=private_bytes, shared_bytes=shared_bytes)

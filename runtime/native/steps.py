@@ -78,6 +78,10 @@ class StepWriter:
         self.barrier = emit_barrier(module, target)
         self.functions: dict[tuple, str] = {}
 
+    def whole(self, plan: Plan, places: Places, team: Team) -> None:
+        """The plan that no other holds: all that a thread does in one step."""
+        self.plan(plan, places, team)
+
     def plan(self, plan: Plan, places: Places, team: Team) -> None:
         """All steps in order; where the team is several threads they have met when this ends."""
         order = turns(plan, self.target)
@@ -94,6 +98,10 @@ class StepWriter:
     def meet(self, team: Team) -> None:
         if not team.alone:
             self.f.call(self.barrier, [team.barrier, team.threads])
+
+    def counters(self, team: Team) -> Value:
+        """The address behind which the counters lie by which threads take turns."""
+        return team.barrier
 
     def fetch_written(self, order: Sequence[Turn], plan: Plan, places: Places, team: Team) -> None:
         """Fetches what steps write in place before threads meet again, and others have read, into the caches of those who will.
@@ -145,7 +153,7 @@ class StepWriter:
         step, who = turn.step, turn.who
         tickets = NOBODY
         if step_takes_turns(step) and not team.alone:
-            tickets = self.f.offset(team.barrier, i64(TICKETS + turn.slot * SLOT_BYTES), "i8")
+            tickets = self.f.offset(self.counters(team), i64(TICKETS + turn.slot * SLOT_BYTES), "i8")
         if isinstance(step, Kernel):
             self.kernel(step, plan, places, team, self.number(team, who), tickets)
             return
@@ -198,9 +206,13 @@ class StepWriter:
             given |= {inside: outside[whole] for whole, inside in loop.shared}
             for carry in loop.carried:
                 self.carry(loop, carry, outside, given, run, place)
-            self.plan(body, Places(f, body, lambda: arena, self.within(given)), team_inside)
+            self.run(loop, place, Places(f, body, lambda: arena, self.within(given)), team_inside)
         final = i64(0 if loop.reverse else count - 1)
         self.on_first(team, lambda: self.hand_out(loop, outside, lambda c: self.stacked(loop, c, outside, final)))
+
+    def run(self, loop: Loop, place: Value, places: Places, team: Team) -> None:
+        """One run of a loop.  place: of the entries that it reads and writes."""
+        self.plan(loop.body, places, team)
 
     def within(self, given: dict[Buffer, Value]) -> Callable[[Buffer], Value]:
         return lambda buffer: self.constant(buffer) if buffer.role is Role.CONSTANT else given[buffer]

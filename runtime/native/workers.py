@@ -41,16 +41,16 @@ IDLE, POSTED, PARKED = 0, 1, 2
 BARRIER_NAME = "graphc.barrier"
 
 
-def emit_barrier(module: Module, target: Target) -> str:
-    """Put ``void barrier(ptr barrier, i64 threads)`` into the module; its name.
+def emit_barrier(module: Module, target: Target, name: str = BARRIER_NAME) -> str:
+    """Put ``void barrier(ptr barrier, i64 threads)`` into the module, if it has no function of that name; the name.
 
     Returns in a thread when all `threads` threads have called it; what any of them wrote before is then visible to
     all.  With one thread it returns at once and touches nothing.  Waiting threads spin for a bounded time and then
     give up their time slices, so that more threads than cores still make progress.
     """
-    if BARRIER_NAME in module.functions:
-        return BARRIER_NAME
-    f = module.function(BARRIER_NAME, [("barrier", "ptr"), ("threads", "i64")], attributes="nounwind noinline")
+    if name in module.functions:
+        return name
+    f = module.function(name, [("barrier", "ptr"), ("threads", "i64")], attributes="nounwind noinline")
     barrier, threads = f.parameters
     with f.when(f.compare("icmp sgt", threads, i64(1))):
         phase = _load(f, barrier, PHASE, "i64", "monotonic")
@@ -68,7 +68,7 @@ def emit_barrier(module: Module, target: Target) -> str:
                     lambda: f.compare("icmp eq", _load(f, barrier, PHASE, "i64", "acquire"), phase))
         f.branch(done)
         f.block(done)
-    return BARRIER_NAME
+    return name
 
 
 def emit_cancelled(function: Function, barrier: Value, threads: Value) -> Value:
