@@ -46,7 +46,7 @@ ODD, ODD_ROWS = (3, 5), 64  # vectors of columns of which panels of two would le
 OVERLAPPED_ROWS = 12  # of two vectors: the registers left serve the epilogue of the tile before
 LEAST_OVERLAPPED, LEAST_STEP_K, STEP_K = 8, 3, 4  # rows; k beside which one row of the tile before is finished
 LONG = 1 << 22  # products of a plain contraction whose code may take more time to compile: about 25 microseconds
-LARGE = 1 << 24  # products of a contraction that threads balance between them: about 100 microseconds
+LARGE = 1 << 24  # float32 products of a contraction that threads balance between them: about 100 microseconds
 KEPT_SHARE = 0.5  # of the second-level cache: more of a packed operand would drive out what is used beside it
 LEAST_UNITS, COLUMNS_A_THREAD = 8, 160  # units, rows or columns of each thread for which it pays to pack so much
 PORTIONS = 64  # that row tiles are cut into
@@ -166,7 +166,7 @@ def choose_blocking(c: Contraction, target: Target, plain: bool, loads: tuple[bo
     row_tile_bytes = align((depth.k_in_block * a_line + extent.lanes) * itemsize)
     panel_bytes = align((depth.k_in_block * tiles.vectors * extent.lanes + extent.lanes) * itemsize)
     sharing = Sharing()
-    if extent.batch * extent.m * extent.n * math.prod(c.k) >= LARGE:
+    if extent.batch * extent.m * extent.n * math.prod(c.k) * itemsize >= LARGE * SIZES["float"]:
         packs = tiles.pack_b if blocks.split_rows else tiles.pack_a
         kept = depth.k_blocks * (tiles.panels * panel_bytes if blocks.split_rows else tiles.row_tiles * row_tile_bytes)
         kept_share = kept / target.l2_bytes
