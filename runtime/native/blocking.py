@@ -53,6 +53,7 @@ PORTIONS = 64  # that row tiles are cut into
 ROWS_OF_PART, MOST_PARTS = 256, 4  # rows for which a panel is packed again
 FETCHED_BYTES, MOST_FETCHED = 96 << 10, 80  # rows of larger operands are fetched beside the tile before; lines beside a panel
 FEW_TILES = 4  # row tiles for which a panel is packed just in time
+LOW_ROWS = 8  # of tiles that are equal, where they could have more: with much fewer B would be read too often
 LEAST_SUMS, MANY_SUMS = 12, 20  # registers of sums in a tile that keep multiply-add busy, and other instructions few
 
 
@@ -233,7 +234,8 @@ def split_rows_of(segment: int, vectors: int, column: int, target: Target, least
     """
     tiles, height, tall = split_evenly(segment, most_rows(target, vectors))
     if tall and column * vectors < target.l1_bytes // 2:
-        equal = [h for h in range(max(1, least // vectors), height) if segment % h == 0]
+        low = max(1, least // vectors, min(LOW_ROWS, 2 * height // 3))
+        equal = [h for h in range(low, height) if segment % h == 0]
         if equal:
             return segment // equal[-1], equal[-1], 0
     return tiles, height, tall
