@@ -10,7 +10,6 @@ import math
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import count as counter
 from typing import Any
@@ -21,6 +20,7 @@ from .errors import GraphError
 from .op import Kind, Op
 from .origins import Origin, at, phase, scope, user_origin
 from .pages import mapped
+from .records import record
 from .types import Dim, DType, Quotient, TensorType
 
 # -- cells -----------------------------------------------------------------------------------------------------------
@@ -264,7 +264,7 @@ def topological(roots: Iterable[Node]) -> list[Node]:
     return order
 
 
-@dataclass(frozen=True, eq=False)
+@record(frozen=True, eq=False)
 class Graph:
     """Pure dataflow: what comes in, what goes out, which cells get new values.
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from .errors import GraphError
@@ -16,6 +15,7 @@ from .ir import Graph
 from .origins import at, user_origin
 from .passes.cost import flops
 from .plan import Buffer, Plan
+from .records import record
 from .runtime.program import Executable, Interpreted
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Memory(NamedTuple):
         return self.cells + self.arena + self.inputs + self.outputs + self.constants + self.scratch
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Specialized:
     """A program for fixed sizes of its open dimensions."""
 

@@ -6,7 +6,6 @@ Knows dtypes, their promotion, and sizes that stay open until a program is speci
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from math import prod
 from typing import Any, Union
@@ -14,9 +13,10 @@ from typing import Any, Union
 import numpy as np
 
 from .errors import DTypeError, GraphError, ShapeError
+from .records import record
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@record(frozen=True, eq=False)
 class DType:
     """An element type: one object each.  `short` is its spelling in text (``f32``), `rank` its place in promotion."""
 

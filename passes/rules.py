@@ -9,7 +9,6 @@ and up to the sign of zero where noted; NaN and infinity are respected.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
 from inspect import signature
 
@@ -20,11 +19,12 @@ from graphc.op import Kind, Op
 from graphc.ops import elementwise as e
 from graphc.ops.composites import log_softmax, logsumexp, softmax
 from graphc.ops.reductions import sum_
+from graphc.records import record
 from graphc.tensor import Tensor, placeholder
 from graphc.types import DType, float32
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Rule:
     """`before(*tensors)` is replaced by `after(*tensors)`.
 

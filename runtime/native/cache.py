@@ -22,7 +22,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +29,8 @@ from typing import Any, NamedTuple
 import llvmlite
 import numpy
 from graphc.runtime.native.target import Target
+
+from graphc.records import field, record
 
 MAGIC = b"graphc\x00\x01"  # the last byte is the version of the file format
 HEADER = struct.Struct("<8s32s32sQQ")  # magic, key, SHA-256 of the payload, bytes of metadata, bytes of data
@@ -112,15 +113,15 @@ def key(kind: str, content: str | bytes, target: Target, level: int) -> bytes:
     return digest.digest()
 
 
-@dataclass
+@record()
 class Cache:
     """One folder of entries, at most `limit` bytes in all; the least recently used go first."""
 
     folder: Path
     limit: int = LIMIT
-    _total: int | None = field(default=None, repr=False)
-    _stores: int = field(default=0, repr=False)
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _total: int | None = None
+    _stores: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def lookup(self, key: bytes) -> Entry | None:
         """The entry under this key; None where there is none, or none that can be trusted.  Damaged ones go."""

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 from graphc.index import Term, Variable
 from graphc.ir import Node
+from graphc.records import field, record
 
 from .values import Value
 
@@ -22,7 +22,7 @@ class LoweringError(RuntimeError):
     """A kernel that breaks the rules of its form: a fault of fusion, never of the user's graph."""
 
 
-@dataclass(eq=False)
+@record(eq=False)
 class Scope:
     """One block's knowledge: what variables are, the tail mask, and what has been emitted.
 

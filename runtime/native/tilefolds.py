@@ -10,7 +10,6 @@ The tiles are the same for any number of threads, and so is the order of every s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from math import prod
 from typing import NamedTuple
 
@@ -19,6 +18,7 @@ from graphc.index import Index, linear, unravel
 from graphc.ir import Node
 from graphc.op import Kind
 from graphc.plan import Kernel
+from graphc.records import replace
 
 from .addresses import Memory
 from .contract import Contraction, Tile, tile_parts

@@ -1,0 +1,126 @@
+"""Records: classes that are little more than their fields.
+
+What `dataclass` of the standard library offers, as far as graphc uses it and in the same words.  That one writes and compiles
+up to six functions for every class, half a millisecond or more for each in every process; here all classes share a few.
+Knows annotations (as strings) and defaults.  Must not know what any field means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
+from operator import attrgetter
+from typing import Any, NoReturn, TypeVar, dataclass_transform
+
+T = TypeVar("T")
+
+
+class _Field:
+    """A field without a plain default."""
+
+    __slots__ = ("compare", "default_factory")
+
+    def __init__(self, default_factory: Callable[[], Any] | None, compare: bool) -> None:
+        self.default_factory, self.compare = default_factory, compare
+
+
+_NEEDED = _Field(None, True)
+
+
+def field(*, default_factory: Callable[[], Any] | None = None, compare: bool = True) -> Any:
+    """A field whose default is made anew for each object, or that does not count when objects are compared."""
+    return _Field(default_factory, compare)
+
+
+@dataclass_transform(field_specifiers=(field,))
+def record(*, frozen: bool = False, eq: bool = True, kw_only: bool = False) -> Callable[[type[T]], type[T]]:
+    """Makes a class's annotations its fields, in order, after those of the records it inherits from.
+
+    What the class defines itself stays: `__repr__`, say.  `__post_init__` is called when an object has its fields.
+
+    frozen   fields are not assigned again
+    eq       objects with equal fields are equal, and where they are frozen have a hash; else each is equal to itself alone
+    kw_only  fields are given by name
+    """
+
+    def made(cls: type[T]) -> type[T]:
+        fields: dict[str, Any] = {}
+        for base in cls.__mro__[:0:-1]:
+            fields.update(vars(base).get("_fields", {}))
+        for name, kind in cls.__annotations__.items():
+            if not kind.startswith("ClassVar"):
+                fields[name] = vars(cls).get(name, _NEEDED)
+                if isinstance(fields[name], _Field) and name in vars(cls):
+                    delattr(cls, name)
+        compared = attrgetter(*(n for n, default in fields.items() if not isinstance(default, _Field) or default.compare))
+        methods: dict[str, Any] = {"_fields": fields, "__init__": _initializer(cls, fields, not kw_only), "__repr__": _repr}
+        if frozen:
+            methods |= {"__setattr__": _refuse, "__delattr__": _refuse}
+        if eq:
+            methods |= {"__eq__": _equality(compared), "__hash__": _hash(compared) if frozen else None}
+        for name, method in methods.items():
+            if name not in vars(cls):
+                setattr(cls, name, method)
+        return cls
+
+    return made
+
+
+def replace(record: T, **changes: Any) -> T:
+    """A record like this one but for these fields."""
+    kept = {name: getattr(record, name) for name in record._fields if name not in changes}  # type: ignore[attr-defined]
+    return type(record)(**kept, **changes)
+
+
+def _initializer(cls: type, fields: Mapping[str, Any], in_order: bool) -> Callable[..., None]:
+    names, put, finish = tuple(fields), object.__setattr__, getattr(cls, "__post_init__", None)
+
+    def __init__(self: Any, *values: Any, **named: Any) -> None:
+        if named or len(values) != len(names) or not in_order:
+            values = _arranged(cls.__name__, fields, values if in_order else (), named)
+        for name, value in zip(names, values, strict=True):
+            put(self, name, value)
+        if finish is not None:
+            finish(self)
+
+    return __init__
+
+
+def _arranged(of: str, fields: Mapping[str, Any], values: Sequence[Any], named: dict[str, Any]) -> tuple[Any, ...]:
+    """A value for each field, in order."""
+    result = list(values)
+    for name, default in islice(fields.items(), len(values), None):
+        if name in named:
+            result.append(named.pop(name))
+        elif not isinstance(default, _Field):
+            result.append(default)
+        elif default.default_factory is not None:
+            result.append(default.default_factory())
+        else:
+            raise TypeError(f"{of}() needs '{name}'")
+    if named or len(result) > len(fields):
+        raise TypeError(f"{of}() takes {', '.join(fields)}, each once; "
+                        f"got {len(values)} in order and {', '.join(named) or 'none'} besides")
+    return tuple(result)
+
+
+def _repr(self: Any) -> str:
+    return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in self._fields)})"
+
+
+def _refuse(self: Any, name: str, *value: Any) -> NoReturn:
+    raise AttributeError(f"{type(self).__name__}.{name} stays as it was made")
+
+
+def _equality(compared: Callable[[Any], Any]) -> Callable[[Any, object], bool]:
+    def __eq__(self: Any, other: object) -> bool:
+        return compared(self) == compared(other) if type(other) is type(self) else NotImplemented
+
+    return __eq__
+
+
+def _hash(compared: Callable[[Any], Any]) -> Callable[[Any], int]:
+    def __hash__(self: Any) -> int:
+        return hash(compared(self))
+
+    return __hash__
