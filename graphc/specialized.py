@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from .errors import GraphError
 from .ir import Graph
 from .origins import at, user_origin
 from .passes.cost import flops
 from .plan import Buffer, Plan
-from .records import record
+from .records import NamedTuple, record
 from .runtime.program import Executable, Interpreted
 
 if TYPE_CHECKING:

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 from graphc.ir import Graph, Node, inherit, make, topological
 from graphc.op import Kind
 from graphc.ops.contractions import split_spec
 from graphc.ops.loops import formal
-from graphc.records import field, record
+from graphc.records import NamedTuple, field, record
 from graphc.types import TensorType
 from graphc.walk import operands_first
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from graphc.optim import EMA, Optimizer
 from graphc.optim.plateau import ReduceLROnPlateau
 from graphc.optim.schedule import LRScheduler
 from graphc.origins import at, building, phase, user_origin
+from graphc.records import NamedTuple
 from graphc.tensor import Parameter, Tensor, state
 from graphc.types import float64
 

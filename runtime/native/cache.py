@@ -24,13 +24,13 @@ import time
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import llvmlite
 import numpy
 from graphc.runtime.native.target import Target
 
-from graphc.records import field, record
+from graphc.records import NamedTuple, field, record
 
 MAGIC = b"graphc\x00\x01"  # the last byte is the version of the file format
 HEADER = struct.Struct("<8s32s32sQQ")  # magic, key, SHA-256 of the payload, bytes of metadata, bytes of data

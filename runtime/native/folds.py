@@ -11,14 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from math import prod
-from typing import NamedTuple
 
 from graphc.garbage import remembered
 from graphc.index import Index, linear, unravel
 from graphc.ir import Node
 from graphc.op import Fold, Kind
 from graphc.plan import Form, Kernel, align
-from graphc.records import record
+from graphc.records import NamedTuple, record
 
 from .addresses import LLVM, row_major
 from .loops import State, Work, across_lanes

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any
 
 from graphc.index import Index, Variable, linear, unravel
 from graphc.ir import Node
 from graphc.op import Kind
 from graphc.plan import Kernel
-from graphc.records import record
+from graphc.records import NamedTuple, record
 
 from .elements import Elements
 from .emit import Carried, Function
