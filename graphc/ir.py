@@ -25,6 +25,8 @@ from .types import Dim, DType, Quotient, TensorType
 
 # -- cells -----------------------------------------------------------------------------------------------------------
 
+_beginning = threading.Lock()
+
 
 class Cell:
     """Memory that outlives a step: a parameter (trainable) or a state.  Its identity is the object, not the name.
@@ -32,15 +34,45 @@ class Cell:
     The array stays at one address for the cell's life, so that programs may bind to it.
     """
 
-    __slots__ = ("__weakref__", "array", "name", "trainable", "type", "version")
+    __slots__ = ("__weakref__", "_array", "_begin", "name", "trainable", "type", "version")
 
     def __init__(self, name: str, array: np.ndarray, trainable: bool, dtype: DType | None = None) -> None:
         self.name, self.trainable = name, trainable
-        self.array = aligned_zeros(np.shape(array), array.dtype if dtype is None else dtype.numpy)
+        self._begin: Callable[[np.ndarray], None] | None = None  # what is still to write the first value
+        self._array = aligned_zeros(np.shape(array), array.dtype if dtype is None else dtype.numpy)
         if not is_one_zero(array):
-            self.array[...] = array
-        self.type = TensorType(_dtype_of(self.array), self.array.shape)
+            self._array[...] = array
+        self.type = TensorType(_dtype_of(self._array), self._array.shape)
         self.version = 0  # grows with every assignment from Python
+
+    @property
+    def array(self) -> np.ndarray:
+        """Its memory."""
+        if self._begin is not None:
+            with _beginning:
+                if self._begin is not None:
+                    self._begin(self._array)
+                    self._begin = None
+        return self._array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._array.shape
+
+    @property
+    def size(self) -> int:
+        return self._array.size
+
+    def begin(self, write: Callable[[np.ndarray], None]) -> None:
+        """Gives it the value that `write` will write into the array, when somebody asks for the array."""
+        self._begin = write
+        self.version += 1
+
+    def assign(self, value: np.ndarray) -> None:
+        """Gives it a value of its shape; one that was still to be written never is."""
+        self._array[...] = value
+        self._begin = None
+        self.version += 1
 
     def __repr__(self) -> str:
         return f"<{'parameter' if self.trainable else 'state'} {self.name}: {self.type}>"

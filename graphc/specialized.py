@@ -85,7 +85,7 @@ class Specialized:
 @contextmanager
 def getting_ready(graph: Graph, backend: str, threads: int | None) -> Iterator[None]:
     """What a long step will need, whatever its code is, is made meanwhile on another core."""
-    if backend != "native" or threads == 1 or (len(graph.nodes) < LONG and sum(c.array.size for c in graph.cells()) < LARGE):
+    if backend != "native" or threads == 1 or (len(graph.nodes) < LONG and sum(c.size for c in graph.cells()) < LARGE):
         yield
         return
     from .runtime.native.threads import available_parallelism, prepare

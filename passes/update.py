@@ -153,7 +153,7 @@ def _accumulated(gradients: Gradients, k: int, loss: Tensor, schedulers: Sequenc
     means: Gradients = {}
     sums: dict[Parameter, Tensor] = {waiting: where(full, waiting * 0, waiting + 1)}
     for p, gradient in gradients.items():
-        held = state(f"{p.cell.name}.accumulated", np.broadcast_to(np.zeros((), p.cell.array.dtype), p.cell.array.shape))
+        held = state(f"{p.cell.name}.accumulated", np.broadcast_to(np.zeros((), p.cell.type.dtype.numpy), p.cell.shape))
         total = held + gradient
         means[p] = total * (1.0 / k)
         sums[held] = where(full, zeros_like(total), total)
