@@ -6,12 +6,11 @@ Knows how to follow VIEW nodes down with index expressions.  Must not know buffe
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from .index import Guard, Index, Variable, linear, variables_for
 from .ir import Node
 from .op import Kind
-from .records import NamedTuple
 
 
 class Read(NamedTuple):

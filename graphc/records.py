@@ -76,17 +76,26 @@ def replace(record: T, **changes: Any) -> T:
 if TYPE_CHECKING:
     from typing import NamedTuple
 else:
+    try:
+        from _collections import _tuplegetter as entry  # the standard library's own, twice as fast
+    except ImportError:
+
+        def entry(place: int, _: str) -> property:
+            return property(itemgetter(place))
 
     class _Named(type):
         """Makes the annotations of a class the names of its entries."""
 
         def __new__(cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> type:
             fields = {n: namespace.pop(n, _NEEDED) for n in namespace.get("__annotations__", ())}
-            entries = {n: property(itemgetter(place)) for place, n in enumerate(fields)}
+            entries = {n: entry(place, "") for place, n in enumerate(fields)}
             return super().__new__(cls, name, bases, {**namespace, **entries, "__slots__": (), "_fields": fields})
 
     class NamedTuple(tuple, metaclass=_Named):
-        """A tuple whose entries have names: the annotations of a class that is derived from this one."""
+        """A tuple whose entries have names: the annotations of a class that is derived from this one.
+
+        The standard library's makes objects faster where they come by the ten thousand, or with defaults.
+        """
 
         def __new__(cls, *values: Any, **named: Any) -> NamedTuple:
             if named or len(values) != len(cls._fields):
@@ -121,9 +130,9 @@ def _arranged(of: str, fields: Mapping[str, Any], values: Sequence[Any], named: 
     """A value for each field, in order."""
     result = list(values)
     for name, default in islice(fields.items(), len(values), None):
-        if name in named:
+        if named and name in named:
             result.append(named.pop(name))
-        elif not isinstance(default, _Field):
+        elif type(default) is not _Field:
             result.append(default)
         elif default.default_factory is not None:
             result.append(default.default_factory())

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from graphc.index import Guard, Index, Term, Variable, linear
 from graphc.ir import Node
 from graphc.op import Kind
-from graphc.records import NamedTuple
 from graphc.walk import operands_first
 
 from .addresses import Memory, memory_type, row_major
