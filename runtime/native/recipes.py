@@ -23,8 +23,19 @@ from .indices import GuardKey
 from .scopes import LoweringError
 from .values import Value
 
-Key = tuple[Node, tuple[Index, ...], GuardKey]
 ZERO = Index((), 0)
+
+
+class Key(NamedTuple):
+    """An element: of which node, at which place, read where which guard holds.  Equal ones are one object (`Recipes.key`)."""
+
+    node: Node
+    indices: tuple[Index, ...]
+    guard: GuardKey
+
+    __hash__ = object.__hash__
+    __eq__ = object.__eq__
+    __ne__ = object.__ne__
 
 
 class Action(Enum):
@@ -71,6 +82,7 @@ class Recipes:
         self.folded: dict[Node, Index] = {}
         self.steps: dict[Key, Step] = {}
         self.gathered = 0
+        self._keys: dict[tuple[Node, tuple[Index, ...], GuardKey], Key] = {}
 
     def key(self, node: Node, indices: Sequence[Index], guard: GuardKey = ()) -> Key:
         """The element's identity: plain views are looked through."""
@@ -80,7 +92,10 @@ class Recipes:
             if conditions:
                 break
             node, place = node.inputs[0], inner
-        return node, place, guard
+        known = self._keys.get((node, place, guard))
+        if known is None:
+            known = self._keys[node, place, guard] = Key(node, place, guard)
+        return known
 
     def step(self, key: Key) -> Step:
         known = self.steps.get(key)
