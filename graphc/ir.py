@@ -142,7 +142,7 @@ def freeze(value: Any) -> Any:
 
 _numbers = counter()
 _table: dict[Any, weakref.ref[Node]] = {}  # entries of nodes that are gone stay until it is swept
-_sweep_at = 1 << 12  # entries
+_sweep_at = 1 << 13  # entries
 _lock = threading.RLock()
 
 
@@ -192,24 +192,28 @@ def make(op: Op, inputs: Sequence[Node] = (), attributes: Mapping[str, Any] | No
     origin = user_origin()
     node = _known(key, origin)
     if node is None:
-        node = _new(op, inputs, frozen, graphs, key, origin, _infer(op, inputs, frozen, graphs, origin))
+        node = _new(op, inputs, frozen, graphs, key, (origin,) if origin else (), _infer(op, inputs, frozen, graphs, origin),
+                    phase.get(), scope.get())
     return node
 
 
 def make_like(old: Node, inputs: Sequence[Node], graphs: Sequence[Graph] | None = None) -> Node:
-    """`make` with the op and attributes of a node, on other inputs; typed anew only where their types are others."""
+    """`make` with the op and attributes of a node, on other inputs; typed anew only where their types are others.
+
+    Where it is new it comes from where the old one came from.
+    """
     if graphs is None:
         graphs, graph_keys = old.graphs, old.key[3]
     else:
         graph_keys = tuple([graph.key for graph in graphs])
-    key = (old.op.name, tuple(map(id, inputs)), old.key[2], graph_keys)
-    origin = user_origin()
-    node = _known(key, origin)
+    key = (old.key[0], tuple(map(id, inputs)), old.key[2], graph_keys)
+    found = _table.get(key)
+    node = found() if found is not None else None
     if node is None:
         types = old.types
         if graphs is not old.graphs or not _same_types(inputs, old.inputs):
-            types = _infer(old.op, inputs, old.attributes, graphs, origin)
-        node = _new(old.op, inputs, old.attributes, graphs, key, origin, types)
+            types = _infer(old.op, inputs, old.attributes, graphs, old.origins[0] if old.origins else None)
+        node = _new(old.op, inputs, old.attributes, graphs, key, old.origins, types, old.phase, old.scope)
     return node
 
 
@@ -230,15 +234,14 @@ def _known(key: Any, origin: Origin | None) -> Node | None:
 
 
 def _new(op: Op, inputs: Sequence[Node], attributes: dict[str, Any], graphs: Sequence[Graph], key: Any,
-         origin: Origin | None, types: tuple[TensorType, ...]) -> Node:
+         origins: tuple[Origin, ...], types: tuple[TensorType, ...], phase: str, scope: str) -> Node:
     node = Node.__new__(Node)
     node.op, node.inputs, node.attributes, node.graphs = op, tuple(inputs), attributes, tuple(graphs)
     node.types, node.number, node.key, node.settled = types, next(_numbers), key, False
     if len(types) == 1:
         node.type = type_ = types[0]
         node.shape, node.dtype = type_.shape, type_.dtype
-    node.origins = (origin,) if origin else ()
-    node.phase, node.scope = phase.get(), scope.get()
+    node.origins, node.phase, node.scope = origins, phase, scope
     with _lock:
         found = _table.setdefault(key, reference := weakref.ref(node))
         if found is not reference:  # another thread was quicker, or the node of this key is gone
@@ -252,10 +255,10 @@ def _new(op: Op, inputs: Sequence[Node], attributes: dict[str, Any], graphs: Seq
 
 
 def _sweep() -> None:
-    """Forgets nodes that are gone; the next time when there are half as many entries again."""
+    """Forgets nodes that are gone; the next time when there are twice as many entries."""
     global _table, _sweep_at
     _table = {key: found for key, found in _table.items() if found() is not None}
-    _sweep_at = max(1 << 12, 3 * len(_table) // 2)
+    _sweep_at = max(1 << 13, 2 * len(_table))
 
 
 def next_number() -> int:

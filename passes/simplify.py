@@ -80,6 +80,8 @@ def simplify_node(node: Node, inputs: tuple[Node, ...], turned: frozenset[Node] 
     """What becomes of a node on simplified inputs.  turned: the node that reads a contraction transposed computes it so."""
     if not inputs and node.op.kind is Kind.SOURCE:
         return fold_source(node)
+    if node.settled and change is None and inputs == node.inputs and node not in turned:
+        return node
     new = make_like(node, inputs) if inputs != node.inputs else node
     if change is not None:
         new = inherit(change(node, new) or new, node)
