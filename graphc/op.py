@@ -34,6 +34,8 @@ class Kind(Enum):
     ITEM = "item"  # one result of a node that has several
     COMPOSITE = "composite"  # expands to the above
 
+    __hash__ = object.__hash__  # members are single objects; Enum's own is a function of Python
+
 
 class Moves(Enum):
     """What a VIEW does with its operand's elements, as far as views are joined and moved."""

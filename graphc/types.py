@@ -318,13 +318,14 @@ def format_shapes(shapes: Iterable[Shape]) -> str:
 class TensorType:
     """What a tensor is: element type and shape.  Immutable."""
 
-    __slots__ = ("dtype", "shape")
+    __slots__ = ("_size", "dtype", "shape")
 
     dtype: DType
     shape: Shape
 
     def __init__(self, dtype: DType, shape: Shape) -> None:
         self.dtype, self.shape = dtype, shape
+        self._size: Size | None = None
 
     def __eq__(self, other: object) -> bool:
         return self is other or (isinstance(other, TensorType) and self.dtype is other.dtype and self.shape == other.shape)
@@ -341,7 +342,10 @@ class TensorType:
 
     @property
     def size(self) -> Size:
-        return count(self.shape)
+        """The number of elements."""
+        if self._size is None:
+            self._size = count(self.shape)
+        return self._size
 
     @property
     def is_open(self) -> bool:
