@@ -7,13 +7,14 @@ passes, or any particular rule: a rule is `Optimizer.update`, and a user's own i
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 
 from ..errors import CheckpointError, DTypeError, GraphError, ShapeError
 from ..ir import Cell
-from ..origins import at, building, phase, user_origin
+from ..origins import at, building, from_one_line, is_own, phase, user_origin
 from ..tensor import Parameter, Tensor, state
 from ..types import float64
 
@@ -244,7 +245,7 @@ class Optimizer:
         """
         by_cell = {p.cell: g for p, g in gradients.items()}
         result: dict[Parameter, Tensor] = {}
-        with building(phase, "update"):
+        with building(phase, "update"), from_one_line() if is_own(type(self).update) else nullcontext():
             for group in self.param_groups:
                 group.freeze()
                 for w in group.params:
