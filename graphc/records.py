@@ -54,7 +54,8 @@ def record(*, frozen: bool = False, eq: bool = True, kw_only: bool = False) -> C
                 if isinstance(fields[name], _Field) and name in vars(cls):
                     delattr(cls, name)
         compared = attrgetter(*(n for n, default in fields.items() if not isinstance(default, _Field) or default.compare))
-        methods: dict[str, Any] = {"_fields": fields, "__init__": _initializer(cls, fields, not kw_only), "__repr__": _repr}
+        initial = _by_name(cls, fields) if kw_only else _in_order(cls, fields)
+        methods: dict[str, Any] = {"_fields": fields, "__init__": initial, "__repr__": _repr}
         if frozen:
             methods |= {"__setattr__": _refuse, "__delattr__": _refuse}
         if eq:
@@ -69,8 +70,14 @@ def record(*, frozen: bool = False, eq: bool = True, kw_only: bool = False) -> C
 
 def replace(record: T, **changes: Any) -> T:
     """A record like this one but for these fields."""
-    kept = {name: getattr(record, name) for name in record._fields if name not in changes}  # type: ignore[attr-defined]
-    return type(record)(**kept, **changes)
+    cls: Any = type(record)
+    kept = {name: getattr(record, name) for name in cls._fields}
+    kept.update(changes)
+    if len(kept) > len(cls._fields) or hasattr(cls, "__post_init__") or isinstance(record, tuple):
+        return cls(**kept)  # raises where there is no such field
+    new = cls.__new__(cls)
+    vars(new).update(kept)
+    return new
 
 
 if TYPE_CHECKING:
@@ -112,16 +119,29 @@ else:
             return replace(self, **changes)
 
 
-def _initializer(cls: type, fields: Mapping[str, Any], in_order: bool) -> Callable[..., None]:
+def _in_order(cls: type, fields: Mapping[str, Any]) -> Callable[..., None]:
     names, put, finish = tuple(fields), object.__setattr__, getattr(cls, "__post_init__", None)
 
     def __init__(self: Any, *values: Any, **named: Any) -> None:
-        if named or len(values) != len(names) or not in_order:
-            values = _arranged(cls.__name__, fields, values if in_order else (), named)
+        if named or len(values) != len(names):
+            values = _arranged(cls.__name__, fields, values, named)
         for name, value in zip(names, values, strict=True):
             put(self, name, value)
         if finish is not None:
             finish(self)
+
+    return __init__
+
+
+def _by_name(cls: type, fields: Mapping[str, Any]) -> Callable[..., None]:
+    plain = {name: default for name, default in fields.items() if not isinstance(default, _Field)}
+
+    def __init__(self: Any, **named: Any) -> None:
+        held = vars(self)
+        held.update(plain)
+        held.update(named)
+        if held.keys() != fields.keys():
+            held.update(zip(fields, _arranged(cls.__name__, fields, (), named), strict=True))
 
     return __init__
 
@@ -145,7 +165,7 @@ def _arranged(of: str, fields: Mapping[str, Any], values: Sequence[Any], named: 
 
 
 def _repr(self: Any) -> str:
-    return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in self._fields)})"
+    return f"{type(self).__qualname__}({', '.join(f'{name}={getattr(self, name)!r}' for name in self._fields)})"
 
 
 def _refuse(self: Any, name: str, *value: Any) -> NoReturn:

@@ -7,6 +7,7 @@ Knows sizes, strides, lines and caches.  Must not know tiles, threads, LLVM or h
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 from graphc.runtime.native.axes import Axes, Contraction, adjacent, merge, merge_all, offsets
 from graphc.runtime.native.microkernel import most_rows
@@ -83,6 +84,7 @@ class Sums:
     b_table: tuple[int, ...]
 
 
+@lru_cache(maxsize=512)
 def extent_of(c: Contraction, lanes: int) -> Extent:
     batch, m, n = (math.prod(group) for group in (c.batch, c.m, c.n))
     return Extent(empty=0 in (batch, m, n), batch=batch, m=m, n=n, lanes=lanes, a_batch=merge(c.batch, c.a_batch),
@@ -107,6 +109,7 @@ def rows_of(c: Contraction, plain: bool) -> Rows:
     return Rows(direct=direct, gathered=True, segment=m, a_segments=(), c_segments=(), a_row=a_row, c_row=c_row)
 
 
+@lru_cache(maxsize=512)
 def sums_of(c: Contraction) -> Sums:
     inner = merge_all(c.k, c.a_k, c.b_k)
     outer: list[tuple[int, tuple[int, ...]]] = []
