@@ -281,10 +281,13 @@ def _infer(op: Op, inputs: Sequence[Node], attributes: dict[str, Any], graphs: S
 # -- graphs ----------------------------------------------------------------------------------------------------------
 
 
-def topological(roots: Iterable[Node]) -> list[Node]:
-    """All nodes that the roots depend on, inputs before users; iterative, since graphs get deep."""
+def topological(roots: Iterable[Node], known: Iterable[Node] = ()) -> list[Node]:
+    """All nodes that the roots depend on, inputs before users; iterative, since graphs get deep.
+
+    known   nodes that are left out, and with them what only they depend on
+    """
     order: list[Node] = []
-    done: set[Node] = set()
+    done = set(known)
     for root in roots:
         stack = [root]
         while stack:
@@ -379,7 +382,7 @@ def rewrite(roots: Sequence[Node], rule: Rule, known: Mapping[Node, Node] | None
 
     `rule(node, new_inputs)` gives the replacement, or None to keep the node on its new inputs.
     """
-    return _rewrite(topological(roots), rule, known)
+    return _rewrite(topological(roots, known or ()), rule, known)
 
 
 def _rewrite(order: Iterable[Node], rule: Rule, known: Mapping[Node, Node] | None = None) -> dict[Node, Node]:
