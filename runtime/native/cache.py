@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import stat
 import struct
@@ -145,6 +144,8 @@ class Cache:
 
     def store(self, key: bytes, data: bytes, meta: dict[str, Any] | None = None) -> bool:
         """Keep an object and its metadata (JSON values); whether it was kept.  Readers never see half an entry."""
+        import json  # loads with the first entry: without a cache nothing asks for it
+
         payload = json.dumps(meta or {}, separators=(",", ":")).encode()
         content = HEADER.pack(MAGIC, key, hashlib.sha256(payload + data).digest(), len(payload), len(data))
         content += payload + data
@@ -265,5 +266,7 @@ def _decode(content: bytes, key: bytes) -> Entry | None:
         return None
     if hashlib.sha256(body).digest() != digest:
         return None
+    import json
+
     meta = json.loads(body[:meta_bytes])
     return Entry(meta, body[meta_bytes:]) if isinstance(meta, dict) else None
