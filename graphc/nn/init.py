@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -64,7 +63,11 @@ def uniform_(tensor: Fillable, a: float = 0.0, b: float = 1.0) -> Fillable:
     if isinstance(tensor, Parameter) and tensor.cell.size >= CHUNK:
         known = numbers_to_come(generator, tensor.cell.size)
         if known is not None:
-            tensor.cell.begin(lambda array: _draw_into(array, partial(known().uniform, a, b)))
+            def write(array: np.ndarray) -> None:
+                numbers = known()
+                _draw_into(array, lambda count: numbers.uniform(a, b, count))
+
+            tensor.cell.begin(write)
             return tensor
     return _draw(tensor, lambda count: generator.uniform(a, b, count))
 

@@ -26,13 +26,18 @@ from .values import Value
 ZERO = Index((), 0)
 
 
-class Key(NamedTuple):
-    """An element: of which node, at which place, read where which guard holds.  Equal ones are one object (`Recipes.key`)."""
+class Element(NamedTuple):
+    """Of which node, at which place, read where which guard holds."""
 
     node: Node
     indices: tuple[Index, ...]
     guard: GuardKey
 
+
+class Key(Element):
+    """An element, of which equal ones are one object (`Recipes.key`): it is found by identity."""
+
+    __slots__ = ()
     __hash__ = object.__hash__
     __eq__ = object.__eq__
     __ne__ = object.__ne__
