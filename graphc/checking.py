@@ -6,7 +6,6 @@ Knows how to rebuild a graph in float64, draw feeds and compare slopes.  Must no
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from .ir import Graph, Node, make, rewrite
 from .op import REGISTRY, Kind
 from .passes.autodiff import grad
 from .passes.expand import expand_composites, specialize
+from .records import record
 from .runtime.interpreter import evaluate
 from .tensor import Symbol, Tensor
 from .text import cell_names
@@ -25,7 +25,7 @@ MOST_ELEMENTS = 16  # of each parameter that are perturbed one by one; one rando
 SMALL = 3  # elements of an open dimension whose size is not given
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Row:
     """One parameter's result: how many slopes were compared, the largest error and where it was."""
 
@@ -43,7 +43,7 @@ class Row:
         return self.error <= 1.0
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Tolerance:
     """The step of the differences, and ``|symbolic - numeric| <= absolute + relative * |numeric|``."""
 
@@ -81,7 +81,7 @@ class Unwidened(Exception):
     """The graph has an op that insists on float32."""
 
 
-@dataclass
+@record()
 class Problem:
     """The loss on placeholders for inputs and cells, in float64 or as the user wrote it."""
 

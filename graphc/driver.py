@@ -78,7 +78,7 @@ def _collect(inputs: Sequence[Node], outputs: Sequence[Node], updates: dict[Cell
             raise GraphError(f"'{cell.name}' is updated by a layer and by the program{at(user_origin())}")
         updates[cell] = value
     roots = [*outputs, *updates.values()]
-    plain = _without_carriers(roots)
+    plain = _without_carriers(roots) if carriers else roots
     k = len(outputs)
     return Graph(tuple(inputs), tuple(plain[:k]), tuple(zip(updates, plain[k:], strict=True)), names)
 

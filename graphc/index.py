@@ -279,4 +279,9 @@ def _unravel(position: Index, shape: tuple[int, ...]) -> tuple[Index, ...]:
 
 def variables_for(shape: Iterable[int], prefix: str = "i") -> tuple[Index, ...]:
     """One loop variable per axis."""
+    return _variables_for(tuple(shape), prefix)
+
+
+@lru_cache(maxsize=1024)
+def _variables_for(shape: tuple[int, ...], prefix: str) -> tuple[Index, ...]:
     return tuple(Index.variable(f"{prefix}{axis}", size) for axis, size in enumerate(shape))

@@ -10,7 +10,6 @@ import math
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import count as counter
 from typing import Any
@@ -21,9 +20,12 @@ from .errors import GraphError
 from .op import Kind, Op
 from .origins import Origin, at, phase, scope, user_origin
 from .pages import mapped
+from .records import record
 from .types import Dim, DType, Quotient, TensorType
 
 # -- cells -----------------------------------------------------------------------------------------------------------
+
+_beginning = threading.Lock()
 
 
 class Cell:
@@ -32,15 +34,45 @@ class Cell:
     The array stays at one address for the cell's life, so that programs may bind to it.
     """
 
-    __slots__ = ("__weakref__", "array", "name", "trainable", "type", "version")
+    __slots__ = ("__weakref__", "_array", "_begin", "name", "trainable", "type", "version")
 
     def __init__(self, name: str, array: np.ndarray, trainable: bool, dtype: DType | None = None) -> None:
         self.name, self.trainable = name, trainable
-        self.array = aligned_zeros(np.shape(array), array.dtype if dtype is None else dtype.numpy)
+        self._begin: Callable[[np.ndarray], None] | None = None  # what is still to write the first value
+        self._array = aligned_zeros(np.shape(array), array.dtype if dtype is None else dtype.numpy)
         if not is_one_zero(array):
-            self.array[...] = array
-        self.type = TensorType(_dtype_of(self.array), self.array.shape)
+            self._array[...] = array
+        self.type = TensorType(_dtype_of(self._array), self._array.shape)
         self.version = 0  # grows with every assignment from Python
+
+    @property
+    def array(self) -> np.ndarray:
+        """Its memory."""
+        if self._begin is not None:
+            with _beginning:
+                if self._begin is not None:
+                    self._begin(self._array)
+                    self._begin = None
+        return self._array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._array.shape
+
+    @property
+    def size(self) -> int:
+        return self._array.size
+
+    def begin(self, write: Callable[[np.ndarray], None]) -> None:
+        """Gives it the value that `write` will write into the array, when somebody asks for the array."""
+        self._begin = write
+        self.version += 1
+
+    def assign(self, value: np.ndarray) -> None:
+        """Gives it a value of its shape; one that was still to be written never is."""
+        self._array[...] = value
+        self._begin = None
+        self.version += 1
 
     def __repr__(self) -> str:
         return f"<{'parameter' if self.trainable else 'state'} {self.name}: {self.type}>"
@@ -110,7 +142,7 @@ def freeze(value: Any) -> Any:
 
 _numbers = counter()
 _table: dict[Any, weakref.ref[Node]] = {}  # entries of nodes that are gone stay until it is swept
-_sweep_at = 1 << 12  # entries
+_sweep_at = 1 << 13  # entries
 _lock = threading.RLock()
 
 
@@ -160,24 +192,28 @@ def make(op: Op, inputs: Sequence[Node] = (), attributes: Mapping[str, Any] | No
     origin = user_origin()
     node = _known(key, origin)
     if node is None:
-        node = _new(op, inputs, frozen, graphs, key, origin, _infer(op, inputs, frozen, graphs, origin))
+        node = _new(op, inputs, frozen, graphs, key, (origin,) if origin else (), _infer(op, inputs, frozen, graphs, origin),
+                    phase.get(), scope.get())
     return node
 
 
 def make_like(old: Node, inputs: Sequence[Node], graphs: Sequence[Graph] | None = None) -> Node:
-    """`make` with the op and attributes of a node, on other inputs; typed anew only where their types are others."""
+    """`make` with the op and attributes of a node, on other inputs; typed anew only where their types are others.
+
+    Where it is new it comes from where the old one came from.
+    """
     if graphs is None:
         graphs, graph_keys = old.graphs, old.key[3]
     else:
         graph_keys = tuple([graph.key for graph in graphs])
-    key = (old.op.name, tuple(map(id, inputs)), old.key[2], graph_keys)
-    origin = user_origin()
-    node = _known(key, origin)
+    key = (old.key[0], tuple(map(id, inputs)), old.key[2], graph_keys)
+    found = _table.get(key)
+    node = found() if found is not None else None
     if node is None:
         types = old.types
         if graphs is not old.graphs or not _same_types(inputs, old.inputs):
-            types = _infer(old.op, inputs, old.attributes, graphs, origin)
-        node = _new(old.op, inputs, old.attributes, graphs, key, origin, types)
+            types = _infer(old.op, inputs, old.attributes, graphs, old.origins[0] if old.origins else None)
+        node = _new(old.op, inputs, old.attributes, graphs, key, old.origins, types, old.phase, old.scope)
     return node
 
 
@@ -198,15 +234,14 @@ def _known(key: Any, origin: Origin | None) -> Node | None:
 
 
 def _new(op: Op, inputs: Sequence[Node], attributes: dict[str, Any], graphs: Sequence[Graph], key: Any,
-         origin: Origin | None, types: tuple[TensorType, ...]) -> Node:
+         origins: tuple[Origin, ...], types: tuple[TensorType, ...], phase: str, scope: str) -> Node:
     node = Node.__new__(Node)
     node.op, node.inputs, node.attributes, node.graphs = op, tuple(inputs), attributes, tuple(graphs)
     node.types, node.number, node.key, node.settled = types, next(_numbers), key, False
     if len(types) == 1:
         node.type = type_ = types[0]
         node.shape, node.dtype = type_.shape, type_.dtype
-    node.origins = (origin,) if origin else ()
-    node.phase, node.scope = phase.get(), scope.get()
+    node.origins, node.phase, node.scope = origins, phase, scope
     with _lock:
         found = _table.setdefault(key, reference := weakref.ref(node))
         if found is not reference:  # another thread was quicker, or the node of this key is gone
@@ -220,10 +255,10 @@ def _new(op: Op, inputs: Sequence[Node], attributes: dict[str, Any], graphs: Seq
 
 
 def _sweep() -> None:
-    """Forgets nodes that are gone; the next time when there are half as many entries again."""
+    """Forgets nodes that are gone; the next time when there are twice as many entries."""
     global _table, _sweep_at
     _table = {key: found for key, found in _table.items() if found() is not None}
-    _sweep_at = max(1 << 12, 3 * len(_table) // 2)
+    _sweep_at = max(1 << 13, 2 * len(_table))
 
 
 def next_number() -> int:
@@ -246,10 +281,13 @@ def _infer(op: Op, inputs: Sequence[Node], attributes: dict[str, Any], graphs: S
 # -- graphs ----------------------------------------------------------------------------------------------------------
 
 
-def topological(roots: Iterable[Node]) -> list[Node]:
-    """All nodes that the roots depend on, inputs before users; iterative, since graphs get deep."""
+def topological(roots: Iterable[Node], known: Iterable[Node] = ()) -> list[Node]:
+    """All nodes that the roots depend on, inputs before users; iterative, since graphs get deep.
+
+    known   nodes that are left out, and with them what only they depend on
+    """
     order: list[Node] = []
-    done: set[Node] = set()
+    done = set(known)
     for root in roots:
         stack = [root]
         while stack:
@@ -264,7 +302,7 @@ def topological(roots: Iterable[Node]) -> list[Node]:
     return order
 
 
-@dataclass(frozen=True, eq=False)
+@record(frozen=True, eq=False)
 class Graph:
     """Pure dataflow: what comes in, what goes out, which cells get new values.
 
@@ -344,7 +382,7 @@ def rewrite(roots: Sequence[Node], rule: Rule, known: Mapping[Node, Node] | None
 
     `rule(node, new_inputs)` gives the replacement, or None to keep the node on its new inputs.
     """
-    return _rewrite(topological(roots), rule, known)
+    return _rewrite(topological(roots, known or ()), rule, known)
 
 
 def _rewrite(order: Iterable[Node], rule: Rule, known: Mapping[Node, Node] | None = None) -> dict[Node, Node]:

@@ -6,7 +6,8 @@ Knows the spec's text.  Must not know sizes, strides or code.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import NamedTuple
+
+from .records import NamedTuple
 
 
 class Labels(NamedTuple):

@@ -146,8 +146,8 @@ class LBFGS:
     def _move(self, position: Vector) -> None:
         start = 0
         for p in self.params:
-            size = p.cell.array.size
-            p.assign(position[start:start + size].reshape(p.cell.array.shape))
+            size = p.cell.size
+            p.assign(position[start:start + size].reshape(p.cell.shape))
             start += size
 
     # -- the direction -----------------------------------------------------------------------------------------
@@ -188,7 +188,7 @@ class LBFGS:
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Restores what `state_dict` gave; CheckpointError where it is of other parameters."""
-        size = sum(p.cell.array.size for p in self.params)
+        size = sum(p.cell.size for p in self.params)
         pairs = state_dict["changes"]
         vectors = [state_dict["direction"], state_dict["gradient"], *(v for pair in pairs for v in pair)]
         if any(v is not None and np.shape(v) != (size,) for v in vectors):

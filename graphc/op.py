@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
 from inspect import signature
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
+from .records import record
 from .types import DType, TensorType
 
 
@@ -33,6 +33,8 @@ class Kind(Enum):
     COND = "cond"  # nested graphs, one of which runs
     ITEM = "item"  # one result of a node that has several
     COMPOSITE = "composite"  # expands to the above
+
+    __hash__ = object.__hash__  # members are single objects; Enum's own is a function of Python
 
 
 class Moves(Enum):
@@ -135,7 +137,7 @@ class Sample(NamedTuple):
     attributes: Mapping[str, Any] = MappingProxyType({})
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@record(frozen=True, eq=False)
 class Op:
     """Everything about one op.  A field that its kind does not need stays out, and raises when it is called all the same.
 

@@ -9,7 +9,7 @@ import contextlib
 import linecache
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
@@ -35,6 +35,12 @@ class Origin(NamedTuple):
 
 _own_files: set[str] = set()  # files of code that are known to be graphc's
 _caller: ContextVar[tuple[Origin | None] | None] = ContextVar("caller", default=None)  # found already
+
+
+def is_own(function: Callable[..., object]) -> bool:
+    """Whether a function is graphc's, and no code of the user's."""
+    code = getattr(function, "__code__", None)
+    return code is not None and code.co_filename.startswith(_OWN)
 
 
 @contextmanager

@@ -8,7 +8,6 @@ kernels unchanged.  Must not know how a kernel is computed.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property, lru_cache
 from typing import ClassVar
@@ -17,6 +16,7 @@ import numpy as np
 
 from .ir import Cell, Graph, Node, make
 from .op import REGISTRY
+from .records import field, record
 from .types import TensorType
 
 ALIGNMENT = 64  # bytes: one cache line, and the widest vector
@@ -32,7 +32,7 @@ class Role(Enum):
     TEMPORARY = "temporary"  # a place in the arena
 
 
-@dataclass(frozen=True, eq=False)
+@record(frozen=True, eq=False)
 class Buffer:
     """Row-major memory of one type.  Identity is the object."""
 
@@ -63,7 +63,7 @@ class Form(Enum):
     ROUTINE = "routine"  # a row algorithm
 
 
-@dataclass(frozen=True, eq=False)
+@record(frozen=True, eq=False)
 class Kernel:
     """One pass over memory.
 
@@ -97,7 +97,7 @@ class Kernel:
         return f"<kernel {self.name} {self.form.value}{list(self.space)}>"
 
 
-@dataclass(frozen=True, eq=False)
+@record(frozen=True, eq=False)
 class Carry:
     """What each run of a loop hands to the next.
 
@@ -116,7 +116,7 @@ class Carry:
     spare: Buffer | None = None
 
 
-@dataclass(frozen=True, eq=False)
+@record(frozen=True, eq=False)
 class Loop:
     """`count` runs of a plan, None where the caller says how many.  Cells hand their values from run to run.
 
@@ -158,7 +158,7 @@ class Loop:
         return next((whole for whole, inside in self.sliced if inside is entry), None)
 
 
-@dataclass(frozen=True, eq=False)
+@record(frozen=True, eq=False)
 class Branch:
     """One of two plans, by a bool buffer.  The operands are the inputs of both, the writes the outputs of both."""
 
@@ -199,7 +199,7 @@ def repeated(plan: Plan) -> Loop:
     return Loop("run", None, plan, sliced=tuple((b, b) for b in (*plan.inputs, *plan.outputs)))
 
 
-@dataclass(frozen=True, eq=False)
+@record(frozen=True, eq=False)
 class Plan:
     """Steps in order, and where each temporary lives."""
 

@@ -271,8 +271,8 @@ class Program:
         new = {}
         for name, cell in names.items():
             array = np.asarray(state[name])
-            if array.shape != cell.array.shape:
-                raise CheckpointError(f"'{name}': expected shape {list(cell.array.shape)}, got {list(array.shape)}")
+            if array.shape != cell.shape:
+                raise CheckpointError(f"'{name}': expected shape {list(cell.shape)}, got {list(array.shape)}")
             new[cell] = array
         for cell, array in new.items():
             cell.array[...] = array

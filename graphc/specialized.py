@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from .errors import GraphError
 from .ir import Graph
 from .origins import at, user_origin
 from .passes.cost import flops
 from .plan import Buffer, Plan
+from .records import NamedTuple, record
 from .runtime.program import Executable, Interpreted
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Memory(NamedTuple):
         return self.cells + self.arena + self.inputs + self.outputs + self.constants + self.scratch
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Specialized:
     """A program for fixed sizes of its open dimensions."""
 
@@ -85,7 +85,7 @@ class Specialized:
 @contextmanager
 def getting_ready(graph: Graph, backend: str, threads: int | None) -> Iterator[None]:
     """What a long step will need, whatever its code is, is made meanwhile on another core."""
-    if backend != "native" or threads == 1 or (len(graph.nodes) < LONG and sum(c.array.size for c in graph.cells()) < LARGE):
+    if backend != "native" or threads == 1 or (len(graph.nodes) < LONG and sum(c.size for c in graph.cells()) < LARGE):
         yield
         return
     from .runtime.native.threads import available_parallelism, prepare

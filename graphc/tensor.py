@@ -136,14 +136,13 @@ class Parameter(Tensor):
     def assign(self, value: Any) -> None:
         """Replaces the value; the shape must be the same, the dtype is converted."""
         given = np.asarray(value)
-        if given.shape != self.cell.array.shape:
-            raise ShapeError(f"assign to '{self.cell.name}': expected shape {list(self.cell.array.shape)}, "
+        if given.shape != self.cell.shape:
+            raise ShapeError(f"assign to '{self.cell.name}': expected shape {list(self.cell.shape)}, "
                              f"got {list(given.shape)}{at(user_origin())}")
         if self.cell.type.dtype.is_integer and given.dtype.kind == "f":
             raise DTypeError(f"assign to '{self.cell.name}': floats do not become {self.cell.type.dtype.name}; "
                              f"convert them yourself{at(user_origin())}")
-        self.cell.array[...] = given
-        self.cell.version += 1
+        self.cell.assign(given)
 
     def item(self) -> Any:
         """The value of a parameter with one element, as a Python number."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from .errors import GraphError
 from .ir import Node, make, topological
 from .op import Kind, Op, Sample
 from .passes.autodiff import grad
+from .records import record
 from .runtime.interpreter import evaluate
 from .tensor import Tensor, placeholder
 from .types import DType, as_dtype, bool_, float32, float64, int32, int64
@@ -93,7 +93,7 @@ def _projected(outputs: Sequence[Tensor], rng: np.random.Generator) -> Tensor:
     return total
 
 
-@dataclass
+@record()
 class _Failure:
     """The worst element: of which input, where, and both gradients there; or a reason of another kind."""
 
@@ -104,7 +104,7 @@ class _Failure:
     reason: str = ""
 
 
-@dataclass
+@record()
 class _Check:
     nodes: list[Node]
     arrays: list[np.ndarray]
@@ -250,7 +250,7 @@ def _compare(name: str, expected: np.ndarray, got: np.ndarray, rtol: float | Non
 FAMILIES: dict[str, tuple[DType, ...]] = {"f": (float64, float32), "i": (int64, int32), "b": (bool_,)}
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Case:
     """Arrays and attributes on which an op can be computed."""
 

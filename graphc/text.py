@@ -133,7 +133,7 @@ class _Writer:
     def cell(self, cell: Cell) -> str:
         """``parameter @w : f32[2]``, the first time with its value where that is small and not zero."""
         text = f"{'parameter' if cell.trainable else 'state'} @{bare(self.cells[cell])} : {cell.type}"
-        if cell not in self.declared and cell.array.size <= SHOWN and cell.array.tobytes().strip(b"\0"):
+        if cell not in self.declared and cell.size <= SHOWN and cell.array.tobytes().strip(b"\0"):
             numbers = format_numbers(cell.array)
             text += f" = {numbers}" if numbers else ""
         self.declared.add(cell)

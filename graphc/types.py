@@ -6,7 +6,6 @@ Knows dtypes, their promotion, and sizes that stay open until a program is speci
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from math import prod
 from typing import Any, Union
@@ -14,9 +13,10 @@ from typing import Any, Union
 import numpy as np
 
 from .errors import DTypeError, GraphError, ShapeError
+from .records import record
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@record(frozen=True, eq=False)
 class DType:
     """An element type: one object each.  `short` is its spelling in text (``f32``), `rank` its place in promotion."""
 
@@ -318,13 +318,14 @@ def format_shapes(shapes: Iterable[Shape]) -> str:
 class TensorType:
     """What a tensor is: element type and shape.  Immutable."""
 
-    __slots__ = ("dtype", "shape")
+    __slots__ = ("_size", "dtype", "shape")
 
     dtype: DType
     shape: Shape
 
     def __init__(self, dtype: DType, shape: Shape) -> None:
         self.dtype, self.shape = dtype, shape
+        self._size: Size | None = None
 
     def __eq__(self, other: object) -> bool:
         return self is other or (isinstance(other, TensorType) and self.dtype is other.dtype and self.shape == other.shape)
@@ -341,7 +342,10 @@ class TensorType:
 
     @property
     def size(self) -> Size:
-        return count(self.shape)
+        """The number of elements."""
+        if self._size is None:
+            self._size = count(self.shape)
+        return self._size
 
     @property
     def is_open(self) -> bool:

@@ -43,6 +43,16 @@ def behind(node: Node) -> Node:
     return node
 
 
+def is_given(node: Node) -> bool:
+    """Inputs, cells and large constants: memory that exists before the step."""
+    if node.op.kind is not Kind.SOURCE:
+        return False
+    if node.op.is_given:
+        return True
+    value = node.attributes.get("value")
+    return value is not None and value.size > EMBEDDED
+
+
 class Assignment:
     """Puts every computed node of a graph into a cluster, its `home`."""
 
@@ -53,17 +63,14 @@ class Assignment:
         self._bases: dict[Node, tuple[Node, ...]] = {}
         self._aligned: dict[Node, frozenset[Node]] = {}
         self.awaiting = any(behind(n) is not n for n in graph.nodes)
+        self.given = frozenset(n for n in graph.nodes if is_given(n))
+        self.by_count: dict[int, list[Cluster]] = {}  # clusters by the elements of their space: that number stays
 
     # -- what a node reads -------------------------------------------------------------------------------------
 
     def is_leaf(self, node: Node) -> bool:
-        """Inputs, cells and large constants: memory that exists before the step."""
-        if node.op.kind is not Kind.SOURCE:
-            return False
-        if node.op.is_given:
-            return True
-        value = node.attributes.get("value")
-        return value is not None and value.size > EMBEDDED
+        """Whether a node of the graph is memory that exists before the step."""
+        return node in self.given
 
     def bases(self, node: Node) -> tuple[Node, ...]:
         """The computed nodes and leaves that one operand reads through views and gathers."""
@@ -144,6 +151,7 @@ class Assignment:
     def start(self, node: Node, form: Form, space: Sequence[Any], axes: tuple[int, ...] = ()) -> Cluster:
         cluster = Cluster(len(self.clusters), form, tuple(space), axes, anchor=node)
         self.clusters.append(cluster)
+        self.by_count.setdefault(cluster.full_count, []).append(cluster)
         self.add(cluster, node, KEPT if form in (Form.ROWS, Form.COLUMNS) else FULL)
         return cluster
 
@@ -156,7 +164,7 @@ class Assignment:
             other = self.home[dependency]
             if other is not cluster:
                 cluster.ancestors |= other.ancestors | 1 << other.number
-        if cluster.ancestors != before:
+        if cluster.ancestors != before and len(cluster.members) > 1:  # nobody depends on a new one
             bit = 1 << cluster.number
             for other in self.clusters:
                 if other.ancestors & bit:
@@ -254,7 +262,7 @@ class Assignment:
         needed = 0
         for d in (*dependencies, *self.awaited(node)):
             needed |= 1 << self.home[d].number
-        for cluster in reversed(self.clusters):
+        for cluster in reversed(self.by_count.get(prod(space), ())):
             if (cluster.form is form and cluster.space == space and cluster.axes == axes and cluster.members
                     and not needed & ~cluster.ancestors
                     and any(not wanted.isdisjoint(self.aligned(m, space)) for m in cluster.members)):

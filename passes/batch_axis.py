@@ -10,14 +10,14 @@ threads, or which op is which.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 from graphc.ir import Graph, Node, inherit, make, topological
 from graphc.op import Kind
 from graphc.ops.contractions import split_spec
 from graphc.ops.loops import formal
+from graphc.records import NamedTuple, field, record
 from graphc.types import TensorType
 from graphc.walk import operands_first
 
@@ -31,7 +31,7 @@ DEEPEST = 50  # nodes that are cut backwards, one because of the other: what lie
 Axes = Sequence[int | None]  # for each operand, the axis along which it is cut; None where a chunk reads the whole
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Part:
     """What a chunk computes of a node.
 
@@ -63,7 +63,7 @@ class Rule(NamedTuple):
     attributes: Mapping[str, Any] | None = None  # with sizes for a chunk, where they differ
 
 
-@dataclass
+@record()
 class Split:
     """What is known of a step's nodes when its batch is `count` chunks.
 

@@ -5,13 +5,13 @@ Knows forms, levels and positions.  Must not know op names, uses or memory.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from math import prod
 
 from graphc.index import Index, linear, variables_for
 from graphc.ir import Node
 from graphc.labels import labels_of
 from graphc.plan import Form
+from graphc.records import field, record
 
 from .cost import flops
 
@@ -25,7 +25,7 @@ PANEL_SHARE = 8  # times as many columns as rows from which threads share the co
 ROW_BYTES = 2048  # a row of a contraction that is kept together until it is finished
 
 
-@dataclass(eq=False)
+@record(eq=False)
 class Cluster:
     """Nodes that one kernel computes.  `number` orders clusters as the graph orders their first nodes."""
 

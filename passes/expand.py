@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from graphc.ir import Graph, Node, inherit, make, rewrite, transform
+from graphc.ir import Graph, Node, inherit, make, rebuild, rewrite, transform
 from graphc.op import Kind
 from graphc.tensor import Tensor
 from graphc.types import Dim, TensorType, substitute
@@ -64,11 +64,11 @@ def specialize(graph: Graph, sizes: Mapping[str, int]) -> Graph:
         return graph
     new: dict[Node, Node] = {}
     for node in graph.nodes:
-        attributes = {name: sized(value, sizes) for name, value in node.attributes.items()}
-        graphs = tuple(specialize(g, sizes) for g in node.graphs)
-        inputs = tuple(new[i] for i in node.inputs)
-        if inputs == node.inputs and attributes == node.attributes and graphs == node.graphs:
-            new[node] = node
+        attributes = {name: sized(value, sizes) for name, value in node.attributes.items()} if node.attributes else {}
+        graphs = tuple(specialize(g, sizes) for g in node.graphs) if node.graphs else ()
+        inputs = tuple([new[i] for i in node.inputs])
+        if attributes == node.attributes and graphs == node.graphs:
+            new[node] = rebuild(node, inputs)
         else:
             new[node] = inherit(make(node.op, inputs, attributes, graphs), node)
     return graph.with_roots([new[r] for r in graph.roots], [new[i] for i in graph.inputs])

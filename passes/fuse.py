@@ -7,12 +7,12 @@ again is cheaper.  Knows kinds, uses and types.  Must not know op names or addre
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from graphc.access import strided
 from graphc.ir import Graph, Node, make_like
 from graphc.op import Kind
 from graphc.plan import Buffer, Form, Kernel, Role, Step, slot
+from graphc.records import field, record
 from graphc.walk import operands_first
 
 from .assign import BARRIERS, FLUID, Assignment, behind, reads
@@ -26,7 +26,7 @@ LEAVES = 2  # large buffers that a recomputed expression may read
 SMALL_PART = 16  # a buffer this many times smaller than the result (a scale, a row's statistics) stays in the cache
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Fused:
     """Steps in no particular order, and which buffer holds which node's value."""
 

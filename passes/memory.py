@@ -10,17 +10,17 @@ from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from operator import itemgetter
 
 from graphc.ir import Cell, Graph
 from graphc.plan import Buffer, Plan, Role, Step, align
+from graphc.records import record
 
 from .fuse import Fused
 from .schedule import Schedule
 
 
-@dataclass
+@record()
 class Life:
     """Steps from the one that writes a buffer to the last one that reads it."""
 

@@ -6,7 +6,6 @@ Knows the order.  Must not know what the passes do inside.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from graphc.ir import Graph, for_each_graph
 from graphc.op import Kind
 from graphc.origins import from_one_line
 from graphc.plan import Plan
+from graphc.records import field, record
 from graphc.types import Dim
 
 from .chunk import chunk
@@ -46,7 +46,7 @@ GRAPH_PASSES: tuple[tuple[str, Callable[[Graph], Graph], str], ...] = (
 )
 
 
-@dataclass
+@record()
 class Pipeline:
     """Runs the passes.  `observe(stage, result)` is called after each one; `seconds` collects their times."""
 

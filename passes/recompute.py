@@ -11,10 +11,10 @@ Prices and segments are tightened until the plan that is really made meets the b
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from graphc.ir import Graph, Node
 from graphc.plan import Plan
+from graphc.records import record
 
 from .fuse import Fused
 from .keeping import History
@@ -26,7 +26,7 @@ ROUNDS = 3  # a fitted graph may be fitted again: its memory waits elsewhere
 LayOut = Callable[[Graph], tuple[Fused, Plan]]
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Recomputed:
     """What a budget cost.
 
@@ -38,7 +38,7 @@ class Recomputed:
     arena: tuple[int, int]  # bytes of temporaries, before and after
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Fitted:
     """A graph, its plan, and what was given for it; `cost` is None where nothing had to be."""
 

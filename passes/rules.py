@@ -9,9 +9,7 @@ and up to the sign of zero where noted; NaN and infinity are respected.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
-from inspect import signature
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -20,11 +18,18 @@ from graphc.op import Kind, Op
 from graphc.ops import elementwise as e
 from graphc.ops.composites import log_softmax, logsumexp, softmax
 from graphc.ops.reductions import sum_
+from graphc.records import record
 from graphc.tensor import Tensor, placeholder
-from graphc.types import DType, float32
+from graphc.types import DType, bool_, float32, int64
 
 
-@dataclass(frozen=True)
+@lru_cache(maxsize=64)
+def symbol(position: int, dtype: DType, rank: int) -> Tensor:
+    """What stands for an operand in patterns: in many of them, as it is what each of them binds anew."""
+    return placeholder(f"operand{position}", (2,) * rank, dtype)
+
+
+@record(frozen=True)
 class Rule:
     """`before(*tensors)` is replaced by `after(*tensors)`.
 
@@ -45,9 +50,8 @@ class Rule:
     @cached_property
     def pattern(self) -> tuple[Node, tuple[Node, ...]]:
         """The left-hand side on symbols of `rank` axes, and those symbols."""
-        names = list(signature(self.before).parameters)
-        dtype: DType | str = "int64" if self.dtypes == "i" else float32
-        symbols = [placeholder(n, (2,) * self.rank, "bool" if i in self.masks else dtype) for i, n in enumerate(names)]
+        dtype = int64 if self.dtypes == "i" else float32
+        symbols = [symbol(i, bool_ if i in self.masks else dtype, self.rank) for i in range(self.before.__code__.co_argcount)]
         return self.before(*symbols).node, tuple(s.node for s in symbols)
 
     @cached_property

@@ -9,10 +9,10 @@ cycle (``w1' = f(w2), w2' = f(w1)``) the new value goes to a temporary and is co
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 from graphc.ir import Graph
 from graphc.plan import Buffer, Kernel, Role, Step
+from graphc.records import NamedTuple
 
 from .fuse import Fused
 from .order import least_memory

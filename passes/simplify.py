@@ -80,6 +80,8 @@ def simplify_node(node: Node, inputs: tuple[Node, ...], turned: frozenset[Node] 
     """What becomes of a node on simplified inputs.  turned: the node that reads a contraction transposed computes it so."""
     if not inputs and node.op.kind is Kind.SOURCE:
         return fold_source(node)
+    if node.settled and change is None and inputs == node.inputs and node not in turned:
+        return node
     new = make_like(node, inputs) if inputs != node.inputs else node
     if change is not None:
         new = inherit(change(node, new) or new, node)
@@ -92,10 +94,9 @@ def simplify_node(node: Node, inputs: tuple[Node, ...], turned: frozenset[Node] 
 def settle(node: Node, steps: int = MOST_STEPS) -> Node:
     """What a node becomes when nothing more applies to it, or to what rules put below it; after so many steps it stays."""
     while not node.settled and node.inputs and steps:
-        below = tuple([settle(i, steps - 1) for i in node.inputs])
+        below = tuple([i if i.settled or not i.inputs else settle(i, steps - 1) for i in node.inputs])
         new = rebuild(node, below)
-        for attempt in (fold_constant, simplify_view, sink_expands, simplify_cast, fold_chain, simplify_sum,
-                        absorb_permutes, simplify_by_rules):
+        for attempt in ATTEMPTS.get(new.op.kind, OTHERS):
             found = attempt(new)
             if found is not None and found is not new:
                 new = inherit(found, node)
@@ -123,8 +124,9 @@ def fold_source(node: Node) -> Node | None:
 
 def fold_constant(node: Node) -> Node | None:
     """A small node all of whose inputs are constants becomes one; filled tensors stay an expand of a scalar."""
-    if node.op.kind not in (Kind.MAP, Kind.REDUCE, Kind.VIEW, Kind.CONTRACT, Kind.GATHER):
-        return None
+    for i in node.inputs:
+        if i.op.kind is not Kind.SOURCE and i.op.kind is not Kind.VIEW:
+            return None
     if node.op.kind is Kind.MAP and node.shape and all(splat(i) is not None for i in node.inputs):
         scalars = [constant(splat(i), i.dtype).node for i in node.inputs]
         with np.errstate(all="ignore"):
@@ -141,8 +143,6 @@ def fold_constant(node: Node) -> Node | None:
 
 def simplify_view(node: Node) -> Node | None:
     """Joins views of one kind, drops those that change nothing."""
-    if node.op.kind is not Kind.VIEW:
-        return None
     source, moves = node.inputs[0], node.op.moves
     if moves in (Moves.NOTHING, Moves.REPEATS) and source.shape == node.shape:
         return source
@@ -160,7 +160,7 @@ def simplify_view(node: Node) -> Node | None:
 
 def sink_expands(node: Node) -> Node | None:
     """A map of tensors that repeat one smaller shape is computed once on that shape, then repeated."""
-    if node.op.kind is not Kind.MAP or not node.inputs or not node.shape:
+    if not node.inputs or not node.shape:
         return None
     small: tuple | None = None
     for i in node.inputs:
@@ -247,8 +247,6 @@ def transposed(node: Node) -> Node:
 
 def absorb_permutes(node: Node) -> Node | None:
     """A contraction of a permuted operand reads the operand itself, with its labels permuted."""
-    if node.op.kind is not Kind.CONTRACT:
-        return None
     left, rest = node.attributes["spec"].split(",")
     right, out = rest.split("->")
     operands, labels, changed = list(node.inputs), [left, right], False
@@ -261,3 +259,14 @@ def absorb_permutes(node: Node) -> Node | None:
     if not changed:
         return None
     return contract(Tensor(operands[0]), Tensor(operands[1]), labels[0], labels[1], out).node
+
+
+# What may apply to a node of each kind, in this order.
+OTHERS = (simplify_by_rules,)
+ATTEMPTS = {
+    Kind.MAP: (fold_constant, sink_expands, simplify_cast, fold_chain, simplify_by_rules),
+    Kind.VIEW: (fold_constant, simplify_view, simplify_by_rules),
+    Kind.REDUCE: (fold_constant, simplify_sum, simplify_by_rules),
+    Kind.CONTRACT: (fold_constant, absorb_permutes, simplify_by_rules),
+    Kind.GATHER: (fold_constant, simplify_by_rules),
+}

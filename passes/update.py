@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from graphc.optim import EMA, Optimizer
 from graphc.optim.plateau import ReduceLROnPlateau
 from graphc.optim.schedule import LRScheduler
 from graphc.origins import at, building, phase, user_origin
+from graphc.records import NamedTuple
 from graphc.tensor import Parameter, Tensor, state
 from graphc.types import float64
 
@@ -152,7 +153,7 @@ def _accumulated(gradients: Gradients, k: int, loss: Tensor, schedulers: Sequenc
     means: Gradients = {}
     sums: dict[Parameter, Tensor] = {waiting: where(full, waiting * 0, waiting + 1)}
     for p, gradient in gradients.items():
-        held = state(f"{p.cell.name}.accumulated", np.broadcast_to(np.zeros((), p.cell.array.dtype), p.cell.array.shape))
+        held = state(f"{p.cell.name}.accumulated", np.broadcast_to(np.zeros((), p.cell.type.dtype.numpy), p.cell.shape))
         total = held + gradient
         means[p] = total * (1.0 / k)
         sums[held] = where(full, zeros_like(total), total)

@@ -19,19 +19,20 @@ def verify_graph(graph: Graph) -> None:
     """Every input node is declared, every update has its cell's type; nested graphs are closed and hold no cells."""
     declared = set(graph.inputs)
     for node in graph.nodes:
-        if node.op.kind is Kind.SOURCE and "symbol" in node.attributes and node not in declared:
-            raise GraphError(f"input '{node.attributes['name']}' is read but not declared")
+        if node.op.kind is Kind.SOURCE:
+            if "symbol" in node.attributes and node not in declared:
+                raise GraphError(f"input '{node.attributes['name']}' is read but not declared")
+        elif node.graphs:
+            for inner in node.graphs:
+                if inner.cells():
+                    raise GraphError(f"a graph inside {node.op.name} reads '{inner.cells()[0].name}', which is no operand")
+                verify_graph(inner)
     for cell, value in graph.updates:
         if value.type != cell.type:
             raise GraphError(f"the update of '{cell.name}' is {value.type}, the cell holds {cell.type}")
     cells = [cell for cell, _ in graph.updates]
     if len(set(cells)) != len(cells):
         raise GraphError("a cell is updated twice")
-    for node in graph.nodes:
-        for inner in node.graphs:
-            if inner.cells():
-                raise GraphError(f"a graph inside {node.op.name} reads '{inner.cells()[0].name}', which is no operand")
-            verify_graph(inner)
 
 
 def spans(plan: Plan, buffer: Buffer) -> tuple[object, int, int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from graphc.runtime.native.target import Target, describe, host, with_matrix_uni
 
 import graphc
 from graphc import nn, optim
+from graphc.records import replace
 from tests.test_native_contract import (
     PARAMETERS,
     SIGNATURE,

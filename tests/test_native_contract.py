@@ -8,7 +8,6 @@ import math
 import random
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 
 import llvmlite.binding as llvm
 import numpy as np
@@ -29,6 +28,8 @@ from graphc.runtime.native.contract import (
 from graphc.runtime.native.emit import Function, Module
 from graphc.runtime.native.target import Target, describe, host
 from graphc.runtime.native.values import Value, constant, i64
+
+from graphc.records import record, replace
 
 DTYPES = {"float": np.float32, "double": np.float64, "i32": np.int32, "i64": np.int64}
 PARAMETERS = [("a", "ptr"), ("b", "ptr"), ("c", "ptr"), ("scratch", "ptr"), ("thread", "i64"), ("threads", "i64")]
@@ -97,7 +98,7 @@ class Operand:
         self.pointer = self.memory.ctypes.data + first * self.memory.itemsize
 
 
-@dataclass
+@record()
 class Case:
     """A contraction, and what to do with its tiles: "plain" direct store, "finish" store_to, "twice" 2 x + 1."""
 

@@ -7,7 +7,7 @@ import itertools
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -30,6 +30,7 @@ from graphc.ir import Graph, Node, make
 from graphc.methods import FUNCTIONS as g
 from graphc.op import REGISTRY, Kind
 from graphc.plan import Buffer, Form, Kernel, Role, slot
+from graphc.records import replace
 from graphc.tensor import Tensor
 from graphc.types import TensorType, as_dtype
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +16,7 @@ from graphc.runtime.native.target import Target, host, with_matrix_unit
 from graphc.runtime.native.threads import Pool
 from graphc.runtime.native.values import SIZES, Value, i64, vector
 
+from graphc.records import replace
 from tests.test_native_contract import Case, Operand, doubled, load_hooks, matmul, reference, targets
 
 THREADS = 3

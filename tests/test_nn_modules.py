@@ -410,3 +410,22 @@ def test_parameters_as_one_vector_and_back() -> None:
     np.testing.assert_array_equal(net.bias.numpy(), [6, 7, 8])
     with pytest.raises(graphc.ShapeError):
         nn.utils.vector_to_parameters(np.arange(8), net.parameters())
+
+
+def test_large_initial_values_are_those_of_one_sequence_whoever_is_asked_first_and_not_drawn_where_others_are_loaded() -> None:
+    draws = np.random.default_rng(5)
+    wanted = [draws.uniform(-bound, bound, shape).astype(np.float32) for bound, shape in
+              ((0.1, (200, 100)), (0.1, (200,)), (200 ** -0.5, (90, 200)), (200 ** -0.5, (90,)))]
+    for order in ((0, 1, 2, 3), (3, 2, 1, 0), (2, 0, 3, 1)):
+        graphc.manual_seed(5)
+        made = list(nn.Sequential(nn.Linear(100, 200), nn.Linear(200, 90)).parameters())
+        following = nn.Parameter(np.zeros(3))
+        nn.init.normal_(following)
+        for k in order:
+            assert np.allclose(made[k].numpy(), wanted[k], rtol=1e-6, atol=0) and made[k].cell.version > 0
+        assert np.array_equal(following.numpy(), copy.deepcopy(draws).normal(size=3).astype(np.float32))
+    layer = nn.Linear(100, 200)
+    layer.weight.cell.begin(lambda array: pytest.fail("drawn for nothing"))
+    assert layer.weight.shape == (200, 100)
+    layer.load_state_dict({"weight": np.ones((200, 100)), "bias": np.zeros(200)})
+    assert np.array_equal(layer.weight.numpy(), np.ones((200, 100)))

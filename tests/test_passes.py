@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +23,7 @@ from graphc.runtime.plan_interpreter import interpret_loop, interpret_plan
 import graphc
 from graphc.ir import Graph
 from graphc.plan import Form, Kernel, Plan, Role, repeated
+from graphc.records import replace
 from graphc.tensor import Tensor, placeholder
 from graphc.text import format_graph, format_plan, parse
 

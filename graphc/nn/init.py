@@ -15,6 +15,7 @@ import numpy as np
 
 from ..errors import GraphError, ShapeError
 from ..ops.random import generator as initial_generator
+from ..ops.random import numbers_to_come
 from ..origins import at, user_origin
 from ..tensor import Parameter
 
@@ -24,7 +25,7 @@ Fillable = TypeVar("Fillable", bound=Parameter | np.ndarray)
 
 def _shape(target: Parameter | np.ndarray) -> tuple[int, ...]:
     if isinstance(target, Parameter):
-        return target.cell.array.shape
+        return target.cell.shape
     if isinstance(target, np.ndarray):
         return target.shape
     raise GraphError(f"an initialiser fills a parameter, a state or a numpy array, got {type(target).__name__}"
@@ -44,17 +45,30 @@ def _draw(target: Fillable, draw: Callable[[int], np.ndarray]) -> Fillable:
     """Fills with draws, some at a time: the numbers of one large draw, without a second array as large as the target."""
     _shape(target)
     array = target.cell.array if isinstance(target, Parameter) else target
-    flat: Any = array.reshape(-1) if array.flags.c_contiguous else array.flat
-    for start in range(0, array.size, CHUNK):
-        flat[start:start + CHUNK] = draw(min(CHUNK, array.size - start))
+    _draw_into(array, draw)
     if isinstance(target, Parameter):
         target.cell.version += 1
     return target
 
 
+def _draw_into(array: np.ndarray, draw: Callable[[int], np.ndarray]) -> None:
+    flat: Any = array.reshape(-1) if array.flags.c_contiguous else array.flat
+    for start in range(0, array.size, CHUNK):
+        flat[start:start + CHUNK] = draw(min(CHUNK, array.size - start))
+
+
 def uniform_(tensor: Fillable, a: float = 0.0, b: float = 1.0) -> Fillable:
-    """Uniform in [a, b)."""
+    """Uniform in [a, b).  A large parameter is filled when somebody asks for its value: not where others are loaded first."""
     generator = initial_generator()
+    if isinstance(tensor, Parameter) and tensor.cell.size >= CHUNK:
+        known = numbers_to_come(generator, tensor.cell.size)
+        if known is not None:
+            def write(array: np.ndarray) -> None:
+                numbers = known()
+                _draw_into(array, lambda count: numbers.uniform(a, b, count))
+
+            tensor.cell.begin(write)
+            return tensor
     return _draw(tensor, lambda count: generator.uniform(a, b, count))
 
 

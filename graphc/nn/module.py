@@ -324,8 +324,8 @@ class Module:
             raise CheckpointError(f"state_dict does not fit {type(self).__name__}: {'; '.join(said)}"
                                   f"{at(user_origin())}")
         values = {key: value_of(state_dict[key]) for key in own if key in state_dict}
-        wrong = [f"'{key}': expected {list(own[key].cell.array.shape)}, got {list(value.shape)}"
-                 for key, value in values.items() if value.shape != own[key].cell.array.shape]
+        wrong = [f"'{key}': expected {list(own[key].cell.shape)}, got {list(value.shape)}"
+                 for key, value in values.items() if value.shape != own[key].cell.shape]
         if wrong:
             raise ShapeError(f"state_dict does not fit {type(self).__name__}: {'; '.join(wrong)}{at(user_origin())}")
         for key, value in values.items():

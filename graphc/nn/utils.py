@@ -47,12 +47,12 @@ def parameters_to_vector(parameters: Iterable[Tensor]) -> Tensor:
 def vector_to_parameters(vector: np.ndarray, parameters: Iterable[Parameter]) -> None:
     """Assigns consecutive parts of a flat array to the parameters, in order."""
     given, held = np.asarray(vector), list(parameters)
-    wanted = sum(math.prod(p.cell.array.shape) for p in held)
+    wanted = sum(math.prod(p.cell.shape) for p in held)
     if given.shape != (wanted,):
         raise ShapeError(f"vector_to_parameters: {wanted} elements are needed, got shape {list(given.shape)}"
                          f"{at(user_origin())}")
     start = 0
     for parameter in held:
-        size = parameter.cell.array.size
-        parameter.assign(given[start:start + size].reshape(parameter.cell.array.shape))
+        size = parameter.cell.size
+        parameter.assign(given[start:start + size].reshape(parameter.cell.shape))
         start += size

@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import DTypeError
 from ..methods import public
 from ..op import Kind, Op, Sample, define
-from ..tensor import Tensor, TensorLike, apply, as_tensor
+from ..tensor import Tensor, TensorLike, apply, as_tensor, constant
 from ..types import (
     DType,
     DTypeLike,
@@ -59,10 +59,18 @@ def cast(x: TensorLike, dtype: DTypeLike) -> Tensor:
 
 def common(*operands: TensorLike, floating: bool = False, keep_bool: bool = True) -> list[Tensor]:
     """The operands as tensors of one dtype and one shape: casts and expands become nodes of the graph."""
-    if len(operands) == 2 and isinstance(a := operands[0], Tensor) and isinstance(b := operands[1], Tensor):
-        type_ = a.node.type
-        if b.node.type is type_ and type_.dtype.is_float:  # most often nothing needs to be done
-            return [a, b]
+    if len(operands) == 2:  # most often little needs to be done
+        a, b = operands
+        if isinstance(a, Tensor) and a.node.dtype.is_float:
+            if isinstance(b, (int, float)):
+                return [a, expand_to(constant(b, a.node.dtype), a.node.shape)]
+            if isinstance(b, Tensor) and b.node.dtype is a.node.dtype:
+                if not b.node.shape or b.node.shape == a.node.shape:
+                    return [a, expand_to(b, a.node.shape)]
+                if not a.node.shape:
+                    return [expand_to(a, b.node.shape), b]
+        elif isinstance(b, Tensor) and b.node.dtype.is_float and isinstance(a, (int, float)):
+            return [expand_to(constant(a, b.node.dtype), b.node.shape), b]
     given = [as_tensor(o) for o in operands if isinstance(o, (Tensor, np.ndarray))]
     like = given[0] if given else None
     for other in given[1:]:

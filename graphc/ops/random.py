@@ -218,6 +218,22 @@ def generator() -> np.random.Generator:
     return _Global.numpy
 
 
+def numbers_to_come(generator: np.random.Generator, count: int) -> Callable[[], np.random.Generator] | None:
+    """Skips so many of the generator's 64-bit numbers; returns what makes a generator of them, None where it cannot skip."""
+    source: Any = generator.bit_generator
+    state = source.state
+    if type(source) is not np.random.PCG64 or state["has_uint32"]:  # half of a number, which skipping would lose
+        return None
+    source.advance(count)
+
+    def then() -> np.random.Generator:
+        again = np.random.PCG64(0)
+        again.state = state
+        return np.random.Generator(again)
+
+    return then
+
+
 def fresh_seed() -> int:
     """A seed for a random state, from the global generator."""
     return int(generator().integers(0, 1 << 62))

@@ -18,7 +18,7 @@ from ..errors import GraphError
 from ..ir import Node, make, make_like, next_number, substitute
 from ..methods import FUNCTIONS, public
 from ..op import Kind, Op, Sample, define
-from ..origins import at, building, phase, scope, user_origin
+from ..origins import at, user_origin
 from ..tensor import Tensor, apply, as_tensor, placeholder
 from ..types import TensorType
 from ..walk import operands_first
@@ -41,7 +41,7 @@ def computed_again(roots: Sequence[Node], instead: Mapping[Node, Node]) -> list[
 
     What layers attached to the original (`updating`) belongs to the first computation alone.
     """
-    new = dict(instead)
+    new, before = dict(instead), next_number()
     for node in operands_first(roots, lambda n: () if n in instead else reversed(n.inputs)):
         if node in new:
             continue
@@ -49,9 +49,9 @@ def computed_again(roots: Sequence[Node], instead: Mapping[Node, Node]) -> list[
             new[node] = new[node.inputs[0]]
             continue
         inputs = [new[i] for i in node.inputs]
-        with building(phase, "gradient"), building(scope, node.scope):
-            made = make_like(node, inputs) if inputs != list(node.inputs) else node
-        made.origins = made.origins if made is node else node.origins
+        made = make_like(node, inputs) if inputs != list(node.inputs) else node
+        if made.number > before:
+            made.phase = "gradient"
         new[node] = made
     return [new[root] for root in roots]
 

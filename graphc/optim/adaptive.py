@@ -113,7 +113,7 @@ class Adafactor(Optimizer):
         least = float(np.finfo(w.dtype.numpy).eps) if least is None else least
         t = self.step_number
         new_share = t ** group.beta2_decay
-        root_size = math.sqrt(w.cell.array.size)
+        root_size = math.sqrt(w.cell.size)
         rate = minimum(group.lr, rsqrt(t)) * maximum(norm(w) / root_size, least_scale)
         start = w * (1.0 - group.lr * group.weight_decay) if group["weight_decay"] else w
         if w.ndim > 1:
@@ -191,7 +191,7 @@ class Muon(Optimizer):
         new = momentum * buffer + (1.0 - momentum) * g
         direction = g + momentum * (new - g) if group["nesterov"] else new
         orthogonal = orthogonalize(direction, group.ns_coefficients, group.ns_steps, group.eps)
-        rows, columns = (int(s) for s in w.cell.array.shape)
+        rows, columns = (int(s) for s in w.cell.shape)
         if group["adjust_lr_fn"] == "match_rms_adamw":
             scale = 0.2 * math.sqrt(max(rows, columns))
         else:

@@ -76,7 +76,7 @@ class EMA:
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Restores what `state_dict` gave; CheckpointError where the shapes differ."""
         arrays = [np.asarray(a) for a in state_dict["shadow"]]
-        if [a.shape for a in arrays] != [s.cell.array.shape for s in self.shadow]:
+        if [a.shape for a in arrays] != [s.cell.shape for s in self.shadow]:
             raise CheckpointError("the averages in the state are of other shapes than these parameters")
         for shadow, array in zip(self.shadow, arrays, strict=True):
             shadow.assign(array)

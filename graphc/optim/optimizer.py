@@ -7,13 +7,14 @@ passes, or any particular rule: a rule is `Optimizer.update`, and a user's own i
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 
 from ..errors import CheckpointError, DTypeError, GraphError, ShapeError
 from ..ir import Cell
-from ..origins import at, building, phase, user_origin
+from ..origins import at, building, from_one_line, is_own, phase, user_origin
 from ..tensor import Parameter, Tensor, state
 from ..types import float64
 
@@ -216,8 +217,8 @@ class Optimizer:
         """
         key = (w.cell, name)
         if key not in self._slots:
-            shape = w.cell.array.shape if shape is None else tuple(shape)
-            value = np.broadcast_to(np.asarray(init, dtype=w.cell.array.dtype), shape)
+            shape = w.cell.shape if shape is None else tuple(shape)
+            value = np.broadcast_to(np.asarray(init, dtype=w.cell.type.dtype.numpy), shape)
             self._slots[key] = state(f"{w.cell.name}.{name}", value)
             if key in self._loaded:
                 self._restore(self._slots[key], self._loaded.pop(key), name)
@@ -244,7 +245,7 @@ class Optimizer:
         """
         by_cell = {p.cell: g for p, g in gradients.items()}
         result: dict[Parameter, Tensor] = {}
-        with building(phase, "update"):
+        with building(phase, "update"), from_one_line() if is_own(type(self).update) else nullcontext():
             for group in self.param_groups:
                 group.freeze()
                 for w in group.params:
@@ -325,9 +326,9 @@ class Optimizer:
                     values[cell, name] = np.asarray(value)
         for (cell, name), value in values.items():
             target = self._find(cell, name)
-            if target is not None and target.cell.array.shape != value.shape:
+            if target is not None and target.cell.shape != value.shape:
                 raise CheckpointError(f"'{name}' of '{cell.name}': the state has {list(value.shape)}, expected "
-                                      f"{list(target.cell.array.shape)}")
+                                      f"{list(target.cell.shape)}")
         for group, given in zip(self.param_groups, groups, strict=True):
             for key, value in given.items():
                 if key != "params" and key in (*group, *BOOKKEEPING):
@@ -349,9 +350,9 @@ class Optimizer:
 
     def _restore(self, target: Parameter, value: Any, name: str) -> None:
         array = np.asarray(value)
-        if array.shape != target.cell.array.shape:
+        if array.shape != target.cell.shape:
             raise CheckpointError(f"the loaded '{name}' is {list(array.shape)}, expected "
-                                  f"{list(target.cell.array.shape)}")
+                                  f"{list(target.cell.shape)}")
         target.assign(array)
 
     def __repr__(self) -> str:

@@ -7,10 +7,10 @@ no lane asks for is never touched.  Must not know ops, or how an element that is
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 from graphc.index import Index, linear
 from graphc.ir import Node
+from graphc.records import NamedTuple
 
 from .indices import GuardKey, Indices
 from .values import Value, constant, vector

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from functools import lru_cache
+
+from graphc.records import record, replace
 
 Axes = tuple[tuple[int, int], ...]  # (size, stride in elements), outermost first
 
@@ -16,7 +17,7 @@ LEAST_PIECE, LARGEST_STEP = 4, 4  # lines that are copied a vector at a time: so
 LEAST_RUN = 8  # neighbours in k that are worth transposing in registers
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Contraction:
     """``C[batch, m, n] = sum over k of A[batch, m, k] * B[batch, k, n]``: a group is several axes, outermost first.
 

@@ -7,7 +7,6 @@ Knows sizes, strides, registers and caches.  Must not know LLVM or how the code 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from graphc.runtime.native.axes import Contraction, adjacent, run, split_evenly, still
@@ -39,6 +38,7 @@ from graphc.runtime.native.target import Target
 from graphc.runtime.native.values import SIZES
 
 from graphc.plan import align
+from graphc.records import field, record, replace
 
 THIN_DEPTH = 32  # k of the blocks in which few rows read a large B
 DEEP, DEEP_SHARE = 1024, 4  # k of the blocks of few columns; the part (one in so many) of the second-level cache they may take
@@ -57,7 +57,7 @@ LOW_ROWS = 8  # of tiles that are equal, where they could have more: with much f
 LEAST_SUMS, MANY_SUMS = 12, 20  # registers of sums in a tile that keep multiply-add busy, and other instructions few
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@record(frozen=True, kw_only=True, eq=False)
 class Tiles:
     """Row tiles, into which segments are cut evenly; panels of whole registers; and what is packed for them."""
 
@@ -74,7 +74,7 @@ class Tiles:
     overlapped: bool  # a tile is finished while the next one is summed
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@record(frozen=True, kw_only=True, eq=False)
 class Depth:
     """Blocks of k."""
 
@@ -85,7 +85,7 @@ class Depth:
     b_run: int
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@record(frozen=True, kw_only=True, eq=False)
 class Blocks:
     """Blocks of row tiles and panels, and the side that threads share out."""
 
@@ -98,7 +98,7 @@ class Blocks:
     fetched: int = 0  # lines of the next tile's rows that are fetched beside each panel
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@record(frozen=True, kw_only=True, eq=False)
 class Sharing:
     """How threads balance the work: each begins with most of its share of the units, whoever is free takes the rest."""
 
@@ -109,18 +109,18 @@ class Sharing:
     most_threads: int = 1  # more of them share out everything beforehand, and so does one
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@record(frozen=True, kw_only=True, eq=False)
 class Scratch:
     """What is where in a thread's memory."""
 
     a_line: int  # elements
     row_tile_bytes: int  # of a row tile and of a panel, packed, of one block of k
     panel_bytes: int
-    regions: dict[str, int] = field(hash=False, compare=False)
+    regions: dict[str, int] = field(compare=False)
     scratch_bytes: int = 0
 
 
-@dataclass(frozen=True, kw_only=True)
+@record(frozen=True, kw_only=True)
 class Blocking(Extent, Rows, Sums, Tiles, Depth, Blocks, Sharing, Scratch):
     """Every decision about one contraction; lengths in elements unless said otherwise."""
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import stat
 import struct
@@ -22,14 +21,15 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import llvmlite
 import numpy
 from graphc.runtime.native.target import Target
+
+from graphc.records import NamedTuple, field, record
 
 MAGIC = b"graphc\x00\x01"  # the last byte is the version of the file format
 HEADER = struct.Struct("<8s32s32sQQ")  # magic, key, SHA-256 of the payload, bytes of metadata, bytes of data
@@ -112,15 +112,15 @@ def key(kind: str, content: str | bytes, target: Target, level: int) -> bytes:
     return digest.digest()
 
 
-@dataclass
+@record()
 class Cache:
     """One folder of entries, at most `limit` bytes in all; the least recently used go first."""
 
     folder: Path
     limit: int = LIMIT
-    _total: int | None = field(default=None, repr=False)
-    _stores: int = field(default=0, repr=False)
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _total: int | None = None
+    _stores: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def lookup(self, key: bytes) -> Entry | None:
         """The entry under this key; None where there is none, or none that can be trusted.  Damaged ones go."""
@@ -144,6 +144,8 @@ class Cache:
 
     def store(self, key: bytes, data: bytes, meta: dict[str, Any] | None = None) -> bool:
         """Keep an object and its metadata (JSON values); whether it was kept.  Readers never see half an entry."""
+        import json  # loads with the first entry: without a cache nothing asks for it
+
         payload = json.dumps(meta or {}, separators=(",", ":")).encode()
         content = HEADER.pack(MAGIC, key, hashlib.sha256(payload + data).digest(), len(payload), len(data))
         content += payload + data
@@ -264,5 +266,7 @@ def _decode(content: bytes, key: bytes) -> Entry | None:
         return None
     if hashlib.sha256(body).digest() != digest:
         return None
+    import json
+
     meta = json.loads(body[:meta_bytes])
     return Entry(meta, body[meta_bytes:]) if isinstance(meta, dict) else None

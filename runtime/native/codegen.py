@@ -17,11 +17,13 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import llvmlite.binding as llvm
 from graphc.runtime.native.target import Target
 from llvmlite.binding import ffi
+
+from graphc.records import NamedTuple
 
 SWITCHABLE = (22,)  # versions of LLVM whose command-line options may be set again and again
 

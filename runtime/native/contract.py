@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import lru_cache
-from typing import NamedTuple
 
 from graphc.runtime.native.axes import Axes, Contraction, adjacent, merge, pieces_run, swapped
 from graphc.runtime.native.blocking import Blocking, choose_blocking
@@ -29,6 +28,7 @@ from graphc.runtime.native.tile_operands import Load, flat_offset
 from graphc.runtime.native.tiles import Finish, Prefetch, Tile, TileLoops
 
 from graphc.plan import align
+from graphc.records import NamedTuple
 
 __all__ = ["Contraction", "Finish", "FinishVector", "Load", "Prefetch", "Tile", "emit_contraction", "lanes_along_k",
            "scratch_bytes", "store_to", "store_vector_to", "tile_parts"]

@@ -6,15 +6,15 @@ result.  Each sum has a fixed number of partial sums, one per lane, added in a f
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from graphc.runtime.native.emit import Carried, Function
 from graphc.runtime.native.microkernel import multiply_add, plus
 from graphc.runtime.native.target import Target
 from graphc.runtime.native.values import Value, i64, vector
 
+from graphc.records import record
 
-@dataclass(frozen=True)
+
+@record(frozen=True)
 class DotTile:
     """`rows` by `columns` dot products of length `count`, together whole registers of sums."""
 

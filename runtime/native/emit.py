@@ -11,6 +11,8 @@ from contextlib import contextmanager
 
 from .values import SIZES, Number, Value, constant, element, i64, lane_numbers, literal, mangled, vector
 
+new_tuple = tuple.__new__
+
 
 class Module:
     """A translation unit: functions, declarations, global constants.
@@ -30,8 +32,8 @@ class Module:
     def table(self, values: Sequence[Number], scalar: str) -> Value:
         """A pointer to a constant array; equal arrays are shared."""
         spelled = map(str, map(int, values)) if scalar == "i64" else (literal(v, scalar) for v in values)  # many are offsets
-        body = ", ".join([f"{scalar} {v}" for v in spelled])
-        text = f"private unnamed_addr constant [{len(values)} x {scalar}] [{body}], align 64"
+        body = f", {scalar} ".join(spelled)
+        text = f"private unnamed_addr constant [{len(values)} x {scalar}] [{scalar} {body}], align 64"
         name = self.globals.setdefault(text, f"@table.{len(self.globals)}")
         return Value(name, "ptr")
 
@@ -105,9 +107,10 @@ class Function:
 
     def emit(self, text: str, type_: str) -> Value:
         """One instruction with a result."""
-        name = self.fresh()
+        self.count += 1
+        name = f"%v{self.count}"
         self.lines.append(f"  {name} = {text}")
-        return Value(name, type_)
+        return new_tuple(Value, (name, type_))  # thousands of them: half the time of Value(...)
 
     def do(self, text: str) -> None:
         """One instruction without a result."""

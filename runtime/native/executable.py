@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ import numpy as np
 
 from graphc.ir import Graph
 from graphc.plan import Plan, Role, repeated
+from graphc.records import replace
 
 from . import cache, jit, memory, threads
 from .calls import bind_call

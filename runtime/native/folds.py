@@ -10,15 +10,14 @@ meet in shared memory and are joined in order.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from math import prod
-from typing import NamedTuple
 
 from graphc.garbage import remembered
 from graphc.index import Index, linear, unravel
 from graphc.ir import Node
 from graphc.op import Fold, Kind
 from graphc.plan import Form, Kernel, align
+from graphc.records import NamedTuple, record
 
 from .addresses import LLVM, row_major
 from .loops import State, Work, across_lanes
@@ -107,7 +106,7 @@ def passes_of(kernel: Kernel) -> Passes:
                   kept_axes, axes, kept_count, reduced_count)
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Chunks:
     """How a long reduction is cut: the same for any number of threads."""
 

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any
 
 from graphc.index import Index, Variable, linear, unravel
 from graphc.ir import Node
 from graphc.op import Kind
 from graphc.plan import Kernel
+from graphc.records import NamedTuple, record
 
 from .elements import Elements
 from .emit import Carried, Function
@@ -69,7 +69,7 @@ def vector_lanes(kernel: Kernel, target: Target) -> int:
     return target.lanes(max(floats or [d.itemsize for d in varying] or [4]))
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Threads:
     """Which share of the work a call does; constants where one thread does everything.
 
@@ -86,7 +86,7 @@ class Threads:
         return self.count.number == 1
 
 
-@dataclass(eq=False)
+@record(eq=False)
 class Work:
     """One kernel while it is written."""
 
@@ -99,8 +99,8 @@ class Work:
     shared: Value
     threads: Threads
     barrier: Callable[[], None]  # writes a barrier
-    full_lanes: int = field(default=0)
-    took_turns: bool = field(default=False)  # since threads last met
+    full_lanes: int = 0
+    took_turns: bool = False  # since threads last met
 
     # -- small helpers -----------------------------------------------------------------------------------------
 

@@ -11,10 +11,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from graphc.ir import Graph
 from graphc.plan import Buffer, Loop, Plan
+from graphc.records import NamedTuple
 
 from .codegen import Unit
 from .denormals import restore_denormal_mode, set_denormal_mode

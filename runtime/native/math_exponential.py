@@ -9,11 +9,12 @@ Denormal results of exp and its relatives may be zero; denormal arguments are ex
 from __future__ import annotations
 
 from math import inf, log, nan
-from typing import NamedTuple
 
 from graphc.runtime.native import math_tables as tables
 from graphc.runtime.native.emit import Value
 from graphc.runtime.native.math_arithmetic import Arithmetic
+
+from graphc.records import NamedTuple
 
 
 class Format(NamedTuple):

@@ -6,7 +6,6 @@ Knows sizes, strides, caches and what a matrix unit takes.  Must not know LLVM o
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from functools import lru_cache
 
 from graphc.runtime.native.axes import Axes, Contraction, pieces_run
@@ -14,6 +13,8 @@ from graphc.runtime.native.blocking import LARGE, Blocking, Sharing, choose_bloc
 from graphc.runtime.native.packing import PIECE
 from graphc.runtime.native.pieces import DEPTH, LANES, PIECES, PRODUCTS, REGISTER_BYTES, SIDE
 from graphc.runtime.native.target import Target
+
+from graphc.records import replace
 
 LEAST_PRODUCTS, LEAST_SIDE, LEAST_DEPTH = 1 << 15, 8, 16  # of one member of the batch: less is not worth packing
 BLOCK_K = 256  # k of a packed block, where a sum is longer than

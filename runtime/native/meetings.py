@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from graphc.garbage import remembered
 from graphc.plan import Buffer, Form, Kernel, Loop, Plan, Role, Step, align, bodies, body_key
+from graphc.records import NamedTuple, field, record
 
 from .kernels import SERIAL, element_operations, is_serial, scratch_sizes, takes_turns
 from .sharing import SLOTS
@@ -44,7 +43,7 @@ class Turn(NamedTuple):
     slot: int = 0
 
 
-@dataclass
+@record()
 class Open:
     """What was done since threads last met."""
 

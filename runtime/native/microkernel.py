@@ -7,11 +7,12 @@ A micro-kernel is an internal function shared by every contraction of a module w
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 from graphc.runtime.native.emit import Carried, Function, Module
 from graphc.runtime.native.target import Target
 from graphc.runtime.native.values import SIZES, Value, i64, vector
+
+from graphc.records import NamedTuple
 
 SPACING, SHORT_SPACING = 4, 2  # rows of streams are prefetched every so many k: all at once would stall the loads
 

@@ -7,11 +7,13 @@ Knows sizes, strides, lines and caches.  Must not know tiles, threads, LLVM or h
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from functools import lru_cache
 
 from graphc.runtime.native.axes import Axes, Contraction, adjacent, merge, merge_all, offsets
 from graphc.runtime.native.microkernel import most_rows
 from graphc.runtime.native.target import Target
+
+from graphc.records import record
 
 DEPTH, DEPTH_MOST, DEPTH_LIMIT = 256, 288, 384  # k of a block: usually, where a sum is cut, and up to which it is one block
 WIDE = 8  # bytes of an element from which blocks are less deep, so that a tile of A stays in the first-level cache
@@ -29,7 +31,7 @@ UNFORESEEN, PERIOD = 1024, 4096  # bytes between lines from which no processor f
 TABLE_LIMIT = 4096  # offsets in one table of k offsets
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@record(frozen=True, kw_only=True, eq=False)
 class Extent:
     """A contraction's sizes in elements, and its merged axes."""
 
@@ -54,7 +56,7 @@ class Extent:
         return self.n % self.lanes != 0
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@record(frozen=True, kw_only=True, eq=False)
 class Rows:
     """Equal segments of m, within which offsets are multiples of one stride."""
 
@@ -67,7 +69,7 @@ class Rows:
     c_row: int
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@record(frozen=True, kw_only=True, eq=False)
 class Sums:
     """k: the outer axes select a block, the inner ones run inside it."""
 
@@ -82,6 +84,7 @@ class Sums:
     b_table: tuple[int, ...]
 
 
+@lru_cache(maxsize=512)
 def extent_of(c: Contraction, lanes: int) -> Extent:
     batch, m, n = (math.prod(group) for group in (c.batch, c.m, c.n))
     return Extent(empty=0 in (batch, m, n), batch=batch, m=m, n=n, lanes=lanes, a_batch=merge(c.batch, c.a_batch),
@@ -106,6 +109,7 @@ def rows_of(c: Contraction, plain: bool) -> Rows:
     return Rows(direct=direct, gathered=True, segment=m, a_segments=(), c_segments=(), a_row=a_row, c_row=c_row)
 
 
+@lru_cache(maxsize=512)
 def sums_of(c: Contraction) -> Sums:
     inner = merge_all(c.k, c.a_k, c.b_k)
     outer: list[tuple[int, tuple[int, ...]]] = []

@@ -6,13 +6,13 @@ Knows how to compile one kernel alone.  Must not know how kernels are lowered.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from time import perf_counter
 
 import numpy as np
 
 from graphc.ir import Cell, Graph
 from graphc.plan import Buffer, Kernel, Plan, Role
+from graphc.records import replace
 
 from .executable import Native
 

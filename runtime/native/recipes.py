@@ -23,8 +23,24 @@ from .indices import GuardKey
 from .scopes import LoweringError
 from .values import Value
 
-Key = tuple[Node, tuple[Index, ...], GuardKey]
 ZERO = Index((), 0)
+
+
+class Element(NamedTuple):
+    """Of which node, at which place, read where which guard holds."""
+
+    node: Node
+    indices: tuple[Index, ...]
+    guard: GuardKey
+
+
+class Key(Element):
+    """An element, of which equal ones are one object (`Recipes.key`): it is found by identity."""
+
+    __slots__ = ()
+    __hash__ = object.__hash__
+    __eq__ = object.__eq__
+    __ne__ = object.__ne__
 
 
 class Action(Enum):
@@ -71,6 +87,7 @@ class Recipes:
         self.folded: dict[Node, Index] = {}
         self.steps: dict[Key, Step] = {}
         self.gathered = 0
+        self._keys: dict[tuple[Node, tuple[Index, ...], GuardKey], Key] = {}
 
     def key(self, node: Node, indices: Sequence[Index], guard: GuardKey = ()) -> Key:
         """The element's identity: plain views are looked through."""
@@ -80,7 +97,10 @@ class Recipes:
             if conditions:
                 break
             node, place = node.inputs[0], inner
-        return node, place, guard
+        known = self._keys.get((node, place, guard))
+        if known is None:
+            known = self._keys[node, place, guard] = Key(node, place, guard)
+        return known
 
     def step(self, key: Key) -> Step:
         known = self.steps.get(key)

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 from graphc.index import Term, Variable
 from graphc.ir import Node
+from graphc.records import field, record
 
 from .values import Value
 
@@ -22,7 +22,7 @@ class LoweringError(RuntimeError):
     """A kernel that breaks the rules of its form: a fault of fusion, never of the user's graph."""
 
 
-@dataclass(eq=False)
+@record(eq=False)
 class Scope:
     """One block's knowledge: what variables are, the tail mask, and what has been emitted.
 
@@ -42,14 +42,21 @@ class Scopes:
 
     def __init__(self) -> None:
         self.scopes: list[Scope] = [Scope()]
+        self.known: dict[Any, Value] = {}  # what the scopes remember, inner ones before outer ones
 
     @contextmanager
     def inside(self, scope: Scope) -> Iterator[Scope]:
         self.scopes.append(scope)
+        known = self.known
+        hidden = {key: known[key] for key in scope.memo if key in known}
+        known.update(scope.memo)
         try:
             yield scope
         finally:
             self.scopes.pop()
+            for key in scope.memo:
+                del known[key]
+            known.update(hidden)
 
     @property
     def lane(self) -> Variable | None:
@@ -73,14 +80,11 @@ class Scopes:
         return False
 
     def recall(self, key: Any) -> Value | None:
-        for scope in reversed(self.scopes):
-            value = scope.memo.get(key)
-            if value is not None:
-                return value
-        return None
+        return self.known.get(key)
 
     def remember(self, key: Any, value: Value) -> Value:
-        self.scopes[-1].memo[key] = value
+        """Notes what was not known; it is forgotten where the scope ends, and known again where it is entered again."""
+        self.known[key] = self.scopes[-1].memo[key] = value
         return value
 
     def bound(self, variable: Variable) -> Value | None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import takewhile
-from typing import NamedTuple
 
 from graphc.plan import ALIGNMENT, Branch, Buffer, Carry, Kernel, Loop, Plan, Role, align
+from graphc.records import NamedTuple
 
 from .emit import Function, Module, Value, i64
 from .kernels import emit_kernel

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
 from graphc.runtime.native.matrix_unit import permitted
 
+from graphc.records import record, replace
 
-@dataclass(frozen=True)
+
+@record(frozen=True)
 class Target:
     """Everything that generated code depends on; part of the key of the disk cache."""
 

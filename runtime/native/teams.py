@@ -9,9 +9,8 @@ The numbers were fitted to steps of 7 to 2,000 microseconds on two cores of a se
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from graphc.plan import Buffer, Form, Kernel, Loop, Plan, Step, bodies
+from graphc.records import NamedTuple
 
 from .kernels import element_operations
 from .meetings import step_is_serial

@@ -25,7 +25,7 @@ import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from graphc.runtime.native import cache, calls, jit, memory
@@ -35,6 +35,8 @@ from graphc.runtime.native.once import once
 from graphc.runtime.native.parallel import beside
 from graphc.runtime.native.target import host
 from graphc.runtime.native.workers import emit_barrier, emit_cancelled
+
+from graphc.records import NamedTuple
 
 __all__ = ["Pool", "available_parallelism", "emit_barrier", "emit_cancelled", "shared"]
 

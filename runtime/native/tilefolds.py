@@ -10,15 +10,14 @@ The tiles are the same for any number of threads, and so is the order of every s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from math import prod
-from typing import NamedTuple
 
 from graphc.garbage import remembered
 from graphc.index import Index, linear, unravel
 from graphc.ir import Node
 from graphc.op import Kind
 from graphc.plan import Kernel
+from graphc.records import NamedTuple, replace
 
 from .addresses import Memory
 from .contract import Contraction, Tile, tile_parts

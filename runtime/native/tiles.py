@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
 
 from graphc.runtime.native.axes import Contraction
 from graphc.runtime.native.blocking import Blocking
@@ -16,6 +15,8 @@ from graphc.runtime.native.microkernel import SHORT_SPACING, SPACING, MicroKerne
 from graphc.runtime.native.sharing import Rest, quotient, share, spread, take_turns, takes_turns
 from graphc.runtime.native.target import Target
 from graphc.runtime.native.tile_operands import Load, PackedOperands, flat_offset
+
+from graphc.records import NamedTuple
 
 
 class Tile(NamedTuple):

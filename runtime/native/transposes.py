@@ -13,9 +13,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from math import prod
-from typing import NamedTuple
 
 from graphc.index import Index, linear, unravel, variables_for
+from graphc.records import NamedTuple
 
 from .elements import Elements
 from .emit import Function

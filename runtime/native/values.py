@@ -74,7 +74,8 @@ class Value(NamedTuple):
     @property
     def number(self) -> int | None:
         """The value of an integer constant, None of anything else."""
-        return int(self.name) if self.name.lstrip("-").isdigit() else None
+        name = self.name
+        return None if name[0] == "%" or not name.lstrip("-").isdigit() else int(name)
 
     def __str__(self) -> str:
         return f"{self.type} {self.name}"
@@ -88,6 +89,7 @@ def constant(value: Number, type_: str) -> Value:
     return Value(spelled, type_)
 
 
+@lru_cache(maxsize=1024)
 def i64(value: int) -> Value:
     return Value(str(value), "i64")
 
