@@ -259,6 +259,10 @@ class Function:
         """Mask whose lane i is true where i < remaining (i64)."""
         return self.compare("icmp sgt", self.broadcast(remaining, count), lane_numbers(count))
 
+    def bits_mask(self, bits: Value, count: int) -> Value:
+        """Mask whose lane i is bit i of `bits`."""
+        return self.emit(f"bitcast {self.convert('trunc', bits, f'i{count}')} to <{count} x i1>", vector(count, "i1"))
+
     # -- control -----------------------------------------------------------------------------------------------
 
     def label(self, name: str) -> str:

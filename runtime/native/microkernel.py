@@ -6,7 +6,7 @@ A micro-kernel is an internal function shared by every contraction of a module w
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from graphc.runtime.native.emit import Carried, Function, Module
@@ -101,7 +101,7 @@ def tile_function(module: Module, target: Target, kernel: MicroKernel) -> str:
     a, b, start, start_stride, out, out_stride, count, accumulate, tail, a_table, b_table, streams = f.parameters
     mask = f.lane_mask(tail, tile.lanes) if kernel.masked else None
     walk = Walk(f, target, kernel, a, b, a_table, b_table, count, mask)
-    sums = walk.all_beside(streams) if kernel.streams else walk.all()
+    sums = sums_beside(walk, streams) if kernel.streams else walk.all()
     write_sums(f, kernel, sums, accumulate, start, start_stride, out, out_stride, mask)
     return name
 
@@ -116,6 +116,7 @@ class Walk:
         self.strides = (kernel.b_k, kernel.a_k)
         # what tells the end: B's pointer, or A's; else the count
         self.guide = None if None in self.strides else next((i for i, stride in enumerate(self.strides) if stride), None)
+        self.place = 2 if self.guide is None else self.guide  # where in a state it is
         self.end = self.after(self.first(), count)
 
     def first(self) -> list[Value]:
@@ -136,13 +137,13 @@ class Walk:
     def after(self, state: list[Value], count: Value) -> Value:
         """What a state's guide is `count` k later."""
         if self.guide is None:
-            return self.f.add(state[2], count)
+            return self.f.add(state[self.place], count)
         stride = i64(self.strides[self.guide] or 0)
-        return self.f.offset(state[self.guide], self.f.mul(count, stride), self.kernel.tile.dtype)
+        return self.f.offset(state[self.place], self.f.mul(count, stride), self.kernel.tile.dtype)
 
     def goes_on(self, state: list[Value], end: Value) -> Value:
         """Whether the state's guide is not yet at `end`."""
-        return self.f.compare("icmp ne", state[2 if self.guide is None else self.guide], end)
+        return self.f.compare("icmp ne", state[self.place], end)
 
     def all(self) -> list[Value]:
         """The sums over every k."""
@@ -152,28 +153,46 @@ class Walk:
             sums.again = self.goes_on(sums.next, self.end)
         return self.sums(sums.results)
 
-    def all_beside(self, streams: Value) -> list[Value]:
-        """The sums over every k; a row of each stream is fetched before every few of the first k."""
-        f, kernel = self.f, self.kernel
-        pairs = [(f.load(f.offset(streams, i64(2 * s), "i64"), "ptr"), f.load(f.offset(streams, i64(2 * s + 1), "i64"), "i64"))
-                 for s in range(kernel.streams)]
-        last = f.minimum(f.binary("udiv", f.sub(self.count, i64(1)), i64(kernel.spacing)), i64(kernel.tile.rows - 1))
-        outer = Carried([i64(0), *(address for address, _ in pairs), *self.first()])
-        with f.repeat(outer):
-            row, lines, state = outer.values[0], outer.values[1:1 + len(pairs)], outer.values[1 + len(pairs):]
-            for line in lines:
-                for start in range(0, kernel.tile.columns * SIZES[kernel.tile.dtype], CACHE_LINE):
-                    f.prefetch(f.offset(line, i64(start), "i8"), write=True)
-            more = f.compare("icmp slt", row, last)
-            stop = f.select(more, self.after(state, i64(kernel.spacing)), self.end)
-            inner = Carried(state)
-            with f.repeat(inner):
-                inner.next = self.step(inner.values)
-                inner.again = self.goes_on(inner.next, stop)
-            outer.next = [f.add(row, i64(1)), *(f.offset(line, stride, "i8") for line, (_, stride) in
-                                                zip(lines, pairs, strict=True)), *inner.results]
-            outer.again = more
-        return self.sums(outer.results[1 + len(pairs):])
+    def all_beside(self, period: int, events: Value, state: Sequence[Value],
+                   event: Callable[[Sequence[Value]], Sequence[Value]]) -> list[Value]:
+        """The sums over every k; at every `period`-th k, from the first one on, also `event`, so many times at most.
+
+        An event gets the state that the one before returned.  It is a branch in the only loop: loops around the multiply-adds
+        would each carry all sums, which is as much code as the multiply-adds are.
+        """
+        f = self.f
+        first = self.first()
+        never = Value("null", "ptr") if self.guide is not None else i64(-1)
+        some = f.compare("icmp sgt", events, i64(0))
+        carried = Carried([f.select(some, first[self.place], never), events, *state, *first])
+        with f.repeat(carried):
+            before, now = carried.values[:2 + len(state)], carried.values[2 + len(state):]
+            then, on, here = f.label("event"), f.label("on"), f.current
+            f.branch_if(f.compare("icmp eq", now[self.place], before[0]), then, on)
+            f.block(then)
+            after = event(before[2:])
+            left = f.sub(before[1], i64(1))
+            again = f.select(f.compare("icmp sgt", left, i64(0)), self.after(now, i64(period)), never)
+            latch = f.current
+            f.branch(on)
+            f.block(on)
+            carried.next = [*f.either([again, left, *after], latch, before, here), *self.step(now)]
+            carried.again = self.goes_on(carried.next[2 + len(state):], self.end)
+        return self.sums(carried.results[2 + len(state):])
+
+
+def sums_beside(walk: Walk, streams: Value) -> list[Value]:
+    """All sums; at every few k a row of each stream is fetched: at `streams` are addresses and bytes between rows."""
+    f, tile = walk.f, walk.kernel.tile
+    words = [f.load(f.offset(streams, i64(word), "i64"), ("ptr", "i64")[word % 2]) for word in range(2 * walk.kernel.streams)]
+
+    def fetch(lines: Sequence[Value]) -> list[Value]:
+        for line in lines:
+            for start in range(0, tile.columns * SIZES[tile.dtype], CACHE_LINE):
+                f.prefetch(f.offset(line, i64(start), "i8"), write=True)
+        return [f.offset(line, stride, "i8") for line, stride in zip(lines, words[1::2], strict=True)]
+
+    return walk.all_beside(walk.kernel.spacing, i64(tile.rows), words[::2], fetch)
 
 
 def rows_in_memory(target: Target, tile: TileShape) -> range:
