@@ -253,19 +253,14 @@ def step_k(f: Function, target: Target, kernel: MicroKernel, k: Value, a: tuple[
 
 def write_sums(f: Function, kernel: MicroKernel, sums: Sequence[Value], accumulate: Value, start: Value,
                start_stride: Value, out: Value, out_stride: Value, mask: Value | None = None) -> None:
-    """Store the sums at `out`; where `accumulate` holds, added to those at `start`."""
+    """Store the sums at `out`; where `accumulate` holds, added to those at `start`, else to what changes no number."""
     if not kernel.accumulates:
         write_tile(f, kernel.tile, sums, None, None, out, out_stride, mask)
         return
-    add, plain, done = f.label("add"), f.label("plain"), f.label("done")
-    f.branch_if(accumulate, add, plain)
-    f.block(add)
-    write_tile(f, kernel.tile, sums, start, start_stride, out, out_stride, mask)
-    f.branch(done)
-    f.block(plain)
-    write_tile(f, kernel.tile, sums, None, None, out, out_stride, mask)
-    f.branch(done)
-    f.block(done)
+    neutral = -0.0 if kernel.tile.dtype in ("float", "double") else 0  # -0.0 + 0.0 is 0.0, and -0.0 + -0.0 is -0.0
+    row = f.module.table([neutral] * kernel.tile.columns, kernel.tile.dtype)
+    write_tile(f, kernel.tile, sums, f.select(accumulate, start, row), f.select(accumulate, start_stride, i64(0)), out,
+               out_stride, mask)
 
 
 def write_tile(f: Function, tile: TileShape, results: Sequence[Value], start: Value | None, start_stride: Value | None,
