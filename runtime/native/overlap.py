@@ -126,7 +126,7 @@ class OverlappedTiles(TileLoops):
                    a_table: Value, b_table: Value) -> list[Value]:
         """The sums of a tile; meanwhile the tile `before` is finished, and the rows of the streams are fetched."""
         f, g = self.f, self.blocking
-        walk = Walk(f, self.target, self.micro(g.height, g.vectors), a, b, a_table, b_table, count, None)
+        walk = Walk(f, self.target, self.micro(g.height, g.vectors), a, b, a_table, b_table, count)
 
         def event(state: Sequence[Value]) -> list[Value]:
             row, column = self.vector_place(state[0])

@@ -255,7 +255,7 @@ class TileLoops(PackedOperands):
                                for address, stride_ in fetched)]
         tail = f.sub(f.sub(i64(g.n), j0), f.sub(columns, i64(g.lanes)))
         arguments = [a, b, start, stride, result, result_stride, count, accumulate, tail, a_table, b_table,
-                     self.stream_table(streams)]
+                     self.stream_table(streams), columns if g.pack_b else i64(g.b_k or 0)]
         function = self.choose_function(height, columns, len(streams))
         f.do(f"call void {function}({', '.join(map(str, arguments))})")
         if out is None and self.finish and not g.gathers_rows:
@@ -309,4 +309,4 @@ class TileLoops(PackedOperands):
             a_row, a_k = g.k_in_block, 1
         b_k = vectors * g.lanes if g.pack_b else g.b_k
         return MicroKernel(tile, a_row, a_k, b_k, g.masked, g.k_blocks > 1, g.streamed, streams,
-                           SHORT_SPACING if g.far_result else SPACING)
+                           SHORT_SPACING if g.far_result else SPACING, g.streamed and bool(b_k))
