@@ -193,30 +193,41 @@ class Walk:
 
     def all_beside(self, period: int, events: Value, state: Sequence[Value],
                    event: Callable[[Sequence[Value]], Sequence[Value]]) -> list[Value]:
-        """The sums over every k; at every `period`-th k, from the first one on, also `event`, so many times at most.
+        """The sums over every k; after the first k and at every `period`-th from there on also `event`, so many times.
 
-        An event gets the state that the one before returned.  It is a branch in the only loop: loops around the multiply-adds
-        would each carry all sums, which is as much code as the multiply-adds are.
+        They must all be before the last k.  An event gets the state that the one before returned.
+
+        It leaves the loop of the multiply-adds where that would end, and comes back: a loop around that loop would carry all
+        sums, too, which is as much code as the multiply-adds are.
         """
-        f = self.f
-        first = self.first()
-        never = Value("null", "ptr") if self.guide is not None else i64(-1)
+        f, first = self.f, self.first()
+        body, stopped, then, on, done = map(f.label, ("loop", "stop", "event", "on", "end"))
+        before = f.current
         some = f.compare("icmp sgt", events, i64(0))
-        carried = Carried([f.select(some, first[self.place], never), events, *state, *first])
-        with f.repeat(carried):
-            before, now = carried.values[:2 + len(state)], carried.values[2 + len(state):]
-            then, on, here = f.label("event"), f.label("on"), f.current
-            f.branch_if(f.compare("icmp eq", now[self.place], before[0]), then, on)
-            f.block(then)
-            after = event(before[2:])
-            left = f.sub(before[1], i64(1))
-            again = f.select(f.compare("icmp sgt", left, i64(0)), self.after(now, i64(period)), never)
-            latch = f.current
-            f.branch(on)
-            f.block(on)
-            carried.next = [*f.either([again, left, *after], latch, before, here), *self.step(now)]
-            carried.again = self.goes_on(carried.next[2 + len(state):], self.end)
-        return self.sums(carried.results[2 + len(state):])
+        initial = [f.select(some, self.after(first, i64(1)), self.end), events, *state, *first]
+        f.branch(body)
+        f.block(body)
+        phis = [Value(f.fresh(), value.type) for value in initial]
+        place = len(f.lines)
+        f.lines.append("")  # the phis, written when the latch is known
+        (stop, left), had, sums = phis[:2], phis[2:2 + len(state)], phis[2 + len(state):]
+        now = self.step(sums)
+        here = f.current
+        f.branch_if(self.goes_on(now, stop), on, stopped)
+        f.block(stopped)
+        f.branch_if(self.goes_on(now, self.end), then, done)
+        f.block(then)
+        after, less = event(had), f.sub(left, i64(1))
+        further = f.select(f.compare("icmp sgt", less, i64(0)), self.after(now, i64(period)), self.end)
+        latch = f.current
+        f.branch(on)
+        f.block(on)
+        following = [*f.either([further, less, *after], latch, [stop, left, *had], here), *now]
+        f.branch(body)
+        f.lines[place] = "\n".join(f"  {p.name} = phi {p.type} [ {v.name}, %{before} ], [ {n.name}, %{on} ]"
+                                   for p, v, n in zip(phis, initial, following, strict=True))
+        f.block(done)
+        return self.sums(now)
 
 
 def sums_beside(walk: Walk, streams: Value) -> list[Value]:
@@ -230,7 +241,9 @@ def sums_beside(walk: Walk, streams: Value) -> list[Value]:
                 f.prefetch(f.offset(line, i64(start), "i8"), write=True)
         return [f.offset(line, stride, "i8") for line, stride in zip(lines, words[1::2], strict=True)]
 
-    return walk.all_beside(walk.kernel.spacing, i64(tile.rows), words[::2], fetch)
+    spacing = walk.kernel.spacing
+    times = f.binary("udiv", f.add(walk.count, i64(spacing - 2)), i64(spacing))
+    return walk.all_beside(spacing, f.minimum(times, i64(tile.rows)), words[::2], fetch)
 
 
 def rows_in_memory(target: Target, tile: TileShape) -> range:
