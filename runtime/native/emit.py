@@ -11,6 +11,12 @@ from contextlib import contextmanager
 
 from .values import SIZES, Number, Value, constant, element, i64, lane_numbers, literal, mangled, vector
 
+# how instructions begin whose results depend on nothing but their operands
+COMPUTES = tuple(f"{opcode} " for opcode in (
+    "add", "sub", "mul", "udiv", "urem", "sdiv", "srem", "and", "or", "xor", "shl", "lshr", "ashr", "icmp", "fadd", "fsub",
+    "fmul", "fdiv", "fneg", "fcmp", "select", "getelementptr", "insertelement", "extractelement", "shufflevector", "bitcast",
+    "trunc", "zext", "sext", "fptrunc", "fpext", "sitofp", "fptosi"))
+
 
 class Module:
     """A translation unit: functions, declarations, global constants.
@@ -81,6 +87,7 @@ class Function:
         self.lines: list[str] = ["entry:"]
         self.stack_lines: list[str] = []  # allocas belong to the entry block, wherever they are asked for
         self.current = "entry"
+        self.computed: dict[str, Value] = {}  # the instructions of the current block that only compute
         self.count = 0
         self.finished = False
 
@@ -104,10 +111,16 @@ class Function:
         return f"%v{self.count}"
 
     def emit(self, text: str, type_: str) -> Value:
-        """One instruction with a result."""
-        name = self.fresh()
-        self.lines.append(f"  {name} = {text}")
-        return Value(name, type_)
+        """One instruction with a result; the one before where the block has it already and it only computes."""
+        if not text.startswith(COMPUTES):
+            name = self.fresh()
+            self.lines.append(f"  {name} = {text}")
+            return Value(name, type_)
+        value = self.computed.get(text)
+        if value is None:
+            value = self.computed[text] = Value(self.fresh(), type_)
+            self.lines.append(f"  {value.name} = {text}")
+        return value
 
     def do(self, text: str) -> None:
         """One instruction without a result."""
@@ -272,6 +285,7 @@ class Function:
     def block(self, label: str) -> None:
         self.lines.append(f"{label}:")
         self.current = label
+        self.computed = {}
 
     def branch(self, label: str) -> None:
         self.do(f"br label %{label}")
