@@ -13,7 +13,7 @@ from graphc.runtime.native.axes import Contraction
 from graphc.runtime.native.blocking import Blocking
 from graphc.runtime.native.emit import SIZES, Function, Value, constant, i64
 from graphc.runtime.native.microkernel import SHORT_SPACING, SPACING, MicroKernel, TileShape, tile_function
-from graphc.runtime.native.sharing import Rest, quotient, share, spread, take_turns, takes_turns
+from graphc.runtime.native.sharing import Rest, grid_parts, quotient, share, spread, take_turns, takes_turns
 from graphc.runtime.native.target import Target
 from graphc.runtime.native.tile_operands import Load, PackedOperands, flat_offset
 
@@ -126,14 +126,7 @@ class TileLoops(PackedOperands):
         """
         f, g = self.f, self.blocking
         long, short = g.units, g.panels if g.split_rows else g.row_tiles
-        parts = i64(1)
-        for p in (2, 4, 8):
-            if short < p:
-                break
-            divides = f.compare("icmp eq", f.binary("urem", threads, i64(p)), i64(0))
-            fits = f.compare("icmp ule", i64(p * p), threads)
-            few = f.compare("icmp ult", i64(long), f.binary("udiv", f.mul(threads, i64(2)), i64(p)))
-            parts = f.select(f.binary("and", divides, f.binary("or", fits, few)), i64(p), parts)
+        parts = grid_parts(f, threads, long, short)
         others = f.binary("udiv", threads, parts)
         along = share(f, long, f.binary("udiv", thread, parts), others)
         across = share(f, short, f.binary("urem", thread, parts), parts)
