@@ -11,8 +11,8 @@ from contextlib import contextmanager
 
 from .values import SIZES, Number, Value, constant, element, i64, lane_numbers, literal, mangled, vector
 
-# how instructions begin whose results depend on nothing but their operands
-COMPUTES = tuple(f"{opcode} " for opcode in (
+# instructions whose results depend on nothing but their operands
+COMPUTES = frozenset((
     "add", "sub", "mul", "udiv", "urem", "sdiv", "srem", "and", "or", "xor", "shl", "lshr", "ashr", "icmp", "fadd", "fsub",
     "fmul", "fdiv", "fneg", "fcmp", "select", "getelementptr", "insertelement", "extractelement", "shufflevector", "bitcast",
     "trunc", "zext", "sext", "fptrunc", "fpext", "sitofp", "fptosi"))
@@ -112,7 +112,7 @@ class Function:
 
     def emit(self, text: str, type_: str) -> Value:
         """One instruction with a result; the one before where the block has it already and it only computes."""
-        if not text.startswith(COMPUTES):
+        if text.partition(" ")[0] not in COMPUTES:
             name = self.fresh()
             self.lines.append(f"  {name} = {text}")
             return Value(name, type_)
