@@ -44,7 +44,7 @@ THIN_DEPTH = 32  # k of the blocks in which few rows read a large B
 DEEP, DEEP_SHARE = 1024, 4  # k of the blocks of few columns; the part (one in so many) of the second-level cache they may take
 ODD, ODD_ROWS = (3, 5), 64  # vectors of columns of which panels of two would leave one alone; rows for which that counts
 OVERLAPPED_ROWS = 12  # of two vectors: the registers left serve the epilogue of the tile before
-LEAST_OVERLAPPED, LEAST_STEP_K, STEP_K = 8, 3, 4  # rows; k beside which one row of the tile before is finished
+LEAST_OVERLAPPED, LEAST_STEP_K, STEP_K = 8, 3, 2  # rows; k beside which a row, a vector of the tile before is finished
 LONG = 1 << 22  # products of a plain contraction whose code may take more time to compile: about 25 microseconds
 LARGE = 1 << 24  # float32 products of a contraction that threads balance between them: about 100 microseconds
 KEPT_SHARE = 0.5  # of the second-level cache: more of a packed operand would drive out what is used beside it
@@ -126,7 +126,7 @@ class Blocking(Extent, Rows, Sums, Tiles, Depth, Blocks, Sharing, Scratch):
 
     gathers_rows: bool = False  # the tiles of a row meet in scratch, and are finished together
     matrix: bool = False  # in the registers of a matrix unit
-    overlap: int = 0  # k in which a row of the tile before is finished while this one is summed; 0: tiles finish themselves
+    overlap: int = 0  # k in which a vector of the tile before is finished while this one is summed; 0: tiles finish themselves
 
     @property
     def units(self) -> int:
@@ -183,7 +183,7 @@ def choose_blocking(c: Contraction, target: Target, plain: bool, loads: tuple[bo
     least = sums.k_inner - (depth.k_inner_blocks - 1) * depth.k_in_block  # k of the last block
     made = Blocking(**parts, a_line=a_line, row_tile_bytes=row_tile_bytes, panel_bytes=panel_bytes, regions={},
                     gathers_rows=whole_rows and tiles.panels > 1,
-                    overlap=min(STEP_K, (least - 1) // tiles.height) if tiles.overlapped else 0)
+                    overlap=min(STEP_K, (least - 1) // (tiles.height * tiles.vectors)) if tiles.overlapped else 0)
     return with_regions(made, regions_of(made, itemsize, loads[1]))
 
 

@@ -36,6 +36,7 @@ __all__ = ["Contraction", "Finish", "FinishVector", "Load", "Prefetch", "Tile", 
 MISS = 12  # cycles for a line of an operand beyond the cache that no processor foresees
 TURNED, TURNED_NEAR = 1.1, 1.05  # what exchanging the operands must gain; where it is stored and B is in the cache
 DOT_COLUMNS = 8  # up to so many columns dot products pay
+COLUMNS = (("source", "ptr"), ("apart", "i64"), ("rows", "i64"), ("columns", "i64"), ("to", "ptr"), ("stride", "i64"))
 
 
 class Road(NamedTuple):
@@ -243,7 +244,7 @@ def turned_back(finish: Finish, dtype: str, road: Road, memory: Value, target: T
                            tile.row_part, stride))
             return
         if turns_by_vectors(g.lanes, target) and tile.stride % g.lanes == 0:
-            store_columns(f, tile, dtype, g.lanes, lambda column: f.offset(memory, f.mul(column, i64(stride)), dtype))
+            store_columns(f, tile, dtype, g.lanes, memory, i64(stride))
         else:
             with f.loop(i64(0), tile.rows) as row, f.loop(i64(0), tile.columns) as column:
                 value = f.load(f.offset(tile.pointer, f.add(f.mul(row, i64(tile.stride)), column), dtype), dtype)
@@ -297,20 +298,30 @@ def stores_columns(c: Contraction, lanes: int, target: Target) -> bool:
     return adjacent(merge(c.m, c.c_m)) and not adjacent(merge(c.n, c.c_n)) and turns_by_vectors(lanes, target)
 
 
-def store_columns(f: Function, tile: Tile, dtype: str, lanes: int, place: Callable[[Value], Value]) -> None:
+def store_columns(f: Function, tile: Tile, dtype: str, lanes: int, to: Value, stride: Value) -> None:
+    """Store each column of a tile as a row, `stride` elements apart: one function for all tiles of a type."""
+    name = f"columns.{dtype}.{lanes}"
+    if name not in f.module.functions:
+        own = f.module.function(name, COLUMNS, attributes="noinline nounwind")
+        *square, first, step = own.parameters
+        turn_squares(own, *square, dtype, lanes, lambda column: own.offset(first, own.mul(column, step), dtype))
+    f.call(name, [tile.pointer, i64(tile.stride), tile.rows, tile.columns, to, stride])
+
+
+def turn_squares(f: Function, source: Value, stride: Value, row_count: Value, columns: Value, dtype: str, lanes: int,
+                 place: Callable[[Value], Value]) -> None:
     """Store each column of a tile as a row, at `place(column)`: squares of `lanes` elements are turned in registers.
 
     Rows of the tile hold whole vectors; what is beyond its columns is read, and not stored.
     """
-    with f.loop(i64(0), tile.rows, lanes) as row:
-        rows, last = f.sub(tile.rows, row), f.sub(tile.rows, i64(1))
-        lines = [f.offset(tile.pointer, f.mul(f.minimum(f.add(row, i64(r)), last), i64(tile.stride)), dtype)
-                 for r in range(lanes)]
-        with f.loop(i64(0), tile.columns, lanes) as first:
+    with f.loop(i64(0), row_count, lanes) as row:
+        rows, last = f.sub(row_count, row), f.sub(row_count, i64(1))
+        lines = [f.offset(source, f.mul(f.minimum(f.add(row, i64(r)), last), stride), dtype) for r in range(lanes)]
+        with f.loop(i64(0), columns, lanes) as first:
             square = [f.load(f.offset(line, first, dtype), f"<{lanes} x {dtype}>") for line in lines]
             for j, values in enumerate(transposed(f, square)):
                 column = f.add(first, i64(j))
-                there = f.select(f.compare("icmp slt", column, tile.columns), rows, i64(0))
+                there = f.select(f.compare("icmp slt", column, columns), rows, i64(0))
                 f.masked_store(values, f.offset(place(column), row, dtype), f.lane_mask(there, lanes))
 
 
@@ -325,8 +336,12 @@ def store_to(c_pointer: Value, c: Contraction, target: Target) -> Finish:
         base = f.offset(c_pointer, flat_offset(f, tile.batch, batch_axes), c.dtype)
         if by_columns and tile.stride % lanes == 0:
             base = f.offset(base, tile.i0, c.dtype)
-            store_columns(f, tile, c.dtype, lanes,
-                          lambda column: f.offset(base, flat_offset(f, f.add(tile.j0, column), n_axes), c.dtype))
+            if len(n_axes) == 1:
+                step = i64(n_axes[0][1])
+                store_columns(f, tile, c.dtype, lanes, f.offset(base, f.mul(tile.j0, step), c.dtype), step)
+            else:
+                turn_squares(f, tile.pointer, i64(tile.stride), tile.rows, tile.columns, c.dtype, lanes,
+                             lambda column: f.offset(base, flat_offset(f, f.add(tile.j0, column), n_axes), c.dtype))
             return
         with f.loop(i64(0), tile.rows) as r:
             line = f.offset(base, flat_offset(f, f.add(tile.i0, r), m_axes), c.dtype)

@@ -12,6 +12,11 @@ from contextlib import contextmanager
 from .values import SIZES, Number, Value, constant, element, i64, lane_numbers, literal, mangled, vector
 
 new_tuple = tuple.__new__
+# instructions whose results depend on nothing but their operands
+COMPUTES = frozenset((
+    "add", "sub", "mul", "udiv", "urem", "sdiv", "srem", "and", "or", "xor", "shl", "lshr", "ashr", "icmp", "fadd", "fsub",
+    "fmul", "fdiv", "fneg", "fcmp", "select", "getelementptr", "insertelement", "extractelement", "shufflevector", "bitcast",
+    "trunc", "zext", "sext", "fptrunc", "fpext", "sitofp", "fptosi"))
 
 
 class Module:
@@ -83,6 +88,7 @@ class Function:
         self.lines: list[str] = ["entry:"]
         self.stack_lines: list[str] = []  # allocas belong to the entry block, wherever they are asked for
         self.current = "entry"
+        self.computed: dict[str, Value] = {}  # the instructions of the current block that only compute
         self.count = 0
         self.finished = False
 
@@ -106,11 +112,16 @@ class Function:
         return f"%v{self.count}"
 
     def emit(self, text: str, type_: str) -> Value:
-        """One instruction with a result."""
-        self.count += 1
-        name = f"%v{self.count}"
-        self.lines.append(f"  {name} = {text}")
-        return new_tuple(Value, (name, type_))  # thousands of them: half the time of Value(...)
+        """One instruction with a result; the one before where the block has it already and it only computes."""
+        value = self.computed.get(text)
+        if value is None:
+            self.count += 1
+            name = f"%v{self.count}"
+            self.lines.append(f"  {name} = {text}")
+            value = new_tuple(Value, (name, type_))  # thousands of them: half the time of Value(...)
+            if text.partition(" ")[0] in COMPUTES:
+                self.computed[text] = value
+        return value
 
     def do(self, text: str) -> None:
         """One instruction without a result."""
@@ -262,6 +273,10 @@ class Function:
         """Mask whose lane i is true where i < remaining (i64)."""
         return self.compare("icmp sgt", self.broadcast(remaining, count), lane_numbers(count))
 
+    def bits_mask(self, bits: Value, count: int) -> Value:
+        """Mask whose lane i is bit i of `bits`."""
+        return self.emit(f"bitcast {self.convert('trunc', bits, f'i{count}')} to <{count} x i1>", vector(count, "i1"))
+
     # -- control -----------------------------------------------------------------------------------------------
 
     def label(self, name: str) -> str:
@@ -271,6 +286,7 @@ class Function:
     def block(self, label: str) -> None:
         self.lines.append(f"{label}:")
         self.current = label
+        self.computed = {}
 
     def branch(self, label: str) -> None:
         self.do(f"br label %{label}")

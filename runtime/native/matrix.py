@@ -238,4 +238,4 @@ class MatrixTiles(TileLoops):
                 part = self.at(tile.pointer, i64(r * tile.stride))
                 f.call(tile_function(f.module, self.target, kernel),
                        [self.at(rows, i64(r * a_row)), columns, part, i64(tile.stride), part, i64(tile.stride), count,
-                        f.compare("icmp ne", k_block, i64(0)), i64(LANES), NO_TABLE, NO_TABLE, NO_TABLE])
+                        f.compare("icmp ne", k_block, i64(0)), i64(LANES), NO_TABLE, NO_TABLE, NO_TABLE, i64(self.width)])

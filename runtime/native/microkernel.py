@@ -6,7 +6,7 @@ A micro-kernel is an internal function shared by every contraction of a module w
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from graphc.runtime.native.emit import Carried, Function, Module
 from graphc.runtime.native.target import Target
@@ -31,7 +31,11 @@ class TileShape(NamedTuple):
 
 
 class MicroKernel(NamedTuple):
-    """What a micro-kernel's code depends on.  Strides are in elements; None stands for "read a table of offsets"."""
+    """What a micro-kernel's code depends on.  Strides are in elements; None stands for "read a table of offsets".
+
+    The stride between rows of A has to be in the code: rows with an index for an address take more instructions, 8 % of a
+    tile's time on a core that another one shares.
+    """
 
     tile: TileShape
     a_row: int  # between rows of A
@@ -42,11 +46,12 @@ class MicroKernel(NamedTuple):
     streamed: bool = False  # B comes from the second-level cache: prefetch its lines
     streams: int = 0  # arrays laid out like the tile that will be touched next: prefetch their rows
     spacing: int = SPACING  # k from row to row
+    given: bool = False  # the function gets b_k when it runs: packed panels and a B that is read where it is share it
 
     @property
     def name(self) -> str:
         t = self.tile
-        parts = [t.dtype, f"{t.rows}x{t.vectors}x{t.lanes}", self.a_row, self.a_k, self.b_k,
+        parts = [t.dtype, f"{t.rows}x{t.vectors}x{t.lanes}", self.a_row, self.a_k, "g" if self.given else self.b_k,
                  ("m" if self.masked else "f") + "a" * self.accumulates + "s" * self.streamed + f"{self.streams}"
                  + f"e{self.spacing}" * (self.streams > 0 and self.spacing != SPACING)]
         return "tile." + ".".join(str(p).replace("-", "n").replace("None", "t") for p in parts)
@@ -55,7 +60,7 @@ class MicroKernel(NamedTuple):
 PARAMETERS = (
     ("a", "ptr"), ("b", "ptr"), ("start", "ptr"), ("start_stride", "i64"), ("out", "ptr"), ("out_stride", "i64"),
     ("count", "i64"), ("accumulate", "i1"), ("tail", "i64"), ("a_table", "ptr"), ("b_table", "ptr"),
-    ("streams", "ptr"),
+    ("streams", "ptr"), ("b_k", "i64"),
 )
 
 # k between the prefetch of a line of B and its use: fewer than a cache set has ways, for one set may hold them all
@@ -99,10 +104,10 @@ def tile_function(module: Module, target: Target, kernel: MicroKernel) -> str:
         return name
     tile = kernel.tile
     f = module.function(name, PARAMETERS, attributes="noinline nounwind")
-    a, b, start, start_stride, out, out_stride, count, accumulate, tail, a_table, b_table, streams = f.parameters
+    a, b, start, start_stride, out, out_stride, count, accumulate, tail, a_table, b_table, streams, b_k = f.parameters
     mask = f.lane_mask(tail, tile.lanes) if kernel.masked else None
-    walk = Walk(f, target, kernel, a, b, a_table, b_table, count, mask)
-    sums = walk.all_beside(streams) if kernel.streams else walk.all()
+    walk = Walk(f, target, kernel, a, b, a_table, b_table, count, mask, b_k if kernel.given else None)
+    sums = sums_beside(walk, streams) if kernel.streams else walk.all()
     write_sums(f, kernel, sums, accumulate, start, start_stride, out, out_stride, mask)
     return name
 
@@ -111,12 +116,17 @@ class Walk:
     """The way along k: pointers that advance, and a count of k only where offsets come from a table."""
 
     def __init__(self, f: Function, target: Target, kernel: MicroKernel, a: Value, b: Value, a_table: Value, b_table: Value,
-                 count: Value, mask: Value | None) -> None:
+                 count: Value, mask: Value | None = None, b_k: Value | None = None) -> None:
         self.f, self.target, self.kernel, self.mask = f, target, kernel, mask
         self.a, self.b, self.a_table, self.b_table, self.count = a, b, a_table, b_table, count
-        self.strides = (kernel.b_k, kernel.a_k)
+        along = kernel.b_k, kernel.a_k
+        size = SIZES[kernel.tile.dtype]
+        self.steps = [None if stride is None else i64(stride * size) for stride in along]  # bytes
+        if b_k:
+            self.steps[0] = f.mul(b_k, i64(size))
         # what tells the end: B's pointer, or A's; else the count
-        self.guide = None if None in self.strides else next((i for i, stride in enumerate(self.strides) if stride), None)
+        self.guide = None if None in along else next((i for i, stride in enumerate(along) if stride), None)
+        self.place = 2 if self.guide is None else self.guide  # where in a state it is
         self.end = self.after(self.first(), count)
 
     def first(self) -> list[Value]:
@@ -130,20 +140,49 @@ class Walk:
         """The state after one more k."""
         f = self.f
         k = i64(0) if self.guide is not None else state[2]
-        a, b, sums = step_k(f, self.target, self.kernel, k, (self.a, state[1], self.a_table), (self.b, state[0], self.b_table),
-                            self.sums(state), self.mask)
-        return [b, a, *([f.add(k, i64(1))] if self.guide is None else []), *sums]
+        tables = zip(state[:2], self.steps, (self.b, self.a), (self.b_table, self.a_table), strict=True)
+        b, a = (now if step else f.offset(first, f.load(f.offset(table, k, "i64"), "i64"), self.kernel.tile.dtype)
+                for now, step, first, table in tables)
+        sums = self.products(a, b, self.sums(state))
+        following = (f.offset(now, step, "i8") if step else now for now, step in zip((b, a), self.steps, strict=True))
+        return [*following, *([f.add(k, i64(1))] if self.guide is None else []), *sums]
+
+    def products(self, a: Value, b: Value, sums: Sequence[Value]) -> list[Value]:
+        """The sums with the products of one k, whose first elements are at `a` and `b`."""
+        f, kernel, tile, width = self.f, self.kernel, self.kernel.tile, self.kernel.tile.lanes
+        columns = [read(f, f.offset(b, i64(v * width), tile.dtype), vector(width, tile.dtype),
+                        self.mask if v == tile.vectors - 1 else None) for v in range(tile.vectors)]
+        if kernel.streamed:
+            ahead = f.offset(b, f.mul(self.steps[0] or i64(0), i64(LINES_AHEAD)), "i8")
+            for line in range(0, tile.columns * SIZES[tile.dtype], CACHE_LINE):
+                f.prefetch(f.offset(ahead, i64(line), "i8"))
+        result, in_memory = list(sums), rows_in_memory(self.target, tile)
+
+        def add(r: int, vectors: Iterable[int]) -> None:
+            one = f.broadcast(f.load(f.offset(a, i64(r * kernel.a_row), tile.dtype), tile.dtype), width)
+            for v in vectors:
+                place = r * tile.vectors + v
+                result[place] = multiply_add(f, self.target, one, columns[v], result[place])
+
+        for r in range(tile.rows):
+            add(r, [0] if r in in_memory else range(tile.vectors))
+        for v in range(1, tile.vectors) if in_memory else ():
+            f.load_anew()
+            for r in in_memory:
+                add(r, [v])
+        return result
 
     def after(self, state: list[Value], count: Value) -> Value:
         """What a state's guide is `count` k later."""
         if self.guide is None:
-            return self.f.add(state[2], count)
-        stride = i64(self.strides[self.guide] or 0)
-        return self.f.offset(state[self.guide], self.f.mul(count, stride), self.kernel.tile.dtype)
+            return self.f.add(state[self.place], count)
+        step = self.steps[self.guide]
+        assert step is not None
+        return self.f.offset(state[self.place], self.f.mul(count, step), "i8")
 
     def goes_on(self, state: list[Value], end: Value) -> Value:
         """Whether the state's guide is not yet at `end`."""
-        return self.f.compare("icmp ne", state[2 if self.guide is None else self.guide], end)
+        return self.f.compare("icmp ne", state[self.place], end)
 
     def all(self) -> list[Value]:
         """The sums over every k."""
@@ -153,28 +192,59 @@ class Walk:
             sums.again = self.goes_on(sums.next, self.end)
         return self.sums(sums.results)
 
-    def all_beside(self, streams: Value) -> list[Value]:
-        """The sums over every k; a row of each stream is fetched before every few of the first k."""
-        f, kernel = self.f, self.kernel
-        pairs = [(f.load(f.offset(streams, i64(2 * s), "i64"), "ptr"), f.load(f.offset(streams, i64(2 * s + 1), "i64"), "i64"))
-                 for s in range(kernel.streams)]
-        last = f.minimum(f.binary("udiv", f.sub(self.count, i64(1)), i64(kernel.spacing)), i64(kernel.tile.rows - 1))
-        outer = Carried([i64(0), *(address for address, _ in pairs), *self.first()])
-        with f.repeat(outer):
-            row, lines, state = outer.values[0], outer.values[1:1 + len(pairs)], outer.values[1 + len(pairs):]
-            for line in lines:
-                for start in range(0, kernel.tile.columns * SIZES[kernel.tile.dtype], CACHE_LINE):
-                    f.prefetch(f.offset(line, i64(start), "i8"), write=True)
-            more = f.compare("icmp slt", row, last)
-            stop = f.select(more, self.after(state, i64(kernel.spacing)), self.end)
-            inner = Carried(state)
-            with f.repeat(inner):
-                inner.next = self.step(inner.values)
-                inner.again = self.goes_on(inner.next, stop)
-            outer.next = [f.add(row, i64(1)), *(f.offset(line, stride, "i8") for line, (_, stride) in
-                                                zip(lines, pairs, strict=True)), *inner.results]
-            outer.again = more
-        return self.sums(outer.results[1 + len(pairs):])
+    def all_beside(self, period: int, events: Value, state: Sequence[Value],
+                   event: Callable[[Sequence[Value]], Sequence[Value]]) -> list[Value]:
+        """The sums over every k; after the first k and at every `period`-th from there on also `event`, so many times.
+
+        They must all be before the last k.  An event gets the state that the one before returned.
+
+        It leaves the loop of the multiply-adds where that would end, and comes back: a loop around that loop would carry all
+        sums, too, which is as much code as the multiply-adds are.
+        """
+        f, first = self.f, self.first()
+        body, stopped, then, on, done = map(f.label, ("loop", "stop", "event", "on", "end"))
+        before = f.current
+        some = f.compare("icmp sgt", events, i64(0))
+        initial = [f.select(some, self.after(first, i64(1)), self.end), events, *state, *first]
+        f.branch(body)
+        f.block(body)
+        phis = [Value(f.fresh(), value.type) for value in initial]
+        place = len(f.lines)
+        f.lines.append("")  # the phis, written when the latch is known
+        (stop, left), had, sums = phis[:2], phis[2:2 + len(state)], phis[2 + len(state):]
+        now = self.step(sums)
+        here = f.current
+        f.branch_if(self.goes_on(now, stop), on, stopped)
+        f.block(stopped)
+        f.branch_if(self.goes_on(now, self.end), then, done)
+        f.block(then)
+        after, less = event(had), f.sub(left, i64(1))
+        further = f.select(f.compare("icmp sgt", less, i64(0)), self.after(now, i64(period)), self.end)
+        latch = f.current
+        f.branch(on)
+        f.block(on)
+        following = [*f.either([further, less, *after], latch, [stop, left, *had], here), *now]
+        f.branch(body)
+        f.lines[place] = "\n".join(f"  {p.name} = phi {p.type} [ {v.name}, %{before} ], [ {n.name}, %{on} ]"
+                                   for p, v, n in zip(phis, initial, following, strict=True))
+        f.block(done)
+        return self.sums(now)
+
+
+def sums_beside(walk: Walk, streams: Value) -> list[Value]:
+    """All sums; at every few k a row of each stream is fetched: at `streams` are addresses and bytes between rows."""
+    f, tile = walk.f, walk.kernel.tile
+    words = [f.load(f.offset(streams, i64(word), "i64"), ("ptr", "i64")[word % 2]) for word in range(2 * walk.kernel.streams)]
+
+    def fetch(lines: Sequence[Value]) -> list[Value]:
+        for line in lines:
+            for start in range(0, tile.columns * SIZES[tile.dtype], CACHE_LINE):
+                f.prefetch(f.offset(line, i64(start), "i8"), write=True)
+        return [f.offset(line, stride, "i8") for line, stride in zip(lines, words[1::2], strict=True)]
+
+    spacing = walk.kernel.spacing
+    times = f.binary("udiv", f.add(walk.count, i64(spacing - 2)), i64(spacing))
+    return walk.all_beside(spacing, f.minimum(times, i64(tile.rows)), words[::2], fetch)
 
 
 def rows_in_memory(target: Target, tile: TileShape) -> range:
@@ -192,62 +262,16 @@ def no_sums(tile: TileShape) -> list[Value]:
     return [Value("zeroinitializer", vector(tile.lanes, tile.dtype))] * (tile.rows * tile.vectors)
 
 
-def step_k(f: Function, target: Target, kernel: MicroKernel, k: Value, a: tuple[Value, Value, Value],
-           b: tuple[Value, Value, Value], sums: Sequence[Value], mask: Value | None = None
-           ) -> tuple[Value, Value, list[Value]]:
-    """The products of one k, added to the sums; a and b: (first element, element of this k, table of offsets).
-
-    Returns (element of A of the next k, the same of B, new sums).
-    """
-    tile, width = kernel.tile, kernel.tile.lanes
-    a_now, b_now = a[1], b[1]
-    if kernel.a_k is None:
-        a_now = f.offset(a[0], f.load(f.offset(a[2], k, "i64"), "i64"), tile.dtype)
-    if kernel.b_k is None:
-        b_now = f.offset(b[0], f.load(f.offset(b[2], k, "i64"), "i64"), tile.dtype)
-    columns = [read(f, f.offset(b_now, i64(v * width), tile.dtype), vector(width, tile.dtype),
-                    mask if v == tile.vectors - 1 else None) for v in range(tile.vectors)]
-    if kernel.streamed:
-        ahead = f.offset(b_now, i64(LINES_AHEAD * (kernel.b_k or 0)), tile.dtype)
-        for line in range(0, tile.columns * SIZES[tile.dtype], CACHE_LINE):
-            f.prefetch(f.offset(ahead, i64(line), "i8"))
-    result = list(sums)
-    in_memory = rows_in_memory(target, tile)
-
-    def products(r: int, one: Value, vectors: Iterable[int]) -> None:
-        for v in vectors:
-            place = r * tile.vectors + v
-            result[place] = multiply_add(f, target, one, columns[v], result[place])
-
-    def element(r: int) -> Value:
-        return f.broadcast(f.load(f.offset(a_now, i64(r * kernel.a_row), tile.dtype), tile.dtype), width)
-
-    for r in range(tile.rows):
-        products(r, element(r), [0] if r in in_memory else range(tile.vectors))
-    for v in range(1, tile.vectors) if in_memory else ():
-        f.load_anew()
-        for r in in_memory:
-            products(r, element(r), [v])
-    a_next = a_now if kernel.a_k is None else f.offset(a_now, i64(kernel.a_k), tile.dtype)
-    b_next = b_now if kernel.b_k is None else f.offset(b_now, i64(kernel.b_k), tile.dtype)
-    return a_next, b_next, result
-
-
 def write_sums(f: Function, kernel: MicroKernel, sums: Sequence[Value], accumulate: Value, start: Value,
                start_stride: Value, out: Value, out_stride: Value, mask: Value | None = None) -> None:
-    """Store the sums at `out`; where `accumulate` holds, added to those at `start`."""
+    """Store the sums at `out`; where `accumulate` holds, added to those at `start`, else to what changes no number."""
     if not kernel.accumulates:
         write_tile(f, kernel.tile, sums, None, None, out, out_stride, mask)
         return
-    add, plain, done = f.label("add"), f.label("plain"), f.label("done")
-    f.branch_if(accumulate, add, plain)
-    f.block(add)
-    write_tile(f, kernel.tile, sums, start, start_stride, out, out_stride, mask)
-    f.branch(done)
-    f.block(plain)
-    write_tile(f, kernel.tile, sums, None, None, out, out_stride, mask)
-    f.branch(done)
-    f.block(done)
+    neutral = -0.0 if kernel.tile.dtype in ("float", "double") else 0  # -0.0 + 0.0 is 0.0, and -0.0 + -0.0 is -0.0
+    row = f.module.table([neutral] * kernel.tile.columns, kernel.tile.dtype)
+    write_tile(f, kernel.tile, sums, f.select(accumulate, start, row), f.select(accumulate, start_stride, i64(0)), out,
+               out_stride, mask)
 
 
 def write_tile(f: Function, tile: TileShape, results: Sequence[Value], start: Value | None, start_stride: Value | None,

@@ -1,7 +1,7 @@
 """Contractions whose tiles are finished while the next tile is summed.
 
 The optimizer's square roots and divisions keep the divider busy, and the multiply-adds of a contraction the rest of a
-core; done one after the other, each waits for the other.  Here every few k of a tile's sums also finish one row of the
+core; done one after the other, each waits for the other.  Here every few k of a tile's sums also finish one vector of the
 tile before, which waits in scratch memory; the last tile finishes by itself.
 
 Knows tiles and the order of their loops.  Must not know what finishing is.
@@ -14,8 +14,9 @@ from typing import Protocol
 
 from graphc.runtime.native.axes import Contraction
 from graphc.runtime.native.blocking import Blocking
-from graphc.runtime.native.emit import SIZES, Carried, Function, Value, constant, i64
+from graphc.runtime.native.emit import SIZES, Function, Value, constant, i64
 from graphc.runtime.native.microkernel import CACHE_LINE, Walk, write_sums
+from graphc.runtime.native.sharing import quotient
 from graphc.runtime.native.target import Target
 from graphc.runtime.native.tile_operands import Load
 from graphc.runtime.native.tiles import Finish, Prefetch, Tile, TileLoops
@@ -80,7 +81,9 @@ class OverlappedTiles(TileLoops):
         f = self.f
         self.waiting = Waiting(f, self.blocking.vectors * self.blocking.lanes)
         super().emit(thread, threads)
-        self.waiting.finish(f, self.finish)
+        tile, _ = self.waiting.get()
+        with f.loop(i64(0), f.mul(tile.rows, i64(self.blocking.vectors))) as number:  # nobody follows
+            self.finish_vector(tile, *self.vector_place(number))
 
     def tile_extent(self, row_tile: Value) -> tuple[Value, Value, Value]:
         f, g = self.f, self.blocking
@@ -123,39 +126,27 @@ class OverlappedTiles(TileLoops):
                    a_table: Value, b_table: Value) -> list[Value]:
         """The sums of a tile; meanwhile the tile `before` is finished, and the rows of the streams are fetched."""
         f, g = self.f, self.blocking
-        kernel = self.micro(g.height, g.vectors)
-        walk = Walk(f, self.target, kernel, a, b, a_table, b_table, count, None)
-        begin, joined = f.label("beside"), f.label("joined")
-        initial, alone = walk.first(), f.current
-        f.branch_if(f.compare("icmp sgt", before.rows, i64(0)), begin, joined)
+        walk = Walk(f, self.target, self.micro(g.height, g.vectors), a, b, a_table, b_table, count)
 
-        f.block(begin)
-        whole = g.n % (g.vectors * g.lanes) == 0
-        # one vector after the other in a loop is half the code, but its mask would be made each time
-        together = 1 if whole and g.overlap % g.vectors == 0 else g.vectors
-        masks = [None if whole else f.lane_mask(f.sub(before.columns, i64(v * g.lanes)), g.lanes) for v in range(together)]
-        sums = g.overlap * together // g.vectors
-        beside = Carried([i64(0), *initial])
-        with f.repeat(beside):
-            row, *state = beside.values
-            fetch_row(f, streams, row, g.vectors * g.lanes * SIZES[self.c.dtype])
-            vectors = Carried(state)
-            with f.loop(0, g.vectors * g.lanes, together * g.lanes, vectors) as first:
-                state = vectors.values
-                for v in range(together):
-                    self.vector(f, before, row, f.add(first, i64(v * g.lanes)), masks[v])
-                    for _ in range(sums * v // together, sums * (v + 1) // together):
-                        state = walk.step(state)
-                vectors.next = state
-            after = f.add(row, i64(1))
-            beside.next = [after, *vectors.results]
-            beside.again = f.compare("icmp slt", after, before.rows)
-        done = f.current
-        f.branch(joined)
+        def event(state: Sequence[Value]) -> list[Value]:
+            row, column = self.vector_place(state[0])
+            for address, stride in streams:
+                line = f.offset(address, f.mul(row, i64(stride)), "i8")
+                f.prefetch(self.at(line, column), write=True)
+            self.finish_vector(before, row, column)
+            return [f.add(state[0], i64(1))]
 
-        f.block(joined)
-        rest = Carried(f.either(initial, alone, beside.results[1:], done))
-        with f.repeat(rest):
-            rest.next = walk.step(rest.values)
-            rest.again = walk.goes_on(rest.next, walk.end)
-        return walk.sums(rest.results)
+        return walk.all_beside(g.overlap, f.mul(before.rows, i64(g.vectors)), [i64(0)], event)
+
+    def vector_place(self, number: Value) -> tuple[Value, Value]:
+        """(row, first column) of a vector of a tile."""
+        row, vector = quotient(self.f, number, self.blocking.vectors)
+        return row, self.f.mul(vector, i64(self.blocking.lanes))
+
+    def finish_vector(self, tile: Tile, row: Value, column: Value) -> None:
+        f, g = self.f, self.blocking
+        mask = None
+        if g.n % (g.vectors * g.lanes):
+            bits = f.sub(f.binary("shl", i64(1), tile.columns), i64(1))
+            mask = f.bits_mask(f.binary("lshr", bits, column), g.lanes)
+        self.vector(f, tile, row, column, mask)

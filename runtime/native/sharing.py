@@ -46,6 +46,24 @@ def quotient(f: Function, a: Value, b: int) -> tuple[Value, Value]:
     return high, f.sub(a, f.mul(high, i64(b)))
 
 
+def grid_parts(f: Function, threads: Value, long: int, short: int) -> Value:
+    """In how many parts threads share out the `short` side of a grid: the `long` side gets more, unless it has not so many."""
+    name = "share.parts"
+    if name not in f.module.functions:
+        own = f.module.function(name, (("threads", "i64"), ("long", "i64"), ("short", "i64")), returns="i64",
+                                attributes="noinline nounwind")
+        count, long_, short_ = own.parameters
+        parts = i64(1)
+        for p in (2, 4, 8):
+            divides = own.compare("icmp eq", own.binary("urem", count, i64(p)), i64(0))
+            fits = own.compare("icmp ule", i64(p * p), count)
+            few = own.compare("icmp ult", long_, own.binary("udiv", own.mul(count, i64(2)), i64(p)))
+            enough = own.binary("and", divides, own.compare("icmp ule", i64(p), short_))
+            parts = own.select(own.binary("and", enough, own.binary("or", fits, few)), i64(p), parts)
+        own.ret(parts)
+    return f.call(name, [threads, i64(long), i64(short)], "i64")
+
+
 def maximum(f: Function, a: Value, b: Value) -> Value:
     return b if a.name == f.minimum(a, b).name else f.select(f.compare("icmp sgt", a, b), a, b)
 

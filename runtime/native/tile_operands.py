@@ -15,6 +15,8 @@ from graphc.runtime.native.packing import list_pieces, pack_general, pack_lines,
 from graphc.runtime.native.sharing import maximum, quotient
 from graphc.runtime.native.target import Target
 
+FETCHED_TOGETHER = 8  # lines that are fetched in one turn of a loop: the code of all of them would be long
+
 # The elements of an operand that is computed: (function, flattened index in m or n, in k, in the batch, lanes).  Lanes
 # run along k where the operand's k is one axis of stride 1, else along m or n; 0 lanes ask for one scalar.
 Load = Callable[[Function, Value, Value, Value, int], Value]
@@ -106,15 +108,17 @@ class PackedOperands:
         following = f.add(i0, height)
         if g.a_k == 1:  # lines of memory of every row
             step = LINE // SIZES[self.c.dtype]
+            rows, apart, places = g.height, g.a_row, range(0, g.fetched * step, step)
             start = self.at(a, f.add(f.mul(following, i64(g.a_row)), f.mul(first, i64(step))))
-            for row in range(g.height):
-                for line in range(g.fetched):
-                    f.prefetch(self.at(start, i64(row * g.a_row + line * step)), locality=2)
         else:
-            start = self.at(a, f.add(f.mul(first, i64(g.a_k or 0)), f.mul(following, i64(g.a_row))))
-            for k in range(g.fetched):
-                for element in (0, g.height - 1):
-                    f.prefetch(self.at(start, i64(k * (g.a_k or 0) + element)), locality=2)
+            rows, apart, places = g.fetched, g.a_k or 0, (0, g.height - 1)
+            start = self.at(a, f.add(f.mul(first, i64(apart)), f.mul(following, i64(g.a_row))))
+        each = max(n for n in range(1, rows + 1) if rows % n == 0 and (n == 1 or n * len(places) <= FETCHED_TOGETHER))
+        with f.loop(0, rows, each) as row:
+            line = self.at(start, f.mul(row, i64(apart)))
+            for r in range(each):
+                for place in places:
+                    f.prefetch(self.at(line, i64(r * apart + place)), locality=2)
 
     def fetch_ahead(self, b: Value, k_block: Value, place: Value, j0: Value) -> None:
         """Fetch a part of the next block of B beside the tile at `place` of its panel: some rows, as wide as the panel.

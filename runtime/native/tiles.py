@@ -12,7 +12,7 @@ from graphc.runtime.native.axes import Contraction
 from graphc.runtime.native.blocking import Blocking
 from graphc.runtime.native.emit import SIZES, Function, Value, constant, i64
 from graphc.runtime.native.microkernel import SHORT_SPACING, SPACING, MicroKernel, TileShape, tile_function
-from graphc.runtime.native.sharing import Rest, quotient, share, spread, take_turns, takes_turns
+from graphc.runtime.native.sharing import Rest, grid_parts, quotient, share, spread, take_turns, takes_turns
 from graphc.runtime.native.target import Target
 from graphc.runtime.native.tile_operands import Load, PackedOperands, flat_offset
 
@@ -127,14 +127,7 @@ class TileLoops(PackedOperands):
         """
         f, g = self.f, self.blocking
         long, short = g.units, g.panels if g.split_rows else g.row_tiles
-        parts = i64(1)
-        for p in (2, 4, 8):
-            if short < p:
-                break
-            divides = f.compare("icmp eq", f.binary("urem", threads, i64(p)), i64(0))
-            fits = f.compare("icmp ule", i64(p * p), threads)
-            few = f.compare("icmp ult", i64(long), f.binary("udiv", f.mul(threads, i64(2)), i64(p)))
-            parts = f.select(f.binary("and", divides, f.binary("or", fits, few)), i64(p), parts)
+        parts = grid_parts(f, threads, long, short)
         others = f.binary("udiv", threads, parts)
         along = share(f, long, f.binary("udiv", thread, parts), others)
         across = share(f, short, f.binary("urem", thread, parts), parts)
@@ -256,7 +249,7 @@ class TileLoops(PackedOperands):
                                for address, stride_ in fetched)]
         tail = f.sub(f.sub(i64(g.n), j0), f.sub(columns, i64(g.lanes)))
         arguments = [a, b, start, stride, result, result_stride, count, accumulate, tail, a_table, b_table,
-                     self.stream_table(streams)]
+                     self.stream_table(streams), columns if g.pack_b else i64(g.b_k or 0)]
         function = self.choose_function(height, columns, len(streams))
         f.do(f"call void {function}({', '.join(map(str, arguments))})")
         if out is None and self.finish and not g.gathers_rows:
@@ -310,4 +303,4 @@ class TileLoops(PackedOperands):
             a_row, a_k = g.k_in_block, 1
         b_k = vectors * g.lanes if g.pack_b else g.b_k
         return MicroKernel(tile, a_row, a_k, b_k, g.masked, g.k_blocks > 1, g.streamed, streams,
-                           SHORT_SPACING if g.far_result else SPACING)
+                           SHORT_SPACING if g.far_result else SPACING, g.streamed and bool(b_k))
