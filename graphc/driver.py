@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from .cells import Cell
 from .errors import GraphError
 from .feeds import assign, convert, solve_sizes
 from .garbage import kept_waiting
-from .ir import Cell, Graph, Node, rewrite, substitute, topological
+from .ir import Graph, Node, rewrite, substitute, topological
 from .methods import FUNCTIONS, public
 from .origins import at, user_origin
 from .passes.update import attach_updates

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from .cells import Cell
 from .errors import NumericsError
-from .ir import Cell, Graph, Node
+from .ir import Graph, Node
 from .runtime.interpreter import compute
 
 

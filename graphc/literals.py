@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from .cells import Cell
 from .errors import GraphError
-from .ir import SMALL, Cell
+from .ir import SMALL
 from .tokens import DEPTH, Tokens
 from .types import DTYPES, Dim, DType, Quotient, Size, TensorType
 

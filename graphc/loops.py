@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from .cells import Cell
 from .errors import DTypeError, GraphError, ShapeError
-from .ir import Cell, Node, make, rebuild
+from .ir import Node, make, rebuild
 from .methods import public
 from .op import REGISTRY
 from .ops.bodies import below, close, close_loop, depending, replaced

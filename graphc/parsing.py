@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from .cells import Cell
 from .errors import GraphError
-from .ir import Cell, Graph, Node, make
+from .ir import Graph, Node, make
 from .literals import Scanner
 from .op import REGISTRY, Op
 from .tensor import Symbol, Tensor

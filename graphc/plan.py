@@ -14,7 +14,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from .ir import Cell, Graph, Node, make
+from .cells import Cell
+from .ir import Graph, Node, make
 from .op import REGISTRY
 from .records import field, record
 from .types import TensorType

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from .cells import Cell
 from .errors import DTypeError, GraphError, ShapeError
-from .ir import Cell, Graph, Node, make
+from .ir import Graph, Node, make
 from .methods import FUNCTIONS, Methods, TensorLike
 from .op import REGISTRY, Op
 from .origins import at, user_origin

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from .ir import Cell, Graph, Node
+from .cells import Cell
+from .ir import Graph, Node
 from .literals import bare, format_numbers, format_value, parse_type, quote
 from .op import Kind
 from .parsing import parse

@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from .cells import Cell
 from .errors import GraphError
-from .ir import Cell, Graph, Node, topological
+from .ir import Graph, Node, topological
 from .op import Kind
 from .text import cell_names, format_value
 from .types import Dim, DType, TensorType

@@ -12,7 +12,8 @@ from bisect import insort
 from collections.abc import Callable, Sequence
 from operator import itemgetter
 
-from graphc.ir import Cell, Graph
+from graphc.cells import Cell
+from graphc.ir import Graph
 from graphc.plan import Buffer, Plan, Role, Step, align
 from graphc.records import record
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from graphc.cells import Cell
 from graphc.errors import GraphError
-from graphc.ir import Cell, Graph, Node, topological
+from graphc.ir import Graph, Node, topological
 from graphc.op import Kind
 from graphc.types import TensorType
 

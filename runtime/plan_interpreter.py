@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from graphc.ir import Cell
+from graphc.cells import Cell
 from graphc.plan import Branch, Buffer, Kernel, Loop, Plan, Role, Step
 
 from .interpreter import evaluate

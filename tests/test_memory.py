@@ -19,8 +19,9 @@ from graphc.runtime.native.executable import Native
 
 import graphc
 from graphc import nn, optim
+from graphc.cells import Cell, is_one_zero
 from graphc.garbage import kept_waiting
-from graphc.ir import Cell, is_one_zero, topological
+from graphc.ir import topological
 from graphc.pages import HUGE_PAGE
 from graphc.plan import Buffer, Plan, Role
 from graphc.tensor import Tensor

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from ..cells import Cell
 from ..errors import GraphError, ShapeError
-from ..ir import Cell, Node, make
+from ..ir import Node, make
 from ..methods import public
 from ..op import REGISTRY, Kind, Op, Sample, define, same_type
 from ..origins import at, user_origin

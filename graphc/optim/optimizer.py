@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from ..cells import Cell
 from ..errors import CheckpointError, DTypeError, GraphError, ShapeError
-from ..ir import Cell
 from ..origins import at, building, from_one_line, is_own, phase, user_origin
 from ..tensor import Parameter, Tensor, state
 from ..types import float64

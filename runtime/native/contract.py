@@ -303,8 +303,9 @@ def store_columns(f: Function, tile: Tile, dtype: str, lanes: int, to: Value, st
     name = f"columns.{dtype}.{lanes}"
     if name not in f.module.functions:
         own = f.module.function(name, COLUMNS, attributes="noinline nounwind")
-        *square, first, step = own.parameters
-        turn_squares(own, *square, dtype, lanes, lambda column: own.offset(first, own.mul(column, step), dtype))
+        source, apart, rows, columns, first, step = own.parameters
+        turn_squares(own, source, apart, rows, columns, dtype, lanes,
+                     lambda column: own.offset(first, own.mul(column, step), dtype))
     f.call(name, [tile.pointer, i64(tile.stride), tile.rows, tile.columns, to, stride])
 
 

@@ -5,7 +5,7 @@ Knows extents, strides and the packing routines.  Must not know the order of til
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from graphc.runtime.native.axes import Axes, Contraction, adjacent, pieces_run
 from graphc.runtime.native.blocking import Blocking
@@ -108,17 +108,18 @@ class PackedOperands:
         following = f.add(i0, height)
         if g.a_k == 1:  # lines of memory of every row
             step = LINE // SIZES[self.c.dtype]
-            rows, apart, places = g.height, g.a_row, range(0, g.fetched * step, step)
+            rows, apart = g.height, g.a_row
+            elements: Sequence[int] = range(0, g.fetched * step, step)
             start = self.at(a, f.add(f.mul(following, i64(g.a_row)), f.mul(first, i64(step))))
         else:
-            rows, apart, places = g.fetched, g.a_k or 0, (0, g.height - 1)
+            rows, apart, elements = g.fetched, g.a_k or 0, (0, g.height - 1)
             start = self.at(a, f.add(f.mul(first, i64(apart)), f.mul(following, i64(g.a_row))))
-        each = max(n for n in range(1, rows + 1) if rows % n == 0 and (n == 1 or n * len(places) <= FETCHED_TOGETHER))
+        each = max(n for n in range(1, rows + 1) if rows % n == 0 and (n == 1 or n * len(elements) <= FETCHED_TOGETHER))
         with f.loop(0, rows, each) as row:
             line = self.at(start, f.mul(row, i64(apart)))
             for r in range(each):
-                for place in places:
-                    f.prefetch(self.at(line, i64(r * apart + place)), locality=2)
+                for element in elements:
+                    f.prefetch(self.at(line, i64(r * apart + element)), locality=2)
 
     def fetch_ahead(self, b: Value, k_block: Value, place: Value, j0: Value) -> None:
         """Fetch a part of the next block of B beside the tile at `place` of its panel: some rows, as wide as the panel.

@@ -1,0 +1,88 @@
+"""Cells: memory that outlives a step, for parameters and states.
+
+Knows arrays, how they lie in memory, and when their first value is written.  Must not know graphs, or what a value is for.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .pages import mapped
+from .types import DType, TensorType, as_dtype
+
+LINE = 64  # bytes: a cache line, which is the widest vector
+LARGE = 4 << 20  # bytes from which memory comes in large pages
+
+_beginning = threading.Lock()
+
+
+class Cell:
+    """Memory that outlives a step: a parameter (trainable) or a state.  Its identity is the object, not the name.
+
+    The array stays at one address for the cell's life, so that programs may bind to it.
+    """
+
+    __slots__ = ("__weakref__", "_array", "_begin", "name", "trainable", "type", "version")
+
+    def __init__(self, name: str, array: np.ndarray, trainable: bool, dtype: DType | None = None) -> None:
+        self.name, self.trainable = name, trainable
+        self._begin: Callable[[np.ndarray], None] | None = None  # what is still to write the first value
+        self._array = aligned_zeros(np.shape(array), array.dtype if dtype is None else dtype.numpy)
+        if not is_one_zero(array):
+            self._array[...] = array
+        self.type = TensorType(as_dtype(self._array.dtype), self._array.shape)
+        self.version = 0  # grows with every assignment from Python
+
+    @property
+    def array(self) -> np.ndarray:
+        """Its memory."""
+        if self._begin is not None:
+            with _beginning:
+                if self._begin is not None:
+                    self._begin(self._array)
+                    self._begin = None
+        return self._array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._array.shape
+
+    @property
+    def size(self) -> int:
+        return self._array.size
+
+    def begin(self, write: Callable[[np.ndarray], None]) -> None:
+        """Gives it the value that `write` will write into the array, when somebody asks for the array."""
+        self._begin = write
+        self.version += 1
+
+    def assign(self, value: np.ndarray) -> None:
+        """Gives it a value of its shape; one that was still to be written never is."""
+        self._array[...] = value
+        self._begin = None
+        self.version += 1
+
+    def __repr__(self) -> str:
+        return f"<{'parameter' if self.trainable else 'state'} {self.name}: {self.type}>"
+
+
+def aligned_zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Zeros from the start of a cache line on, large ones from that of a large page: no vector straddles two lines.
+
+    Large ones are pages that nobody has written to, which the system clears when somebody does.
+    """
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    if size >= LARGE:
+        return np.ndarray(shape, dtype, mapped(size).data)
+    room = np.zeros(size + LINE, np.uint8)
+    return np.ndarray(shape, dtype, room.data, -room.ctypes.data % LINE)
+
+
+def is_one_zero(array: np.ndarray) -> bool:
+    """Whether all elements are the same zero in memory, as `np.broadcast_to` makes them."""
+    return array.size > 0 and not any(array.strides) and not array[(0,) * array.ndim].tobytes().strip(b"\0")
