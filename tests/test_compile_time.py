@@ -58,12 +58,12 @@ def test_second_process_is_ready_in_200_ms(tmp_path: Path) -> None:
 def test_import_takes_less_than_twice_numpy(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPYCACHEPREFIX": str(tmp_path), "PYTHONDONTWRITEBYTECODE": ""}
 
-    def wall(module: str) -> float:
-        code = f"import time; s = time.perf_counter(); import {module}; print(time.perf_counter() - s)"
+    def spent(module: str) -> float:  # seconds of the processor: another test may run beside this one
+        code = f"import time; s = time.thread_time(); import {module}; print(time.thread_time() - s)"
         return float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT,
                                     env=environment).stdout)
 
-    rounds = [(wall("graphc, graphc.nn, graphc.optim"), wall("numpy")) for _ in range(9)][1:]  # the first compiles
+    rounds = [(spent("graphc, graphc.nn, graphc.optim"), spent("numpy")) for _ in range(9)][1:]  # the first compiles
     assert min(ours for ours, _ in rounds) < 2 * min(numpy for _, numpy in rounds)
 
 
