@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -86,3 +87,14 @@ def aligned_zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
 def is_one_zero(array: np.ndarray) -> bool:
     """Whether all elements are the same zero in memory, as `np.broadcast_to` makes them."""
     return array.size > 0 and not any(array.strides) and not array[(0,) * array.ndim].tobytes().strip(b"\0")
+
+
+@contextmanager
+def kept(cells: Iterable[Cell]) -> Iterator[dict[Cell, np.ndarray]]:
+    """The cells have their old values afterwards, however what is inside ends; it gets these values."""
+    before = {cell: cell.array.copy() for cell in cells}
+    try:
+        yield before
+    finally:
+        for cell, value in before.items():
+            cell.array[...] = value

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .cells import kept
 from .errors import GraphError
 from .garbage import kept_waiting
 from .ir import Graph, Node, topological
@@ -227,12 +228,10 @@ def profile(program: Program, special: Specialized, arrays: Sequence[np.ndarray]
         rate = often[kernel] / max(seconds, 1e-12) / 1e9
         lines.append(f"{kernel.name:24} {seconds * 1e6:8.1f}us {seconds / total:6.1%} {rate * kernel.flops:8.1f} "
                      f"{rate * kernel.bytes:7.1f}" + (f"  {often[kernel]} times" if often[kernel] != 1 else ""))
-    before = {c: c.array.copy() for c in program.graph.cells()}
-    start = time.perf_counter()
-    special.executable.run(arrays, repeat, [False] * len(arrays))
-    step = (time.perf_counter() - start) / repeat
-    for cell, value in before.items():
-        cell.array[...] = value
+    with kept(program.graph.cells()):
+        start = time.perf_counter()
+        special.executable.run(arrays, repeat, [False] * len(arrays))
+        step = (time.perf_counter() - start) / repeat
     lines.append(f"{'the whole step':24} {step * 1e6:8.1f}us   (kernels one by one on one thread: {total * 1e6:.1f}us)")
     return "\n".join(lines) + "\n"
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from .cells import kept
 from .driver import Program
 from .errors import GraphError
 from .ir import Node, make, topological
@@ -199,19 +200,13 @@ def assert_backends_agree(program: Program, feeds: Mapping[str, Any] | None = No
     The cells have their old values afterwards.  Raises BackendError with the output and the worst element.
     """
     cells = program.graph.cells()
-    before = [cell.array.copy() for cell in cells]
     results: dict[str, list[np.ndarray]] = {}
-    try:
-        for backend in ("numpy", "native"):
-            for cell, value in zip(cells, before, strict=True):
-                cell.array[...] = value
+    for backend in ("numpy", "native"):
+        with kept(cells):
             twin = Program(program.graph, program.structure, backend=backend, threads=program.threads)
             for _ in range(steps):
                 returned = twin(**(feeds or {}))
             results[backend] = [*_flat(returned), *(cell.array.copy() for cell in cells)]
-    finally:
-        for cell, value in zip(cells, before, strict=True):
-            cell.array[...] = value
     outputs = len(results["numpy"]) - len(cells)
     names = [f"output {k}" for k in range(outputs)] + [f"'{cell.name}' after the step" for cell in cells]
     for name, expected, got in zip(names, results["numpy"], results["native"], strict=True):

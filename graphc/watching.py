@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from .cells import kept
 from .errors import FeedError
 from .garbage import kept_waiting
 from .ir import Node
@@ -33,12 +34,8 @@ def measure(program: Program, special: Specialized, arrays: Sequence[np.ndarray]
     """
     if not isinstance(repeat, (int, np.integer)) or isinstance(repeat, bool) or repeat < 1:
         raise FeedError(f"timeline needs a positive number of steps, got {repeat!r}{at(user_origin())}")
-    before = {c: c.array.copy() for c in program.graph.cells()}
-    try:
+    with kept(program.graph.cells()):
         trace = special.executable.trace(arrays, int(repeat))
-    finally:
-        for cell, value in before.items():
-            cell.array[...] = value
     return timeline_of(program.name, program.backend, trace, special)
 
 

@@ -24,6 +24,7 @@ class Executable(Protocol):
     """A step for fixed sizes.  Cells are updated in place."""
 
     plan: Plan
+    threads: int  # that run it
 
     @property
     def scratch_bytes(self) -> int:
@@ -54,6 +55,7 @@ class Interpreted:
         self.graph, self.plan = graph, plan
 
     scratch_bytes = 0
+    threads = 1
 
     def run(self, inputs: Sequence[np.ndarray], count: int, advance: Sequence[bool]) -> list[np.ndarray]:
         outputs = [np.empty((count, *o.shape), o.dtype.numpy) for o in self.graph.outputs]

@@ -317,7 +317,7 @@ def test_a_short_step_that_is_not_cut_runs_on_one_thread(rows: int, width: int, 
     x, y = graphc.placeholder("x", (rows, width)), graphc.placeholder("y", (rows, 8))
     model = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 8))
     step = graphc.train_step(nn.MSELoss()(model(x), y), optim.Adam(model.parameters()), threads=2)
-    assert step.specialize().executable.threads == 1 + several  # type: ignore[attr-defined]
+    assert step.specialize().executable.threads == 1 + several
 
 
 def test_a_large_model_keeps_its_fused_updates() -> None:

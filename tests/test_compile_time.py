@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from graphc.runtime.native.executable import Native
 
 import graphc
 from graphc import nn, optim
@@ -76,7 +77,8 @@ def test_equal_layers_are_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None
         model = nn.Sequential(*(nn.Sequential(nn.Linear(64, 64), nn.Tanh()) for _ in range(layers)))
         step = graphc.train_step(nn.MSELoss()(model(x), y), optim.Adam(model.parameters()))
         special = step.specialize()
-        text = special.executable.text  # type: ignore[attr-defined]
+        assert isinstance(special.executable, Native)
+        text = special.executable.text
         kernels = [part.partition("(")[0] for part in text.split("\ndefine ")[1:] if "@k" in part.partition("(")[0]]
         return len(special.plan.kernels), len(kernels), special.seconds["llvm"]
 

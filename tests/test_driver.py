@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 import threading
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,12 +20,12 @@ Y = np.array([[8], [13], [26], [9]], np.float32)
 BACKENDS = ("native", "numpy")
 
 
-def build(backend: str = "native", **options: object) -> tuple[graphc.Program, graphc.Parameter]:
+def build(backend: str = "native", **options: Any) -> tuple[graphc.Program, graphc.Parameter]:
     x, y = graphc.placeholder("x", ("batch", 2)), graphc.placeholder("y", ("batch", 1))
     w = graphc.parameter("w", [[2.0], [1.0]])
     loss = ((x @ w - y) ** 2).sum()
     updates = {w: w - 0.01 * graphc.grad(loss, w)}
-    return graphc.function([x, y], loss, updates, backend=backend, **options), w  # type: ignore[arg-type]
+    return graphc.function([x, y], loss, updates, backend=backend, **options), w
 
 
 # -- running ---------------------------------------------------------------------------------------------------------
@@ -111,7 +112,7 @@ def test_threads_give_equal_bits() -> None:
         model = nn.Sequential(nn.Linear(70, 300), nn.GELU(), nn.LayerNorm(300), nn.Linear(300, 9))
         x, y = graphc.placeholder("x", ("b", 70)), graphc.placeholder("y", ("b", 9))
         step = graphc.train_step(nn.MSELoss()(model(x), y), optim.AdamW(model.parameters()), threads=threads)
-        assert step.specialize(b=96).executable.threads == threads  # type: ignore[attr-defined]
+        assert step.specialize(b=96).executable.threads == threads
         step.run(5, data, target)
         results.append(np.concatenate([p.numpy().ravel() for p in model.parameters()]).tobytes())
     assert results[0] == results[1] == results[2]

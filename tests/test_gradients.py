@@ -165,7 +165,9 @@ def test_a_wrong_rule_is_found_and_named(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_wrong_second_derivative_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    rule = REGISTRY["square"].vjp[0]  # type: ignore[index]
+    rules = REGISTRY["square"].vjp
+    assert rules is not None
+    rule = rules[0]
     monkeypatch.setitem(REGISTRY["square"].__dict__, "vjp",
                         (lambda g, out, x: rule(g, out, graphc.stop_gradient(x)),))
     assert testing.gradcheck(lambda x: x ** 2, [A])

@@ -434,7 +434,10 @@ def test_a_body_computes_what_changes_alone() -> None:
 
 def test_equal_bodies_are_equal_nodes() -> None:
     x = graphc.placeholder("x", (T, B, D))
-    make = lambda: graphc.scan(lambda h, r: ((h * r).tanh(), h), graphc.zeros((B, D)), x)[1]  # noqa: E731
+
+    def make() -> graphc.Tensor:
+        return graphc.scan(lambda h, r: ((h * r).tanh(), h), graphc.zeros((B, D)), x)[1]
+
     assert make().node is make().node
 
 
@@ -468,7 +471,10 @@ def test_every_step_draws_anew_and_the_gradient_sees_the_same_numbers(backend: s
     drop = nn.Dropout(0.5)
     x = graphc.placeholder("x", (6, 200))
     outside = graphc.uniform((200,))
-    numbers = lambda: graphc.scan(lambda _, k: (None, graphc.normal(())), None, length=4)[1]  # noqa: E731
+
+    def numbers() -> graphc.Tensor:
+        return graphc.scan(lambda _, k: (None, graphc.normal(())), None, length=4)[1]
+
     _, (dropped, drawn, fixed, inner) = graphc.scan(
         lambda _, r: (None, (drop(r), graphc.uniform((3,)), outside + 0.0 * r, numbers())), None, x)
     f = graphc.function([x], [dropped, drawn, fixed, inner, graphc.grad(dropped.sum(), x)], backend=backend)

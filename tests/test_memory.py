@@ -19,7 +19,7 @@ from graphc.runtime.native.executable import Native
 
 import graphc
 from graphc import nn, optim
-from graphc.cells import Cell, is_one_zero
+from graphc.cells import Cell, is_one_zero, kept
 from graphc.garbage import kept_waiting
 from graphc.ir import topological
 from graphc.pages import HUGE_PAGE
@@ -225,3 +225,13 @@ def test_texts_go_when_they_are_compiled() -> None:
     with kept_waiting():
         assert isinstance(step.specialize().executable, Native)
         assert not [o for o in gc.get_objects() if type(o) is Function and o.name in ("run", "step", "k0_map")]
+
+
+def test_cells_keep_their_values_however_it_ends() -> None:
+    cells = [Cell(name, np.full(3, value, np.float32), trainable=True) for name, value in (("a", 1.0), ("b", 2.0))]
+    with pytest.raises(KeyboardInterrupt), kept(cells) as before:
+        for cell in cells:
+            cell.array[...] = 7.0
+        assert [float(v[0]) for v in before.values()] == [1.0, 2.0]
+        raise KeyboardInterrupt
+    assert [float(cell.array[0]) for cell in cells] == [1.0, 2.0]

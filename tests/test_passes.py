@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -143,7 +144,7 @@ def test_a_users_own_optimizer_fuses_as_well() -> None:
         def __init__(self, params: list[graphc.Parameter], lr: float = 0.01, beta: float = 0.9) -> None:
             super().__init__(params, {"lr": lr, "beta": beta})
 
-        def update(self, w, g, group):  # type: ignore[no-untyped-def]
+        def update(self, w: graphc.Parameter, g: Tensor, group: Any) -> dict[graphc.Parameter, Any]:
             m = self.slot(w, "m")
             new_m = group.beta * m + g
             return {w: w - group.lr * new_m, m: new_m}

@@ -26,7 +26,9 @@ def test_readme_block_runs(index: int, tmp_path: Path) -> None:
                           env={**__import__("os").environ, "PYTHONPATH": str(ROOT)})
     assert done.returncode == 0, done.stderr
     if index == 0:
-        first, last = map(float, re.search(r"([\d.e+-]+) -> ([\d.e+-]+)", done.stdout).groups())  # type: ignore[union-attr]
+        losses = re.search(r"([\d.e+-]+) -> ([\d.e+-]+)", done.stdout)
+        assert losses is not None
+        first, last = map(float, losses.groups())
         assert last < first / 50
 
 

@@ -310,6 +310,12 @@ def test_the_picture_is_well_formed(case, backend: str, tmp_path: Path) -> None:
     assert any(str(longest.kernel) in (b.find(f"{space}title").text or "") for b in boxes)
 
 
+def part_of(text: str, pattern: str, flags: re.RegexFlag) -> str:
+    found = re.search(pattern, text, flags)
+    assert found is not None, pattern
+    return str(found.group(1))
+
+
 @pytest.mark.usefixtures("several_threads")
 def test_the_page_is_self_contained_and_holds_the_spans(tmp_path: Path) -> None:
     step, feeds = large(threads=2)
@@ -319,7 +325,7 @@ def test_the_page_is_self_contained_and_holds_the_spans(tmp_path: Path) -> None:
     text = (tmp_path / "step.html").read_text(encoding="utf-8")
     assert text.startswith("<!doctype html>") and text.count("</script>") == 1 and "&lt;/script&gt; &amp; co: " in text
     assert not re.search(r"<(link|img|iframe)|\bsrc=|@import|url\(|https?://", text)
-    data = json.loads(re.search(r"^const data = (.*);$", text, re.M).group(1))  # type: ignore[union-attr]
+    data = json.loads(part_of(text, r"^const data = (.*);$", re.M))
     assert data["lanes"] == ["thread 0", "thread 1"] and len(data["boxes"]) == len(timeline.events) + len(timeline.waits)
     for lane, start, end, label, colour, note in data["boxes"]:
         assert 0 <= start <= end <= data["length"] + 1e-3 and lane in (0, 1) and colour in data["colours"] and note
@@ -327,7 +333,7 @@ def test_the_page_is_self_contained_and_holds_the_spans(tmp_path: Path) -> None:
     for part in ("wheel", "pointermove", "dblclick", ">forward<", ">waiting<", "waiting for others"):
         assert part in text
     if node := shutil.which("node"):
-        script = re.search(r"<script>(.*)</script>", text, re.DOTALL).group(1)  # type: ignore[union-attr]
+        script = part_of(text, r"<script>(.*)</script>", re.DOTALL)
         own = [b for b in data["boxes"] if b[0] == 0 and b[3]]
         longest = max(own, key=lambda b: b[2] - b[1])
         middle = longest[1] * 0.9 + longest[2] * 0.1
