@@ -285,7 +285,7 @@ def test_symbols_have_no_values() -> None:
     assert str(w) == "[1.]" and np.asarray(w).tolist() == [1.0]
     n = graphc.placeholder("n", ("size",)).shape[0]
     with pytest.raises(graphc.GraphError, match="the size 'size' is open"):
-        range(n)  # type: ignore[arg-type]
+        range(n)
 
 
 def test_programs_that_cannot_be_built() -> None:
@@ -300,7 +300,7 @@ def test_programs_that_cannot_be_built() -> None:
     with pytest.raises(graphc.GraphError, match=r"updates: 'w' is f32\[2\], its new value f32\[\]"):
         graphc.function([x], x, {w: x.sum()})
     with pytest.raises(graphc.GraphError, match="is no parameter or state"):
-        graphc.function([x], x, {x: x})  # type: ignore[dict-item]
+        graphc.function([x], x, {x: x})
     with pytest.raises(graphc.GraphError, match="backend must be"):
         graphc.function([x], x, backend="cuda")
     with pytest.raises(graphc.ShapeError, match=r"needs a scalar loss, got f32\[2\]"):

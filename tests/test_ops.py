@@ -304,6 +304,6 @@ def test_updates_ride_on_a_result_and_compose(backend: str) -> None:
 def test_only_states_of_the_right_type_are_updated() -> None:
     x = graphc.placeholder("x", (2,))
     with pytest.raises(graphc.GraphError, match="is no state"):
-        graphc.updating(x, {x: x})  # type: ignore[dict-item]
+        graphc.updating(x, {x: x})
     with pytest.raises(graphc.ShapeError, match="'count' is f32"):
         graphc.updating(x, {graphc.state("count", 0.0): x})

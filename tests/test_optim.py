@@ -366,7 +366,7 @@ def test_errors_name_what_is_wrong(make: Callable[[Any], Any], message: str) -> 
 
 def test_unknown_arguments_are_errors() -> None:
     with pytest.raises(TypeError, match="foreach"):
-        optim.Adam([graphc.parameter("w", [1.0])], foreach=True)  # type: ignore[call-arg]
+        optim.Adam([graphc.parameter("w", [1.0])], foreach=True)
 
 
 def test_frozen_parameters_are_left_alone() -> None:
