@@ -54,6 +54,7 @@ ROWS_OF_PART, MOST_PARTS = 256, 4  # rows for which a panel is packed again
 FETCHED_BYTES, MOST_FETCHED = 96 << 10, 80  # rows of larger operands are fetched beside the tile before; lines beside a panel
 FEW_TILES = 4  # row tiles for which a panel is packed just in time
 LOW_ROWS = 8  # of tiles that are equal, where they could have more: with much fewer B would be read too often
+COARSE = 1000  # cycles of a tile's multiply-adds beside which calls, and a driver that is compiled quickly, do not count
 LEAST_SUMS, MANY_SUMS = 12, 20  # registers of sums in a tile that keep multiply-add busy, and other instructions few
 
 
@@ -132,6 +133,11 @@ class Blocking(Extent, Rows, Sums, Tiles, Depth, Blocks, Sharing, Scratch):
     def units(self) -> int:
         """What threads share out: row tiles or panels."""
         return self.row_tiles if self.split_rows else self.panels
+
+    @property
+    def coarse(self) -> bool:
+        """Whether what is done once for each tile takes no time worth mentioning."""
+        return not self.matrix and self.height * self.vectors * self.k_in_block >= 2 * COARSE
 
 
 @lru_cache(maxsize=512)

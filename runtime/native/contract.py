@@ -179,8 +179,8 @@ def emit_contraction(f: Function, target: Target, c: Contraction, a: Value, b: V
                      thread: Value, threads: Value, finish: Finish | None = None,
                      c_pointer: Value | None = None, prefetch: Prefetch | None = None,
                      load_a: Load | None = None, load_b: Load | None = None, whole_rows: bool = False,
-                     vector: FinishVector | None = None, overlap: bool = False) -> None:
-    """Write the contraction at the end of the current block.
+                     vector: FinishVector | None = None, overlap: bool = False) -> bool:
+    """Write the contraction at the end of the current block; whether its tiles are coarse, see `Blocking.coarse`.
 
     Each finished tile goes to `finish`, whose code is written once; without it the result is stored at `c_pointer`
     by the strides of `c`.  `scratch` is this thread's own memory, 64-byte aligned, `scratch_bytes(c, target)` long.
@@ -200,7 +200,7 @@ def emit_contraction(f: Function, target: Target, c: Contraction, a: Value, b: V
     """
     road = choose_road(c, target, finish is None, (load_a is not None, load_b is not None), whole_rows, overlap)
     if road.blocking.empty:
-        return
+        return False
     if 0 in c.k:  # an empty sum: one product of zeros
         a = b = f.module.table([0], c.dtype)
         load_a = load_b = None
@@ -210,7 +210,7 @@ def emit_contraction(f: Function, target: Target, c: Contraction, a: Value, b: V
                 raise ValueError("a contraction needs finish or c_pointer")
             finish, vector = store_to(c_pointer, c, target), store_vector_to(c_pointer, c, target)
         MatrixTiles(f, target, c, road.blocking, a, b, scratch, finish, prefetch, load_a, load_b, vector).emit(thread, threads)
-        return
+        return False
     if road.turned:
         c, a, b, prefetch = swapped(c), b, a, None
         load_a, load_b = load_b, load_a
@@ -228,9 +228,11 @@ def emit_contraction(f: Function, target: Target, c: Contraction, a: Value, b: V
                         vector).emit(thread, threads)
     elif road.dots and finish is not None:
         emit_dots(f, target, c, road.blocking, a, b, scratch, thread, threads, finish)
+        return False
     else:
         TileLoops(f, target, c, road.blocking, a, b, scratch, finish, c_pointer, prefetch, load_a,
                   load_b).emit(thread, threads)
+    return road.blocking.coarse
 
 
 def turned_back(finish: Finish, dtype: str, road: Road, memory: Value, target: Target) -> Finish:

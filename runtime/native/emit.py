@@ -11,6 +11,8 @@ from contextlib import contextmanager
 
 from .values import SIZES, Number, Value, constant, element, i64, lane_numbers, literal, mangled, vector
 
+QUICK = "nounwind noinline optnone"  # attributes of functions that mostly call others: LLVM leaves most of its passes out
+
 new_tuple = tuple.__new__
 # instructions whose results depend on nothing but their operands
 COMPUTES = frozenset((
@@ -30,6 +32,7 @@ class Module:
         self.functions: dict[str, Function] = {}
         self.declarations: dict[str, str] = {}
         self.globals: dict[str, str] = {}
+        self.outlined: dict[str, str] = {}  # what functions say that are parts of others, and their names
 
     def declare(self, name: str, returns: str, parameters: Sequence[str]) -> None:
         self.declarations.setdefault(name, f"declare {returns} @{name}({', '.join(parameters)})")
@@ -82,9 +85,10 @@ class Function:
         self.module, self.name, self.returns = module, name, returns
         self.parameters = [Value(f"%{n}", t[: t.index(">") + 1] if t.startswith("<") else t.split(" ")[0])
                            for n, t in parameters]
-        self.head = (f"define {'internal ' if internal else ''}{returns} @{name}("
-                     + ", ".join(f"{t} %{n}" for n, t in parameters) + f") {attributes} {{")
-        self.declaration = f"declare {returns} @{name}({', '.join(t for _, t in parameters)}) {attributes}"
+        self.attributes = attributes
+        named = ", ".join(f"{t} %{n}" for n, t in parameters)
+        self._head = f"define {'internal ' if internal else ''}{returns} @{name}({named})"
+        self._declaration = f"declare {returns} @{name}({', '.join(t for _, t in parameters)})"
         self.lines: list[str] = ["entry:"]
         self.stack_lines: list[str] = []  # allocas belong to the entry block, wherever they are asked for
         self.current = "entry"
@@ -94,11 +98,20 @@ class Function:
 
     def text(self) -> str:
         end = [] if self.finished else ["  ret void"]
-        return "\n".join([self.head, self.lines[0], *self.stack_lines, *self.lines[1:], *end, "}"])
+        head = f"{self._head} {self.attributes} {{"
+        return "\n".join([head, self.lines[0], *self.stack_lines, *self.lines[1:], *end, "}"])
+
+    @property
+    def declaration(self) -> str:
+        return f"{self._declaration} {self.attributes.replace(' optnone', '')}"
 
     @property
     def always_inlined(self) -> bool:
-        return "alwaysinline" in self.head
+        return "alwaysinline" in self.attributes
+
+    @property
+    def has_vectors(self) -> bool:
+        return any(" x " in line for line in self.lines)
 
     @property
     def characters(self) -> int:

@@ -15,8 +15,8 @@ from typing import Protocol
 from graphc.runtime.native.axes import Contraction
 from graphc.runtime.native.blocking import Blocking
 from graphc.runtime.native.emit import SIZES, Function, Value, constant, i64
-from graphc.runtime.native.microkernel import CACHE_LINE, Walk, write_sums
-from graphc.runtime.native.sharing import quotient
+from graphc.runtime.native.microkernel import CACHE_LINE, MicroKernel, Walk, write_sums
+from graphc.runtime.native.outline import outlined
 from graphc.runtime.native.target import Target
 from graphc.runtime.native.tile_operands import Load
 from graphc.runtime.native.tiles import Finish, Prefetch, Tile, TileLoops
@@ -41,17 +41,22 @@ class Waiting:
         for place, value in enumerate((pointer, *numbers)):
             self.f.store(value, self.f.offset(self.fields, i64(place), "i64"))
 
-    def get(self) -> tuple[Tile, Value]:
-        """(the tile, where in scratch the next one goes)."""
+    def tile(self) -> Tile:
         pointer = self.f.load(self.fields, "ptr")
-        rows, columns, i0, j0, batch, free = (self.f.load(self.f.offset(self.fields, i64(place), "i64"), "i64")
-                                              for place in range(1, 7))
-        return Tile(pointer, self.width, rows, columns, i0, j0, batch, i64(0), i64(0), self.width), free
+        rows, columns, i0, j0, batch = (self.field(place) for place in range(1, 6))
+        return Tile(pointer, self.width, rows, columns, i0, j0, batch, i64(0), i64(0), self.width)
+
+    def free(self) -> Value:
+        """Where in scratch the next tile goes."""
+        return self.field(6)
+
+    def field(self, place: int) -> Value:
+        return self.f.load(self.f.offset(self.fields, i64(place), "i64"), "i64")
 
     def finish(self, f: Function, finish: Finish | None) -> None:
         """What nobody follows is finished by itself."""
         assert finish is not None
-        tile, _ = self.get()
+        tile = self.tile()
         with f.when(f.compare("icmp sgt", tile.rows, i64(0))):
             finish(f, tile)
 
@@ -81,9 +86,15 @@ class OverlappedTiles(TileLoops):
         f = self.f
         self.waiting = Waiting(f, self.blocking.vectors * self.blocking.lanes)
         super().emit(thread, threads)
-        tile, _ = self.waiting.get()
-        with f.loop(i64(0), f.mul(tile.rows, i64(self.blocking.vectors))) as number:  # nobody follows
-            self.finish_vector(tile, *self.vector_place(number))
+        with outlined(f, "finish", when=self.blocking.coarse):  # nobody follows
+            tile = self.waiting.tile()
+            with f.loop(i64(0), tile.rows) as row, f.loop(i64(0), tile.columns, self.blocking.lanes) as column:
+                self.finish_vector(tile, row, column)
+
+    def micro(self, height: int, vectors: int, streams: int = 0) -> MicroKernel:
+        g = self.blocking
+        beyond = g.k_in_block * g.n * SIZES[self.c.dtype] > self.target.l1_bytes
+        return super().micro(height, vectors, streams)._replace(streamed=g.streamed or (beyond and bool(g.b_k)))
 
     def tile_extent(self, row_tile: Value) -> tuple[Value, Value, Value]:
         f, g = self.f, self.blocking
@@ -104,7 +115,7 @@ class OverlappedTiles(TileLoops):
         several = g.k_blocks > 1
         last = f.compare("icmp eq", k_block, i64(g.k_blocks - 1)) if several else constant(True, "i1")
         first_row, first_column = f.sub(f.mul(row_tile, i64(g.height)), i0), f.sub(f.mul(panel, i64(width)), j0)
-        tile, free = self.waiting.get()
+        free = self.waiting.free()
         start = result = self.at(self.region("tile"), free)
         if several:
             place = f.add(f.mul(f.sub(row_tile, row_first), i64(g.panels_in_block)), f.sub(panel, panel_first))
@@ -114,39 +125,39 @@ class OverlappedTiles(TileLoops):
         if self.prefetch:
             own = Tile(result, width, height, columns, i0, j0, item, row_tile, panel, width)
             streams += self.prefetch(f, own)
-        sums = self.sum_beside(tile, streams, a, b, count, a_table, b_table)
-        write_sums(f, self.micro(g.height, g.vectors), sums, f.compare("icmp ne", k_block, i64(0)) if several else last,
-                   start, i64(width), result, i64(width))
+        accumulate = f.compare("icmp ne", k_block, i64(0)) if several else last
+        with outlined(f, "overlap", i64(width if g.pack_b else g.b_k or 0), when=g.coarse) as (b_k,):
+            sums = self.sum_beside(streams, a, b, b_k if g.b_k or g.pack_b else None, count, a_table, b_table)
+            write_sums(f, self.micro(g.height, g.vectors), sums, accumulate, start, i64(width), result, i64(width))
         rows = f.sub(i64(g.height), first_row)
         self.waiting.put(self.at(result, f.add(f.mul(first_row, i64(width)), first_column)),
                          f.select(last, rows, i64(0)) if several else rows, f.sub(i64(width), first_column),
                          f.add(i0, first_row), f.add(j0, first_column), item, f.sub(i64(size), free))
 
-    def sum_beside(self, before: Tile, streams: Sequence[tuple[Value, int]], a: Value, b: Value, count: Value,
+    def sum_beside(self, streams: Sequence[tuple[Value, int]], a: Value, b: Value, b_k: Value | None, count: Value,
                    a_table: Value, b_table: Value) -> list[Value]:
-        """The sums of a tile; meanwhile the tile `before` is finished, and the rows of the streams are fetched."""
+        """The sums of a tile; meanwhile the tile before is finished, and the rows of the streams are fetched."""
         f, g = self.f, self.blocking
-        walk = Walk(f, self.target, self.micro(g.height, g.vectors), a, b, a_table, b_table, count)
+        before = self.waiting.tile()
+        walk = Walk(f, self.target, self.micro(g.height, g.vectors), a, b, a_table, b_table, count, b_k=b_k)
+        vectors = f.binary("udiv", f.add(before.columns, i64(g.lanes - 1)), i64(g.lanes))
 
         def event(state: Sequence[Value]) -> list[Value]:
-            row, column = self.vector_place(state[0])
+            row, column = state
             for address, stride in streams:
                 line = f.offset(address, f.mul(row, i64(stride)), "i8")
                 f.prefetch(self.at(line, column), write=True)
             self.finish_vector(before, row, column)
-            return [f.add(state[0], i64(1))]
+            following = f.add(column, i64(g.lanes))
+            ends = f.compare("icmp sge", following, before.columns)
+            return [f.select(ends, f.add(row, i64(1)), row), f.select(ends, i64(0), following)]
 
-        return walk.all_beside(g.overlap, f.mul(before.rows, i64(g.vectors)), [i64(0)], event)
-
-    def vector_place(self, number: Value) -> tuple[Value, Value]:
-        """(row, first column) of a vector of a tile."""
-        row, vector = quotient(self.f, number, self.blocking.vectors)
-        return row, self.f.mul(vector, i64(self.blocking.lanes))
+        return walk.all_beside(g.overlap, f.mul(before.rows, vectors), [i64(0), i64(0)], event)
 
     def finish_vector(self, tile: Tile, row: Value, column: Value) -> None:
         f, g = self.f, self.blocking
         mask = None
-        if g.n % (g.vectors * g.lanes):
+        if g.n % g.lanes:
             bits = f.sub(f.binary("shl", i64(1), tile.columns), i64(1))
             mask = f.bits_mask(f.binary("lshr", bits, column), g.lanes)
         self.vector(f, tile, row, column, mask)

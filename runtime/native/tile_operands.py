@@ -11,6 +11,7 @@ from graphc.runtime.native.axes import Axes, Contraction, adjacent, pieces_run
 from graphc.runtime.native.blocking import Blocking
 from graphc.runtime.native.emit import SIZES, Function, Value, i64
 from graphc.runtime.native.operands import LINE
+from graphc.runtime.native.outline import outlined
 from graphc.runtime.native.packing import list_pieces, pack_general, pack_lines, pack_panels, pack_pieces, pack_transposed
 from graphc.runtime.native.sharing import maximum, quotient
 from graphc.runtime.native.target import Target
@@ -83,19 +84,21 @@ class PackedOperands:
                      to: Value) -> None:
         """Pack a panel of a block of k, `b` being the first element of the block."""
         g = self.blocking
-        if self.load_b:
-            self.load_columns(self.load_b, item, j0, columns, k_first, count, to)
-        else:
-            self.pack(b, table, g.b_k, g.b_n, j0, columns, columns, g.n, to, columns, count, g.b_run)
+        with outlined(self.f, "pack", when=g.coarse and not (adjacent(g.b_n) and self.load_b is None)):
+            if self.load_b:
+                self.load_columns(self.load_b, item, j0, columns, k_first, count, to)
+            else:
+                self.pack(b, table, g.b_k, g.b_n, j0, columns, columns, g.n, to, columns, count, g.b_run)
 
     def pack_rows(self, item: Value, a: Value, table: Value, i0: Value, height: Value, k_first: Value, count: Value,
                   to: Value) -> None:
         """Pack the rows of a tile of a block of k, `a` being the first element of the block."""
         g, step = self.blocking, i64(self.blocking.a_line)
-        if self.load_a:
-            self.load_rows(self.load_a, item, i0, height, k_first, count, to)
-        else:
-            self.pack(a, table, g.a_k, g.a_m, i0, height, step, g.m, to, step, count, g.a_run)
+        with outlined(self.f, "pack", when=g.coarse and not (adjacent(g.a_m) and self.load_a is None)):
+            if self.load_a:
+                self.load_rows(self.load_a, item, i0, height, k_first, count, to)
+            else:
+                self.pack(a, table, g.a_k, g.a_m, i0, height, step, g.m, to, step, count, g.a_run)
 
     def fetch_rows(self, a: Value, i0: Value, height: Value, place: Value) -> None:
         """Fetch a part of the rows of the next tile beside the panel at `place` of the block.

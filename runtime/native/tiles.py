@@ -6,12 +6,13 @@ Knows how a `Blocking` becomes loops.  Must not know how the blocking was chosen
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from graphc.runtime.native.axes import Contraction
 from graphc.runtime.native.blocking import Blocking
 from graphc.runtime.native.emit import SIZES, Function, Value, constant, i64
 from graphc.runtime.native.microkernel import SHORT_SPACING, SPACING, MicroKernel, TileShape, tile_function
+from graphc.runtime.native.outline import outlined
 from graphc.runtime.native.sharing import Rest, grid_parts, quotient, share, spread, take_turns, takes_turns
 from graphc.runtime.native.target import Target
 from graphc.runtime.native.tile_operands import Load, PackedOperands, flat_offset
@@ -259,11 +260,9 @@ class TileLoops(PackedOperands):
         """The call of `finish` once the last block of k is summed."""
         f, g = self.f, self.blocking
         assert self.finish is not None
-        if g.k_blocks == 1:
+        last = nullcontext() if g.k_blocks == 1 else f.when(f.compare("icmp eq", k_block, i64(g.k_blocks - 1)))
+        with last, outlined(f, "finish", when=g.coarse):
             self.finish(f, tile)
-        else:
-            with f.when(f.compare("icmp eq", k_block, i64(g.k_blocks - 1))):
-                self.finish(f, tile)
 
     def stream_table(self, streams: Sequence[tuple[Value, Value | int]]) -> Value:
         """(address, bytes a row) of each stream, in memory."""
