@@ -139,6 +139,13 @@ class Blocking(Extent, Rows, Sums, Tiles, Depth, Blocks, Sharing, Scratch):
         """Whether what is done once for each tile takes no time worth mentioning."""
         return not self.matrix and self.height * self.vectors * self.k_in_block >= 2 * COARSE
 
+    @property
+    def quick(self) -> bool:
+        """Whether the loops around tiles may be compiled quickly: no place in memory takes a division to find."""
+        groups = (self.a_batch, self.b_batch, self.c_batch, self.a_m, self.b_n, self.a_segments, self.c_segments,
+                  self.a_k_outer, self.b_k_outer)
+        return self.coarse and not self.a_table and not self.b_table and all(len(axes) <= 1 for axes in groups)
+
 
 @lru_cache(maxsize=512)
 def choose_blocking(c: Contraction, target: Target, plain: bool, loads: tuple[bool, bool] = (False, False),

@@ -5,23 +5,33 @@ Knows how columns are shared among threads and long ones cut.  Must not know op 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from math import prod
 
-from graphc.index import Index
+from graphc.index import Index, Variable
 from graphc.ir import Node
 
+from .elements import Elements
 from .emit import Carried
 from .folds import LARGE, Chunks, Folding, Passes, Space, column_chunks, passes_of
 from .loops import State, Work, affine_in, bind
 from .partials import Partials, Room, store_number
+from .recipes import Key
 from .scopes import Scope
 from .sharing import quotient
 from .values import Value, i64
 
+OF_PLACE = 3  # instructions of a division by a constant, or of a mask
 CHEAP_COLUMNS = 8  # operations per element up to which rows are unrolled
 BLOCKS = ((CHEAP_COLUMNS, 4, 16), (3 * CHEAP_COLUMNS, 2, 8))  # operations: vectors of a block of long rows, and of short ones
+
+
+def place_cost(e: Elements, roots: Sequence[Key]) -> int:
+    """Instructions for the places that elements are read from, as far as they take divisions or comparisons."""
+    steps = [e.step(key) for key in e.reachable(roots)]
+    divided = sum(not isinstance(term, Variable) for s in steps for term, _ in s.place.terms)
+    return OF_PLACE * (divided + sum(len(s.guard) for s in steps))
 
 
 def emit_columns(w: Work) -> None:
@@ -54,7 +64,7 @@ class Columns:
             if affine_in(e, keys, self.inner):
                 break
         w.limit_lanes(self.inner_count)
-        self.cost = max((w.body_cost(roots) + 2 for roots in self.roots), default=0)
+        self.cost = max((w.body_cost(roots) + place_cost(e, roots) + 2 for roots in self.roots), default=0)
         self.chunks = None if w.threads.alone else column_chunks(passes)
         lanes = e.lanes
         masks = w.target.has_masks

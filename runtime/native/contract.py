@@ -180,7 +180,7 @@ def emit_contraction(f: Function, target: Target, c: Contraction, a: Value, b: V
                      c_pointer: Value | None = None, prefetch: Prefetch | None = None,
                      load_a: Load | None = None, load_b: Load | None = None, whole_rows: bool = False,
                      vector: FinishVector | None = None, overlap: bool = False) -> bool:
-    """Write the contraction at the end of the current block; whether its tiles are coarse, see `Blocking.coarse`.
+    """Write the contraction at the end of the current block; whether its loops may be compiled quickly.
 
     Each finished tile goes to `finish`, whose code is written once; without it the result is stored at `c_pointer`
     by the strides of `c`.  `scratch` is this thread's own memory, 64-byte aligned, `scratch_bytes(c, target)` long.
@@ -232,7 +232,7 @@ def emit_contraction(f: Function, target: Target, c: Contraction, a: Value, b: V
     else:
         TileLoops(f, target, c, road.blocking, a, b, scratch, finish, c_pointer, prefetch, load_a,
                   load_b).emit(thread, threads)
-    return road.blocking.coarse
+    return road.blocking.quick
 
 
 def turned_back(finish: Finish, dtype: str, road: Road, memory: Value, target: Target) -> Finish:

@@ -122,14 +122,14 @@ def emit_contract(w: Work) -> None:
     elif not plain:
         epilogue = FoldingEpilogue(w, node, c, labels) if folds else Epilogue(w, node, c, labels)
     load_a, load_b = operand_loads(w, node, c, folds)
-    coarse = emit_contraction(f, w.target, c, *pointers, scratch=w.private, thread=w.threads.thread, threads=w.threads.count,
-                              c_pointer=w.writes[0] if plain else None, finish=epilogue.finish if epilogue else None,
-                              prefetch=epilogue.prefetch if isinstance(epilogue, Epilogue) and epilogue.streams else None,
-                              load_a=load_a, load_b=load_b, whole_rows=folds.by_row,
-                              vector=(epilogue.vector if isinstance(epilogue, Epilogue) and by_vectors(kernel, w.target)
-                                      else None), overlap=overlaps(kernel, w.target))
+    quick = emit_contraction(f, w.target, c, *pointers, scratch=w.private, thread=w.threads.thread, threads=w.threads.count,
+                             c_pointer=w.writes[0] if plain else None, finish=epilogue.finish if epilogue else None,
+                             prefetch=epilogue.prefetch if isinstance(epilogue, Epilogue) and epilogue.streams else None,
+                             load_a=load_a, load_b=load_b, whole_rows=folds.by_row,
+                             vector=(epilogue.vector if isinstance(epilogue, Epilogue) and by_vectors(kernel, w.target)
+                                     else None), overlap=overlaps(kernel, w.target))
     if epilogue and folds:
-        with outlined(f, "complete", when=coarse):
+        with outlined(f, "complete", when=quick):
             epilogue.complete()
-    if coarse and not f.has_vectors:
+    if quick and not f.has_vectors:
         f.attributes = QUICK

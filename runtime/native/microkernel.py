@@ -116,14 +116,13 @@ class Walk:
     """The way along k: pointers that advance, and a count of k only where offsets come from a table."""
 
     def __init__(self, f: Function, target: Target, kernel: MicroKernel, a: Value, b: Value, a_table: Value, b_table: Value,
-                 count: Value, mask: Value | None = None, b_k: Value | None = None) -> None:
+                 count: Value, mask: Value | None = None, b_k: Value | None = None, a_k: Value | None = None) -> None:
         self.f, self.target, self.kernel, self.mask = f, target, kernel, mask
         self.a, self.b, self.a_table, self.b_table, self.count = a, b, a_table, b_table, count
         along = kernel.b_k, kernel.a_k
         size = SIZES[kernel.tile.dtype]
-        self.steps = [None if stride is None else i64(stride * size) for stride in along]  # bytes
-        if b_k:
-            self.steps[0] = f.mul(b_k, i64(size))
+        self.steps = [None if stride is None else f.mul(given or i64(stride), i64(size))  # bytes
+                      for stride, given in zip(along, (b_k, a_k), strict=True)]
         # what tells the end: B's pointer, or A's; else the count
         self.guide = None if None in along else next((i for i, stride in enumerate(along) if stride), None)
         self.place = 2 if self.guide is None else self.guide  # where in a state it is

@@ -126,20 +126,21 @@ class OverlappedTiles(TileLoops):
             own = Tile(result, width, height, columns, i0, j0, item, row_tile, panel, width)
             streams += self.prefetch(f, own)
         accumulate = f.compare("icmp ne", k_block, i64(0)) if several else last
-        with outlined(f, "overlap", i64(width if g.pack_b else g.b_k or 0), when=g.coarse) as (b_k,):
-            sums = self.sum_beside(streams, a, b, b_k if g.b_k or g.pack_b else None, count, a_table, b_table)
+        strides = i64(g.a_line if g.pack_a else g.a_k or 0), i64(width if g.pack_b else g.b_k or 0)
+        with outlined(f, "overlap", *strides, when=g.coarse) as (a_k, b_k):
+            sums = self.sum_beside(streams, a, a_k, b, b_k, count, a_table, b_table)
             write_sums(f, self.micro(g.height, g.vectors), sums, accumulate, start, i64(width), result, i64(width))
         rows = f.sub(i64(g.height), first_row)
         self.waiting.put(self.at(result, f.add(f.mul(first_row, i64(width)), first_column)),
                          f.select(last, rows, i64(0)) if several else rows, f.sub(i64(width), first_column),
                          f.add(i0, first_row), f.add(j0, first_column), item, f.sub(i64(size), free))
 
-    def sum_beside(self, streams: Sequence[tuple[Value, int]], a: Value, b: Value, b_k: Value | None, count: Value,
+    def sum_beside(self, streams: Sequence[tuple[Value, int]], a: Value, a_k: Value, b: Value, b_k: Value, count: Value,
                    a_table: Value, b_table: Value) -> list[Value]:
         """The sums of a tile; meanwhile the tile before is finished, and the rows of the streams are fetched."""
         f, g = self.f, self.blocking
         before = self.waiting.tile()
-        walk = Walk(f, self.target, self.micro(g.height, g.vectors), a, b, a_table, b_table, count, b_k=b_k)
+        walk = Walk(f, self.target, self.micro(g.height, g.vectors), a, b, a_table, b_table, count, b_k=b_k, a_k=a_k)
         vectors = f.binary("udiv", f.add(before.columns, i64(g.lanes - 1)), i64(g.lanes))
 
         def event(state: Sequence[Value]) -> list[Value]:
