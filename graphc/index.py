@@ -189,14 +189,17 @@ class Index:
                 return None
         return result
 
-    def substitute(self, values: Mapping[Variable, Index]) -> Index:
+    def substitute(self, values: Mapping[Term, Index]) -> Index:
+        """With other values for some variables, quotients or remainders."""
         total = Index((), self.constant)
         for term, factor in self.terms:
-            if isinstance(term, Variable):
-                part = values.get(term, Index.of(term))
-            else:
-                inner = term.of.substitute(values)
-                part = inner // term.by if isinstance(term, Divided) else inner % term.by
+            part = values.get(term)
+            if part is None:
+                if isinstance(term, Variable):
+                    part = Index.of(term)
+                else:
+                    inner = term.of.substitute(values)
+                    part = inner // term.by if isinstance(term, Divided) else inner % term.by
             total = total + part * factor
         return total
 
@@ -242,6 +245,18 @@ def _spelled(term: Term) -> tuple[str, str]:
 
 
 Guard = list[tuple[Index, int, int]]
+
+
+def narrowed(index: Index, conditions: Guard) -> Index:
+    """What is the same where the conditions hold, and simpler: a quotient, say, that is one number there."""
+    for condition, low, high in conditions:
+        if len(condition.terms) != 1 or condition.terms[0][1] != 1 or low >= high:
+            continue
+        term, first = condition.terms[0][0], low - condition.constant
+        inside = Index.variable("inside", high - low)
+        index = index.substitute({term: inside + first})
+        index = index.substitute({variable: Index.of(term) - first for variable, _ in inside.terms})
+    return index
 
 
 def linear(indices: Sequence[Index], shape: Sequence[int]) -> Index:

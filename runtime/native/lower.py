@@ -14,12 +14,13 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from graphc.ir import Graph
-from graphc.plan import Buffer, Loop, Plan
+from graphc.plan import Buffer, Kernel, Loop, Plan
 from graphc.records import NamedTuple
 
 from .codegen import Unit
 from .denormals import restore_denormal_mode, set_denormal_mode
-from .emit import Function, Module, Value, i64
+from .emit import QUICK, Function, Module, Value, i64
+from .kernels import element_operations
 from .meetings import plan_scratch
 from .steps import Places, StepWriter, Team
 from .target import Target
@@ -33,6 +34,7 @@ COUNT, ARENA, SHARED, PRIVATE, PRIVATE_STRIDE, FIRST = range(6)  # words of the 
 
 UNIT = 72_000  # characters of text, about 40 ms of LLVM's time
 LONG_STEP = 16_000  # characters of a step's calls, about 30 kernels
+LONG_RUN = 1 << 21  # operations of a step, about 100 microseconds: what calls its kernels need not be fast
 
 UNROLLED = "unrolled step"  # the only part of a step that has no kernels
 
@@ -164,7 +166,7 @@ def lower(loop: Loop, target: Target, flush_denormals: bool = True, give: Give |
         layout = layout._replace(parts=tuple(marks.parts))
     else:
         StepWriter(module, step, target, address, written).whole(plan, places, team)
-    emit_run(module, target, flush_denormals)
+    emit_run(module, target, flush_denormals, "nounwind" if operations(plan) < LONG_RUN else QUICK)
     private_bytes, shared_bytes = plan_scratch(plan, target)  # last: it would keep the first texts waiting
     return texts, layout._replace(private_bytes=private_bytes, shared_bytes=shared_bytes)
 
@@ -192,10 +194,15 @@ class Words:
         return value
 
 
-def emit_run(module: Module, target: Target, flush_denormals: bool) -> None:
+def operations(plan: Plan) -> int:
+    """Rough number of vector operations of a step."""
+    return sum(element_operations(step) for step in plan.steps if isinstance(step, Kernel))
+
+
+def emit_run(module: Module, target: Target, flush_denormals: bool, attributes: str) -> None:
     """The exported function: `count` steps, denormals flushed, stopping early when the pool is told to cancel."""
     run = module.function("run", [("table", "ptr"), ("thread", "i64"), ("threads", "i64"), ("barrier", "ptr")],
-                          returns="i32", internal=False)
+                          returns="i32", internal=False, attributes=attributes)
     table, thread, threads, barrier = run.parameters
     saved = set_denormal_mode(run, target) if flush_denormals else None
     count = run.load(run.offset(table, i64(COUNT), "i64"), "i64")

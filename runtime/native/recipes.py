@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from graphc.index import Guard, Index, Term, Variable, linear
+from graphc.index import Guard, Index, Term, Variable, linear, narrowed
 from graphc.ir import Node
 from graphc.op import Kind
 from graphc.walk import operands_first
@@ -143,6 +143,7 @@ class Recipes:
                 return Step(Action.SCALAR, node, tuple(self.key(i, indices, guard) for i in node.inputs))
             case Kind.VIEW:
                 place, conditions = node.op.index(indices, node.inputs[0].type, **node.attributes)
+                place = tuple([narrowed(index, conditions) for index in place])
                 inner = self.key(node.inputs[0], place, (*guard, *conditions))
                 return Step(Action.GUARDED, node, (inner,), guard=tuple(conditions),
                             payload=node.attributes.get("fill", 0))
