@@ -10,18 +10,18 @@ decided when the code is written, never by the number of threads, so results are
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 from graphc.runtime.native.axes import Axes, Contraction, adjacent, merge, pieces_run, swapped
 from graphc.runtime.native.blocking import Blocking, choose_blocking
 from graphc.runtime.native.dots import DotTile, dot_function, dot_rows
-from graphc.runtime.native.emit import SIZES, Function, Value, i64
+from graphc.runtime.native.emit import SIZES, Function, Value, i64, vector
 from graphc.runtime.native.matrix import MatrixTiles
 from graphc.runtime.native.matrix_blocking import matrix_blocking, matrix_cost
 from graphc.runtime.native.operands import LINE, UNFORESEEN
 from graphc.runtime.native.overlap import FinishVector, OverlappedTiles
-from graphc.runtime.native.packing import transposed
+from graphc.runtime.native.packing import columns_of, in_piece
 from graphc.runtime.native.sharing import spread
 from graphc.runtime.native.target import Target
 from graphc.runtime.native.tile_operands import Load, flat_offset
@@ -306,26 +306,41 @@ def store_columns(f: Function, tile: Tile, dtype: str, lanes: int, to: Value, st
     if name not in f.module.functions:
         own = f.module.function(name, COLUMNS, attributes="noinline nounwind")
         source, apart, rows, columns, first, step = own.parameters
-        turn_squares(own, source, apart, rows, columns, dtype, lanes,
-                     lambda column: own.offset(first, own.mul(column, step), dtype))
+
+        def places(column: Value) -> list[Value]:
+            others = [step] * (in_piece(dtype, lanes) - 1)
+            return stepped(own, own.offset(first, own.mul(column, step), dtype), others, dtype)
+
+        turn_squares(own, source, apart, rows, columns, dtype, lanes, places)
     f.call(name, [tile.pointer, i64(tile.stride), tile.rows, tile.columns, to, stride])
 
 
-def turn_squares(f: Function, source: Value, stride: Value, row_count: Value, columns: Value, dtype: str, lanes: int,
-                 place: Callable[[Value], Value]) -> None:
-    """Store each column of a tile as a row, at `place(column)`: squares of `lanes` elements are turned in registers.
+def stepped(f: Function, start: Value, steps: Sequence[Value], dtype: str) -> list[Value]:
+    """Addresses one after the other, so many elements apart."""
+    found = [start]
+    for step in steps:
+        found.append(f.offset(found[-1], step, dtype))
+    return found
 
-    Rows of the tile hold whole vectors; what is beyond its columns is read, and not stored.
+
+def turn_squares(f: Function, source: Value, stride: Value, row_count: Value, columns: Value, dtype: str, lanes: int,
+                 places: Callable[[Value], list[Value]]) -> None:
+    """Store each column of a tile as a row.
+
+    places: where the rows of a column and of those after it begin, as many as `columns_of` turns at once.  Rows of the tile
+    hold whole vectors; what is beyond its columns is read, and not stored.
     """
+    none = Value("zeroinitializer", vector(lanes, "i1"))
     with f.loop(i64(0), row_count, lanes) as row:
-        rows, last = f.sub(row_count, row), f.sub(row_count, i64(1))
-        lines = [f.offset(source, f.mul(f.minimum(f.add(row, i64(r)), last), stride), dtype) for r in range(lanes)]
-        with f.loop(i64(0), columns, lanes) as first:
-            square = [f.load(f.offset(line, first, dtype), f"<{lanes} x {dtype}>") for line in lines]
-            for j, values in enumerate(transposed(f, square)):
-                column = f.add(first, i64(j))
-                there = f.select(f.compare("icmp slt", column, columns), rows, i64(0))
-                f.masked_store(values, f.offset(place(column), row, dtype), f.lane_mask(there, lanes))
+        rows = f.sub(row_count, row)
+        steps = [f.select(f.compare("icmp sgt", rows, i64(r)), stride, i64(0)) for r in range(1, lanes)]  # to no row beyond
+        lines = stepped(f, f.offset(source, f.mul(row, stride), dtype), steps, dtype)
+        there = f.lane_mask(rows, lanes)
+        with f.loop(i64(0), columns, in_piece(dtype, lanes)) as first:
+            left = f.sub(columns, first)
+            for j, (values, place) in enumerate(zip(columns_of(f, lines, first, dtype), places(first), strict=True)):
+                mask = f.select(f.compare("icmp sgt", left, i64(j)), there, none) if j else there
+                f.masked_store(values, f.offset(place, row, dtype), mask)
 
 
 def store_to(c_pointer: Value, c: Contraction, target: Target) -> Finish:
@@ -343,8 +358,9 @@ def store_to(c_pointer: Value, c: Contraction, target: Target) -> Finish:
                 step = i64(n_axes[0][1])
                 store_columns(f, tile, c.dtype, lanes, f.offset(base, f.mul(tile.j0, step), c.dtype), step)
             else:
-                turn_squares(f, tile.pointer, i64(tile.stride), tile.rows, tile.columns, c.dtype, lanes,
-                             lambda column: f.offset(base, flat_offset(f, f.add(tile.j0, column), n_axes), c.dtype))
+                turn_squares(f, tile.pointer, i64(tile.stride), tile.rows, tile.columns, c.dtype, lanes, lambda column: [
+                    f.offset(base, flat_offset(f, f.add(tile.j0, f.add(column, i64(j))), n_axes), c.dtype)
+                    for j in range(in_piece(c.dtype, lanes))])
             return
         with f.loop(i64(0), tile.rows) as r:
             line = f.offset(base, flat_offset(f, f.add(tile.i0, r), m_axes), c.dtype)

@@ -196,7 +196,8 @@ class Words:
 
 def operations(plan: Plan) -> int:
     """Rough number of vector operations of a step."""
-    return sum(element_operations(step) for step in plan.steps if isinstance(step, Kernel))
+    return sum(element_operations(step) if isinstance(step, Kernel) else
+               (step.count or 0) * operations(step.body) if isinstance(step, Loop) else 0 for step in plan.steps)
 
 
 def emit_run(module: Module, target: Target, flush_denormals: bool, attributes: str) -> None:

@@ -6,7 +6,7 @@ A packed block has one line per k; a line holds the operand at `width` rows (of 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from graphc.runtime.native.emit import Carried, Function, Module
 from graphc.runtime.native.values import SIZES, Value, i64, vector
@@ -189,15 +189,28 @@ def joined(f: Function, parts: list[Value]) -> Value:
     return parts[0]
 
 
+def columns_of(f: Function, lines: Sequence[Value], place: Value, dtype: str) -> list[Value]:
+    """Elements place, place + 1, ... of each line, `in_piece` of them: vectors across the lines, which fill registers.
+
+    Works on 16-byte pieces: a register is filled with the pieces of a part of the lines, and squares are transposed inside it,
+    which takes half the shuffles of transposing whole registers.
+    """
+    group = in_piece(dtype, len(lines))
+    pieces = [f.load(f.offset(line, place, dtype), vector(group, dtype)) for line in lines]
+    return transposed(f, [joined(f, pieces[r::group]) for r in range(group)])
+
+
+def in_piece(dtype: str, lanes: int) -> int:
+    """How many columns of so many lines are turned at once."""
+    return min(lanes, 16 // SIZES[dtype])
+
+
 def pack_transposed(module: Module, dtype: str, lanes: int) -> str:
     """``to[k, j] = source[offsets[j] + k]`` for j < padded: successive k are adjacent in the source.
 
     `padded` counts whole registers, or is less than one: then each line is written `lanes` wide, the next line
     overwrites what is too much, and the block needs `lanes` elements of slack at its end.  There must be offsets for
     whole registers.
-
-    Works on 16-byte pieces: a register is filled with the pieces of `lanes / group` sources, and squares of `group`
-    elements are transposed inside it, which takes half the shuffles of transposing whole registers.
     """
     name = f"pack.transposed.{dtype}.{lanes}"
     if name in module.functions:
@@ -205,7 +218,7 @@ def pack_transposed(module: Module, dtype: str, lanes: int) -> str:
     rest = pack_general(module, dtype, False)
     f = module.function(name, PARAMETERS, attributes="noinline nounwind")
     to, to_stride, source, offsets, width, padded, count, k_stride, k_table = f.parameters
-    group = min(lanes, 16 // SIZES[dtype])
+    group = in_piece(dtype, lanes)
     whole = f.mul(f.binary("udiv", count, i64(group)), i64(group))
     with f.loop(i64(0), padded, lanes) as j:
         lines, place = [], f.offset(offsets, j, "i64")
@@ -213,9 +226,8 @@ def pack_transposed(module: Module, dtype: str, lanes: int) -> str:
             lines.append(f.offset(source, f.load(f.offset(place, i64(r), "i64"), "i64"), dtype))
         carried = Carried([f.offset(to, j, dtype)])
         with f.loop(i64(0), whole, group, carried) as k:
-            pieces = [f.load(f.offset(line, k, dtype), vector(group, dtype)) for line in lines]
             place = carried.values[0]
-            for column in transposed(f, [joined(f, pieces[r::group]) for r in range(group)]):
+            for column in columns_of(f, lines, k, dtype):
                 f.store(column, place)
                 place = f.offset(place, to_stride, dtype)
             carried.next = [place]
