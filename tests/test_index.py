@@ -13,7 +13,7 @@ import pytest
 import graphc
 from graphc import testing
 from graphc.access import follow, strided
-from graphc.index import Divided, Index, Remainder, Term, Variable, linear, unravel, variables_for
+from graphc.index import Divided, Index, Remainder, Term, Variable, linear, narrowed, unravel, variables_for
 from graphc.ir import make
 from graphc.op import REGISTRY, Kind
 from graphc.tensor import Tensor
@@ -79,6 +79,35 @@ def test_substitution(seed: int) -> None:
         replaced = expression.substitute({U: inner})
         for at in everywhere():
             assert value(replaced, at) == value(expression, {**at, U: at[V] + 1})
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_where_conditions_hold_the_narrowed_index_is_the_same(seed: int) -> None:
+    rng = random.Random(seed)
+    held = 0
+    for _ in range(60):
+        expression, _ = random_pair(rng, 4)
+        conditions = []
+        for _ in range(rng.randint(1, 2)):
+            term = rng.choice([Index.of(U), Index.of(W), (Index.of(U) * 5 + Index.of(W)) // 3, Index.of(W) % 2])
+            low = rng.randint(-1, 3)
+            conditions.append((term + rng.randint(-2, 2), low, low + rng.randint(1, 2)))
+        simple = narrowed(expression, conditions)
+        for at in everywhere():
+            if all(low <= value(index, at) < high for index, low, high in conditions):
+                held += 1
+                assert value(simple, at) == value(expression, at), (str(expression), str(simple), conditions)
+    assert held > 200
+
+
+def test_what_a_condition_fixes_is_a_number() -> None:
+    row, column = Index.variable("row", 96), Index.variable("column", 384)
+    for part in range(3):  # the columns of three arrays side by side
+        assert narrowed(column // 128 + row, [(column - 128 * part, 0, 128)]) == row + part
+        assert narrowed(column % 128, [(column, 128 * part, 128 * part + 128)]) == column - 128 * part
+    phase = row % 4
+    assert narrowed((phase + row // 4 + 14) // 16, [(phase - 2, 0, 1)]) == (row // 4 + 16) // 16
+    assert narrowed(row, [(column - 128, 0, 128)]) == row
 
 
 def test_factors_of_variables() -> None:

@@ -10,10 +10,10 @@ import time
 import numpy as np
 import pytest
 from graphc.runtime.native import cache, codegen, jit, lower
-from graphc.runtime.native.emit import Module
+from graphc.runtime.native.emit import Function, Module
 from graphc.runtime.native.executable import Native
 from graphc.runtime.native.parallel import at_once
-from graphc.runtime.native.target import host
+from graphc.runtime.native.target import describe, host
 from graphc.runtime.native.texts import Texts
 from graphc.runtime.native.values import i64
 
@@ -149,6 +149,30 @@ def test_work_of_llvm_does_not_grow_with_equal_layers():
 
     (few, _), (many, calls) = characters(4), characters(48)
     assert many < 1.05 * few and calls > 0
+
+
+def functions_of(loss: graphc.Tensor, model: nn.Module) -> dict[str, Function]:
+    step = graphc.train_step(loss, optim.SGD(model.parameters(), lr=0.1))
+    wide = describe("x86_64-unknown-linux-gnu", "skylake-avx512", "+avx512f,+avx512vl,+avx512bw,+avx512dq,+avx2,+fma")
+    return lower.lower(repeated(step.specialize().plan), wide)[0].module.functions
+
+
+def test_places_that_take_divisions_do_not_make_long_code():
+    """The gradient of joined queries, keys and values, which is summed down its columns: one vector of them at a time."""
+    x = graphc.placeholder("x", (64, 8, 128))
+    model = nn.TransformerEncoderLayer(128, 4, 256, dropout=0.0)
+    lengths = {n: len(f.text().splitlines()) for n, f in functions_of(model(x).square().sum(), model).items()}
+    columns = [length for name, length in lengths.items() if name.endswith("_columns")]
+    assert columns and max(columns) < 400
+
+
+def test_what_a_guard_fixes_is_not_computed_for_every_element():
+    """Four images that are woven into one, every second row and column of each: the remainder says where it comes from."""
+    x = graphc.placeholder("x", (8, 4, 16, 16))
+    model = nn.Sequential(nn.Conv2d(4, 16, 1), nn.ReLU(), nn.Conv2d(16, 32, 3, stride=2, padding=1))
+    functions = functions_of(model(x).square().sum(), model)
+    divided = {name: sum("urem <" in line or "udiv <" in line for line in f.lines) for name, f in functions.items()}
+    assert max(divided.values()) < 30, divided
 
 
 def test_text_is_written_anew_for_who_reads_it():

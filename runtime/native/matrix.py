@@ -132,7 +132,7 @@ class MatrixTiles(TileLoops):
         before: Tile | None = None
         free = i64(0)
         if self.vector:
-            before, free = self.waiting.get()
+            before, free = self.waiting.tile(), self.waiting.free()
         stride = g.panels * self.width if g.gathers_rows else self.width
         result = self.at(self.region("rows"), j0) if g.gathers_rows else self.at(self.region("tile"), free)
         start, to, to_stride = result, result, i64(stride)
