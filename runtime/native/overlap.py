@@ -15,7 +15,7 @@ from typing import Protocol
 from graphc.runtime.native.axes import Contraction
 from graphc.runtime.native.blocking import Blocking
 from graphc.runtime.native.emit import SIZES, Function, Value, constant, i64
-from graphc.runtime.native.microkernel import CACHE_LINE, MicroKernel, Walk, write_sums
+from graphc.runtime.native.microkernel import CACHE_LINE, Walk, write_sums
 from graphc.runtime.native.outline import outlined
 from graphc.runtime.native.target import Target
 from graphc.runtime.native.tile_operands import Load
@@ -90,11 +90,6 @@ class OverlappedTiles(TileLoops):
             tile = self.waiting.tile()
             with f.loop(i64(0), tile.rows) as row, f.loop(i64(0), tile.columns, self.blocking.lanes) as column:
                 self.finish_vector(tile, row, column)
-
-    def micro(self, height: int, vectors: int, streams: int = 0) -> MicroKernel:
-        g = self.blocking
-        beyond = g.k_in_block * g.n * SIZES[self.c.dtype] > self.target.l1_bytes
-        return super().micro(height, vectors, streams)._replace(streamed=g.streamed or (beyond and bool(g.b_k)))
 
     def tile_extent(self, row_tile: Value) -> tuple[Value, Value, Value]:
         f, g = self.f, self.blocking
