@@ -13,11 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from .pages import mapped
+from .pages import LINE, mapped, slab
 from .types import DType, TensorType, as_dtype
 
-LINE = 64  # bytes: a cache line, which is the widest vector
-LARGE = 4 << 20  # bytes from which memory comes in large pages
+MIDDLE, LARGE = 512 << 10, 4 << 20  # bytes from which memory comes in large pages: shared with others, and its own
 
 _beginning = threading.Lock()
 
@@ -73,13 +72,15 @@ class Cell:
 
 
 def aligned_zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """Zeros from the start of a cache line on, large ones from that of a large page: no vector straddles two lines.
+    """Zeros from the start of a cache line on, large ones in large pages: no vector straddles two lines.
 
     Large ones are pages that nobody has written to, which the system clears when somebody does.
     """
     size = math.prod(shape) * np.dtype(dtype).itemsize
     if size >= LARGE:
         return np.ndarray(shape, dtype, mapped(size).data)
+    if size >= MIDDLE:
+        return np.ndarray(shape, dtype, slab.take(size).data)
     room = np.zeros(size + LINE, np.uint8)
     return np.ndarray(shape, dtype, room.data, -room.ctypes.data % LINE)
 

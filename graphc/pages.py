@@ -8,9 +8,11 @@ from __future__ import annotations
 import contextlib
 import mmap
 import sys
+import threading
 
 import numpy as np
 
+LINE = 64  # bytes: a cache line, which is the widest vector
 HUGE_PAGE = 2 << 20  # bytes; the size on x86-64 and, with 4-KiB pages, on AArch64
 MOST_FILLED = 3 << 19  # bytes that the last large page must have to be one
 
@@ -37,3 +39,32 @@ def mapped(size: int) -> np.ndarray:
         with contextlib.suppress(OSError):  # a kernel without large pages
             pages.madvise(mmap.MADV_HUGEPAGE, start, large)
     return room[start:]
+
+
+class Slab:
+    """Large pages that arrays share: those of 512 KiB to some MiB need so many small ones that processors forget their places.
+
+    Memory is given out once, and goes back to the system when no array holds a slab any more.
+    """
+
+    SIZE = 4 * HUGE_PAGE
+    APART = 5 * LINE  # between arrays: a load would wait for a store to the same place of another small page
+
+    def __init__(self) -> None:
+        self._room: np.ndarray | None = None
+        self._used = 0
+        self._taking = threading.Lock()
+
+    def take(self, size: int) -> np.ndarray:
+        """`size` bytes of zeros (uint8, at most SIZE) from the start of a cache line on.
+
+        Raises: MemoryError as `mapped`.
+        """
+        with self._taking:
+            if self._room is None or self._used + size > self.SIZE:
+                self._room, self._used = mapped(self.SIZE), 0
+            start, self._used = self._used, self._used + -(-size // LINE) * LINE + self.APART
+            return self._room[start : start + size]
+
+
+slab = Slab()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import gc
+import mmap
 import os
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +25,7 @@ from graphc import nn, optim
 from graphc.cells import Cell, is_one_zero, kept
 from graphc.garbage import kept_waiting
 from graphc.ir import topological
-from graphc.pages import HUGE_PAGE
+from graphc.pages import HUGE_PAGE, LINE, Slab
 from graphc.plan import Buffer, Plan, Role
 from graphc.tensor import Tensor
 from graphc.types import TensorType, bool_
@@ -198,6 +201,41 @@ def test_zeros_take_no_memory_before_they_are_written() -> None:
 
 def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_arrays_of_middle_size_share_large_pages_and_nothing_else() -> None:
+    own = Slab()
+    rooms = [own.take(size) for size in (700_001, 1 << 20, 3 << 20, 1 << 20, own.SIZE)]
+    slabs = {id(room.base) for room in rooms}
+    assert len(slabs) == 2  # the last one has a slab by itself
+    starts = [room.ctypes.data for room in rooms]
+    assert all(start % LINE == 0 for start in starts) and (starts[0] % HUGE_PAGE, starts[4] % HUGE_PAGE) == (0, 0)
+    for number, room in enumerate(rooms, 1):
+        assert not room[::4096].any()
+        room[:] = number
+    assert all(room[0] == room[-1] == number for number, room in enumerate(rooms, 1))
+    places = [start % 4096 for start in starts[1:4]]
+    assert len(set(places)) == 3  # of equal arrays, equal elements are at different places of a small page
+
+
+def test_the_pages_of_a_slab_are_freed_with_the_last_array() -> None:
+    own = Slab()
+    first, second = (np.ndarray((512, 512), np.float32, own.take(1 << 20).data) for _ in range(2))
+    pages: Any = first
+    while not isinstance(pages, mmap.mmap):
+        pages = pages.obj if isinstance(pages, memoryview) else pages.base
+    alive = weakref.ref(pages)
+    del own, pages, first
+    assert alive() is not None and not second.any()
+    del second
+    assert alive() is None
+
+
+def test_cells_of_middle_size_lie_in_one_slab() -> None:
+    cells = [Cell(f"w{i}", np.full((512, 300), i, np.float32), True) for i in range(3)]  # 600 KiB each
+    addresses = [cell.array.ctypes.data for cell in cells]
+    assert max(addresses) - min(addresses) < 2 * Slab.SIZE
+    assert all((cell.array == i).all() for i, cell in enumerate(cells))
 
 
 def test_what_was_made_without_collections_is_old_and_what_was_frozen_stays_so() -> None:

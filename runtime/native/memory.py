@@ -12,12 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from graphc.pages import HUGE_PAGE, mapped
+from graphc.pages import HUGE_PAGE, LINE, mapped
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-LINE = 64  # bytes; also the widest vector register
 
 _view: Any = ctypes.c_char.from_buffer
 
