@@ -135,16 +135,22 @@ class Blocking(Extent, Rows, Sums, Tiles, Depth, Blocks, Sharing, Scratch):
         return self.row_tiles if self.split_rows else self.panels
 
     @property
+    def cycles(self) -> int:
+        """Of a tile's multiply-adds in a block of k, at their limit."""
+        return 0 if self.matrix else self.height * self.vectors * self.k_in_block // 2
+
+    @property
     def coarse(self) -> bool:
-        """Whether what is done once for each tile takes no time worth mentioning."""
-        return not self.matrix and self.height * self.vectors * self.k_in_block >= 2 * COARSE
+        """Whether a call for each tile takes no time worth mentioning."""
+        return self.cycles >= COARSE
 
     @property
     def quick(self) -> bool:
-        """Whether the loops around tiles may be compiled quickly: no place in memory takes a division to find."""
+        """Whether the loops around tiles may be compiled quickly: so divisions are divisions, where no shift will do."""
         groups = (self.a_batch, self.b_batch, self.c_batch, self.a_m, self.b_n, self.a_segments, self.c_segments,
                   self.a_k_outer, self.b_k_outer)
-        return self.coarse and not self.a_table and not self.b_table and all(len(axes) <= 1 for axes in groups)
+        divisions = sum(size & size - 1 > 0 for axes in groups for size, _ in axes[1:])
+        return self.cycles >= COARSE * (1 + divisions)
 
 
 @lru_cache(maxsize=512)

@@ -151,6 +151,9 @@ class Function:
             return b
         if opcode == "mul" and (x == 0 or y == 0):
             return Value("0", a.type)
+        if opcode in ("udiv", "urem") and y is not None and y > 0 and not y & (y - 1):
+            opcode, number = ("lshr", y.bit_length() - 1) if opcode == "udiv" else ("and", y - 1)
+            b = Value(str(number), b.type)
         return self.emit(f"{opcode} {a.type} {a.name}, {b.name}", a.type)
 
     def add(self, a: Value, b: Value) -> Value:
