@@ -2,7 +2,7 @@
 
 A builder gives `step(n)`, which runs n steps and returns the last loss.  Modes: "call" is one call for each step, "loop" many
 steps in one call, "compile" torch.compile of the whole step.  What all start from is made beforehand: it is nobody's work.
-Who has copied the state_dict empties it, as a user's program would let go of a checkpoint that was loaded; nobody else holds it.
+Who has copied the state_dict empties it, as a program lets go of a checkpoint that it has loaded; nobody else holds it.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
     python -m bench.worker PEER MODE WORKLOAD THREADS VALUES [FILE]
 
-VALUES is the folder that has what the contender starts from.  Lines on standard output are JSON.  Nothing but the standard library may be imported before the peer's own import is timed.
-PEER is a library, or `machine`, whose rounds measure the FMA peak.
+VALUES is the folder that has what the contender starts from.  Lines on standard output are JSON.  Nothing but the standard
+library may be imported before the peer's own import is timed.  PEER is a library, or `machine`, whose rounds measure the FMA
+peak.
 """
 
 from __future__ import annotations
