@@ -83,7 +83,7 @@ def generator() -> Generator:
     global _generator
     with _lock:
         if _generator is None:
-            source = np.random.PCG64(0)
+            source: Any = np.random.PCG64(0)
             source.state = _place.reached()
             _generator = np.random.Generator(source)
         return _generator
