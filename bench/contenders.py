@@ -2,6 +2,7 @@
 
 A builder gives `step(n)`, which runs n steps and returns the last loss.  Modes: "call" is one call for each step, "loop" many
 steps in one call, "compile" torch.compile of the whole step.  What all start from is made beforehand: it is nobody's work.
+Who has copied the state_dict empties it, as a program lets go of a checkpoint that it has loaded; nobody else holds it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ def build_graphc(w: Workload, values: Values, threads: int, mode: str) -> Step:
     state, x0, y0 = values
     module = w.model(graphc)
     module.load_state_dict(state)
+    state.clear()
     batch = y0.shape[0]
     axis = x0.shape.index(batch)  # the batch is an open dimension, as users write it
     x = graphc.placeholder("x", (*x0.shape[:axis], "batch", *x0.shape[axis + 1:]), x0.dtype.name)
@@ -45,6 +47,7 @@ def build_torch(w: Workload, values: Values, threads: int, mode: str) -> Step:
     state, x0, y0 = values
     module = w.model(torch)
     module.load_state_dict({name: torch.from_numpy(value) for name, value in state.items()})
+    state.clear()
     x, y = torch.from_numpy(x0), torch.from_numpy(y0)
     optimizer = getattr(torch.optim, w.optimizer.name)(module.parameters(), **w.optimizer.settings, fused=True)
 
@@ -76,6 +79,7 @@ def build_jax(w: Workload, values: Values, threads: int, mode: str) -> Step:
     state, x0, y0 = values
     x, y = jnp.asarray(x0), jnp.asarray(y0)
     arrays = {name: jnp.asarray(value) for name, value in state.items()}
+    state.clear()
     weights = {n: a for n, a in arrays.items() if not is_buffer(n)}
     held = [(weights, {n: a for n, a in arrays.items() if is_buffer(n)}, jax.tree.map(jnp.zeros_like, weights),
              jax.tree.map(jnp.zeros_like, weights), jnp.zeros(()), jnp.zeros(()))]  # no buffer twice: they are given away
@@ -130,7 +134,13 @@ BUILDERS: dict[str, Callable[[Workload, Values, int, str], Step]] = {
     "graphc": build_graphc, "numpy": build_numpy, "torch": build_torch, "jax": build_jax}
 
 
-def build(peer: str, w: Workload, threads: int, mode: str) -> Callable[[], Step]:
-    """What builds the contender, once it is called; its values are at hand then, in the layout that it takes."""
-    values = w.values(columns=peer in ("numpy", "jax"))
-    return lambda: BUILDERS[peer](w, values, threads, mode)
+IN_COLUMNS = ("numpy", "jax")  # the libraries that take weights of linear layers as [in, out]
+
+
+def build(peer: str, w: Workload, threads: int, mode: str, values: Values | None = None) -> Callable[[], Step]:
+    """What builds the contender, once it is called; its values are at hand then, in the layout that it takes.
+
+    values   in that layout; drawn here where there are none
+    """
+    given = w.values(columns=peer in IN_COLUMNS) if values is None else values
+    return lambda: BUILDERS[peer](w, given, threads, mode)

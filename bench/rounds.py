@@ -14,11 +14,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .contenders import IN_COLUMNS
 from .workload import Workload
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -98,15 +100,36 @@ class Result:
         return min(peers, key=lambda c: c.median, default=None)
 
 
-def start(python: str, peer: str, mode: str, workload: str, threads: int, file: str = "") -> Contender:
-    """A contender that is built and has done three steps, or the reason why there is none."""
+@contextmanager
+def written(workload: Workload) -> Iterator[Callable[[str], Path]]:
+    """The folder of what a library's contenders start from, in its layout.
+
+    Drawn here and once: it would take 10 MB of a contender's memory, beside the numbers themselves.
+    """
+    with tempfile.TemporaryDirectory() as fresh:
+        def folder(peer: str) -> Path:
+            columns = peer in IN_COLUMNS
+            place = Path(fresh) / ("columns" if columns else "rows")
+            if not place.exists():
+                workload.write(place, columns)
+            return place
+
+        yield folder
+
+
+def start(python: str, peer: str, mode: str, workload: str, threads: int, values: Path | str = "", file: str = "") -> Contender:
+    """A contender that is built and has done three steps, or the reason why there is none.
+
+    values: the folder that has what it starts from
+    """
     c = Contender(peer, mode)
     with tempfile.TemporaryDirectory() as fresh, tempfile.TemporaryFile("w+") as errors:
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads),
                        "OPENBLAS_NUM_THREADS": str(threads), "GRAPHC_CACHE": "0", "TORCHINDUCTOR_CACHE_DIR": fresh}
         if threads == 1:
             environment["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
-        command = [python, "-m", "bench.worker", peer, mode, workload, str(threads), *([file] if file else [])]
+        command = [python, "-m", "bench.worker", peer, mode, workload, str(threads), str(values),
+                   *([file] if file else [])]
         c.process = subprocess.Popen(command, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                      stderr=errors, env=environment)
         assert c.process.stdout is not None
@@ -154,14 +177,15 @@ def compare(workload: Workload, wanted: list[tuple[str, str, str]], machine: Con
     left_out: list[Contender] = []
     everything: list[Contender] = []
     try:
-        for python, peer, mode in wanted:
-            if peer in ("numpy", "jax") and getattr(workload, peer) is None:
-                left_out.append(Contender(peer, mode, reason="not written for this workload", missing=True))
-                continue
-            say(f"{workload.name}: building {peer} {mode}")
-            c = start(python, peer, mode, workload.name, threads, file)
-            everything.append(c)
-            (contenders if c.process is not None else left_out).append(c)
+        with written(workload) as values:
+            for python, peer, mode in wanted:
+                if peer in ("numpy", "jax") and getattr(workload, peer) is None:
+                    left_out.append(Contender(peer, mode, reason="not written for this workload", missing=True))
+                    continue
+                say(f"{workload.name}: building {peer} {mode}")
+                c = start(python, peer, mode, workload.name, threads, values(peer), file)
+                everything.append(c)
+                (contenders if c.process is not None else left_out).append(c)
         if not contenders or contenders[0].peer != "graphc":
             raise RuntimeError(f"{workload.name}: graphc did not start: {left_out[0].reason}")
         check_equal(workload, contenders)
@@ -196,22 +220,23 @@ def begin(workload: Workload, wanted: list[tuple[str, str, str]], threads: int, 
     `seconds` of the contenders are these times, `memory` the most after three steps.  Raises Unequal.
     """
     contenders = [Contender(peer, mode) for _, peer, mode in wanted]
-    for number in range(rounds):
-        say(f"{workload.name}: round {number + 1} of {rounds}")
-        for k in range(len(wanted)):
-            place = (k + number) % len(wanted)
-            c = contenders[place]
-            if c.reason:
-                continue
-            if c.peer in ("numpy", "jax") and getattr(workload, c.peer) is None:
-                c.reason, c.missing = "not written for this workload", True
-                continue
-            started = start(*wanted[place], workload.name, threads, file)
-            started.close()
-            c.told, c.reason, c.missing = started.told, started.reason, started.missing
-            if not c.reason:
-                c.seconds.append(started.told["first"])
-                c.memory = max(c.memory, started.told["memory"])
+    with written(workload) as values:
+        for number in range(rounds):
+            say(f"{workload.name}: round {number + 1} of {rounds}")
+            for k in range(len(wanted)):
+                place = (k + number) % len(wanted)
+                c = contenders[place]
+                if c.reason:
+                    continue
+                if c.peer in ("numpy", "jax") and getattr(workload, c.peer) is None:
+                    c.reason, c.missing = "not written for this workload", True
+                    continue
+                started = start(*wanted[place], workload.name, threads, values(c.peer), file)
+                started.close()
+                c.told, c.reason, c.missing = started.told, started.reason, started.missing
+                if not c.reason:
+                    c.seconds.append(started.told["first"])
+                    c.memory = max(c.memory, started.told["memory"])
     took_part = [c for c in contenders if not c.reason]
     if not took_part or took_part[0].peer != "graphc":
         raise RuntimeError(f"{workload.name}: graphc did not start: {contenders[0].reason}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod, sqrt
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -76,6 +77,21 @@ class Workload:
             state = {name: np.ascontiguousarray(value.T) if value.ndim == 2 and name not in self.tables else value
                      for name, value in state.items()}
         return state, x, y
+
+    def write(self, folder: Path, columns: bool = False) -> None:
+        """Keeps the values in a new folder."""
+        state, x, y = self.values(columns)
+        folder.mkdir()
+        for name, value in {**{f"state.{n}": v for n, v in state.items()}, "x": x, "y": y}.items():
+            np.save(folder / f"{name}.npy", value)
+
+    def read(self, folder: Path) -> Values:
+        """The values that `write` has kept there: in memory once, with nothing of what it takes to draw them."""
+        def array(name: str) -> np.ndarray:
+            loaded: np.ndarray = np.load(folder / f"{name}.npy")
+            return loaded
+
+        return {name: array(f"state.{name}") for name in self.shapes}, array("x"), array("y")
 
 
 def initial(name: str, shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:

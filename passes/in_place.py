@@ -32,12 +32,14 @@ def shared_places(cluster: Cluster, body: Graph, levels: Sequence[str]) -> Itera
         everywhere = read_in_place(body, source, body.nodes)
         # a contraction writes what follows from sums over its rows when all tiles are finished
         at_end = everywhere or (late is not None and read_in_place(body, source, late))
+        # folds over finished tiles take each element when it is computed, before its result is stored
+        by_tile = everywhere or (late is not None and read_in_place(body, source, body.nodes, folds=True))
         for w, (out, level) in enumerate(zip(body.outputs, levels, strict=True)):
             if out.type != source.type:
                 continue
             whole = level == FULL and size == full and (cluster.form is Form.MAP or (
                 cluster.form is Form.CONTRACT and not cluster.by_row))
-            if (everywhere and whole) or (at_end and ((level == KEPT and size == kept != full)
+            if (by_tile and whole) or (at_end and ((level == KEPT and size == kept != full)
                                                       or (level == TOTAL and full > 1))):
                 yield w, r
 
@@ -54,16 +56,20 @@ def after_folds(body: Graph, outputs: Sequence[Node]) -> list[Node]:
     return [n for n in body.nodes if n in found]
 
 
-def read_in_place(body: Graph, source: Node, nodes: Sequence[Node]) -> bool:
+def read_in_place(body: Graph, source: Node, nodes: Sequence[Node], folds: bool = False) -> bool:
     """Whether every one of these nodes that depends on the slot reads it at its own position only.
 
     What is computed again inside a kernel may be read through a view that moves elements: then it is not.
+
+    folds   whether a fold may read it, too: it reads every element where that is computed
     """
     reached = {source}
     for node in nodes:
         if any(i in reached for i in node.inputs):
-            reached.add(node)
             kind = node.op.kind
+            if kind is Kind.REDUCE and folds:
+                continue
+            reached.add(node)
             if kind is Kind.VIEW:
                 variables = variables_for(node.shape)
                 read = follow(node, variables, {node.inputs[0]}.__contains__)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -57,6 +58,21 @@ def test_libraries_agree(w: Workload) -> None:
     losses = made[0].told["losses"]
     assert losses[2] < losses[0]
     assert float(build("graphc", w, 1, "loop")()(3)) == losses[2]
+
+
+def test_contenders_start_from_what_is_written_and_keep_no_second_copy(tmp_path: Path) -> None:
+    w = TINY[4]
+    for columns in (False, True):
+        w.write(tmp_path / str(columns), columns)
+        state, *data = w.read(tmp_path / str(columns))
+        drawn, *others = w.values(columns)
+        assert list(state) == list(drawn) == list(w.shapes)
+        for one, other in zip((*state.values(), *data), (*drawn.values(), *others), strict=True):
+            assert one.dtype == other.dtype and np.array_equal(one, other)
+    for peer in ("graphc", "torch"):
+        values = w.read(tmp_path / "False")
+        step = build(peer, w, 1, "call", values)()
+        assert not values[0] and step(1) > 0
 
 
 @pytest.mark.parametrize("change", [

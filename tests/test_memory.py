@@ -177,6 +177,29 @@ def test_a_process_takes_little_more_than_what_was_planned(tmp_path: Path) -> No
         assert peak - empty <= 1.2 * planned, f"{sizes}: {peak - empty:,} bytes for {planned:,} planned"
 
 
+LOADED = """
+import sys
+import numpy as np
+import graphc
+from graphc import nn, optim
+graphc.manual_seed(0)
+model = nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(12, 2))
+model.load_state_dict({"0.weight": np.ones((9, 4)), "2.weight": np.ones((2, 12)), "2.bias": np.zeros(2)})
+step = graphc.train_step(model(graphc.placeholder("x", (5, 3), "int64")).sum(), optim.Adam(model.parameters()))
+step(np.zeros((5, 3), np.int64))
+print([name for name in ("numpy.random", "hashlib", "secrets") if name in sys.modules])
+model[2].reset_parameters()
+assert model[2].weight.numpy().std() > 0
+"""
+
+
+def test_who_loads_a_checkpoint_loads_no_random_numbers_and_who_has_no_cache_no_hash() -> None:
+    """The two libraries would be 10 MB of the process."""
+    environment = {**os.environ, "GRAPHC_CACHE": "0", "PYTHONPATH": str(ROOT)}
+    out = subprocess.run([sys.executable, "-c", LOADED], capture_output=True, text=True, cwd=ROOT, env=environment, check=True)
+    assert out.stdout.strip() == "[]"
+
+
 @pytest.mark.parametrize("array, same", [
     (np.broadcast_to(0.0, (3, 4)), True), (np.broadcast_to(np.int64(0), (3, 4)), True), (np.array(0.0), True),
     (np.broadcast_to(-0.0, (3, 4)), False), (np.broadcast_to(1.0, (3, 4)), False), (np.broadcast_to(np.nan, 3), False),

@@ -627,6 +627,16 @@ def test_column_folds_behind_a_contraction(target: str) -> None:
 
 
 @many
+def test_results_take_the_memory_of_what_tiles_read_beside_folds(target: str) -> None:
+    for dtype, (m, n, k) in zip(("float32", "float64") * 4, ODD, strict=True):
+        x, w, slope = inputs((dtype, (m, k)), (dtype, (k, n)), (dtype, (m, n)))
+        dz = (x @ w) * slope
+        for folds, axes in (([g["sum"](dz, 0), g["argmax"](dz * slope, 0)], (0,)), ([g["sum"](dz), g["max"](slope)], ())):
+            check(kernel(Form.CONTRACT, [x, w, slope], [dz, *folds], (m, n), axes, in_place=frozenset({(0, 2)})),
+                  target=target, tolerance=4000, threads=(1, 2, 3), aliased={0: 2})
+
+
+@many
 def test_totals_behind_a_contraction(target: str) -> None:
     for m, n, k in (*ODD, (70, 1, 40), (1, 70, 40), (1, 1, 3000)):
         x, w, y = inputs(("float32", (m, k)), ("float32", (k, n)), ("float32", (m, n)))

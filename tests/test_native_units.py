@@ -74,6 +74,25 @@ def test_objects_do_not_depend_on_threads():
     assert all(objects == alone for objects in more)
 
 
+def test_tools_serve_one_text_at_a_time_and_few_are_left(monkeypatch):
+    """Each set is close to a megabyte of LLVM's tables."""
+    working, most, make = [], [], codegen.Tools.optimise
+
+    def optimise(tools, module):
+        assert tools not in working
+        working.append(tools)
+        most.append(len(working))
+        time.sleep(0.02)
+        make(tools, module)
+        working.remove(tools)
+
+    monkeypatch.setattr(codegen.Tools, "optimise", optimise)
+    texts = cut(towers(7), 1)
+    units = [codegen.Unit(t, level) for t, level in zip(texts, (2, 0) * len(texts), strict=False)]
+    jit.compile_units(units, target=host(), name="towers", exports=("top",), threads=3)
+    assert max(most) > 1 and [key[1:] for key, tools in codegen._idle.items() for _ in tools] == [(2, True)]
+
+
 def test_a_function_that_no_text_has_is_named():
     *first, last = cut(towers(5), 1)
     assert "@top" in last

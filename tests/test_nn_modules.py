@@ -412,20 +412,33 @@ def test_parameters_as_one_vector_and_back() -> None:
         nn.utils.vector_to_parameters(np.arange(8), net.parameters())
 
 
-def test_large_initial_values_are_those_of_one_sequence_whoever_is_asked_first_and_not_drawn_where_others_are_loaded() -> None:
+@pytest.mark.parametrize("drawn_before", [False, True])
+def test_initial_values_are_those_of_one_sequence_whoever_is_asked_first(drawn_before: bool) -> None:
     draws = np.random.default_rng(5)
-    wanted = [draws.uniform(-bound, bound, shape).astype(np.float32) for bound, shape in
-              ((0.1, (200, 100)), (0.1, (200,)), (200 ** -0.5, (90, 200)), (200 ** -0.5, (90,)))]
-    for order in ((0, 1, 2, 3), (3, 2, 1, 0), (2, 0, 3, 1)):
+    first = draws.normal(size=2) if drawn_before else np.zeros(0)
+    wanted = [draw.astype(np.float32) for draw in (
+        *(draws.uniform(-0.1, 0.1, shape) for shape in ((200, 100), (200,))), draws.normal(size=(300, 70)),
+        *(draws.uniform(-(200 ** -0.5), 200 ** -0.5, shape) for shape in ((90, 200), (90,))))]
+    for order in ((0, 1, 2, 3, 4), (4, 3, 2, 1, 0), (3, 0, 4, 1, 2), (2, 3), (4,), ()):
         graphc.manual_seed(5)
-        made = list(nn.Sequential(nn.Linear(100, 200), nn.Linear(200, 90)).parameters())
-        following = nn.Parameter(np.zeros(3))
-        nn.init.normal_(following)
+        if drawn_before:
+            assert np.array_equal(nn.init.normal_(np.empty(2)), first)
+        made = list(nn.Sequential(nn.Linear(100, 200), nn.Embedding(300, 70), nn.Linear(200, 90)).parameters())
+        following = nn.init.normal_(nn.Parameter(np.zeros(3)))
         for k in order:
             assert np.allclose(made[k].numpy(), wanted[k], rtol=1e-6, atol=0) and made[k].cell.version > 0
+        assert np.array_equal(nn.init.normal_(np.empty(4)), copy.deepcopy(draws).normal(size=7)[3:])
         assert np.array_equal(following.numpy(), copy.deepcopy(draws).normal(size=3).astype(np.float32))
+
+
+def test_initial_values_are_not_drawn_where_others_are_loaded() -> None:
     layer = nn.Linear(100, 200)
     layer.weight.cell.begin(lambda array: pytest.fail("drawn for nothing"))
     assert layer.weight.shape == (200, 100)
     layer.load_state_dict({"weight": np.ones((200, 100)), "bias": np.zeros(200)})
     assert np.array_equal(layer.weight.numpy(), np.ones((200, 100)))
+
+
+def test_a_seed_is_not_negative() -> None:
+    with pytest.raises(ValueError, match="not negative, got -1"):
+        graphc.manual_seed(-1)

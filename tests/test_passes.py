@@ -229,6 +229,28 @@ def test_a_bias_that_its_own_tiles_read_is_updated_in_place() -> None:
         np.testing.assert_allclose(b.numpy(), old - 0.001 * (2 * d).sum(0), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.usefixtures("several_threads")
+def test_a_layers_gradient_takes_the_memory_of_the_slopes_that_its_tiles_read() -> None:
+    """Though the bias is updated by sums over the same tiles."""
+    x = placeholder("x", (64, 24))
+    seen = []
+    for backend, threads in (("native", 1), ("native", 2), ("numpy", 1)):
+        g = np.random.default_rng(0)
+        w, b, v = (graphc.parameter(name, g.standard_normal(shape) * 0.1) for name, shape in
+                   (("w", (24, 40)), ("b", (40,)), ("v", (40, 24))))
+        loss = ((graphc.nn.functional.gelu(x @ w + b) @ v - x) ** 2).sum()
+        program = graphc.train_step(loss, graphc.optim.SGD([w, b, v], lr=0.001), threads=threads, backend=backend)
+        plan = program.specialize().plan
+        kernel = next(k for k in plan.kernels if any(plan.home(t).name == "b" for t in k.writes))
+        assert kernel.form is Form.CONTRACT and kernel.writes[0].type.shape == (64, 40)
+        assert plan.home(kernel.writes[0]) in map(plan.home, kernel.reads)
+        program.run(3, g.standard_normal((64, 24)).astype(np.float32))
+        seen.append([p.numpy() for p in (w, b, v)])
+    for one, other, reference in zip(*seen, strict=True):
+        np.testing.assert_array_equal(one, other)
+        np.testing.assert_allclose(one, reference, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("spec, a, b", [
     ("ij,jk->ik", (16, 4096), (4096, 16)), ("i,i->", (70001,), (70001,)), ("ji,jk->ik", (8191, 5), (8191, 30)),
     ("bijc,bjkc->bik", (2, 3, 900, 7), (2, 900, 9, 7)),

@@ -1,6 +1,7 @@
 """Initial values, as torch.nn.init: each function fills a parameter in place and returns it.
 
-Draws come from the process-wide numpy generator that `graphc.manual_seed` resets.  Knows shapes and distributions only.
+Draws come from the process-wide sequence of random numbers that `graphc.manual_seed` restarts.  Knows shapes and
+distributions only.
 
 Sources: Glorot & Bengio 2010 (xavier), He et al. 2015 (kaiming), Saxe et al. 2014 (orthogonal), Martens 2010 (sparse).
 """
@@ -9,17 +10,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from ..draws import Draws, put_off, put_off_known
+from ..draws import generator as initial_generator
 from ..errors import GraphError, ShapeError
-from ..ops.random import generator as initial_generator
-from ..ops.random import numbers_to_come
 from ..origins import at, user_origin
 from ..tensor import Parameter
 
+if TYPE_CHECKING:
+    from numpy.random import Generator
+
 CHUNK = 1 << 14  # numbers drawn at a time
+Draw = Callable[["Generator", int], np.ndarray]
 Fillable = TypeVar("Fillable", bound=Parameter | np.ndarray)
 
 
@@ -41,41 +46,46 @@ def _fill(target: Fillable, values: np.ndarray | float) -> Fillable:
     return target
 
 
-def _draw(target: Fillable, draw: Callable[[int], np.ndarray]) -> Fillable:
-    """Fills with draws, some at a time: the numbers of one large draw, without a second array as large as the target."""
-    _shape(target)
+def _draw(target: Fillable, draw: Draw, later: Draws | None) -> Fillable:
+    """Fills with draws: when somebody asks for a parameter's value, where they could be put off, else now.
+
+    Some at a time: the numbers of one large draw, without a second array as large as the target.
+    """
+    if isinstance(target, Parameter) and later is not None:
+        target.cell.begin(lambda array: later.make(lambda generator: _draw_into(array, draw, generator)))
+        return target
     array = target.cell.array if isinstance(target, Parameter) else target
-    _draw_into(array, draw)
+    _draw_into(array, draw, initial_generator())
     if isinstance(target, Parameter):
         target.cell.version += 1
     return target
 
 
-def _draw_into(array: np.ndarray, draw: Callable[[int], np.ndarray]) -> None:
+def _draw_into(array: np.ndarray, draw: Draw, generator: Generator) -> None:
     flat: Any = array.reshape(-1) if array.flags.c_contiguous else array.flat
     for start in range(0, array.size, CHUNK):
-        flat[start:start + CHUNK] = draw(min(CHUNK, array.size - start))
+        flat[start:start + CHUNK] = draw(generator, min(CHUNK, array.size - start))
 
 
 def uniform_(tensor: Fillable, a: float = 0.0, b: float = 1.0) -> Fillable:
-    """Uniform in [a, b).  A large parameter is filled when somebody asks for its value: not where others are loaded first."""
-    generator = initial_generator()
-    if isinstance(tensor, Parameter) and tensor.cell.size >= CHUNK:
-        known = numbers_to_come(generator, tensor.cell.size)
-        if known is not None:
-            def write(array: np.ndarray) -> None:
-                numbers = known()
-                _draw_into(array, lambda count: numbers.uniform(a, b, count))
-
-            tensor.cell.begin(write)
-            return tensor
-    return _draw(tensor, lambda count: generator.uniform(a, b, count))
+    """Uniform in [a, b).  A parameter is filled when somebody asks for its value: not where others are loaded first."""
+    size = math.prod(_shape(tensor))
+    return _draw(tensor, lambda generator, count: generator.uniform(a, b, count),
+                 put_off_known(size) if isinstance(tensor, Parameter) else None)
 
 
 def normal_(tensor: Fillable, mean: float = 0.0, std: float = 1.0) -> Fillable:
-    """Normal with this mean and standard deviation."""
-    generator = initial_generator()
-    return _draw(tensor, lambda count: generator.normal(mean, std, count))
+    """Normal with this mean and standard deviation.  A parameter is filled when somebody asks, as by `uniform_`."""
+    size = math.prod(_shape(tensor))
+
+    def draw(generator: Generator, count: int) -> np.ndarray:
+        return generator.normal(mean, std, count)
+
+    def skip(generator: Generator) -> None:  # by drawing: how many numbers it takes depends on them
+        for start in range(0, size, CHUNK):
+            draw(generator, min(CHUNK, size - start))
+
+    return _draw(tensor, draw, put_off(skip) if isinstance(tensor, Parameter) else None)
 
 
 def trunc_normal_(tensor: Fillable, mean: float = 0.0, std: float = 1.0, a: float = -2.0, b: float = 2.0) -> Fillable:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import draws
 from ..errors import DTypeError, GraphError
 from ..ir import Node, rebuild
 from ..methods import public
@@ -201,42 +202,18 @@ class _Global:
 
     seed = 0
     draws = counter()
-    numpy: np.random.Generator | None = None  # made at the first use: importing numpy.random takes 10 ms
 
 
 @public
 def manual_seed(seed: int) -> None:
     """Fixes initial values and random nodes that are made from here on."""
+    draws.restart(int(seed))
     _Global.seed, _Global.draws = int(seed), counter()
-    _Global.numpy = np.random.default_rng(int(seed))
-
-
-def generator() -> np.random.Generator:
-    """numpy's generator for initial values; manual_seed restarts it."""
-    if _Global.numpy is None:
-        _Global.numpy = np.random.default_rng()
-    return _Global.numpy
-
-
-def numbers_to_come(generator: np.random.Generator, count: int) -> Callable[[], np.random.Generator] | None:
-    """Skips so many of the generator's 64-bit numbers; returns what makes a generator of them, None where it cannot skip."""
-    source: Any = generator.bit_generator
-    state = source.state
-    if type(source) is not np.random.PCG64 or state["has_uint32"]:  # half of a number, which skipping would lose
-        return None
-    source.advance(count)
-
-    def then() -> np.random.Generator:
-        again = np.random.PCG64(0)
-        again.state = state
-        return np.random.Generator(again)
-
-    return then
 
 
 def fresh_seed() -> int:
     """A seed for a random state, from the global generator."""
-    return int(generator().integers(0, 1 << 62))
+    return int(draws.generator().integers(0, 1 << 62))
 
 
 def _key(seed: int | Tensor | None) -> Tensor:
@@ -318,5 +295,5 @@ def randint(low: int, high: int, shape: Any, seed: int | Tensor | None = None) -
     return e.cast(e.floor(_draw(_uniform, shape, "float64", seed) * float(high - low)), int64) + low
 
 
-__all__ = ["NumpyScalar", "bernoulli", "flat_position", "fresh_seed", "generator", "manual_seed", "normal",
+__all__ = ["NumpyScalar", "bernoulli", "flat_position", "fresh_seed", "manual_seed", "normal",
            "per_step", "randint", "threefry", "uniform"]

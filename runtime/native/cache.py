@@ -13,7 +13,6 @@ Environment: GRAPHC_CACHE=0 turns the cache off, GRAPHC_CACHE_DIR names the fold
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import stat
 import struct
@@ -23,13 +22,16 @@ import time
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import llvmlite
 import numpy
 from graphc.runtime.native.target import Target
 
 from graphc.records import NamedTuple, field, record
+
+if TYPE_CHECKING:
+    import hashlib
 
 MAGIC = b"graphc\x00\x01"  # the last byte is the version of the file format
 HEADER = struct.Struct("<8s32s32sQQ")  # magic, key, SHA-256 of the payload, bytes of metadata, bytes of data
@@ -45,6 +47,13 @@ class Entry(NamedTuple):
 
     meta: dict[str, Any]
     data: bytes
+
+
+def sha256(data: bytes) -> hashlib._Hash:
+    """The hash that keys and checksums are; its library takes 3 MB, and nobody needs it who has no cache."""
+    from hashlib import sha256
+
+    return sha256(data)
 
 
 def default_folder() -> Path:
@@ -90,13 +99,13 @@ def compiler_digest() -> bytes:
 
     The sources, not only a version number: whoever changes a code generator must not be served what the old one made.
     """
-    digest = hashlib.sha256(f"llvmlite {llvmlite.__version__}\nnumpy {numpy.__version__}\n".encode())
+    digest = sha256(f"llvmlite {llvmlite.__version__}\nnumpy {numpy.__version__}\n".encode())
     root = Path(__file__).resolve().parents[2]
     folders = [root / name for name in ("graphc", "passes", "runtime", "ops", "nn", "optim")]
     files = [*root.glob("*.py"), *(file for folder in folders for file in folder.rglob("*.py"))]
     for file in sorted(files):
         with contextlib.suppress(OSError):
-            digest.update(file.name.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
+            digest.update(file.name.encode() + b"\0" + sha256(file.read_bytes()).digest())
     return digest.digest()
 
 
@@ -105,7 +114,7 @@ def key(kind: str, content: str | bytes, target: Target, level: int) -> bytes:
 
     kind: separates uses, ``"module"`` where the content is LLVM text, ``"plan"`` where it is a plan.
     """
-    digest = hashlib.sha256(MAGIC + compiler_digest())
+    digest = sha256(MAGIC + compiler_digest())
     body = content.encode() if isinstance(content, str) else content
     for part in (kind.encode(), repr(target).encode(), str(level).encode(), body):
         digest.update(struct.pack("<Q", len(part)) + part)
@@ -147,7 +156,7 @@ class Cache:
         import json  # loads with the first entry: without a cache nothing asks for it
 
         payload = json.dumps(meta or {}, separators=(",", ":")).encode()
-        content = HEADER.pack(MAGIC, key, hashlib.sha256(payload + data).digest(), len(payload), len(data))
+        content = HEADER.pack(MAGIC, key, sha256(payload + data).digest(), len(payload), len(data))
         content += payload + data
         if len(content) > self.limit:
             return False
@@ -264,7 +273,7 @@ def _decode(content: bytes, key: bytes) -> Entry | None:
     body = content[HEADER.size :]
     if magic != MAGIC or stored != key or len(body) != meta_bytes + data_bytes:
         return None
-    if hashlib.sha256(body).digest() != digest:
+    if sha256(body).digest() != digest:
         return None
     import json
 

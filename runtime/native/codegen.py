@@ -28,7 +28,7 @@ from graphc.records import NamedTuple
 SWITCHABLE = (22,)  # versions of LLVM whose command-line options may be set again and again
 
 _lock = threading.Lock()
-_made = threading.local()  # each thread's `Tools`
+_idle: dict[tuple[Target, int, bool], list[Tools]] = {}  # tools that nobody works with now, by what they are for
 
 EXPORTED = re.compile(r"^define (?!internal |private )[^@\n]*@([\w.]+)\(", re.M)  # the functions of a text that others may call
 WANTED = re.compile(r"^declare [^@\n]*@(?!llvm\.)([\w.]+)\(", re.M)  # and those that it calls and has not
@@ -76,8 +76,8 @@ def compile_text(unit: Unit, target: Target, name: str) -> Part:
     Raises: CompileError with LLVM's message for text that is not valid.
     """
     start = time.perf_counter()
-    tools = _tools(target, unit.level, True)
-    with llvm.create_context() as context, _parse(unit.text, tools, name, context) as module:
+    with (_tools(target, unit.level, True) as tools, llvm.create_context() as context,
+          _parse(unit.text, tools, name, context) as module):
         parsed = time.perf_counter()
         tools.optimise(module)
         optimised = time.perf_counter()
@@ -89,8 +89,8 @@ def compile_text(unit: Unit, target: Target, name: str) -> Part:
 def optimised_text(text: str, target: Target, *, level: int = 2, name: str = "module") -> str:
     """The module after the passes, as LLVM text; for any target."""
     initialize_all()
-    tools = _tools(target, level, False)
-    with llvm.create_context() as context, _parse(text, tools, name, context) as module:
+    with (_tools(target, level, False) as tools, llvm.create_context() as context,
+          _parse(text, tools, name, context) as module):
         tools.optimise(module)
         return str(module)
 
@@ -98,8 +98,8 @@ def optimised_text(text: str, target: Target, *, level: int = 2, name: str = "mo
 def assembly_for(text: str, target: Target, *, level: int = 2, name: str = "module") -> str:
     """The module's assembly text for any target, of this machine or another."""
     initialize_all()
-    tools = _tools(target, level, False)
-    with llvm.create_context() as context, _parse(text, tools, name, context) as module:
+    with (_tools(target, level, False) as tools, llvm.create_context() as context,
+          _parse(text, tools, name, context) as module):
         tools.optimise(module)
         try:
             return tools.machine.emit_assembly(module)
@@ -108,7 +108,7 @@ def assembly_for(text: str, target: Target, *, level: int = 2, name: str = "modu
 
 
 class Tools:
-    """What compiles texts for a target with a certain care, made once; serves one thread at a time.
+    """What compiles texts for a target with a certain care; serves one thread at a time.
 
     machine   LLVM's description of the target
     head      lines that say so at the top of a text
@@ -128,13 +128,30 @@ class Tools:
         _unlocked("LLVMPY_RunNewModulePassManager")(self._passes, module, builder)
 
 
-def _tools(target: Target, level: int, load: bool) -> Tools:
-    """Those of this thread."""
-    made = _made.__dict__.setdefault("tools", {})
-    tools = made.get((target, level, load))
+@contextlib.contextmanager
+def _tools(target: Target, level: int, load: bool) -> Iterator[Tools]:
+    """Tools that nobody else works with meanwhile."""
+    key = target, level, load
+    with _lock:
+        idle = _idle.get(key)
+        tools = idle.pop() if idle else None
     if tools is None:
-        tools = made[target, level, load] = Tools(target, level, load)
-    return tools
+        tools = Tools(target, level, load)
+    try:
+        yield tools
+    finally:
+        with _lock:
+            _idle.setdefault(key, []).append(tools)
+
+
+def put_away() -> None:
+    """Tools that nobody works with go, but for one set that compiles with the usual care: each is close to a megabyte."""
+    with _lock:
+        kept = [(key, tools[:1]) for key, tools in _idle.items() if key[1:] == (2, True) and tools][-1:]
+        gone = [*_idle.values()]
+        _idle.clear()
+        _idle.update(kept)
+    del gone
 
 
 def _tuning() -> Any:

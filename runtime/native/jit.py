@@ -30,6 +30,7 @@ from graphc.runtime.native.codegen import (
     compile_text,
     initialize,
     optimised_text,
+    put_away,
     symbol_table,
     without_strength_reduction,
 )
@@ -153,6 +154,7 @@ class Build:
 
     def __exit__(self, *_: object) -> None:
         self._open.close()
+        put_away()
 
     def add(self, unit: Unit, *, begin: bool = True) -> None:
         """Compile a text as soon as a thread is free; `begin`: see `Jobs.add`."""
