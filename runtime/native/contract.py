@@ -19,7 +19,7 @@ from graphc.runtime.native.dots import DotTile, dot_function, dot_rows
 from graphc.runtime.native.emit import SIZES, Function, Value, i64, vector
 from graphc.runtime.native.matrix import MatrixTiles
 from graphc.runtime.native.matrix_blocking import matrix_blocking, matrix_cost
-from graphc.runtime.native.operands import LINE, UNFORESEEN
+from graphc.runtime.native.operands import LINE, PIECE_COST, UNFORESEEN
 from graphc.runtime.native.overlap import FinishVector, OverlappedTiles
 from graphc.runtime.native.packing import columns_of, in_piece
 from graphc.runtime.native.sharing import spread
@@ -35,6 +35,7 @@ __all__ = ["Contraction", "Finish", "FinishVector", "Load", "Prefetch", "Tile", 
 
 MISS = 12  # cycles for a line of an operand beyond the cache that no processor foresees
 TURNED, TURNED_NEAR = 1.1, 1.05  # what exchanging the operands must gain; where it is stored and B is in the cache
+LEAST_BESIDE = 12  # rows of windows that a vector from the second-level cache should be multiplied by
 DOT_COLUMNS = 8  # up to so many columns dot products pay
 COLUMNS = (("source", "ptr"), ("apart", "i64"), ("rows", "i64"), ("columns", "i64"), ("to", "ptr"), ("stride", "i64"))
 
@@ -69,7 +70,9 @@ def pack_cost(axes: Axes, stride: int | None, run: int, lanes: int, masks: bool)
         return 2 / lanes
     piece = pieces_run(axes) if masks else 0
     if piece:
-        return 3 / min(piece, lanes) if axes[-1][1] == 1 else 0.8
+        if axes[-1][1] != 1:
+            return 0.8
+        return (3 if piece % lanes == 0 else PIECE_COST) / min(piece, lanes)
     return 6 / lanes if stride == 1 or run else 1.3
 
 
@@ -79,11 +82,19 @@ def cost(c: Contraction, g: Blocking, plain: bool, turned: bool, dots: bool, tar
     if dots:
         total = m * k * (n + 1) / (2 * g.lanes) + 3 * m * n + (0 if dot_columns_in_place(c) else 1.3 * n * k)
     else:
-        total = m * k * math.ceil(n / g.lanes) / 2 * max(1, 8 / (g.height * g.vectors))
+        vectors = n // g.stretch * math.ceil(g.stretch / g.lanes) if g.stretch else math.ceil(n / g.lanes)
+        sums = g.height * g.vectors
+        slower = max(1, 8 / sums)
+        if g.stretch:  # vectors that do not begin at lines are two loads
+            slower = max(slower, (g.height + 2 * g.vectors) / sums)
+        elif g.a_k is None and g.streamed:
+            slower = max(slower, LEAST_BESIDE / g.height)
+        total = m * k * vectors / 2 * slower
+        once = g.batch if g.batch > 1 and g.keeps else 1  # for all members of the batch
         if g.pack_b:
-            total += n * k * pack_cost(g.b_n, g.b_k, g.b_run, g.lanes, masks)
+            total += n * k * pack_cost(g.b_n, g.b_k, g.b_run, g.lanes, masks) / (once if g.split_rows else 1)
         if g.pack_a:
-            total += m * k * pack_cost(g.a_m, g.a_k, g.a_run, g.lanes, masks)
+            total += m * k * pack_cost(g.a_m, g.a_k, g.a_run, g.lanes, masks) / (1 if g.split_rows else once)
         elif g.a_row == 1 and m * k * SIZES[c.dtype] > target.l2_bytes // 2 and abs(g.a_k or 0) * SIZES[c.dtype] >= UNFORESEEN:
             total += m * k * SIZES[c.dtype] / LINE * MISS
     if plain and not g.direct:

@@ -151,8 +151,16 @@ class PackedOperands:
     def panel_extent(self, panel: Value) -> tuple[Value, Value]:
         """(first flattened column, columns padded to whole registers) of a panel."""
         f, g = self.f, self.blocking
-        first, vectors = self.even_split(panel, g.vectors, g.wide)
-        return f.mul(first, i64(g.lanes)), f.mul(vectors, i64(g.lanes))
+        stretch, place = quotient(f, panel, g.stretch_panels) if g.stretch else (i64(0), panel)
+        first, vectors = self.even_split(place, g.vectors, g.wide)
+        return f.add(f.mul(stretch, i64(g.stretch)), f.mul(first, i64(g.lanes))), f.mul(vectors, i64(g.lanes))
+
+    def columns_from(self, panel: Value, j0: Value) -> Value:
+        """How many columns there are from a panel's first one on, in its stretch."""
+        f, g = self.f, self.blocking
+        if not g.stretch:
+            return f.sub(i64(g.n), j0)
+        return f.sub(f.mul(f.add(quotient(f, panel, g.stretch_panels)[0], i64(1)), i64(g.stretch)), j0)
 
     def even_split(self, place: Value, size: int, larger: int) -> tuple[Value, Value]:
         """(start, size) of part `place` where the first `larger` parts have `size` items and the others one less."""
