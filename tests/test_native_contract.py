@@ -340,6 +340,52 @@ def test_runs_of_pixels(name: str) -> None:
     check(cases, TARGETS[name])
 
 
+def convolution(kind: str, batch: int, inputs: int, outputs: int, side: int, size: int, dtype: str = "float") -> Contraction:
+    """A padded convolution of square images, NCHW: "forward", gradient of the "input" or of the "weight"."""
+    line, area, taps = side + size - 1, side * side, size * size
+    image = {"forward": inputs, "input": outputs, "weight": inputs}[kind] * line * line
+    if kind == "weight":
+        return Contraction(dtype, (), (outputs,), (inputs, size, size), (batch, side, side),
+                           (), (area,), (outputs * area, side, 1), (), (image, line, 1), (line * line, line, 1),
+                           (), (inputs * taps,), (taps, size, 1))
+    m, k = (outputs, inputs) if kind == "forward" else (inputs, outputs)
+    a_m, a_k = (inputs * taps, taps)[:: 1 if kind == "forward" else -1]
+    turn = 1 if kind == "forward" else -1
+    return Contraction(dtype, (batch,), (m,), (side, side), (k, size, size), (0,), (a_m,), (a_k, turn * size, turn),
+                       (image,), (line * line, line, 1), (line, 1), (m * area,), (area,), (side, 1))
+
+
+# (convolution, stretch of columns that is read where it is, whether what the batch shares is packed once, whether vectors run
+# along k): where vectors have 64 bytes
+CONVOLUTIONS: list[tuple[Contraction, int, bool, bool]] = [
+    (convolution("forward", 3, 8, 8, 28, 7), 28, False, False),  # two vectors a row, the last one masked; two blocks of k
+    (convolution("forward", 2, 3, 6, 33, 5), 33, False, False),
+    (convolution("forward", 2, 4, 20, 16, 3, "double"), 16, False, False),
+    (convolution("forward", 3, 5, 7, 70, 3), 70, False, False),  # panels of unequal widths in each row
+    (convolution("forward", 2, 3, 17, 32, 3, "i32"), 32, False, False),
+    (convolution("input", 5, 30, 24, 32, 3), 32, True, False),
+    (convolution("input", 3, 64, 24, 14, 3), 0, True, False),
+    (convolution("forward", 3, 40, 64, 14, 3), 0, True, False),  # with exchanged operands
+    (convolution("weight", 3, 8, 8, 28, 7), 0, False, True),
+    (convolution("weight", 2, 1, 6, 28, 5), 0, False, True),
+    (convolution("weight", 2, 3, 16, 32, 3), 0, False, True),
+    (convolution("weight", 3, 7, 13, 19, 3, "double"), 0, False, True),  # tiles of unequal heights, a masked end of each row
+    (convolution("weight", 40, 4, 9, 21, 5), 0, False, True),  # several blocks of k
+]
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_convolutions(name: str) -> None:
+    """Images read where they are, weights packed once for a batch, and gradients whose vectors run along rows of images."""
+    target = replace(TARGETS[name], l1_bytes=48 << 10, l2_bytes=2 << 20)
+    if target.vector_bytes == 64:
+        for c, stretch, kept, along in CONVOLUTIONS:
+            road = choose_road(c, target, True, (False, False))
+            found = road.blocking.stretch, road.blocking.keeps, road.correlation is not None
+            assert found == (stretch, kept, along), c
+    check([Case(c, way, misalign) for c, *_ in CONVOLUTIONS for way, misalign in (("plain", 1), ("twice", 0))], target)
+
+
 @pytest.mark.parametrize("name", TARGETS)
 def test_computed_operands(name: str) -> None:
     """Operands that a hook computes while they are packed, in each layout and with sums in several blocks."""

@@ -345,7 +345,9 @@ def choose_blocks(extent: Extent, rows: Rows, t: Tiles, depth: Depth, itemsize: 
             sums = tiles_in_block * t.height * width * itemsize
             share = target.l2_bytes * 3 // 5  # the packed block and its sums stay in the second-level cache together
             panels_in_block = max(1, min(panels_in_block, share // (sums + (panel_bytes if t.pack_b else 0))))
-    streamed = depth.k_in_block * panels_in_block * width * itemsize > target.l1_bytes if t.pack_b else large_b and not t.stretch
+    streamed = large_b and not t.stretch
+    if t.pack_b:
+        streamed = depth.k_in_block * panels_in_block * width * itemsize > target.l1_bytes
     # panels are packed anew by every thread that shares rows; so are rows of A by those that share panels, in pieces of lines
     split_rows = whole_rows or t.row_tiles >= (4 * t.panels if t.pack_b and not t.overlapped else t.panels)
     far_result = depth.k_in_block <= SHALLOW and extent.m * extent.n * itemsize > target.l2_bytes // 4

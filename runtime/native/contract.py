@@ -15,6 +15,7 @@ from functools import lru_cache
 
 from graphc.runtime.native.axes import Axes, Contraction, adjacent, merge, pieces_run, swapped
 from graphc.runtime.native.blocking import Blocking, choose_blocking
+from graphc.runtime.native.correlations import Correlation, correlation, emit_correlation
 from graphc.runtime.native.dots import DotTile, dot_function, dot_rows
 from graphc.runtime.native.emit import SIZES, Function, Value, i64, vector
 from graphc.runtime.native.matrix import MatrixTiles
@@ -49,6 +50,7 @@ class Road(NamedTuple):
     turned_offset: int  # where in scratch the transposed tile is
     turned_stride: int  # elements between its rows: the rows of a tile
     scratch_bytes: int
+    correlation: Correlation | None = None  # vectors run along k, which are several axes
 
 
 def dots_fit(c: Contraction, target: Target) -> bool:
@@ -140,6 +142,10 @@ def choose_road(c: Contraction, target: Target, plain: bool, loads: tuple[bool, 
     least, turned, dots = min(choices)
     if matrix is not None and matrix_cost(c, matrix, loads) < least:
         return Road(False, False, matrix, matrix.scratch_bytes, matrix.height, matrix.scratch_bytes)
+    along = correlation(c, target) if not any(loads) and not whole_rows else None
+    if along is not None and along.cost(c, target.lanes(SIZES[c.dtype])) < least:
+        g = choose_blocking(c, target, plain, loads)
+        return Road(False, False, g, along.scratch_bytes, along.rows, along.scratch_bytes, along)
     d = swapped(c) if turned else c
     blocking = choose_blocking(d, target, plain, loads[::-1] if turned else loads, whole_rows and not turned,
                                overlap and not turned and not dots)
@@ -179,6 +185,8 @@ def tile_parts(c: Contraction, target: Target, *, load_a: bool = False, load_b: 
                whole_rows: bool = False) -> tuple[int, int]:
     """(different `row_part`, different `column_part`) of the tiles that `finish` sees in one member of the batch."""
     road = choose_road(c, target, False, (load_a, load_b), whole_rows)
+    if road.correlation is not None:
+        return road.correlation.row_tiles, road.correlation.blocks
     g = road.blocking
     rows, columns = (-(-g.m // dot_rows(g.m, g.n, target)), 1) if road.dots else (g.row_tiles, g.panels)
     if g.gathers_rows:
@@ -221,6 +229,13 @@ def emit_contraction(f: Function, target: Target, c: Contraction, a: Value, b: V
                 raise ValueError("a contraction needs finish or c_pointer")
             finish, vector = store_to(c_pointer, c, target), store_vector_to(c_pointer, c, target)
         MatrixTiles(f, target, c, road.blocking, a, b, scratch, finish, prefetch, load_a, load_b, vector).emit(thread, threads)
+        return False
+    if road.correlation is not None:
+        if finish is None:
+            if c_pointer is None:
+                raise ValueError("a contraction needs finish or c_pointer")
+            finish = store_to(c_pointer, c, target)
+        emit_correlation(f, target, c, road.correlation, a, b, scratch, thread, threads, finish)
         return False
     if road.turned:
         c, a, b, prefetch = swapped(c), b, a, None
