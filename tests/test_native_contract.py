@@ -364,8 +364,10 @@ CONVOLUTIONS: list[tuple[Contraction, int, bool, bool]] = [
     (convolution("forward", 3, 5, 7, 70, 3), 70, False, False),  # panels of unequal widths in each row
     (convolution("forward", 2, 3, 17, 32, 3, "i32"), 32, False, False),
     (convolution("input", 5, 30, 24, 32, 3), 32, True, False),
-    (convolution("input", 3, 64, 24, 14, 3), 0, True, False),
-    (convolution("forward", 3, 40, 64, 14, 3), 0, True, False),  # with exchanged operands
+    (convolution("input", 3, 64, 24, 14, 3), 14, True, False),  # a vector a row, two rows a tile
+    (convolution("forward", 2, 5, 7, 13, 3, "double"), 13, False, False),
+    (convolution("forward", 2, 50, 6, 11, 3), 11, False, False),  # an odd number of rows, two blocks of k
+    (convolution("forward", 2, 64, 64, 14, 3), 0, True, False),  # with exchanged operands
     (convolution("weight", 3, 8, 8, 28, 7), 0, False, True),
     (convolution("weight", 2, 1, 6, 28, 5), 0, False, True),
     (convolution("weight", 2, 3, 16, 32, 3), 0, False, True),

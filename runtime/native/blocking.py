@@ -29,6 +29,7 @@ from graphc.runtime.native.operands import (
     passes_by,
     rows_of,
     spans_much,
+    stacks,
     stays_the_same,
     stretch_of,
     sums_of,
@@ -77,6 +78,7 @@ class Tiles:
     overlapped: bool  # a tile is finished while the next one is summed
     stretch: int = 0  # columns that are neighbours in B, over and over, where panels end with them; 0: they do not
     stretch_panels: int = 0  # of each
+    stacked: int = 0  # elements between stretches in B, where each vector of a tile is one; else 0
 
 
 @record(frozen=True, kw_only=True, eq=False)
@@ -219,9 +221,10 @@ def choose_tiles(extent: Extent, rows: Rows, sums: Sums, itemsize: int, target: 
     lanes, segment = extent.lanes, rows.segment
     segments = extent.m // segment if segment else 0
     stretch = stretch_of(extent, sums, target, loads[1], overlap)
-    stretches = extent.n // stretch if stretch else 1
+    stacked = extent.b_n[-2][1] if stretch and stacks(extent, stretch) else 0
+    stretches = extent.n // stretch if stretch and not stacked else 1
     pack_b = not thin and not stretch and packs_b(extent, rows, sums, itemsize, target, loads[1], overlap)
-    total_vectors = max(1, math.ceil((stretch or extent.n) / lanes))
+    total_vectors = extent.n // stretch if stacked else max(1, math.ceil((stretch or extent.n) / lanes))
     most_vectors = 2 if (pack_b and extent.m > 8) or target.registers == 16 else 4
     if pack_b and segment >= ODD_ROWS and target.registers >= 32 and total_vectors in ODD and sums.a_k is not None:
         most_vectors = 3
@@ -255,7 +258,7 @@ def choose_tiles(extent: Extent, rows: Rows, sums: Sums, itemsize: int, target: 
     return Tiles(pack_a=pack_a, pack_b=pack_b,
                  segment_tiles=segment_tiles, row_tiles=segments * segment_tiles, height=height, tall=tall,
                  panels=panels * stretches, vectors=vectors, wide=wide, overlapped=overlap, stretch=stretch,
-                 stretch_panels=panels if stretch else 0,
+                 stretch_panels=panels if stretch else 0, stacked=stacked,
                  masked=(stretch or extent.n) % lanes != 0 and target.has_masks and (rows.direct or not pack_b) and not overlap)
 
 

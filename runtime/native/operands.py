@@ -147,6 +147,11 @@ def span_of_b(extent: Extent, sums: Sums, itemsize: int, stretch: int = 0) -> in
     return usual_depth(sums, itemsize) * max(extent.n, abs(sums.b_k or 0)) * itemsize
 
 
+def stacks(extent: Extent, stretch: int) -> bool:
+    """Whether each vector of a tile is one stretch, those of a tile being successive rows of one image."""
+    return 2 * stretch > extent.lanes >= stretch and len(extent.b_n) == 2 and extent.b_n[0][0] > 1 and extent.b_n[0][1] > 0
+
+
 def spans_much(extent: Extent, sums: Sums, itemsize: int, stretch: int = 0) -> bool:
     """Whether a block of B that is read where it is does not stay in cache by itself."""
     return span_of_b(extent, sums, itemsize, stretch) > UNPACKED_BYTES
@@ -202,7 +207,7 @@ def stretch_of(extent: Extent, sums: Sums, target: Target, load: bool, overlap: 
     if load or overlap or not target.has_masks or len(extent.b_n) < 2 or extent.b_n[-1][1] != 1 or sums.k_inner <= SHALLOW:
         return 0
     stretch, lanes = extent.b_n[-1][0], extent.lanes
-    vain = math.ceil(stretch / lanes) - stretch / lanes + (NARROW if stretch <= lanes else 0)
+    vain = math.ceil(stretch / lanes) - stretch / lanes + (NARROW if stretch <= lanes and not stacks(extent, stretch) else 0)
     return stretch if extent.m / 2 * vain < PIECE_COST * stretch / lanes else 0
 
 

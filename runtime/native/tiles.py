@@ -252,8 +252,7 @@ class TileLoops(PackedOperands):
                 start, stride = self.at(self.region("partial"), f.mul(place, i64(g.height * width))), i64(width)
                 result = f.select(last, result, start)
                 result_stride = f.select(last, result_stride, stride)
-        left = self.columns_from(panel, j0)
-        valid = f.minimum(columns, left) if (g.stretch or g.n) % g.lanes else columns
+        valid, tail = self.columns_of(panel, j0, columns)
         tile = Tile(result, width, height, valid, i0, j0, item, row_tile, panel, width)
         fetched: Sequence[tuple[Value, int]] = ()
         if out is not None and (g.streamed or g.far_result):
@@ -265,7 +264,6 @@ class TileLoops(PackedOperands):
             sums = (start, width * SIZES[self.c.dtype])
             streams = [sums, *((f.select(last, address, start), f.select(last, i64(stride_), i64(sums[1])))
                                for address, stride_ in fetched)]
-        tail = f.sub(left, f.sub(columns, i64(g.lanes)))
         arguments = [a, b, start, stride, result, result_stride, count, accumulate, tail, a_table, b_table,
                      self.stream_table(streams), columns if g.pack_b else i64(g.b_k or 0)]
         function = self.choose_function(height, columns, len(streams))
@@ -319,4 +317,5 @@ class TileLoops(PackedOperands):
             a_row, a_k = g.k_in_block, 1
         b_k = vectors * g.lanes if g.pack_b else g.b_k
         return MicroKernel(tile, a_row, a_k, b_k, g.masked, g.k_blocks > 1, g.streamed, streams,
-                           SHORT_SPACING if g.far_result else SPACING, g.streamed and bool(b_k))
+                           SHORT_SPACING if g.far_result else SPACING, g.streamed and bool(b_k), g.stacked,
+                           g.stretch if g.stacked else 0)
