@@ -36,7 +36,7 @@ __all__ = ["Contraction", "Finish", "FinishVector", "Load", "Prefetch", "Tile", 
 
 MISS = 12  # cycles for a line of an operand beyond the cache that no processor foresees
 TURNED, TURNED_NEAR = 1.1, 1.05  # what exchanging the operands must gain; where it is stored and B is in the cache
-LEAST_BESIDE = 12  # rows of windows that a vector from the second-level cache should be multiplied by
+LEAST_BESIDE = 10  # rows of windows that a vector from the second-level cache should be multiplied by
 DOT_COLUMNS = 8  # up to so many columns dot products pay
 COLUMNS = (("source", "ptr"), ("apart", "i64"), ("rows", "i64"), ("columns", "i64"), ("to", "ptr"), ("stride", "i64"))
 
