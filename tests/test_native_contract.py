@@ -477,6 +477,9 @@ BEYOND_CACHES: list[tuple[Contraction, int, dict[str, object]]] = [
     (matmul(11, 300, 300, dtype="double"), 256, {"pack_b": False, "height": 6, "vectors": 4, "k_in_block": 30, "ahead": 15}),
     (matmul(60, 130, 777), 128, {"pack_b": False, "row_tiles": 5, "ahead": 7, "direct": False}),  # blocks fetched ahead
     (matmul(60, 130, 777, a=True, dtype="double"), 256, {"pack_b": False, "row_tiles": 5, "ahead": 7}),
+    (matmul(24, 109, 700, dtype="double"), 512, {"pack_b": False, "row_tiles": 2, "ahead": 16}),  # rows begin inside lines
+    (matmul(40, 109, 1000), 512, {"pack_b": False, "row_tiles": 3, "ahead": 11}),
+    (matmul(40, 109, 700), 512, {"pack_b": True, "ahead": 0}),
     (matmul(100, 80, 650), 128, {"pack_b": False, "row_tiles": 8, "ahead": 4, "direct": True}),
     (matmul(100, 80, 650, dtype="double"), 256, {"k_in_block": 163, "ahead": 0}),
     (matmul(50, 650, 300), 128, {"pack_b": False, "panels_in_block": 5, "row_tiles": 4, "k_in_block": 30}),  # in parts

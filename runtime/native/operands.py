@@ -22,6 +22,7 @@ WIDE_PACKED_DEPTH, WIDE_PACKED_MOST, WIDE_PACKED_LIMIT = 128, 136, 144  # where 
 THIN_ROWS, THIN_STRAIGHT_ROWS = 64, 128  # so few rows, and where rows of narrow elements begin at lines, read a large B once
 SCANT_ROWS = 4  # even less
 BEYOND, SCANT_BEYOND, FAR = 1.5, 0.5, 4.0  # second-level caches: B is large, even for so few rows, far away
+TWO_BEYOND, MORE_BEYOND = 1.0, 0.75  # for two tiles and for more of them, where rows do not begin at lines
 UNPACKED_BYTES = 256 << 10  # a block of an operand that spans no more than this is used where it is
 LINE = 64  # bytes of a line of the cache
 CROOKED_ROWS, WIDE_CROOKED_ROWS = 128, 64  # so many use rows of B that do not begin at lines: copying them pays
@@ -195,6 +196,8 @@ def passes_by(extent: Extent, rows: Rows, sums: Sums, itemsize: int, target: Tar
     if extent.ragged and not target.has_masks:
         return False
     beyond = SCANT_BEYOND if extent.m <= SCANT_ROWS else BEYOND
+    if crooked(sums, itemsize) and extent.m > most_rows(target, 2):  # else two tiles read B from afar twice, more have it copied
+        beyond = TWO_BEYOND if extent.m <= 2 * most_rows(target, 2) else MORE_BEYOND
     return caches_of_b(extent, sums, itemsize, target) > beyond
 
 
