@@ -196,7 +196,7 @@ def passes_by(extent: Extent, rows: Rows, sums: Sums, itemsize: int, target: Tar
     if extent.ragged and not target.has_masks:
         return False
     beyond = SCANT_BEYOND if extent.m <= SCANT_ROWS else BEYOND
-    if crooked(sums, itemsize) and extent.m > most_rows(target, 2):  # else two tiles read B from afar twice, more have it copied
+    if crooked(sums, itemsize) and extent.m > most_rows(target, 2):  # two tiles would read B from afar twice, more copy it
         beyond = TWO_BEYOND if extent.m <= 2 * most_rows(target, 2) else MORE_BEYOND
     return caches_of_b(extent, sums, itemsize, target) > beyond
 
