@@ -480,6 +480,8 @@ BEYOND_CACHES: list[tuple[Contraction, int, dict[str, object]]] = [
     (matmul(24, 109, 700, dtype="double"), 512, {"pack_b": False, "row_tiles": 2, "ahead": 16}),  # rows begin inside lines
     (matmul(40, 109, 1000), 512, {"pack_b": False, "row_tiles": 3, "ahead": 11}),
     (matmul(40, 109, 700), 512, {"pack_b": True, "ahead": 0}),
+    (matmul(22, 60, 100, batch=9), 128, {"pack_b": False, "k_in_block": 25, "ahead": 13}),  # of a batch, small but many
+    (replace(matmul(22, 60, 100, batch=9), b_batch=(0,)), 128, {"k_in_block": 100, "ahead": 0}),
     (matmul(100, 80, 650), 128, {"pack_b": False, "row_tiles": 8, "ahead": 4, "direct": True}),
     (matmul(100, 80, 650, dtype="double"), 256, {"k_in_block": 163, "ahead": 0}),
     (matmul(50, 650, 300), 128, {"pack_b": False, "panels_in_block": 5, "row_tiles": 4, "k_in_block": 30}),  # in parts

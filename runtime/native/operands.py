@@ -24,6 +24,7 @@ SCANT_ROWS = 4  # even less
 BEYOND, SCANT_BEYOND, FAR = 1.5, 0.5, 4.0  # second-level caches: B is large, even for so few rows, far away
 TWO_BEYOND, MORE_BEYOND = 1.0, 0.75  # for two tiles and for more of them, where rows do not begin at lines
 UNPACKED_BYTES = 256 << 10  # a block of an operand that spans no more than this is used where it is
+LEAST_PASSING = 96  # k of each of a batch's products that is worth fetching in blocks
 LINE = 64  # bytes of a line of the cache
 CROOKED_ROWS, WIDE_CROOKED_ROWS = 128, 64  # so many use rows of B that do not begin at lines: copying them pays
 SHALLOW = 8  # up to so many k it is the result that takes time: long pieces of its rows, and nothing is copied
@@ -198,7 +199,8 @@ def passes_by(extent: Extent, rows: Rows, sums: Sums, itemsize: int, target: Tar
     beyond = SCANT_BEYOND if extent.m <= SCANT_ROWS else BEYOND
     if crooked(sums, itemsize) and extent.m > most_rows(target, 2):  # two tiles would read B from afar twice, more copy it
         beyond = TWO_BEYOND if extent.m <= 2 * most_rows(target, 2) else MORE_BEYOND
-    return caches_of_b(extent, sums, itemsize, target) > beyond
+    different = sums.k_inner >= LEAST_PASSING and any(step for _, step in extent.b_batch)  # each member's B comes from afar
+    return caches_of_b(extent, sums, itemsize, target) * (extent.batch if different else 1) > beyond
 
 
 def stretch_of(extent: Extent, sums: Sums, target: Target, load: bool, overlap: bool) -> int:
