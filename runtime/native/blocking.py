@@ -55,6 +55,7 @@ LEAST_UNITS, COLUMNS_A_THREAD = 8, 160  # units, rows or columns of each thread 
 PORTIONS = 64  # that row tiles are cut into
 ROWS_OF_PART, MOST_PARTS = 256, 4  # rows for which a panel is packed again
 FETCHED_BYTES, MOST_FETCHED = 96 << 10, 80  # rows of larger operands are fetched beside the tile before; lines beside a panel
+SHORT = 32  # k up to which rows of the result are waited for, where they come from beyond the cache
 FEW_TILES = 4  # row tiles for which a panel is packed just in time
 LOW_ROWS = 8  # of tiles that are equal, where they could have more: with much fewer B would be read too often
 COARSE = 1000  # cycles of a tile's multiply-adds beside which calls, and a driver that is compiled quickly, do not count
@@ -353,7 +354,7 @@ def choose_blocks(extent: Extent, rows: Rows, t: Tiles, depth: Depth, itemsize: 
         streamed = depth.k_in_block * panels_in_block * width * itemsize > target.l1_bytes
     # panels are packed anew by every thread that shares rows; so are rows of A by those that share panels, in pieces of lines
     split_rows = whole_rows or t.row_tiles >= (4 * t.panels if t.pack_b and not t.overlapped else t.panels)
-    far_result = depth.k_in_block <= SHALLOW and extent.m * extent.n * itemsize > target.l2_bytes // 4
+    far_result = depth.k_in_block <= SHORT and extent.batch * extent.m * extent.n * itemsize > target.l2_bytes // 4
     return Blocks(tiles_in_block=tiles_in_block, panels_in_block=panels_in_block, streamed=streamed, far_result=far_result,
                   split_rows=split_rows)
 
