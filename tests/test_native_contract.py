@@ -373,6 +373,7 @@ CONVOLUTIONS: list[tuple[Contraction, int, bool, bool]] = [
     (convolution("weight", 2, 3, 16, 32, 3), 0, False, True),
     (convolution("weight", 3, 7, 13, 19, 3, "double"), 0, False, True),  # tiles of unequal heights, a masked end of each row
     (convolution("weight", 40, 4, 9, 21, 5), 0, False, True),  # several blocks of k
+    (convolution("weight", 500, 1, 4, 9, 3), 0, False, True),  # more rows than a table of offsets has
 ]
 
 

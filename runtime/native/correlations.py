@@ -49,8 +49,10 @@ class Correlation:
     outer: int
     outer_in_block: int
     a_row: int
-    a_outer: Axes
+    a_outer: Axes  # offsets of these are in a table
     b_outer: Axes
+    a_many: Axes  # of these, which are outside of them, there are too many
+    b_many: Axes
     b_groups: Axes
     sums: int  # room of a tile's sums, in whole vectors
     parts_bytes: int
@@ -61,7 +63,8 @@ class Correlation:
         m, n, vectors = math.prod(c.m), math.prod(c.n), math.ceil(self.run / lanes)
         sums = self.rows * self.taps
         slower = max(1.1, (self.rows + 2 * self.taps) / sums, LEAST_SUMS / sums)
-        return m * n * (self.outer * vectors / 2 * slower + 4 * math.ceil(self.outer / self.outer_in_block))
+        many = math.prod(size for size, _ in self.a_many)
+        return m * n * many * (self.outer * vectors / 2 * slower + 4 * math.ceil(self.outer / self.outer_in_block))
 
 
 def correlation(c: Contraction, target: Target) -> Correlation | None:
@@ -72,7 +75,11 @@ def correlation(c: Contraction, target: Target) -> Correlation | None:
     if (not target.has_masks or target.registers < 32 or c.dtype not in ("float", "double") or len(k) < 2 or k[-1][1] != (1, 1)
             or len(a_m) != 1 or not b_n or 0 in (*c.batch, *c.m, *c.n, *c.k)):
         return None
-    run, outer, m = k[-1][0], math.prod(size for size, _ in k[:-1]), math.prod(c.m)
+    run, m, rest = k[-1][0], math.prod(c.m), k[:-1]
+    many = []
+    while len(rest) > 1 and math.prod(size for size, _ in rest) > TABLE_LIMIT:
+        many.append(rest.pop(0))
+    outer = math.prod(size for size, _ in rest)
     taps = next(t for t in range(min(MOST_TAPS, b_n[-1][0]), 0, -1) if b_n[-1][0] % t == 0)
     if 2 * run < lanes or outer > TABLE_LIMIT:
         return None
@@ -88,11 +95,12 @@ def correlation(c: Contraction, target: Target) -> Correlation | None:
     passes = math.ceil(outer / max(1, int(NEAR * target.l1_bytes) // of_a_row))
     sums = math.ceil(rows * taps / lanes) * lanes
     parts = align(groups_in_block * sums * itemsize)
-    a_outer, b_outer = (tuple((count, steps[side]) for count, steps in k[:-1]) for side in (0, 1))
+    a_outer, b_outer = (tuple((count, steps[side]) for count, steps in rest) for side in (0, 1))
+    a_many, b_many = (tuple((count, steps[side]) for count, steps in many) for side in (0, 1))
     return Correlation(rows=rows, tall=tall, row_tiles=row_tiles, taps=taps, tap=step, groups=groups,
                        groups_in_block=groups_in_block, blocks=math.ceil(groups / groups_in_block), run=run, outer=outer,
                        outer_in_block=math.ceil(outer / passes), a_row=a_m[0][1], a_outer=a_outer, b_outer=b_outer,
-                       b_groups=b_groups, sums=sums, parts_bytes=parts,
+                       a_many=a_many, b_many=b_many, b_groups=b_groups, sums=sums, parts_bytes=parts,
                        scratch_bytes=parts + align((rows * groups_in_block * taps + lanes) * itemsize))
 
 
@@ -173,14 +181,15 @@ def emit_correlation(f: Function, target: Target, c: Contraction, g: Correlation
             start = f.mul(block, i64(g.groups_in_block))
             count = f.minimum(f.sub(i64(g.groups), start), i64(g.groups_in_block))
             line = at(first, f.mul(i0, i64(g.a_row)))
-            with f.loop(0, g.outer, g.outer_in_block) as o:
+            with f.loop(0, math.prod(size for size, _ in g.a_many)) as member, f.loop(0, g.outer, g.outer_in_block) as o:
                 number = f.minimum(f.sub(i64(g.outer), o), i64(g.outer_in_block))
                 of_a, of_b = (f.offset(table, o, "i64") for table in tables)
-                anew = f.compare("icmp eq", o, i64(0))
+                anew = f.compare("icmp eq", f.add(member, o), i64(0))
+                above, beside = at(line, flat_offset(f, member, g.a_many)), at(columns, flat_offset(f, member, g.b_many))
                 with f.loop(i64(0), count) as group:
-                    there = at(columns, flat_offset(f, f.add(start, group), g.b_groups))
+                    there = at(beside, flat_offset(f, f.add(start, group), g.b_groups))
                     to = at(scratch, f.mul(group, i64(g.sums)))
-                    f.do(f"call void {function.name}({', '.join(map(str, (line, there, of_a, of_b, number, to, anew)))})")
+                    f.do(f"call void {function.name}({', '.join(map(str, (above, there, of_a, of_b, number, to, anew)))})")
             gather_rows(f, g, dtype, lanes, scratch, finished, rows, count)
             finish(f, Tile(finished, width, rows, f.mul(count, i64(g.taps)), i0, f.mul(start, i64(g.taps)), batch, tile, block,
                            width))
