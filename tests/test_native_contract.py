@@ -340,6 +340,55 @@ def test_runs_of_pixels(name: str) -> None:
     check(cases, TARGETS[name])
 
 
+def convolution(kind: str, batch: int, inputs: int, outputs: int, side: int, size: int, dtype: str = "float") -> Contraction:
+    """A padded convolution of square images, NCHW: "forward", gradient of the "input" or of the "weight"."""
+    line, area, taps = side + size - 1, side * side, size * size
+    image = {"forward": inputs, "input": outputs, "weight": inputs}[kind] * line * line
+    if kind == "weight":
+        return Contraction(dtype, (), (outputs,), (inputs, size, size), (batch, side, side),
+                           (), (area,), (outputs * area, side, 1), (), (image, line, 1), (line * line, line, 1),
+                           (), (inputs * taps,), (taps, size, 1))
+    m, k = (outputs, inputs) if kind == "forward" else (inputs, outputs)
+    a_m, a_k = (inputs * taps, taps)[:: 1 if kind == "forward" else -1]
+    turn = 1 if kind == "forward" else -1
+    return Contraction(dtype, (batch,), (m,), (side, side), (k, size, size), (0,), (a_m,), (a_k, turn * size, turn),
+                       (image,), (line * line, line, 1), (line, 1), (m * area,), (area,), (side, 1))
+
+
+# (convolution, stretch of columns that is read where it is, whether what the batch shares is packed once, whether vectors run
+# along k): where vectors have 64 bytes
+CONVOLUTIONS: list[tuple[Contraction, int, bool, bool]] = [
+    (convolution("forward", 3, 8, 8, 28, 7), 28, False, False),  # two vectors a row, the last one masked; two blocks of k
+    (convolution("forward", 2, 3, 6, 33, 5), 33, False, False),
+    (convolution("forward", 2, 4, 20, 16, 3, "double"), 16, False, False),
+    (convolution("forward", 3, 5, 7, 70, 3), 70, False, False),  # panels of unequal widths in each row
+    (convolution("forward", 2, 3, 17, 32, 3, "i32"), 32, False, False),
+    (convolution("input", 5, 30, 24, 32, 3), 32, True, False),
+    (convolution("input", 3, 64, 24, 14, 3), 14, True, False),  # a vector a row, two rows a tile
+    (convolution("forward", 2, 5, 7, 13, 3, "double"), 13, False, False),
+    (convolution("forward", 2, 50, 6, 11, 3), 11, False, False),  # an odd number of rows, two blocks of k
+    (convolution("forward", 2, 64, 64, 14, 3), 0, True, False),  # with exchanged operands
+    (convolution("weight", 3, 8, 8, 28, 7), 0, False, True),
+    (convolution("weight", 2, 1, 6, 28, 5), 0, False, True),
+    (convolution("weight", 2, 3, 16, 32, 3), 0, False, True),
+    (convolution("weight", 3, 7, 13, 19, 3, "double"), 0, False, True),  # tiles of unequal heights, a masked end of each row
+    (convolution("weight", 40, 4, 9, 21, 5), 0, False, True),  # several blocks of k
+    (convolution("weight", 500, 1, 4, 9, 3), 0, False, True),  # more rows than a table of offsets has
+]
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_convolutions(name: str) -> None:
+    """Images read where they are, weights packed once for a batch, and gradients whose vectors run along rows of images."""
+    target = replace(TARGETS[name], l1_bytes=48 << 10, l2_bytes=2 << 20)
+    if target.vector_bytes == 64:
+        for c, stretch, kept, along in CONVOLUTIONS:
+            road = choose_road(c, target, True, (False, False))
+            found = road.blocking.stretch, road.blocking.keeps, road.correlation is not None
+            assert found == (stretch, kept, along), c
+    check([Case(c, way, misalign) for c, *_ in CONVOLUTIONS for way, misalign in (("plain", 1), ("twice", 0))], target)
+
+
 @pytest.mark.parametrize("name", TARGETS)
 def test_computed_operands(name: str) -> None:
     """Operands that a hook computes while they are packed, in each layout and with sums in several blocks."""
@@ -429,6 +478,11 @@ BEYOND_CACHES: list[tuple[Contraction, int, dict[str, object]]] = [
     (matmul(11, 300, 300, dtype="double"), 256, {"pack_b": False, "height": 6, "vectors": 4, "k_in_block": 30, "ahead": 15}),
     (matmul(60, 130, 777), 128, {"pack_b": False, "row_tiles": 5, "ahead": 7, "direct": False}),  # blocks fetched ahead
     (matmul(60, 130, 777, a=True, dtype="double"), 256, {"pack_b": False, "row_tiles": 5, "ahead": 7}),
+    (matmul(24, 109, 700, dtype="double"), 512, {"pack_b": False, "row_tiles": 2, "ahead": 16}),  # rows begin inside lines
+    (matmul(40, 109, 1000), 512, {"pack_b": False, "row_tiles": 3, "ahead": 11}),
+    (matmul(40, 109, 700), 512, {"pack_b": True, "ahead": 0}),
+    (matmul(22, 60, 100, batch=9), 128, {"pack_b": False, "k_in_block": 25, "ahead": 13}),  # of a batch, small but many
+    (replace(matmul(22, 60, 100, batch=9), b_batch=(0,)), 128, {"k_in_block": 100, "ahead": 0}),
     (matmul(100, 80, 650), 128, {"pack_b": False, "row_tiles": 8, "ahead": 4, "direct": True}),
     (matmul(100, 80, 650, dtype="double"), 256, {"k_in_block": 163, "ahead": 0}),
     (matmul(50, 650, 300), 128, {"pack_b": False, "panels_in_block": 5, "row_tiles": 4, "k_in_block": 30}),  # in parts
@@ -447,6 +501,9 @@ BEYOND_CACHES: list[tuple[Contraction, int, dict[str, object]]] = [
     (matmul(100, 96, 512, dtype="double"), 1024, {"vectors": 4, "pack_a": False}),  # rows of A in one set: low tiles
     (matmul(50, 130, 5), 256, {"pack_b": False, "vectors": 3, "far_result": False}),  # the result takes the time
     (matmul(200, 330, 7, a=True), 256, {"pack_b": False, "vectors": 4, "far_result": True}),
+    (matmul(200, 330, 32), 256, {"far_result": True}),
+    (matmul(200, 330, 33), 256, {"far_result": False}),
+    (matmul(20, 60, 20, batch=40), 256, {"far_result": True}),  # all results of a batch together
 ]
 
 

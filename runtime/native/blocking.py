@@ -29,6 +29,9 @@ from graphc.runtime.native.operands import (
     passes_by,
     rows_of,
     spans_much,
+    stacks,
+    stays_the_same,
+    stretch_of,
     sums_of,
     usual_depth,
 )
@@ -52,6 +55,7 @@ LEAST_UNITS, COLUMNS_A_THREAD = 8, 160  # units, rows or columns of each thread 
 PORTIONS = 64  # that row tiles are cut into
 ROWS_OF_PART, MOST_PARTS = 256, 4  # rows for which a panel is packed again
 FETCHED_BYTES, MOST_FETCHED = 96 << 10, 80  # rows of larger operands are fetched beside the tile before; lines beside a panel
+SHORT = 32  # k up to which rows of the result are waited for, where they come from beyond the cache
 FEW_TILES = 4  # row tiles for which a panel is packed just in time
 LOW_ROWS = 8  # of tiles that are equal, where they could have more: with much fewer B would be read too often
 COARSE = 1000  # cycles of a tile's multiply-adds beside which calls, and a driver that is compiled quickly, do not count
@@ -73,6 +77,9 @@ class Tiles:
     wide: int  # this many panels have `vectors` registers, the others one less; 0: all are equal
     masked: bool
     overlapped: bool  # a tile is finished while the next one is summed
+    stretch: int = 0  # columns that are neighbours in B, over and over, where panels end with them; 0: they do not
+    stretch_panels: int = 0  # of each
+    stacked: int = 0  # elements between stretches in B, where each vector of a tile is one; else 0
 
 
 @record(frozen=True, kw_only=True, eq=False)
@@ -105,7 +112,7 @@ class Sharing:
 
     portion: int = 0  # units that are taken at a time; 0: fewer and fewer, since what they all need is packed each time
     parts: int = 1  # in which the rows of a portion of panels are taken
-    keeps: bool = False  # each thread packs for itself, once, what all units need: panels of B for row tiles, or rows of A
+    keeps: bool = False  # each thread packs for itself, once, what all units of all members of the batch need: panels or rows
     by_block: bool = False  # row tiles are shared out anew for each block of panels, which every thread packs for itself
     most_threads: int = 1  # more of them share out everything beforehand, and so does one
 
@@ -175,7 +182,7 @@ def choose_blocking(c: Contraction, target: Target, plain: bool, loads: tuple[bo
         rows = replace(rows, direct=False)
     deep = 0 if thin else deepest(extent, sums, tiles, itemsize, target)
     depth = choose_depth(sums, math.prod(size for size, _ in sums.a_k_outer), thin, deep, itemsize, tiles.pack_b)
-    large_b = spans_much(extent, sums, itemsize) and not thin
+    large_b = spans_much(extent, sums, itemsize, tiles.stretch) and not thin
     by_lines = not loads[1] and adjacent(extent.b_n)
     blocks = choose_blocks(extent, rows, tiles, depth, itemsize, target, large_b, by_lines, whole_rows, thin)
     if thin and sums.b_k is not None and (tiles.row_tiles > 1 or sums.b_k * itemsize < PERIOD // 2):  # not foreseen
@@ -186,10 +193,14 @@ def choose_blocking(c: Contraction, target: Target, plain: bool, loads: tuple[bo
     row_tile_bytes = align((depth.k_in_block * a_line + extent.lanes) * itemsize)
     panel_bytes = align((depth.k_in_block * tiles.vectors * extent.lanes + extent.lanes) * itemsize)
     sharing = Sharing()
-    if extent.batch * extent.m * extent.n * math.prod(c.k) * itemsize >= LARGE * SIZES["float"]:
-        packs = tiles.pack_b if blocks.split_rows else tiles.pack_a
-        kept = depth.k_blocks * (tiles.panels * panel_bytes if blocks.split_rows else tiles.row_tiles * row_tile_bytes)
-        kept_share = kept / target.l2_bytes
+    packs = tiles.pack_b if blocks.split_rows else tiles.pack_a
+    kept = depth.k_blocks * (tiles.panels * panel_bytes if blocks.split_rows else tiles.row_tiles * row_tile_bytes)
+    kept_share = kept / target.l2_bytes
+    large = extent.batch * extent.m * extent.n * math.prod(c.k) * itemsize >= LARGE * SIZES["float"]
+    side = int(blocks.split_rows)
+    if packs and not loads[side] and stays_the_same(extent)[side] and kept_share <= KEPT_SHARE:
+        sharing = Sharing(portion=int(large), keeps=True, most_threads=MOST_BALANCED)
+    elif large:
         straight = len(extent.a_m) <= 1 and rows.a_row == 1 and not loads[0]
         if shares_by_block(extent, tiles, depth, kept_share, straight):
             blocks = replace(blocks, split_rows=True)
@@ -210,12 +221,15 @@ def choose_tiles(extent: Extent, rows: Rows, sums: Sums, itemsize: int, target: 
                  overlap: bool, thin: bool) -> Tiles:
     lanes, segment = extent.lanes, rows.segment
     segments = extent.m // segment if segment else 0
-    pack_b = not thin and packs_b(extent, rows, sums, itemsize, target, loads[1], overlap)
-    total_vectors = max(1, math.ceil(extent.n / lanes))
+    stretch = stretch_of(extent, sums, target, loads[1], overlap)
+    stacked = extent.b_n[-2][1] if stretch and stacks(extent, stretch) else 0
+    stretches = extent.n // stretch if stretch and not stacked else 1
+    pack_b = not thin and not stretch and packs_b(extent, rows, sums, itemsize, target, loads[1], overlap)
+    total_vectors = extent.n // stretch if stacked else max(1, math.ceil((stretch or extent.n) / lanes))
     most_vectors = 2 if (pack_b and extent.m > 8) or target.registers == 16 else 4
     if pack_b and segment >= ODD_ROWS and target.registers >= 32 and total_vectors in ODD and sums.a_k is not None:
         most_vectors = 3
-    large_b = not pack_b and spans_much(extent, sums, itemsize)
+    large_b = not pack_b and spans_much(extent, sums, itemsize, stretch)
     few_rows = segment <= (2 * most_rows(target, 2) if large_b else SCANT_ROWS)
     if thin and segment > most_rows(target, 2):  # tall tiles read a block of B less often
         most_vectors = 2
@@ -238,11 +252,15 @@ def choose_tiles(extent: Extent, rows: Rows, sums: Sums, itemsize: int, target: 
         panels, vectors, wide = math.ceil(total_vectors / 2), 2, 0
         segment_tiles, height, _ = split_evenly(segment, OVERLAPPED_ROWS)
         tall = 0
-    several = 1 if large_b else panels  # that share a packed tile
-    return Tiles(pack_a=packs_a(extent, rows, sums, itemsize, height, several, loads[0]), pack_b=pack_b,
-                 segment_tiles=segment_tiles, row_tiles=segments * segment_tiles, height=height, tall=tall, panels=panels,
-                 vectors=vectors, wide=wide, overlapped=overlap,
-                 masked=extent.ragged and target.has_masks and (rows.direct or not pack_b) and not overlap)
+    several = 1 if large_b else panels * stretches  # that share a packed tile
+    pack_a = packs_a(extent, rows, sums, itemsize, height, several, loads[0])
+    if sums.a_k is None and stays_the_same(extent)[0] and segments * segment_tiles < panels * stretches:
+        pack_a |= extent.m * sums.k_inner * itemsize > target.l1_bytes // 2  # once for all members of the batch
+    return Tiles(pack_a=pack_a, pack_b=pack_b,
+                 segment_tiles=segment_tiles, row_tiles=segments * segment_tiles, height=height, tall=tall,
+                 panels=panels * stretches, vectors=vectors, wide=wide, overlapped=overlap, stretch=stretch,
+                 stretch_panels=panels if stretch else 0, stacked=stacked,
+                 masked=(stretch or extent.n) % lanes != 0 and target.has_masks and (rows.direct or not pack_b) and not overlap)
 
 
 def split_rows_of(segment: int, vectors: int, column: int, target: Target, least: int) -> tuple[int, int, int]:
@@ -331,10 +349,12 @@ def choose_blocks(extent: Extent, rows: Rows, t: Tiles, depth: Depth, itemsize: 
             sums = tiles_in_block * t.height * width * itemsize
             share = target.l2_bytes * 3 // 5  # the packed block and its sums stay in the second-level cache together
             panels_in_block = max(1, min(panels_in_block, share // (sums + (panel_bytes if t.pack_b else 0))))
-    streamed = depth.k_in_block * panels_in_block * width * itemsize > target.l1_bytes if t.pack_b else large_b
+    streamed = large_b and not t.stretch
+    if t.pack_b:
+        streamed = depth.k_in_block * panels_in_block * width * itemsize > target.l1_bytes
     # panels are packed anew by every thread that shares rows; so are rows of A by those that share panels, in pieces of lines
     split_rows = whole_rows or t.row_tiles >= (4 * t.panels if t.pack_b and not t.overlapped else t.panels)
-    far_result = depth.k_in_block <= SHALLOW and extent.m * extent.n * itemsize > target.l2_bytes // 4
+    far_result = depth.k_in_block <= SHORT and extent.batch * extent.m * extent.n * itemsize > target.l2_bytes // 4
     return Blocks(tiles_in_block=tiles_in_block, panels_in_block=panels_in_block, streamed=streamed, far_result=far_result,
                   split_rows=split_rows)
 

@@ -15,11 +15,12 @@ from functools import lru_cache
 
 from graphc.runtime.native.axes import Axes, Contraction, adjacent, merge, pieces_run, swapped
 from graphc.runtime.native.blocking import Blocking, choose_blocking
+from graphc.runtime.native.correlations import Correlation, correlation, emit_correlation
 from graphc.runtime.native.dots import DotTile, dot_function, dot_rows
 from graphc.runtime.native.emit import SIZES, Function, Value, i64, vector
 from graphc.runtime.native.matrix import MatrixTiles
 from graphc.runtime.native.matrix_blocking import matrix_blocking, matrix_cost
-from graphc.runtime.native.operands import LINE, UNFORESEEN
+from graphc.runtime.native.operands import LINE, PIECE_COST, UNFORESEEN
 from graphc.runtime.native.overlap import FinishVector, OverlappedTiles
 from graphc.runtime.native.packing import columns_of, in_piece
 from graphc.runtime.native.sharing import spread
@@ -35,6 +36,7 @@ __all__ = ["Contraction", "Finish", "FinishVector", "Load", "Prefetch", "Tile", 
 
 MISS = 12  # cycles for a line of an operand beyond the cache that no processor foresees
 TURNED, TURNED_NEAR = 1.1, 1.05  # what exchanging the operands must gain; where it is stored and B is in the cache
+LEAST_BESIDE = 10  # rows of windows that a vector from the second-level cache should be multiplied by
 DOT_COLUMNS = 8  # up to so many columns dot products pay
 COLUMNS = (("source", "ptr"), ("apart", "i64"), ("rows", "i64"), ("columns", "i64"), ("to", "ptr"), ("stride", "i64"))
 
@@ -48,6 +50,7 @@ class Road(NamedTuple):
     turned_offset: int  # where in scratch the transposed tile is
     turned_stride: int  # elements between its rows: the rows of a tile
     scratch_bytes: int
+    correlation: Correlation | None = None  # vectors run along k, which are several axes
 
 
 def dots_fit(c: Contraction, target: Target) -> bool:
@@ -69,7 +72,9 @@ def pack_cost(axes: Axes, stride: int | None, run: int, lanes: int, masks: bool)
         return 2 / lanes
     piece = pieces_run(axes) if masks else 0
     if piece:
-        return 3 / min(piece, lanes) if axes[-1][1] == 1 else 0.8
+        if axes[-1][1] != 1:
+            return 0.8
+        return (3 if piece % lanes == 0 else PIECE_COST) / min(piece, lanes)
     return 6 / lanes if stride == 1 or run else 1.3
 
 
@@ -79,11 +84,19 @@ def cost(c: Contraction, g: Blocking, plain: bool, turned: bool, dots: bool, tar
     if dots:
         total = m * k * (n + 1) / (2 * g.lanes) + 3 * m * n + (0 if dot_columns_in_place(c) else 1.3 * n * k)
     else:
-        total = m * k * math.ceil(n / g.lanes) / 2 * max(1, 8 / (g.height * g.vectors))
+        vectors = n // g.stretch * math.ceil(g.stretch / g.lanes) if g.stretch else math.ceil(n / g.lanes)
+        sums = g.height * g.vectors
+        slower = max(1, 8 / sums)
+        if g.stretch:  # vectors that do not begin at lines are two loads
+            slower = max(slower, (g.height + 2 * g.vectors) / sums)
+        elif g.a_k is None and g.streamed:
+            slower = max(slower, LEAST_BESIDE / g.height)
+        total = m * k * vectors / 2 * slower
+        once = g.batch if g.batch > 1 and g.keeps else 1  # for all members of the batch
         if g.pack_b:
-            total += n * k * pack_cost(g.b_n, g.b_k, g.b_run, g.lanes, masks)
+            total += n * k * pack_cost(g.b_n, g.b_k, g.b_run, g.lanes, masks) / (once if g.split_rows else 1)
         if g.pack_a:
-            total += m * k * pack_cost(g.a_m, g.a_k, g.a_run, g.lanes, masks)
+            total += m * k * pack_cost(g.a_m, g.a_k, g.a_run, g.lanes, masks) / (1 if g.split_rows else once)
         elif g.a_row == 1 and m * k * SIZES[c.dtype] > target.l2_bytes // 2 and abs(g.a_k or 0) * SIZES[c.dtype] >= UNFORESEEN:
             total += m * k * SIZES[c.dtype] / LINE * MISS
     if plain and not g.direct:
@@ -129,6 +142,10 @@ def choose_road(c: Contraction, target: Target, plain: bool, loads: tuple[bool, 
     least, turned, dots = min(choices)
     if matrix is not None and matrix_cost(c, matrix, loads) < least:
         return Road(False, False, matrix, matrix.scratch_bytes, matrix.height, matrix.scratch_bytes)
+    along = correlation(c, target) if not any(loads) and not whole_rows else None
+    if along is not None and along.cost(c, target.lanes(SIZES[c.dtype])) < least:
+        g = choose_blocking(c, target, plain, loads)
+        return Road(False, False, g, along.scratch_bytes, along.rows, along.scratch_bytes, along)
     d = swapped(c) if turned else c
     blocking = choose_blocking(d, target, plain, loads[::-1] if turned else loads, whole_rows and not turned,
                                overlap and not turned and not dots)
@@ -168,6 +185,8 @@ def tile_parts(c: Contraction, target: Target, *, load_a: bool = False, load_b: 
                whole_rows: bool = False) -> tuple[int, int]:
     """(different `row_part`, different `column_part`) of the tiles that `finish` sees in one member of the batch."""
     road = choose_road(c, target, False, (load_a, load_b), whole_rows)
+    if road.correlation is not None:
+        return road.correlation.row_tiles, road.correlation.blocks
     g = road.blocking
     rows, columns = (-(-g.m // dot_rows(g.m, g.n, target)), 1) if road.dots else (g.row_tiles, g.panels)
     if g.gathers_rows:
@@ -210,6 +229,13 @@ def emit_contraction(f: Function, target: Target, c: Contraction, a: Value, b: V
                 raise ValueError("a contraction needs finish or c_pointer")
             finish, vector = store_to(c_pointer, c, target), store_vector_to(c_pointer, c, target)
         MatrixTiles(f, target, c, road.blocking, a, b, scratch, finish, prefetch, load_a, load_b, vector).emit(thread, threads)
+        return False
+    if road.correlation is not None:
+        if finish is None:
+            if c_pointer is None:
+                raise ValueError("a contraction needs finish or c_pointer")
+            finish = store_to(c_pointer, c, target)
+        emit_correlation(f, target, c, road.correlation, a, b, scratch, thread, threads, finish)
         return False
     if road.turned:
         c, a, b, prefetch = swapped(c), b, a, None

@@ -91,10 +91,11 @@ def matrix_blocking(c: Contraction, target: Target, loads: tuple[bool, bool], wh
     panels_packed = panels * k_blocks if sharing.keeps and split_rows else panels_in_block
     made = replace(
         base, segment=m, a_segments=(), c_segments=(), segment_tiles=row_tiles, row_tiles=row_tiles, height=height, tall=0,
-        panels=panels, vectors=across, wide=0, masked=False, k_in_block=k_in_block, k_inner_blocks=inner_blocks,
-        k_blocks=k_blocks, pack_a=True, pack_b=True, streamed=False, fetched=0, a_line=height, tiles_in_block=tiles_in_block,
-        panels_in_block=panels_in_block, split_rows=split_rows, **vars(sharing), row_tile_bytes=row_tile_bytes,
-        panel_bytes=panel_bytes, gathers_rows=gathers, overlapped=False, overlap=0, matrix=True)
+        panels=panels, vectors=across, wide=0, masked=False, stretch=0, stretch_panels=0, stacked=0,
+        k_in_block=k_in_block, k_inner_blocks=inner_blocks, k_blocks=k_blocks, pack_a=True, pack_b=True, streamed=False,
+        fetched=0, a_line=height, tiles_in_block=tiles_in_block, panels_in_block=panels_in_block, split_rows=split_rows,
+        **vars(sharing), row_tile_bytes=row_tile_bytes, panel_bytes=panel_bytes, gathers_rows=gathers, overlapped=False,
+        overlap=0, matrix=True)
     return with_regions(made, {
         "offsets": 8 * PIECE * (max(padded_k, height, width) + 2 * LANES),
         "tile": 2 * sums_bytes,

@@ -47,13 +47,16 @@ class MicroKernel(NamedTuple):
     streams: int = 0  # arrays laid out like the tile that will be touched next: prefetch their rows
     spacing: int = SPACING  # k from row to row
     given: bool = False  # the function gets b_k when it runs: packed panels and a B that is read where it is share it
+    b_apart: int = 0  # elements between the vectors of a row of B, each of which is masked then; 0: they are neighbours
+    apart: int = 0  # and between those of the result
 
     @property
     def name(self) -> str:
         t = self.tile
         parts = [t.dtype, f"{t.rows}x{t.vectors}x{t.lanes}", self.a_row, self.a_k, "g" if self.given else self.b_k,
                  ("m" if self.masked else "f") + "a" * self.accumulates + "s" * self.streamed + f"{self.streams}"
-                 + f"e{self.spacing}" * (self.streams > 0 and self.spacing != SPACING)]
+                 + f"e{self.spacing}" * (self.streams > 0 and self.spacing != SPACING)
+                 + f"v{self.b_apart}.{self.apart}" * (self.b_apart > 0)]
         return "tile." + ".".join(str(p).replace("-", "n").replace("None", "t") for p in parts)
 
 
@@ -149,8 +152,8 @@ class Walk:
     def products(self, a: Value, b: Value, sums: Sequence[Value]) -> list[Value]:
         """The sums with the products of one k, whose first elements are at `a` and `b`."""
         f, kernel, tile, width = self.f, self.kernel, self.kernel.tile, self.kernel.tile.lanes
-        columns = [read(f, f.offset(b, i64(v * width), tile.dtype), vector(width, tile.dtype),
-                        self.mask if v == tile.vectors - 1 else None) for v in range(tile.vectors)]
+        columns = [read(f, f.offset(b, i64(v * (kernel.b_apart or width)), tile.dtype), vector(width, tile.dtype),
+                        self.mask if kernel.b_apart or v == tile.vectors - 1 else None) for v in range(tile.vectors)]
         if kernel.streamed:
             ahead = f.offset(b, f.mul(self.steps[0] or i64(0), i64(LINES_AHEAD)), "i8")
             for line in range(0, tile.columns * SIZES[tile.dtype], CACHE_LINE):
@@ -265,25 +268,26 @@ def write_sums(f: Function, kernel: MicroKernel, sums: Sequence[Value], accumula
                start_stride: Value, out: Value, out_stride: Value, mask: Value | None = None) -> None:
     """Store the sums at `out`; where `accumulate` holds, added to those at `start`, else to what changes no number."""
     if not kernel.accumulates:
-        write_tile(f, kernel.tile, sums, None, None, out, out_stride, mask)
+        write_tile(f, kernel.tile, sums, None, None, out, out_stride, mask, kernel.apart)
         return
     neutral = -0.0 if kernel.tile.dtype in ("float", "double") else 0  # -0.0 + 0.0 is 0.0, and -0.0 + -0.0 is -0.0
     row = f.module.table([neutral] * kernel.tile.columns, kernel.tile.dtype)
     write_tile(f, kernel.tile, sums, f.select(accumulate, start, row), f.select(accumulate, start_stride, i64(0)), out,
-               out_stride, mask)
+               out_stride, mask, kernel.apart)
 
 
 def write_tile(f: Function, tile: TileShape, results: Sequence[Value], start: Value | None, start_stride: Value | None,
-               out: Value, out_stride: Value, mask: Value | None) -> None:
-    """Store the sums at `out`, added to what is at `start` where that is given."""
+               out: Value, out_stride: Value, mask: Value | None, apart: int = 0) -> None:
+    """Store the sums at `out`, added to what is at `start` where that is given; apart: between vectors, all of them masked."""
     places = iter(results)
     for r in range(tile.rows):
         for v in range(tile.vectors):
-            result, lane_mask = next(places), mask if v == tile.vectors - 1 else None
+            result, lane_mask = next(places), mask if apart or v == tile.vectors - 1 else None
+            column = i64(v * (apart or tile.lanes))
             if start:
-                old = f.offset(start, i64(v * tile.lanes), tile.dtype)
+                old = f.offset(start, column, tile.dtype)
                 result = plus(f, read(f, old, result.type, lane_mask), result)
-            write(f, result, f.offset(out, i64(v * tile.lanes), tile.dtype), lane_mask)
+            write(f, result, f.offset(out, column, tile.dtype), lane_mask)
         if r < tile.rows - 1:
             out = f.offset(out, out_stride, tile.dtype)
             start = f.offset(start, start_stride, tile.dtype) if start and start_stride else None

@@ -22,12 +22,16 @@ WIDE_PACKED_DEPTH, WIDE_PACKED_MOST, WIDE_PACKED_LIMIT = 128, 136, 144  # where 
 THIN_ROWS, THIN_STRAIGHT_ROWS = 64, 128  # so few rows, and where rows of narrow elements begin at lines, read a large B once
 SCANT_ROWS = 4  # even less
 BEYOND, SCANT_BEYOND, FAR = 1.5, 0.5, 4.0  # second-level caches: B is large, even for so few rows, far away
+TWO_BEYOND, MORE_BEYOND = 1.0, 0.75  # for two tiles and for more of them, where rows do not begin at lines
 UNPACKED_BYTES = 256 << 10  # a block of an operand that spans no more than this is used where it is
+LEAST_PASSING = 96  # k of each of a batch's products that is worth fetching in blocks
 LINE = 64  # bytes of a line of the cache
 CROOKED_ROWS, WIDE_CROOKED_ROWS = 128, 64  # so many use rows of B that do not begin at lines: copying them pays
 SHALLOW = 8  # up to so many k it is the result that takes time: long pieces of its rows, and nothing is copied
 REREAD_SHARE = 0.4  # of the second-level cache: so much of A is rather read anew for every panel of B than B copied
 UNFORESEEN, PERIOD = 1024, 4096  # bytes between lines from which no processor foresees them, and at which they share a set
+NARROW = 0.15  # more time that tiles of one vector take, which load for each multiply-add
+PIECE_COST = 6  # cycles to copy a vector of a row of an image, which seldom begins at a line
 TABLE_LIMIT = 4096  # offsets in one table of k offsets
 
 
@@ -138,14 +142,21 @@ def usual_depth(sums: Sums, itemsize: int, packed: bool = False) -> int:
     return sums.k_inner if sums.k_inner <= limit else depth
 
 
-def span_of_b(extent: Extent, sums: Sums, itemsize: int) -> int:
-    """Bytes that a block of B spans where it is."""
+def span_of_b(extent: Extent, sums: Sums, itemsize: int, stretch: int = 0) -> int:
+    """Bytes that a block of B spans where it is; in stretches: all of it, since windows overlap."""
+    if stretch:
+        return (1 + sum((size - 1) * abs(step) for size, step in (*extent.b_n, *sums.b_inner))) * itemsize
     return usual_depth(sums, itemsize) * max(extent.n, abs(sums.b_k or 0)) * itemsize
 
 
-def spans_much(extent: Extent, sums: Sums, itemsize: int) -> bool:
+def stacks(extent: Extent, stretch: int) -> bool:
+    """Whether each vector of a tile is one stretch, those of a tile being successive rows of one image."""
+    return 2 * stretch > extent.lanes >= stretch and len(extent.b_n) == 2 and extent.b_n[0][0] > 1 and extent.b_n[0][1] > 0
+
+
+def spans_much(extent: Extent, sums: Sums, itemsize: int, stretch: int = 0) -> bool:
     """Whether a block of B that is read where it is does not stay in cache by itself."""
-    return span_of_b(extent, sums, itemsize) > UNPACKED_BYTES
+    return span_of_b(extent, sums, itemsize, stretch) > UNPACKED_BYTES
 
 
 def caches_of_b(extent: Extent, sums: Sums, itemsize: int, target: Target) -> float:
@@ -156,6 +167,12 @@ def caches_of_b(extent: Extent, sums: Sums, itemsize: int, target: Target) -> fl
 def columns_beside(extent: Extent, itemsize: int, target: Target) -> int:
     """The columns whose result stays in cache while their part of B passes by."""
     return target.l2_bytes // 4 // max(1, extent.m * itemsize)
+
+
+def stays_the_same(extent: Extent) -> tuple[bool, bool]:
+    """Whether A, whether B is the same for all members of a batch, as the weights of a convolution are."""
+    axes = extent.a_batch, extent.b_batch
+    return extent.batch > 1 and not any(step for _, step in axes[0]), extent.batch > 1 and not any(step for _, step in axes[1])
 
 
 def crooked(sums: Sums, itemsize: int) -> bool:
@@ -180,7 +197,23 @@ def passes_by(extent: Extent, rows: Rows, sums: Sums, itemsize: int, target: Tar
     if extent.ragged and not target.has_masks:
         return False
     beyond = SCANT_BEYOND if extent.m <= SCANT_ROWS else BEYOND
-    return caches_of_b(extent, sums, itemsize, target) > beyond
+    if crooked(sums, itemsize) and extent.m > most_rows(target, 2):  # two tiles would read B from afar twice, more copy it
+        beyond = TWO_BEYOND if extent.m <= 2 * most_rows(target, 2) else MORE_BEYOND
+    different = sums.k_inner >= LEAST_PASSING and any(step for _, step in extent.b_batch)  # each member's B comes from afar
+    return caches_of_b(extent, sums, itemsize, target) * (extent.batch if different else 1) > beyond
+
+
+def stretch_of(extent: Extent, sums: Sums, target: Target, load: bool, overlap: bool) -> int:
+    """The columns that are neighbours in B, over and over, where B is read where it is and panels end with them; else 0.
+
+    The pixels of an image's row are such.  Their windows overlap, so that copying them writes each pixel many times; what a
+    row's last vector lacks is multiplied in vain.  With many rows of A copying costs less.
+    """
+    if load or overlap or not target.has_masks or len(extent.b_n) < 2 or extent.b_n[-1][1] != 1 or sums.k_inner <= SHALLOW:
+        return 0
+    stretch, lanes = extent.b_n[-1][0], extent.lanes
+    vain = math.ceil(stretch / lanes) - stretch / lanes + (NARROW if stretch <= lanes and not stacks(extent, stretch) else 0)
+    return stretch if extent.m / 2 * vain < PIECE_COST * stretch / lanes else 0
 
 
 def packs_b(extent: Extent, rows: Rows, sums: Sums, itemsize: int, target: Target, load: bool, overlap: bool) -> bool:

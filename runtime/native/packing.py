@@ -135,6 +135,18 @@ def low_bits(f: Function, count: Value) -> Value:
     return f.sub(f.binary("shl", i64(1), count), i64(1))
 
 
+def spread_mask(f: Function, bits: Value, lanes: int) -> list[Value]:
+    """Masks of the two vectors in which every second element is wanted, where the lowest of `bits` are set."""
+    more = f.add(bits, i64(1))
+    spread = f.sub(f.binary("lshr", f.mul(more, more), i64(1)), i64(1))  # of n bits: 2 n - 1
+    spread = f.select(f.compare("icmp eq", bits, i64(0)), i64(0), spread)
+    masks = []
+    for half in (spread, f.binary("lshr", spread, i64(lanes))):
+        narrow = f.emit(f"trunc {half} to i{lanes}", f"i{lanes}")
+        masks.append(f.emit(f"bitcast {narrow} to <{lanes} x i1>", vector(lanes, "i1")))
+    return masks
+
+
 def pack_pieces(module: Module, dtype: str, lanes: int, step: int, table: bool) -> str:
     """``to[k, j] = source[offset(j) + offset(k)]`` by the pieces of `list_pieces`, elements of a piece `step` apart.
 
@@ -157,9 +169,14 @@ def pack_pieces(module: Module, dtype: str, lanes: int, step: int, table: bool) 
         line = f.offset(source, f.load(f.offset(piece, i64(1), "i64"), "i64"), dtype)
         target = f.offset(to, f.load(piece, "i64"), dtype)
         load, store = mask(piece, 2), mask(piece, 3)
+        halves = spread_mask(f, f.load(f.offset(piece, i64(2), "i64"), "i64"), lanes) if step == 2 else []
         with f.loop(i64(0), count) as k:
             start = f.offset(line, k_offset(f, k, k_stride, k_table, table), dtype)
-            value = f.masked_load(start, type_, load) if step == 1 else f.gather(start, steps, dtype, load)
+            if step == 2:
+                both = [f.masked_load(f.offset(start, i64(v * lanes), dtype), type_, m) for v, m in enumerate(halves)]
+                value = f.shuffle(both[0], range(0, 2 * lanes, 2), both[1])
+            else:
+                value = f.masked_load(start, type_, load) if step == 1 else f.gather(start, steps, dtype, load)
             f.masked_store(value, f.offset(target, f.mul(k, to_stride), dtype), store)
     return name
 

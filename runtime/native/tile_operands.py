@@ -151,8 +151,21 @@ class PackedOperands:
     def panel_extent(self, panel: Value) -> tuple[Value, Value]:
         """(first flattened column, columns padded to whole registers) of a panel."""
         f, g = self.f, self.blocking
-        first, vectors = self.even_split(panel, g.vectors, g.wide)
-        return f.mul(first, i64(g.lanes)), f.mul(vectors, i64(g.lanes))
+        stretch, place = quotient(f, panel, g.stretch_panels) if g.stretch and not g.stacked else (i64(0), panel)
+        first, vectors = self.even_split(place, g.vectors, g.wide)
+        if g.stacked:
+            return f.mul(first, i64(g.stretch)), f.mul(vectors, i64(g.lanes))
+        return f.add(f.mul(stretch, i64(g.stretch)), f.mul(first, i64(g.lanes))), f.mul(vectors, i64(g.lanes))
+
+    def columns_of(self, panel: Value, j0: Value, columns: Value) -> tuple[Value, Value]:
+        """(columns, those of the last vector or more) of a panel that are there; `columns` fill its registers."""
+        f, g = self.f, self.blocking
+        if g.stacked:
+            return f.mul(self.even_split(panel, g.vectors, g.wide)[1], i64(g.stretch)), i64(g.stretch)
+        end = f.mul(f.add(quotient(f, panel, g.stretch_panels)[0], i64(1)), i64(g.stretch)) if g.stretch else i64(g.n)
+        left = f.sub(end, j0)
+        valid = f.minimum(columns, left) if (g.stretch or g.n) % g.lanes else columns
+        return valid, f.sub(left, f.sub(columns, i64(g.lanes)))
 
     def even_split(self, place: Value, size: int, larger: int) -> tuple[Value, Value]:
         """(start, size) of part `place` where the first `larger` parts have `size` items and the others one less."""

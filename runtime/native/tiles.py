@@ -64,6 +64,8 @@ class TileLoops(PackedOperands):
             self.emit_balanced(thread, threads)
         elif threads.number is None and g.batch == 1 and g.pack_a and g.pack_b and not g.gathers_rows:
             self.emit_range(i64(0), *self.grid(thread, threads))
+        elif g.batch > 1 and g.keeps:
+            self.emit_batch(thread, threads)
         else:
             spread(f, g.batch, g.units, thread, threads, self.emit_item, g.portion)
 
@@ -134,6 +136,20 @@ class TileLoops(PackedOperands):
         across = share(f, short, f.binary("urem", thread, parts), parts)
         return (along, across) if g.split_rows else (across, along)
 
+    def emit_batch(self, thread: Value, threads: Value) -> None:
+        """All members of a batch, for which a thread packs but once what all of them need."""
+        f, g = self.f, self.blocking
+        packed = f.stack("i64", 1)
+        f.store(i64(0), packed)
+
+        def body(item: Value, low: Value, high: Value) -> None:
+            before = f.load(packed, "i64")
+            self.packed = f.compare("icmp ne", before, i64(0))
+            self.emit_item(item, low, high)
+            f.store(f.select(f.compare("icmp slt", low, high), i64(1), before), packed)
+
+        spread(f, g.batch, g.units, thread, threads, body, g.portion)
+
     def emit_item(self, item: Value, low: Value, high: Value) -> None:
         """One member of the batch: the row tiles or the panels from low to high."""
         g = self.blocking
@@ -181,7 +197,7 @@ class TileLoops(PackedOperands):
                 j0, columns = self.panel_extent(panel)
                 if g.ahead:
                     self.fetch_ahead(b, k_block, f.sub(row_tile, rows[0]), j0)
-                b_here = self.at(b, f.mul(j0, i64(1)))
+                b_here = self.at(b, flat_offset(f, j0, g.b_n) if g.stretch else f.mul(j0, i64(1)))
                 if g.pack_b:
                     b_here = self.packed_panel(k_block, panel, panels[0])
                 self.emit_tile(item, row_tile, rows[0], panel, panels[0], i0, height, j0, columns, a_here, b_here, out,
@@ -236,7 +252,7 @@ class TileLoops(PackedOperands):
                 start, stride = self.at(self.region("partial"), f.mul(place, i64(g.height * width))), i64(width)
                 result = f.select(last, result, start)
                 result_stride = f.select(last, result_stride, stride)
-        valid = f.minimum(columns, f.sub(i64(g.n), j0)) if g.n % g.lanes else columns
+        valid, tail = self.columns_of(panel, j0, columns)
         tile = Tile(result, width, height, valid, i0, j0, item, row_tile, panel, width)
         fetched: Sequence[tuple[Value, int]] = ()
         if out is not None and (g.streamed or g.far_result):
@@ -248,7 +264,6 @@ class TileLoops(PackedOperands):
             sums = (start, width * SIZES[self.c.dtype])
             streams = [sums, *((f.select(last, address, start), f.select(last, i64(stride_), i64(sums[1])))
                                for address, stride_ in fetched)]
-        tail = f.sub(f.sub(i64(g.n), j0), f.sub(columns, i64(g.lanes)))
         arguments = [a, b, start, stride, result, result_stride, count, accumulate, tail, a_table, b_table,
                      self.stream_table(streams), columns if g.pack_b else i64(g.b_k or 0)]
         function = self.choose_function(height, columns, len(streams))
@@ -302,4 +317,5 @@ class TileLoops(PackedOperands):
             a_row, a_k = g.k_in_block, 1
         b_k = vectors * g.lanes if g.pack_b else g.b_k
         return MicroKernel(tile, a_row, a_k, b_k, g.masked, g.k_blocks > 1, g.streamed, streams,
-                           SHORT_SPACING if g.far_result else SPACING, g.streamed and bool(b_k))
+                           SHORT_SPACING if g.far_result else SPACING, g.streamed and bool(b_k), g.stacked,
+                           g.stretch if g.stacked else 0)
