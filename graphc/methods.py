@@ -61,8 +61,8 @@ class Methods:
     def __ror__(self, other: TensorLike) -> Tensor: return FUNCTIONS["logical_or"](other, self)
     def __xor__(self, other: TensorLike) -> Tensor: return FUNCTIONS["logical_xor"](self, other)
     def __rxor__(self, other: TensorLike) -> Tensor: return FUNCTIONS["logical_xor"](other, self)
-    def __eq__(self, other: object) -> Tensor: return FUNCTIONS["equal"](self, other)  # type: ignore[override]
-    def __ne__(self, other: object) -> Tensor: return FUNCTIONS["not_equal"](self, other)  # type: ignore[override]
+    def __eq__(self, other: object) -> Any: return FUNCTIONS["equal"](self, other)  # a Tensor, where object says bool
+    def __ne__(self, other: object) -> Any: return FUNCTIONS["not_equal"](self, other)
     def __lt__(self, other: TensorLike) -> Tensor: return FUNCTIONS["less"](self, other)
     def __le__(self, other: TensorLike) -> Tensor: return FUNCTIONS["less_equal"](self, other)
     def __gt__(self, other: TensorLike) -> Tensor: return FUNCTIONS["greater"](self, other)

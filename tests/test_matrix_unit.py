@@ -8,10 +8,11 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from graphc.runtime.native import contract, executable, matrix_blocking
-from graphc.runtime.native.contract import choose_road, emit_contraction, scratch_bytes, store_to, store_vector_to
+from graphc.runtime.native.contract import choose_road, emit_contraction, scratch_bytes
 from graphc.runtime.native.emit import Module
 from graphc.runtime.native.jit import compile_module
 from graphc.runtime.native.target import Target, describe, host, with_matrix_unit
+from graphc.runtime.native.tile_stores import store_to, store_vector_to
 
 import graphc
 from graphc import nn, optim

@@ -23,10 +23,10 @@ from graphc.runtime.native.contract import (
     choose_road,
     emit_contraction,
     scratch_bytes,
-    store_to,
 )
 from graphc.runtime.native.emit import Function, Module
 from graphc.runtime.native.target import Target, describe, host
+from graphc.runtime.native.tile_stores import store_to
 from graphc.runtime.native.values import Value, constant, i64
 
 from graphc.records import record, replace

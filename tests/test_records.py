@@ -109,28 +109,22 @@ def test_replace(replace: Callable[..., Any]) -> None:
             wrong()
 
 
-class Ours(records.NamedTuple):
-    """Has a line of its own."""
+def tuple_class(base: Any) -> Any:
+    class Made(base):
+        """Has a line of its own."""
 
-    a: int
-    b: tuple[int, ...] = ()
-    c: Any = None
+        a: int
+        b: tuple[int, ...] = ()
+        c: Any = None
 
-    @property
-    def length(self) -> int:
-        return len(self.b)
+        @property
+        def length(self) -> int:
+            return len(self.b)
+
+    return Made
 
 
-class Theirs(typing.NamedTuple):
-    """Has a line of its own."""
-
-    a: int
-    b: tuple[int, ...] = ()
-    c: Any = None
-
-    @property
-    def length(self) -> int:
-        return len(self.b)
+Ours, Theirs = tuple_class(records.NamedTuple), tuple_class(typing.NamedTuple)
 
 
 @pytest.mark.parametrize("values, named", [((1,), {}), ((1, (2, 3)), {}), ((1, (), 4), {}), ((), {"a": 1, "c": 2}),

@@ -10,6 +10,7 @@ import math
 from functools import lru_cache
 
 from graphc.runtime.native.axes import Contraction, adjacent, run, split_evenly, still
+from graphc.runtime.native.blocks import Blocking, Blocks, Depth, Sharing, Tiles
 from graphc.runtime.native.microkernel import most_rows
 from graphc.runtime.native.operands import (
     LINE,
@@ -41,7 +42,7 @@ from graphc.runtime.native.target import Target
 from graphc.runtime.native.values import SIZES
 
 from graphc.plan import align
-from graphc.records import field, record, replace
+from graphc.records import replace
 
 THIN_DEPTH = 32  # k of the blocks in which few rows read a large B
 DEEP, DEEP_SHARE = 1024, 4  # k of the blocks of few columns; the part (one in so many) of the second-level cache they may take
@@ -58,106 +59,7 @@ FETCHED_BYTES, MOST_FETCHED = 96 << 10, 80  # rows of larger operands are fetche
 SHORT = 32  # k up to which rows of the result are waited for, where they come from beyond the cache
 FEW_TILES = 4  # row tiles for which a panel is packed just in time
 LOW_ROWS = 8  # of tiles that are equal, where they could have more: with much fewer B would be read too often
-COARSE = 1000  # cycles of a tile's multiply-adds beside which calls, and a driver that is compiled quickly, do not count
 LEAST_SUMS, MANY_SUMS = 12, 20  # registers of sums in a tile that keep multiply-add busy, and other instructions few
-
-
-@record(frozen=True, kw_only=True, eq=False)
-class Tiles:
-    """Row tiles, into which segments are cut evenly; panels of whole registers; and what is packed for them."""
-
-    pack_a: bool
-    pack_b: bool
-    segment_tiles: int
-    row_tiles: int
-    height: int
-    tall: int  # this many tiles of a segment have `height` rows, the others one less; 0: all are equal
-    panels: int
-    vectors: int
-    wide: int  # this many panels have `vectors` registers, the others one less; 0: all are equal
-    masked: bool
-    overlapped: bool  # a tile is finished while the next one is summed
-    stretch: int = 0  # columns that are neighbours in B, over and over, where panels end with them; 0: they do not
-    stretch_panels: int = 0  # of each
-    stacked: int = 0  # elements between stretches in B, where each vector of a tile is one; else 0
-
-
-@record(frozen=True, kw_only=True, eq=False)
-class Depth:
-    """Blocks of k."""
-
-    k_in_block: int
-    k_inner_blocks: int
-    k_blocks: int
-    a_run: int  # where offsets come from a table: k in runs of so many neighbours, a block being whole runs; else 0
-    b_run: int
-
-
-@record(frozen=True, kw_only=True, eq=False)
-class Blocks:
-    """Blocks of row tiles and panels, and the side that threads share out."""
-
-    tiles_in_block: int
-    panels_in_block: int
-    streamed: bool  # B panels do not stay in the first-level cache
-    far_result: bool  # sums are so short that rows of the result are waited for
-    split_rows: bool
-    ahead: int = 0  # k of the next block whose rows of B are fetched beside each tile
-    fetched: int = 0  # lines of the next tile's rows that are fetched beside each panel
-
-
-@record(frozen=True, kw_only=True, eq=False)
-class Sharing:
-    """How threads balance the work: each begins with most of its share of the units, whoever is free takes the rest."""
-
-    portion: int = 0  # units that are taken at a time; 0: fewer and fewer, since what they all need is packed each time
-    parts: int = 1  # in which the rows of a portion of panels are taken
-    keeps: bool = False  # each thread packs for itself, once, what all units of all members of the batch need: panels or rows
-    by_block: bool = False  # row tiles are shared out anew for each block of panels, which every thread packs for itself
-    most_threads: int = 1  # more of them share out everything beforehand, and so does one
-
-
-@record(frozen=True, kw_only=True, eq=False)
-class Scratch:
-    """What is where in a thread's memory."""
-
-    a_line: int  # elements
-    row_tile_bytes: int  # of a row tile and of a panel, packed, of one block of k
-    panel_bytes: int
-    regions: dict[str, int] = field(compare=False)
-    scratch_bytes: int = 0
-
-
-@record(frozen=True, kw_only=True)
-class Blocking(Extent, Rows, Sums, Tiles, Depth, Blocks, Sharing, Scratch):
-    """Every decision about one contraction; lengths in elements unless said otherwise."""
-
-    gathers_rows: bool = False  # the tiles of a row meet in scratch, and are finished together
-    matrix: bool = False  # in the registers of a matrix unit
-    overlap: int = 0  # k in which a vector of the tile before is finished while this one is summed; 0: tiles finish themselves
-
-    @property
-    def units(self) -> int:
-        """What threads share out: row tiles or panels."""
-        return self.row_tiles if self.split_rows else self.panels
-
-    @property
-    def cycles(self) -> int:
-        """Of a tile's multiply-adds in a block of k, at their limit."""
-        return 0 if self.matrix else self.height * self.vectors * self.k_in_block // 2
-
-    @property
-    def coarse(self) -> bool:
-        """Whether a call for each tile takes no time worth mentioning."""
-        return self.cycles >= COARSE
-
-    @property
-    def quick(self) -> bool:
-        """Whether the loops around tiles may be compiled quickly: so divisions are divisions, where no shift will do."""
-        groups = (self.a_batch, self.b_batch, self.c_batch, self.a_m, self.b_n, self.a_segments, self.c_segments,
-                  self.a_k_outer, self.b_k_outer)
-        divisions = sum(size & size - 1 > 0 for axes in groups for size, _ in axes[1:])
-        return self.cycles >= COARSE * (1 + divisions)
 
 
 @lru_cache(maxsize=512)

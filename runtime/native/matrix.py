@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 from graphc.runtime.native import matrix_unit as unit
 from graphc.runtime.native.axes import Contraction
-from graphc.runtime.native.blocking import Blocking
+from graphc.runtime.native.blocks import Blocking
 from graphc.runtime.native.emit import SIZES, Function, Value, constant, i64
 from graphc.runtime.native.matrix_blocking import columns_in_place, rows_in_place, rows_turn_at_once
 from graphc.runtime.native.microkernel import MicroKernel, TileShape, tile_function

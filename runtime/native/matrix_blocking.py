@@ -9,7 +9,8 @@ import math
 from functools import lru_cache
 
 from graphc.runtime.native.axes import Axes, Contraction, pieces_run
-from graphc.runtime.native.blocking import LARGE, Blocking, Sharing, choose_blocking, choose_sharing, with_regions
+from graphc.runtime.native.blocking import LARGE, choose_blocking, choose_sharing, with_regions
+from graphc.runtime.native.blocks import Blocking, Sharing
 from graphc.runtime.native.packing import PIECE
 from graphc.runtime.native.pieces import DEPTH, LANES, PIECES, PRODUCTS, REGISTER_BYTES, SIDE
 from graphc.runtime.native.target import Target

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from graphc.runtime.native.axes import Contraction
-from graphc.runtime.native.blocking import Blocking
+from graphc.runtime.native.blocks import Blocking
 from graphc.runtime.native.emit import SIZES, Function, Value, constant, i64
 from graphc.runtime.native.microkernel import CACHE_LINE, Walk, write_sums
 from graphc.runtime.native.outline import outlined

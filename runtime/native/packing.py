@@ -206,7 +206,7 @@ def joined(f: Function, parts: list[Value]) -> Value:
     return parts[0]
 
 
-def columns_of(f: Function, lines: Sequence[Value], place: Value, dtype: str) -> list[Value]:
+def across_lines(f: Function, lines: Sequence[Value], place: Value, dtype: str) -> list[Value]:
     """Elements place, place + 1, ... of each line, `in_piece` of them: vectors across the lines, which fill registers.
 
     Works on 16-byte pieces: a register is filled with the pieces of a part of the lines, and squares are transposed inside it,
@@ -244,7 +244,7 @@ def pack_transposed(module: Module, dtype: str, lanes: int) -> str:
         carried = Carried([f.offset(to, j, dtype)])
         with f.loop(i64(0), whole, group, carried) as k:
             place = carried.values[0]
-            for column in columns_of(f, lines, k, dtype):
+            for column in across_lines(f, lines, k, dtype):
                 f.store(column, place)
                 place = f.offset(place, to_stride, dtype)
             carried.next = [place]

@@ -80,8 +80,8 @@ class Number:
     def __or__(self, other: Number | Plain) -> Number: return self._apply("or_", other)
     def __xor__(self, other: Number | Plain) -> Number: return self._apply("xor", other)
     def __invert__(self) -> Number: return self._apply("not_")
-    def __eq__(self, other: Number | Plain) -> Number: return self._apply("eq", other)  # type: ignore[override]
-    def __ne__(self, other: Number | Plain) -> Number: return self._apply("ne", other)  # type: ignore[override]
+    def __eq__(self, other: Any) -> Any: return self._apply("eq", other)  # a Number, where object says bool
+    def __ne__(self, other: Any) -> Any: return self._apply("ne", other)
     def __lt__(self, other: Number | Plain) -> Number: return self._apply("lt", other)
     def __le__(self, other: Number | Plain) -> Number: return self._apply("le", other)
     def __gt__(self, other: Number | Plain) -> Number: return self._apply("gt", other)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from graphc.runtime.native.axes import Axes, Contraction, adjacent, pieces_run
-from graphc.runtime.native.blocking import Blocking
+from graphc.runtime.native.blocks import Blocking
 from graphc.runtime.native.emit import SIZES, Function, Value, i64
 from graphc.runtime.native.operands import LINE
 from graphc.runtime.native.outline import outlined

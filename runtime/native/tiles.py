@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
 from graphc.runtime.native.axes import Contraction
-from graphc.runtime.native.blocking import Blocking
+from graphc.runtime.native.blocks import Blocking
 from graphc.runtime.native.emit import SIZES, Function, Value, constant, i64
 from graphc.runtime.native.microkernel import SHORT_SPACING, SPACING, MicroKernel, TileShape, tile_function
 from graphc.runtime.native.outline import outlined
