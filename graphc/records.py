@@ -113,7 +113,7 @@ else:
             return tuple(self)
 
         def __repr__(self) -> str:
-            return _repr(self)
+            return f"{type(self).__name__}({_spelled(self)})"  # tuples are called by their names, records by their places
 
         def _replace(self, **changes: Any) -> NamedTuple:
             return replace(self, **changes)
@@ -165,7 +165,11 @@ def _arranged(of: str, fields: Mapping[str, Any], values: Sequence[Any], named: 
 
 
 def _repr(self: Any) -> str:
-    return f"{type(self).__qualname__}({', '.join(f'{name}={getattr(self, name)!r}' for name in self._fields)})"
+    return f"{type(self).__qualname__}({_spelled(self)})"
+
+
+def _spelled(self: Any) -> str:
+    return ", ".join(f"{name}={getattr(self, name)!r}" for name in self._fields)
 
 
 def _refuse(self: Any, name: str, *value: Any) -> NoReturn:

@@ -109,7 +109,7 @@ def test_replace(replace: Callable[..., Any]) -> None:
             wrong()
 
 
-def tuple_class(base: Any) -> Any:
+def tuple_class(name: str, base: Any) -> Any:
     class Made(base):
         """Has a line of its own."""
 
@@ -121,10 +121,12 @@ def tuple_class(base: Any) -> Any:
         def length(self) -> int:
             return len(self.b)
 
+    assert repr(Made(1)) == "Made(a=1, b=(), c=None)"  # without the function's name, as tuples have it
+    Made.__name__ = Made.__qualname__ = name  # as it is found for pickling
     return Made
 
 
-Ours, Theirs = tuple_class(records.NamedTuple), tuple_class(typing.NamedTuple)
+Ours, Theirs = tuple_class("Ours", records.NamedTuple), tuple_class("Theirs", typing.NamedTuple)
 
 
 @pytest.mark.parametrize("values, named", [((1,), {}), ((1, (2, 3)), {}), ((1, (), 4), {}), ((), {"a": 1, "c": 2}),
