@@ -219,21 +219,19 @@ def emit_contraction(f: Function, target: Target, c: Contraction, a: Value, b: V
     road = choose_road(c, target, finish is None, (load_a is not None, load_b is not None), whole_rows, overlap)
     if road.blocking.empty:
         return False
+    if finish is None and c_pointer is None:
+        raise ValueError("a contraction needs finish or c_pointer")
+    to = c_pointer or Value("null", "ptr")  # with a finish nothing is stored
     if 0 in c.k:  # an empty sum: one product of zeros
         a = b = f.module.table([0], c.dtype)
         load_a = load_b = None
     if road.blocking.matrix:
         if finish is None:
-            if c_pointer is None:
-                raise ValueError("a contraction needs finish or c_pointer")
-            finish, vector = store_to(c_pointer, c, target), store_vector_to(c_pointer, c, target)
+            finish, vector = store_to(to, c, target), store_vector_to(to, c, target)
         MatrixTiles(f, target, c, road.blocking, a, b, scratch, finish, prefetch, load_a, load_b, vector).emit(thread, threads)
         return False
     if road.correlation is not None:
-        if finish is None:
-            if c_pointer is None:
-                raise ValueError("a contraction needs finish or c_pointer")
-            finish = store_to(c_pointer, c, target)
+        finish = finish or store_to(to, c, target)
         emit_correlation(f, target, c, road.correlation, a, b, scratch, thread, threads, finish)
         return False
     if road.turned:
@@ -242,12 +240,10 @@ def emit_contraction(f: Function, target: Target, c: Contraction, a: Value, b: V
         if finish is not None:
             finish = turned_back(finish, c.dtype, road, f.offset(scratch, i64(road.turned_offset), "i8"), target)
     if finish is None:
-        if c_pointer is None:
-            raise ValueError("a contraction needs finish or c_pointer")
         if road.dots and road.blocking.n == 1:  # a column of results is stored as a row
-            finish = turned_back(store_to(c_pointer, swapped(c), target), c.dtype, road, scratch, target)
+            finish = turned_back(store_to(to, swapped(c), target), c.dtype, road, scratch, target)
         elif road.dots or not road.blocking.direct:
-            finish = store_to(c_pointer, c, target)
+            finish = store_to(to, c, target)
     if road.blocking.overlap and vector and finish and not road.dots:
         OverlappedTiles(f, target, c, road.blocking, a, b, scratch, finish, prefetch, load_a, load_b,
                         vector).emit(thread, threads)

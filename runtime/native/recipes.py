@@ -142,8 +142,7 @@ class Recipes:
             case Kind.MAP:
                 return Step(Action.SCALAR, node, tuple(self.key(i, indices, guard) for i in node.inputs))
             case Kind.VIEW:
-                place, conditions = node.op.index(indices, node.inputs[0].type, **node.attributes)
-                place = tuple([narrowed(index, conditions) for index in place])
+                place, conditions = behind_view(node, indices)
                 inner = self.key(node.inputs[0], place, (*guard, *conditions))
                 return Step(Action.GUARDED, node, (inner,), guard=tuple(conditions),
                             payload=node.attributes.get("fill", 0))
@@ -182,7 +181,7 @@ class Recipes:
         fill: Any = 0
         base = data
         while base.op.kind is Kind.VIEW and base not in self.memory:
-            place, conditions = base.op.index(place, base.inputs[0].type, **base.attributes)
+            place, conditions = behind_view(base, place)
             if conditions and read_guard:
                 raise LoweringError(f"{node!r} gathers from a doubly guarded view")
             if conditions:
@@ -196,6 +195,12 @@ class Recipes:
     def reachable(self, roots: Iterable[Key]) -> list[Key]:
         """Everything that the roots need, operands first; what is saved is not looked into."""
         return operands_first(roots, lambda key: () if key in self.saved else reversed(self.step(key).operands))
+
+
+def behind_view(view: Node, indices: Sequence[Index]) -> tuple[tuple[Index, ...], Guard]:
+    """Where a view reads its operand, as simple as that is where its conditions hold; the conditions."""
+    place, conditions = view.op.index(indices, view.inputs[0].type, **view.attributes)
+    return tuple([narrowed(index, conditions) for index in place]), conditions
 
 
 def variables_of(term: Term) -> set[Variable]:

@@ -6,7 +6,6 @@ Knows what LLVM and the operating system tell about a processor.  Must not know 
 from __future__ import annotations
 
 import os
-import sys
 from functools import lru_cache
 from pathlib import Path
 
@@ -92,10 +91,3 @@ def with_matrix_unit(target: Target) -> Target:
     """The same machine with its matrix unit, if it has one that this process may use."""
     there = describe(target.triple, target.cpu, target.features).matrix_unit
     return replace(target, matrix_unit=there and permitted())
-
-
-def core_count() -> int:
-    """The cores that this process may use."""
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
