@@ -17,6 +17,8 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.random import Generator
 
+MOST_PUT_OFF = 1 << 14  # draws in a row of which no result was asked for
+
 _lock = threading.RLock()
 
 
@@ -25,12 +27,14 @@ class Place:
 
     state   the state of numpy's generator there, or the seed that gives it; None where nobody has drawn so far
     draws   then: what comes before
+    behind  how many draws were put off before it since a known state
     """
 
-    __slots__ = ("draws", "state")
+    __slots__ = ("behind", "draws", "state")
 
     def __init__(self, state: Any, draws: Draws | None = None) -> None:
         self.state, self.draws = state, draws
+        self.behind: int = 0 if draws is None else draws.before.behind + 1
 
     def reached(self) -> dict[str, Any]:
         """The state here, for which all that was put off before is skipped."""
@@ -54,7 +58,8 @@ class Draws:
     __slots__ = ("after", "before", "skip")
 
     def __init__(self, before: Place, skip: Callable[[Generator], object]) -> None:
-        self.before, self.skip, self.after = before, skip, Place(None, self)
+        self.before, self.skip = before, skip
+        self.after = Place(None, self)
 
     def make(self, draw: Callable[[Generator], object]) -> None:
         """Calls `draw` with a generator at their place, from which it takes just these numbers."""
@@ -95,6 +100,9 @@ def put_off(skip: Callable[[Generator], object]) -> Draws | None:
     with _lock:
         if _generator is not None:
             return None
+        if _place.behind >= MOST_PUT_OFF:  # they would be kept for ever
+            _place.reached()
+            _place = Place(_place.state)
         draws = Draws(_place, skip)
         _place = draws.after
         return draws

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import graphc
-from graphc import nn
+from graphc import draws, nn
 
 
 class Net(nn.Module):
@@ -429,6 +429,19 @@ def test_initial_values_are_those_of_one_sequence_whoever_is_asked_first(drawn_b
             assert np.allclose(made[k].numpy(), wanted[k], rtol=1e-6, atol=0) and made[k].cell.version > 0
         assert np.array_equal(nn.init.normal_(np.empty(4)), copy.deepcopy(draws).normal(size=7)[3:])
         assert np.array_equal(following.numpy(), copy.deepcopy(draws).normal(size=3).astype(np.float32))
+
+
+def test_draws_that_nobody_asks_for_are_not_remembered_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(draws, "MOST_PUT_OFF", 5)
+    graphc.manual_seed(5)
+    made = [nn.init.normal_(nn.Parameter(np.zeros(3))) for _ in range(30)]
+    length, place = 0, draws._place
+    while place.draws is not None:
+        length, place = length + 1, place.draws.before
+    assert length <= 6
+    wanted = np.random.default_rng(5).normal(size=90).reshape(30, 3).astype(np.float32)
+    for k in (29, 0, 13, 14, 5, 6):
+        assert np.array_equal(made[k].numpy(), wanted[k])
 
 
 def test_initial_values_are_not_drawn_where_others_are_loaded() -> None:
