@@ -168,6 +168,7 @@ class Op:
     neutral     MAP of two, whose order is free (up to rounding): the number that changes nothing
     linear      MAP: sets of inputs in which it is linear at once, the others held
     converts    MAP: the same numbers, as the attribute `dtype`
+    aside       attributes that say nothing about the results, as a gradient's rule
     domain      MAP: per input the open interval in which tests draw values
     smooth      False where finite differences do not tell the gradient (steps, roundings)
     dtypes      element types that the op takes: any of "f" (floats), "i" (integers), "b" (bool)
@@ -193,6 +194,7 @@ class Op:
     neutral: float | None = None
     linear: tuple[tuple[int, ...], ...] = ()
     converts: bool = False
+    aside: tuple[str, ...] = ()
     domain: tuple[tuple[float, float], ...] = ()
     smooth: bool = True
     dtypes: str = "f"

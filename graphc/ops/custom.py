@@ -30,7 +30,7 @@ def _gradient(given: Any, node: Any, *inputs: Tensor, count: int, rule: Any, gra
 _custom = define(Op("custom_vjp", Kind.COMPOSITE, lambda *types, count, rule: first_types(*types, count=count),
                     lambda *arrays, count, rule: first_values(*arrays, count=count), _gradient,
                     expand=lambda *inputs, count, rule: inputs[0] if count == 1 else list(inputs[:count]),
-                    passes=lambda position, *, count, rule: position >= count, dtypes="fib",
+                    passes=lambda position, *, count, rule: position >= count, aside=("rule",), dtypes="fib",
                     doc="The first `count` inputs, computed from the others; gradients flow to the others by `rule`."))
 
 

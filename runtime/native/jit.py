@@ -11,13 +11,11 @@ which several threads compile at once and the loader links.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import itertools
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -34,38 +32,21 @@ from graphc.runtime.native.codegen import (
     symbol_table,
     without_strength_reduction,
 )
+from graphc.runtime.native.image import LOADS_HERE, Image, Loaded, LoadError, runtime_symbols
+from graphc.runtime.native.linking import Unknown, link
 from graphc.runtime.native.parallel import Jobs
 from graphc.runtime.native.target import Target
-
-MEMORY_FUNCTIONS = ("memcpy", "memmove", "memset", "bzero", "__bzero", "__chkstk")
 
 _lock = threading.Lock()
 _numbers = itertools.count(1)
 _loader: Any = None  # the one LLJIT of this process, never disposed: objects point into it
 
 
-@lru_cache(maxsize=1)
-def runtime_symbols() -> dict[str, int]:
-    """The addresses of what LLVM may call without being asked: block copies and fills, stack probes on Windows."""
-    address = {"memset": ctypes.memset, "memmove": ctypes.memmove, "memcpy": ctypes.memmove}
-    found = {name: ctypes.cast(function, ctypes.c_void_p).value or 0 for name, function in address.items()}
-    if sys.platform == "win32":
-        libraries = ["ntdll"]
-    else:
-        libraries = [None]  # the C library of this process
-    for library in libraries:
-        with contextlib.suppress(OSError):
-            handle = ctypes.CDLL(library)
-            for name in MEMORY_FUNCTIONS:
-                if name not in found and hasattr(handle, name):
-                    found[name] = ctypes.cast(getattr(handle, name), ctypes.c_void_p).value or 0
-    return found
-
-
 class Code:
     """Loaded native code.  The addresses are valid as long as this object lives.
 
     objects   the object files that were linked
+    image     all of them linked, as it can be kept; None where LLVM's loader does it
     symbols   the functions that have an address
     """
 
@@ -75,7 +56,8 @@ class Code:
         self.target, self.level, self.seconds = target, level, seconds
         self._source = source
         start = time.perf_counter()
-        self._library = _link(name, self.objects, self.symbols)
+        self.image = _image(self.objects, self.symbols)
+        self._library = _load(name, self.image, self.objects, self.symbols)
         seconds["load"] = time.perf_counter() - start
 
     def address(self, symbol: str) -> int:
@@ -238,6 +220,24 @@ def compile_objects(units: Sequence[Unit], *, target: Target, name: str,
     with Build(target=target, name=name, threads=threads) as build:
         parts = build.parts(units)
     return [part.data for part in parts], tuple(symbol for p in parts for symbol in p.exported), total_seconds(parts)
+
+
+def _image(objects: Sequence[bytes], symbols: Sequence[str]) -> Image | None:
+    """The objects linked by our own linker; None where it does not know how."""
+    if not LOADS_HERE:
+        return None
+    try:
+        return link(objects, symbols)
+    except Unknown:
+        return None
+
+
+def _load(name: str, image: Image | None, objects: Sequence[bytes], symbols: Sequence[str]) -> Any:
+    """The functions' addresses by name; an object that keeps them valid."""
+    if image is not None:
+        with contextlib.suppress(LoadError):
+            return Loaded(image)
+    return _link(name, objects, symbols)
 
 
 def _link(name: str, objects: Sequence[bytes], symbols: Sequence[str]) -> Any:

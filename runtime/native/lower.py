@@ -11,11 +11,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
 
 from graphc.ir import Graph
 from graphc.plan import Buffer, Kernel, Loop, Plan
-from graphc.records import NamedTuple
 
 from .codegen import Unit
 from .denormals import restore_denormal_mode, set_denormal_mode
@@ -23,14 +21,10 @@ from .emit import QUICK, Function, Module, Value, i64
 from .kernels import element_operations
 from .meetings import plan_scratch
 from .steps import Places, StepWriter, Team
+from .table import ARENA, COUNT, PRIVATE, PRIVATE_STRIDE, SHARED, Layout, table_layout
 from .target import Target
 from .texts import Texts
 from .unroll import emit_unrolled_run
-
-if TYPE_CHECKING:
-    from .marks import Part
-
-COUNT, ARENA, SHARED, PRIVATE, PRIVATE_STRIDE, FIRST = range(6)  # words of the table
 
 UNIT = 72_000  # characters of text, about 40 ms of LLVM's time
 LONG_STEP = 16_000  # characters of a step's calls, about 30 kernels
@@ -41,22 +35,6 @@ UNROLLED = "unrolled step"  # the only part of a step that has no kernels
 LANES_DIVIDED = re.compile(r"= [us](div|rem) <")
 
 Give = Callable[[Unit], None]
-
-
-class Layout(NamedTuple):
-    """Where the table has each buffer: (address word, stride word) of inputs and outputs, address word of the rest.
-
-    marks   of a step that keeps a record of itself: the word of the first thread's region, behind it that of regions' stride
-    parts   what its records' numbers stand for
-    """
-
-    words: dict[Buffer, int]
-    strides: dict[Buffer, int]
-    size: int
-    private_bytes: int = 0
-    shared_bytes: int = 0
-    marks: int = 0
-    parts: tuple[Part, ...] = ()
 
 
 def remaining(texts: Texts) -> list[Unit]:
@@ -75,23 +53,6 @@ def remaining(texts: Texts) -> list[Unit]:
 def unit(text: str) -> Unit:
     """A text of kernels.  Instructions are combined where places are computed lane by lane: what views and windows divide."""
     return Unit(text, level=3 if LANES_DIVIDED.search(text) else 2)
-
-
-def table_layout(plan: Plan, marked: bool = False) -> Layout:
-    """The table of a plan: five words, then per input and output an address and a stride, then cells and constants.
-
-    marked   two more words come last
-    """
-    words: dict[Buffer, int] = {}
-    strides: dict[Buffer, int] = {}
-    place = FIRST
-    for buffer in (*plan.inputs, *plan.outputs):
-        words[buffer], strides[buffer] = place, place + 1
-        place += 2
-    for buffer in (*plan.cells, *(b for inner in plan.each_plan() for b in inner.constants)):
-        words[buffer] = place
-        place += 1
-    return Layout(words, strides, place + 2, marks=place) if marked else Layout(words, strides, place)
 
 
 def lower_unrolled(graph: Graph, plan: Plan, target: Target, flush_denormals: bool = True,

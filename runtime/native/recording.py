@@ -33,8 +33,7 @@ class Recording(Native):
         super().__init__(plain.graph, plain.plan, plain.threads, unrolled=plain.unrolled, target=plain.target,
                          flush_denormals=plain.flush_denormals)
         self.arena, self.shared, self.private = plain.arena, plain.shared, plain.private
-        self.keep.clear()
-        self._fill(self.table, self.layout)
+        self.fill()
         self.counter = counter_of(self.target)
         self.make_room(FIRST_ROOM)
 

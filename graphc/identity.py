@@ -1,0 +1,90 @@
+"""What a graph says, as one digest: graphs of one digest compile to the same code, in whichever process.
+
+Knows nodes, attributes, and which cells are the same.  Must not know names of cells, where nodes come from, or how a graph is
+compiled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+
+from .cells import Cell
+from .ir import SMALL, Graph, Node
+from .op import Kind, Op
+from .types import Dim, DType, Quotient, TensorType
+
+OWN = __name__.partition(".")[0] + "."  # modules whose code belongs to the compiler
+PLAIN = (bool, int, float, str, DType, Dim, Quotient, TensorType)
+
+
+class Unspoken(Exception):
+    """The graph holds what has no meaning outside this process: a user's own op, or an object."""
+
+
+def digest_of(graph: Graph) -> bytes:
+    """32 bytes: of nodes, attributes, types, and the order in which nodes were made, which decides what is free to choose.
+
+    Raises: Unspoken where that is not all, as with an op that is defined outside graphc.
+    """
+    cells = {cell: place for place, cell in enumerate(graph.cells())}
+    parts: list[str] = []
+    _graph(graph, cells, parts.append)
+    return sha256("\n".join(parts).encode()).digest()
+
+
+def _graph(graph: Graph, cells: Mapping[Cell, int], say: Callable[[str], None]) -> None:
+    places = {node: place for place, node in enumerate(graph.nodes)}
+    inputs = {node: place for place, node in enumerate(graph.inputs)}
+    for node in graph.nodes:
+        _node(node, places, inputs, cells, say)
+    by_age = sorted(graph.nodes, key=lambda node: node.number)
+    say(f"made {[places[node] for node in by_age]}")
+    say(f"inputs {[places[node] for node in graph.inputs]} outputs {[places[node] for node in graph.outputs]} updates "
+        f"{[(cells[cell], places[value]) for cell, value in graph.updates]}")
+
+
+def _node(node: Node, places: Mapping[Node, int], inputs: Mapping[Node, int], cells: Mapping[Cell, int],
+          say: Callable[[str], None]) -> None:
+    op = node.op
+    if not is_own(op):
+        raise Unspoken(f"the op {op.name} is defined outside graphc")
+    attributes = [(name, cells[value] if isinstance(value, Cell) else inputs[node] if name == "symbol" and node in inputs
+                   else _value(value)) for name, value in node.attributes.items() if name not in op.aside]
+    say(f"{op.name} {[places[i] for i in node.inputs]} {attributes} {' '.join(map(str, node.types))} {node.phase}")
+    for graph in node.graphs:
+        say("graph")
+        _graph(graph, cells, say)
+
+
+def _value(value: Any) -> Any:
+    """Something whose spelling says it all."""
+    if value is None or isinstance(value, PLAIN):
+        return type(value).__name__, value.hex() if isinstance(value, float) else str(value)
+    if isinstance(value, tuple):
+        return tuple(map(_value, value))
+    if isinstance(value, np.ndarray):
+        content = np.ascontiguousarray(value).tobytes()
+        return value.dtype.str, value.shape, content if value.size <= SMALL else sha256(content).hexdigest()
+    raise Unspoken(f"an attribute is a {type(value).__name__}")
+
+
+def is_own(op: Op) -> bool:
+    """Whether all that decides the op's code is graphc's own."""
+    match op.kind:
+        case Kind.MAP:
+            needed = [op.scalar]
+        case Kind.REDUCE | Kind.PREFIX:
+            needed = [op.fold.identity, op.fold.combine, op.fold.lift]
+        case Kind.VIEW:
+            needed = [op.index]
+        case Kind.ROUTINE:
+            needed = [op.routine]
+        case Kind.COMPOSITE:
+            needed = [op.expand]
+        case _:
+            needed = [op.infer]
+    return all((getattr(function, "__module__", None) or "").startswith(OWN) for function in needed)
