@@ -7,12 +7,12 @@ compiled.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from hashlib import sha256
 from typing import Any
 
 import numpy as np
 
 from .cells import Cell
+from .hashes import digest
 from .ir import SMALL, Graph, Node
 from .op import Kind, Op
 from .types import Dim, DType, Quotient, TensorType
@@ -26,14 +26,14 @@ class Unspoken(Exception):
 
 
 def digest_of(graph: Graph) -> bytes:
-    """32 bytes: of nodes, attributes, types, and the order in which nodes were made, which decides what is free to choose.
+    """32 bytes: of nodes in order of use, their attributes and types, and of what goes in and out.
 
     Raises: Unspoken where that is not all, as with an op that is defined outside graphc.
     """
     cells = {cell: place for place, cell in enumerate(graph.cells())}
     parts: list[str] = []
     _graph(graph, cells, parts.append)
-    return sha256("\n".join(parts).encode()).digest()
+    return digest("\n".join(parts).encode())
 
 
 def _graph(graph: Graph, cells: Mapping[Cell, int], say: Callable[[str], None]) -> None:
@@ -41,8 +41,6 @@ def _graph(graph: Graph, cells: Mapping[Cell, int], say: Callable[[str], None]) 
     inputs = {node: place for place, node in enumerate(graph.inputs)}
     for node in graph.nodes:
         _node(node, places, inputs, cells, say)
-    by_age = sorted(graph.nodes, key=lambda node: node.number)
-    say(f"made {[places[node] for node in by_age]}")
     say(f"inputs {[places[node] for node in graph.inputs]} outputs {[places[node] for node in graph.outputs]} updates "
         f"{[(cells[cell], places[value]) for cell, value in graph.updates]}")
 
@@ -68,7 +66,7 @@ def _value(value: Any) -> Any:
         return tuple(map(_value, value))
     if isinstance(value, np.ndarray):
         content = np.ascontiguousarray(value).tobytes()
-        return value.dtype.str, value.shape, content if value.size <= SMALL else sha256(content).hexdigest()
+        return value.dtype.str, value.shape, content if value.size <= SMALL else digest(content)
     raise Unspoken(f"an attribute is a {type(value).__name__}")
 
 

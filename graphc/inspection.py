@@ -85,7 +85,7 @@ def dump(program: Program, stage: str, format: str, sizes: Mapping[str, int] | N
         special = program.specialize(**sizes_for(program, sizes))
         if stage == "plan":
             return format_plan(special.plan)
-        executable: Any = special.executable
+        executable: Any = special.compiled.executable
         if not hasattr(executable, "code"):
             raise GraphError(f"the numpy backend has no {stage}; build the program with backend='native'"
                              f"{at(user_origin())}")
@@ -169,14 +169,14 @@ def report(program: Program, sizes: Mapping[str, int]) -> str:
                  f"parameters and states {_bytes(memory.cells)}")
     lines.append(f"  inputs and outputs {_bytes(memory.inputs + memory.outputs)}, constants {_bytes(memory.constants)}, "
                  f"scratch {_bytes(memory.scratch)}: {_bytes(memory.total)} in all")
-    if special.recomputed is not None:
-        lines += recomputed_lines(special.recomputed, program.memory_budget)
+    if special.compiled.recomputed is not None:
+        lines += recomputed_lines(special.compiled.recomputed, program.memory_budget)
     in_place = sum(1 for b, home in plan.aliases.items() if home.role is Role.CELL)
     lines.append(f"  {in_place} of {len(special.graph.updates)} updates in place, {len(plan.copies)} copies")
-    if getattr(special.executable, "unrolled", False):
+    if getattr(special.compiled.executable, "unrolled", False):
         lines.append("  the step is so small that it is unrolled: no loops, cells in registers across steps")
-    if special.batch:
-        lines.append(f"  {special.batch}")
+    if special.compiled.batch:
+        lines.append(f"  {special.compiled.batch}")
     for step in plan.steps:
         if isinstance(step, Loop):
             how = "shared by the threads" if step.parallel else "one after the other"
@@ -196,18 +196,20 @@ def report(program: Program, sizes: Mapping[str, int]) -> str:
         if kernel.form is Form.CONTRACT and (reason := why_unfused(plan, kernel)):
             lines.append(f"{'':23}{reason}")
         lines.extend(f"{'':23}{note}" for note in kernel.notes)
-    times = {**program.seconds, **special.seconds}
+    times = {**program.seconds, **special.compiled.seconds}
+    if special.kept:
+        lines.append(f"  kept on disk by an earlier process and ready in {special.kept * 1e3:.1f} ms; compiled again for this")
     lines.append("  compiled in " + ", ".join(f"{k} {v * 1e3:.1f} ms" for k, v in times.items()))
     return "\n".join(lines) + "\n"
 
 
 def multiplied_in_pieces(program: Program, special: Specialized, kernel: Kernel) -> bool:
     """Whether a kernel's products are made by a matrix unit."""
-    if program.backend != "native" or kernel.form is not Form.CONTRACT or not hasattr(special.executable, "target"):
+    if program.backend != "native" or kernel.form is not Form.CONTRACT or not hasattr(special.compiled.executable, "target"):
         return False
     from .runtime.native.contraction_kernels import on_matrix_unit
 
-    return on_matrix_unit(kernel, special.executable.target)
+    return on_matrix_unit(kernel, special.compiled.executable.target)
 
 
 # -- profile ---------------------------------------------------------------------------------------------------------

@@ -100,11 +100,10 @@ class Program:
         key = tuple(sorted(sizes.items()))
         known = self._cache.get(key)
         if known is None:
-            from .specialized import getting_ready, specialize
+            from .specialized import specialize
 
-            with getting_ready(self.graph, self.backend, self.threads):
-                known = self._cache[key] = specialize(self.name, self.simplified, sizes, backend=self.backend,
-                                                      threads=self.threads, memory_budget=self.memory_budget)
+            known = self._cache[key] = specialize(self.name, self.graph, lambda: self.simplified, sizes, backend=self.backend,
+                                                  threads=self.threads, memory_budget=self.memory_budget)
         return known
 
     # -- running -----------------------------------------------------------------------------------------------

@@ -6,20 +6,22 @@ get back.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property, partial
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 from .errors import GraphError
+from .garbage import kept_waiting
 from .ir import Graph
 from .origins import at, user_origin
-from .passes.cost import flops
-from .plan import Buffer, Plan
 from .records import NamedTuple, record
-from .runtime.program import Executable, Interpreted
 
 if TYPE_CHECKING:
     from .passes.recompute import Recomputed
+    from .plan import Buffer, Plan
+    from .runtime.program import Executable, Runs
 
 LONG = 300  # nodes of a graph whose passes take as long as making the code of the pool of threads, or longer
 LARGE = 1 << 17  # elements of parameters and states from which a step is work for several threads, however few its nodes
@@ -48,17 +50,50 @@ class Memory(NamedTuple):
         return self.cells + self.arena + self.inputs + self.outputs + self.constants + self.scratch
 
 
-@record(frozen=True)
-class Specialized:
-    """A program for fixed sizes of its open dimensions."""
+class Compiled(NamedTuple):
+    """What a program became for fixed sizes, and all that can be looked at.
 
-    sizes: dict[str, int]
+    recomputed  what was given to meet the memory budget
+    batch       whether the batch runs in chunks, or why not
+    """
+
     graph: Graph
     plan: Plan
     executable: Executable
     seconds: dict[str, float]
-    recomputed: Recomputed | None = None  # what was given to meet the memory budget
-    batch: str = ""  # whether the batch runs in chunks, or why not
+    recomputed: Recomputed | None
+    batch: str
+
+
+@record(frozen=True)
+class Specialized:
+    """A program for fixed sizes of its open dimensions.
+
+    executable  runs it
+    compiles    gives what it was compiled to; compiles it now where the code was kept on disk by another process
+    kept        seconds in which the code came from the disk; 0 where it was compiled
+    """
+
+    sizes: dict[str, int]
+    executable: Runs
+    compiles: Callable[[], Compiled]
+    kept: float = 0.0
+
+    @cached_property
+    def compiled(self) -> Compiled:
+        return self.compiles()
+
+    @property
+    def graph(self) -> Graph:
+        return self.compiled.graph
+
+    @property
+    def plan(self) -> Plan:
+        return self.compiled.plan
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        return self.compiled.seconds
 
     @property
     def memory_bytes(self) -> int:
@@ -98,12 +133,47 @@ def getting_ready(graph: Graph, backend: str, threads: int | None) -> Iterator[N
             ready()
 
 
-def specialize(name: str, simplified: Graph, sizes: Mapping[str, int], *, backend: str, threads: int | None,
-               memory_budget: int | None) -> Specialized:
-    """Compiles a simplified graph for these sizes.
+def specialize(name: str, built: Graph, simplified: Callable[[], Graph], sizes: Mapping[str, int], *, backend: str,
+               threads: int | None, memory_budget: int | None) -> Specialized:
+    """A program for these sizes: kept on disk by an earlier process, or compiled and then kept.
 
+    built       the graph as the user built it, which tells it from others; simplified: gives what is compiled
     Raises GraphError where nothing meets the memory budget; `name` is what the message calls the program.
     """
+    key = None
+    if backend == "native":
+        from .runtime.native import kept_programs
+        from .runtime.native.threads import available_parallelism
+
+        start = perf_counter()
+        key = kept_programs.key_of(built, sizes, threads or available_parallelism(), memory_budget)
+        running = kept_programs.load(key, built) if key is not None else None
+        if running is not None:
+            again = partial(compile_again, name, built, dict(sizes), backend, threads, memory_budget)
+            return Specialized(dict(sizes), running, again, perf_counter() - start)
+    with getting_ready(built, backend, threads):
+        compiled = compile_for(name, simplified(), sizes, backend=backend, threads=threads, memory_budget=memory_budget)
+    if key is not None:
+        kept_programs.store(key, built, compiled.executable)
+    return Specialized(dict(sizes), compiled.executable, lambda: compiled)
+
+
+@kept_waiting()
+def compile_again(name: str, built: Graph, sizes: Mapping[str, int], backend: str, threads: int | None,
+                  memory_budget: int | None) -> Compiled:
+    """What a program that was kept on disk is compiled to, for those who want to look at it."""
+    from .passes.pipeline import Pipeline
+
+    return compile_for(name, Pipeline().simplified(built), sizes, backend=backend, threads=threads, memory_budget=memory_budget)
+
+
+def compile_for(name: str, simplified: Graph, sizes: Mapping[str, int], *, backend: str, threads: int | None,
+                memory_budget: int | None) -> Compiled:
+    """Compiles a simplified graph for these sizes.
+
+    Raises as `specialize`.
+    """
+    from .passes.cost import flops
     from .passes.pipeline import Pipeline  # passes load with the first program that is compiled
 
     pipeline = Pipeline()
@@ -138,5 +208,7 @@ def specialize(name: str, simplified: Graph, sizes: Mapping[str, int], *, backen
         executable = Native(graph, plan, wanted if not tiny and pays(plan, wanted) else 1, unrolled=tiny)
         pipeline.seconds.update(executable.seconds)
     else:
+        from .runtime.program import Interpreted
+
         executable = Interpreted(graph, plan)
-    return Specialized(dict(sizes), graph, plan, executable, pipeline.seconds, cost, batch)
+    return Compiled(graph, plan, executable, pipeline.seconds, cost, batch)

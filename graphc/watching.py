@@ -35,7 +35,7 @@ def measure(program: Program, special: Specialized, arrays: Sequence[np.ndarray]
     if not isinstance(repeat, (int, np.integer)) or isinstance(repeat, bool) or repeat < 1:
         raise FeedError(f"timeline needs a positive number of steps, got {repeat!r}{at(user_origin())}")
     with kept(program.graph.cells()):
-        trace = special.executable.trace(arrays, int(repeat))
+        trace = special.compiled.executable.trace(arrays, int(repeat))
     return timeline_of(program.name, program.backend, trace, special)
 
 

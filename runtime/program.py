@@ -20,10 +20,9 @@ if TYPE_CHECKING:
     from .trace import Trace
 
 
-class Executable(Protocol):
-    """A step for fixed sizes.  Cells are updated in place."""
+class Runs(Protocol):
+    """A step for fixed sizes that can be run.  Cells are updated in place."""
 
-    plan: Plan
     threads: int  # that run it
 
     @property
@@ -42,6 +41,12 @@ class Executable(Protocol):
     def bind(self, inputs: Sequence[np.ndarray]) -> tuple[Callable[[], int], list[np.ndarray]]:
         """A function that runs one step on these very arrays, and the arrays that receive its outputs."""
         ...
+
+
+class Executable(Runs, Protocol):
+    """A step for fixed sizes that was compiled here, and can be looked at."""
+
+    plan: Plan
 
     def trace(self, inputs: Sequence[np.ndarray], repeat: int) -> Trace:
         """Runs `repeat` steps on these arrays, and says what each thread did when."""

@@ -10,6 +10,8 @@ import pytest
 
 # Compiled code from tests stays out of the user's own cache.
 os.environ.setdefault("GRAPHC_CACHE_DIR", tempfile.mkdtemp(prefix="graphc-tests-"))
+# Programs are compiled here by the passes under test, some of which tests change; `test_kept.py` is about the others.
+os.environ.setdefault("GRAPHC_CACHE", "objects")
 
 
 @pytest.fixture

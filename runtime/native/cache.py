@@ -7,7 +7,8 @@ write: on POSIX the folder and the entry must belong to this user, be writable b
 links, and both are checked on the open descriptor that is read.  Trouble with files is never an error: without a
 cache everything works, only slower.
 
-Environment: GRAPHC_CACHE=0 turns the cache off, GRAPHC_CACHE_DIR names the folder itself.
+Environment: GRAPHC_CACHE=0 turns the cache off, GRAPHC_CACHE=objects keeps no whole programs, only the objects of which they
+consist, so that every process runs its own passes; GRAPHC_CACHE_DIR names the folder itself.
 """
 
 from __future__ import annotations
@@ -21,20 +22,20 @@ import threading
 import time
 from collections.abc import Iterator
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import llvmlite
 import numpy
-from graphc.runtime.native.target import Target
 
+from graphc.hashes import digest
 from graphc.records import NamedTuple, field, record
 
 if TYPE_CHECKING:
-    import hashlib
+    from .target import Target
 
-MAGIC = b"graphc\x00\x01"  # the last byte is the version of the file format
-HEADER = struct.Struct("<8s32s32sQQ")  # magic, key, SHA-256 of the payload, bytes of metadata, bytes of data
+MAGIC = b"graphc\x00\x02"  # the last byte is the version of the file format
+HEADER = struct.Struct("<8s32s32sQQ")  # magic, key, digest of the payload, bytes of metadata, bytes of data
 SUFFIX = ".object"
 LIMIT = 512 << 20
 RESCAN = 64  # stores after which sizes are counted anew, because other processes store too
@@ -47,13 +48,6 @@ class Entry(NamedTuple):
 
     meta: dict[str, Any]
     data: bytes
-
-
-def sha256(data: bytes) -> hashlib._Hash:
-    """The hash that keys and checksums are; its library takes 3 MB, and nobody needs it who has no cache."""
-    from hashlib import sha256
-
-    return sha256(data)
 
 
 def default_folder() -> Path:
@@ -69,11 +63,15 @@ def default_folder() -> Path:
     return Path(base).expanduser() / "graphc"
 
 
+def wanted() -> str:
+    """What is to be kept: "programs", "objects" or "nothing"."""
+    named = os.environ.get("GRAPHC_CACHE", "1").lower()
+    return "nothing" if named in ("0", "off", "no", "false") else "objects" if named == "objects" else "programs"
+
+
 def default() -> Cache | None:
     """The user's cache; None where GRAPHC_CACHE=0."""
-    if os.environ.get("GRAPHC_CACHE", "1").lower() in ("0", "off", "no", "false"):
-        return None
-    return _open(default_folder())
+    return None if wanted() == "nothing" else _open(default_folder())
 
 
 @lru_cache(maxsize=8)
@@ -93,20 +91,39 @@ def store(key: bytes, data: bytes, meta: dict[str, Any] | None = None) -> bool:
     return cache.store(key, data, meta) if cache is not None else False
 
 
+def compiler_files() -> list[str]:
+    """This package's own sources, and those that tell llvmlite's version; it is not loaded for that."""
+    root = Path(__file__).resolve().parents[2]
+    found = find_spec("llvmlite")
+    others = [os.path.join(place, "_version.py") for place in (found.submodule_search_locations or ())] if found else []
+    folders = [root, *(root / name for name in ("graphc", "passes", "runtime", "ops", "nn", "optim"))]
+    files = [os.path.join(folder, name) for top in folders[1:] for folder, _, names in os.walk(top) for name in names]
+    return sorted(f for f in {*files, *map(str, root.glob("*.py")), *others} if f.endswith(".py"))
+
+
 @lru_cache(maxsize=1)
 def compiler_digest() -> bytes:
-    """SHA-256 over this package's own sources and the versions of what it generates code with.
+    """A digest of this package's own sources and the versions of what it generates code with.
 
-    The sources, not only a version number: whoever changes a code generator must not be served what the old one made.
+    The sources, not only a version number: whoever changes a code generator must not be served what the old one made.  What
+    they say is kept under their sizes and times, as Python keeps its bytecode.
     """
-    digest = sha256(f"llvmlite {llvmlite.__version__}\nnumpy {numpy.__version__}\n".encode())
-    root = Path(__file__).resolve().parents[2]
-    folders = [root / name for name in ("graphc", "passes", "runtime", "ops", "nn", "optim")]
-    files = [*root.glob("*.py"), *(file for folder in folders for file in folder.rglob("*.py"))]
-    for file in sorted(files):
+    files = compiler_files()
+    cache, stamp = default(), b""
+    with contextlib.suppress(OSError):
+        times = [(file, status.st_size, status.st_mtime_ns) for file in files for status in (os.stat(file),)]
+        stamp = digest(MAGIC + repr((times, numpy.__version__)).encode())
+        known = cache.lookup(stamp) if cache is not None else None
+        if known is not None:
+            return known.data
+    parts = [f"numpy {numpy.__version__}\n".encode()]
+    for file in files:
         with contextlib.suppress(OSError):
-            digest.update(file.name.encode() + b"\0" + sha256(file.read_bytes()).digest())
-    return digest.digest()
+            parts.append(os.path.basename(file).encode() + b"\0" + digest(Path(file).read_bytes()))
+    made = digest(b"".join(parts))
+    if cache is not None and stamp:
+        cache.store(stamp, made)
+    return made
 
 
 def key(kind: str, content: str | bytes, target: Target, level: int) -> bytes:
@@ -114,11 +131,13 @@ def key(kind: str, content: str | bytes, target: Target, level: int) -> bytes:
 
     kind: separates uses, ``"module"`` where the content is LLVM text, ``"plan"`` where it is a plan.
     """
-    digest = sha256(MAGIC + compiler_digest())
     body = content.encode() if isinstance(content, str) else content
-    for part in (kind.encode(), repr(target).encode(), str(level).encode(), body):
-        digest.update(struct.pack("<Q", len(part)) + part)
-    return digest.digest()
+    return joint_key(kind.encode(), repr(target).encode(), str(level).encode(), body)
+
+
+def joint_key(*parts: bytes) -> bytes:
+    """The 32-byte key of what this version of the compiler makes of all these parts."""
+    return digest(b"".join([MAGIC, compiler_digest(), *(struct.pack("<Q", len(part)) + part for part in parts)]))
 
 
 @record()
@@ -156,7 +175,7 @@ class Cache:
         import json  # loads with the first entry: without a cache nothing asks for it
 
         payload = json.dumps(meta or {}, separators=(",", ":")).encode()
-        content = HEADER.pack(MAGIC, key, sha256(payload + data).digest(), len(payload), len(data))
+        content = HEADER.pack(MAGIC, key, digest(payload + data), len(payload), len(data))
         content += payload + data
         if len(content) > self.limit:
             return False
@@ -269,11 +288,11 @@ def _trusted(status: os.stat_result, kind: Any) -> bool:
 def _decode(content: bytes, key: bytes) -> Entry | None:
     if len(content) < HEADER.size:
         return None
-    magic, stored, digest, meta_bytes, data_bytes = HEADER.unpack_from(content)
+    magic, stored, stored_digest, meta_bytes, data_bytes = HEADER.unpack_from(content)
     body = content[HEADER.size :]
     if magic != MAGIC or stored != key or len(body) != meta_bytes + data_bytes:
         return None
-    if sha256(body).digest() != digest:
+    if digest(body) != stored_digest:
         return None
     import json
 

@@ -15,13 +15,16 @@ import functools
 import struct
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from graphc.runtime.native import cache, jit
-from graphc.runtime.native.emit import Function, Module
+from graphc.runtime.native import kept
 from graphc.runtime.native.once import once
-from graphc.runtime.native.target import host
 from graphc.runtime.native.values import Value, i64
+
+if TYPE_CHECKING:
+    from .emit import Function
+    from .image import Addresses
+    from .jit import Code
 
 METH_NOARGS = 4  # methodobject.h, part of the stable ABI
 WORDS = struct.Struct("<6Q")  # function, argument, PyLong_FromLong, PyEval_SaveThread, PyEval_RestoreThread, spare
@@ -75,19 +78,27 @@ def _call(function: Callable[[ctypes.c_void_p], int], argument: ctypes.c_void_p,
 
 
 @once
-def _methods() -> tuple[_Method, _Method, jit.Code] | None:
+def _methods() -> tuple[_Method, _Method, Addresses] | None:
     """The two definitions, holding and releasing the interpreter's lock; they live for ever, as CPython demands."""
     if sys.implementation.name != "cpython":
         return None
+    code = kept.code("calls", _compiled)
+    holding, releasing = (_Method(b"run", code.address(name), METH_NOARGS, b"Run the bound native function.")
+                          for name in ("call_holding", "call_releasing"))
+    return holding, releasing, code
+
+
+def _compiled() -> Code:
+    from . import cache, jit
+    from .emit import Module
+    from .target import host
+
     module = Module()
     start = bytes.__basicsize__ - 1  # of a bytes object's contents: its basic size counts one terminating zero
     for name, release in (("call_holding", False), ("call_releasing", True)):
         function = module.function(name, [("self", "ptr"), ("unused", "ptr")], returns="ptr", internal=False)
         _write_call(function, function.offset(function.parameters[0], i64(start), "i8"), release)
-    code = jit.compile_module(module.text(), target=host(), name="calls", cache=cache.default())
-    holding, releasing = (_Method(b"run", code.address(name), METH_NOARGS, b"Run the bound native function.")
-                          for name in ("call_holding", "call_releasing"))
-    return holding, releasing, code
+    return jit.compile_module(module.text(), target=host(), name="calls", cache=cache.default())
 
 
 def _write_call(function: Function, words: Value, release: bool) -> None:

@@ -1,7 +1,7 @@
 """Linked code as bytes that run wherever they are loaded, and the loading.
 
-Knows pages, and words that hold addresses.  Must not know object files, LLVM or what the code computes: with code that is kept on
-disk, nothing else is needed to run it.
+Knows pages, and words that hold addresses.  Must not know object files, LLVM or what the code computes: of code that is kept on
+disk nothing else is needed to run it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import platform
 import sys
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 from graphc.records import record
 
@@ -21,6 +21,14 @@ MEMORY_FUNCTIONS = ("memcpy", "memmove", "memset", "bzero", "__bzero", "__chkstk
 WORD = 8
 
 LOADS_HERE = sys.platform == "linux" and platform.machine() == "x86_64"  # where `linking` makes images
+
+
+class Addresses(Protocol):
+    """Code in memory; addresses are valid as long as the object lives."""
+
+    def address(self, symbol: str) -> int:
+        """Of a function."""
+        ...
 
 
 class LoadError(Exception):
@@ -80,7 +88,7 @@ class Loaded:
     def __init__(self, image: Image) -> None:
         try:
             self._memory = mmap.mmap(-1, image.size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, mmap.PROT_READ | mmap.PROT_WRITE)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, OverflowError) as error:
             raise LoadError(f"no memory for {image.size} bytes of code: {error}") from error
         self._view = ctypes.c_char.from_buffer(self._memory)
         self.base, self.symbols = ctypes.addressof(self._view), image.symbols

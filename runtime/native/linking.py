@@ -20,6 +20,7 @@ SECTION, SYMBOL, RELOCATION = struct.Struct("<IIQQQQIIQQ"), struct.Struct("<IBBH
 HEADER = b"\x7fELF\x02\x01\x01"  # 64 bits, little-endian
 RELOCATABLE, X86_64 = 1, 62
 CONTENT, SYMBOLS, ADDENDS, ZEROS = 1, 2, 4, 8  # kinds of sections
+UNWINDING = 0x70000001  # another, which nobody needs: nothing is thrown
 WRITTEN, LOADED, OF_THREADS = 1, 2, 0x400  # their flags
 UNDEFINED, RESERVED = 0, 0xFF00  # sections of symbols that are elsewhere, or nowhere
 ABSOLUTE, RELATIVE, CALL = 1, 2, 4
@@ -27,6 +28,7 @@ BY_TABLE = frozenset((9, 41, 42))  # relative to a word that holds the address: 
 
 JUMP = b"\xff\x25"  # jmp [rip + distance], which the next four bytes say
 JUMP_BYTES = 8
+MOST = 1 << 28  # bytes of a section: distances must fit 32 bits
 
 
 class Unknown(Exception):
@@ -66,9 +68,12 @@ class Object:
         self.sections = [Section(kind, flags, offset, size, max(align, 1), link, info) for
                          _, kind, flags, _, offset, size, link, info, align, _ in
                          SECTION.iter_unpack(data[table : table + count * SECTION.size])]
-        self.loaded = [(n, s) for n, s in enumerate(self.sections) if s.flags & LOADED and s.size]
+        self.loaded = [(n, s) for n, s in enumerate(self.sections) if s.flags & LOADED and s.size and s.kind != UNWINDING]
         if any(s.flags & OF_THREADS or s.kind not in (CONTENT, ZEROS) for _, s in self.loaded):
             raise Unknown("memory of each thread's own, or a section of another kind")
+        if any(s.size > MOST or s.align > mmap.PAGESIZE or (s.kind == CONTENT and s.offset + s.size > len(data))
+               for _, s in self.loaded):
+            raise Unknown("sections that are not in the file, or too large")
         self.symbols = [symbol for s in self.sections if s.kind == SYMBOLS for symbol in self._symbols(s)]
         self.places: dict[int, int] = {}
 

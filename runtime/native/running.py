@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -16,17 +16,10 @@ from graphc.cells import Cell
 
 from . import memory, threads
 from .calls import bind_call
+from .image import Addresses
 from .table import ARENA, COUNT, PRIVATE, PRIVATE_STRIDE, SHARED, Needs
 
 _ALONE = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p)
-
-
-class Addresses(Protocol):
-    """Code in memory; addresses are valid as long as the object lives."""
-
-    def address(self, symbol: str) -> int:
-        """Of a function."""
-        ...
 
 
 class Running:

@@ -25,18 +25,20 @@ import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from graphc.runtime.native import cache, calls, jit, memory
+from graphc.runtime.native import calls, kept, memory
 from graphc.runtime.native import workers as layout
-from graphc.runtime.native.emit import Module
 from graphc.runtime.native.once import once
 from graphc.runtime.native.parallel import beside
-from graphc.runtime.native.target import host
 from graphc.runtime.native.workers import emit_barrier, emit_cancelled
 
 from graphc.records import NamedTuple
+
+if TYPE_CHECKING:
+    from .image import Addresses
+    from .jit import Code
 
 __all__ = ["Pool", "available_parallelism", "emit_barrier", "emit_cancelled", "shared"]
 
@@ -123,11 +125,19 @@ def _ordered_cores() -> list[int]:
     return first + siblings
 
 
-@once
-def _runtime() -> jit.Code:
+def _compiled() -> Code:
+    from . import cache, jit
+    from .emit import Module
+    from .target import host
+
     module, target = Module(), host()
     layout.emit_pool(module, target)
     return jit.compile_module(module.text(), target=target, name="workers", cache=cache.default())
+
+
+@once
+def _runtime() -> Addresses:
+    return kept.code("workers", _compiled)
 
 
 def prepare() -> Callable[[], None]:

@@ -1,0 +1,71 @@
+"""Programs that this machine has kept: a second process that builds the same graph runs it at once.
+
+Knows what an entry of the disk cache holds: linked code, what it needs to run, and large constants.  Must not know passes,
+plans or LLVM, none of which a kept program loads.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from graphc.identity import Unspoken, digest_of
+from graphc.ir import Graph
+
+from . import cache, table
+from .image import Loaded, unpack
+from .kept import DAMAGED, keeping
+from .running import Running
+
+if TYPE_CHECKING:
+    from .executable import Native
+
+MOST_CONSTANTS = 16 << 20  # bytes of large constants that are kept with a program
+
+
+def key_of(graph: Graph, sizes: Mapping[str, int], threads: int, memory_budget: int | None) -> bytes | None:
+    """Under which a program of this graph, as it was built, is kept; None where it is not."""
+    found = keeping()
+    if found is None:
+        return None
+    try:
+        said = digest_of(graph)
+    except Unspoken:
+        return None
+    options = json.dumps([sorted(sizes.items()), threads, memory_budget])
+    return cache.joint_key(b"program", found[1], said, options.encode())
+
+
+def load(key: bytes, graph: Graph) -> Running | None:
+    """The program that is kept under this key, on the cells of this graph, ready to run; None where there is none."""
+    found = keeping()
+    entry = found[0].lookup(key) if found is not None else None
+    if entry is None:
+        return None
+    try:
+        meta, cells = entry.meta, graph.cells()
+        code, rest = entry.data[: meta["bytes"]], entry.data[meta["bytes"] :]
+        constants = []
+        for dtype, shape in meta["constants"]:
+            array = np.frombuffer(rest, dtype, int(np.prod(shape))).reshape(shape)
+            rest = rest[array.nbytes :]
+            constants.append(array.copy())
+        return Running(Loaded(unpack(code, meta["image"])), table.unpack(meta["needs"]), [cells[k] for k in meta["cells"]],
+                       constants, meta["threads"])
+    except DAMAGED:
+        return None
+
+
+def store(key: bytes, graph: Graph, native: Native) -> None:
+    """Keeps what a graph was compiled to, where it is an image and its constants are not too large."""
+    found, image = keeping(), native.code.image
+    if found is None or image is None or sum(a.nbytes for a in native.constants) > MOST_CONSTANTS:
+        return
+    places = {cell: place for place, cell in enumerate(graph.cells())}
+    code, meta = image.pack()
+    found[0].store(key, b"".join((code, *(a.tobytes() for a in native.constants))), {
+        "image": meta, "bytes": len(code), "needs": native.needs, "cells": [places[cell] for cell in native.cells],
+        "constants": [(a.dtype.str, a.shape) for a in native.constants], "threads": native.threads})
