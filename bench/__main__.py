@@ -49,7 +49,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--compile", action="store_true", help="torch.compile of the whole step too")
     parser.add_argument("--rounds", type=int, default=15, help="turns of each contender (15)")
     parser.add_argument("--starts", type=int, default=0, metavar="N",
-                        help="only compile and run the first step, N times, each time in a new process")
+                        help="only compile and run the first step, N times, each time in a new process; graphc also with its "
+                             "code kept on disk by another process")
     parser.add_argument("--threads", type=int, default=cores, help=f"of each contender (all cores: {cores})")
     parser.add_argument("--file", default="", help="a Python file with a list WORKLOADS instead of the standard ones")
     parser.add_argument("--output", metavar="FILE", help="write the tables as Markdown")
@@ -75,7 +76,8 @@ def main(argv: list[str] | None = None) -> int:
     wanted = [w for w in wanted if (w[1] == "graphc" or w[1] in o.against) and (w[2] != "compile" or o.compile)]
     results: list[Result] = []
     if o.starts:
-        return only_starts(chosen, [w for w in wanted if w[2] != "loop"], o)
+        first, *peers = (w for w in wanted if w[2] != "loop")
+        return only_starts(chosen, [first, (sys.executable, "graphc", "kept"), *peers], o)
     machine = start_machine(o.threads)
     try:
         for workload in chosen:

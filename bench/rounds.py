@@ -49,7 +49,8 @@ class Contender:
 
     @property
     def name(self) -> str:
-        return {"call": self.peer, "loop": f"{self.peer} loop", "compile": f"{self.peer}.compile"}[self.mode]
+        return {"call": self.peer, "loop": f"{self.peer} loop", "compile": f"{self.peer}.compile",
+                "kept": f"{self.peer}, kept on disk"}[self.mode]
 
     @property
     def median(self) -> float:
@@ -117,15 +118,18 @@ def written(workload: Workload) -> Iterator[Callable[[str], Path]]:
         yield folder
 
 
-def start(python: str, peer: str, mode: str, workload: str, threads: int, values: Path | str = "", file: str = "") -> Contender:
+def start(python: str, peer: str, mode: str, workload: str, threads: int, values: Path | str = "", file: str = "",
+          kept: str = "") -> Contender:
     """A contender that is built and has done three steps, or the reason why there is none.
 
-    values: the folder that has what it starts from
+    values  the folder that has what it starts from
+    kept    the folder of graphc's disk cache; it has none unless given
     """
     c = Contender(peer, mode)
     with tempfile.TemporaryDirectory() as fresh, tempfile.TemporaryFile("w+") as errors:
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads),
-                       "OPENBLAS_NUM_THREADS": str(threads), "GRAPHC_CACHE": "0", "TORCHINDUCTOR_CACHE_DIR": fresh}
+                       "OPENBLAS_NUM_THREADS": str(threads), "TORCHINDUCTOR_CACHE_DIR": fresh,
+                       **({"GRAPHC_CACHE": "1", "GRAPHC_CACHE_DIR": kept} if kept else {"GRAPHC_CACHE": "0"})}
         if threads == 1:
             environment["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
         command = [python, "-m", "bench.worker", peer, mode, workload, str(threads), str(values),
@@ -217,10 +221,14 @@ def begin(workload: Workload, wanted: list[tuple[str, str, str]], threads: int, 
           say: Callable[[str], None] = lambda text: None) -> Result:
     """How long all wanted (python, peer, mode) take to build, compile and run their first step: in every round a new process.
 
-    `seconds` of the contenders are these times, `memory` the most after three steps.  Raises Unequal.
+    `seconds` of the contenders are these times, `memory` the most after three steps.  In the mode "kept" a process before the
+    first round has left its code on the disk.  Raises Unequal.
     """
     contenders = [Contender(peer, mode) for _, peer, mode in wanted]
-    with written(workload) as values:
+    with written(workload) as values, tempfile.TemporaryDirectory() as kept:
+        for python, peer, mode in wanted:
+            if mode == "kept":
+                start(python, peer, mode, workload.name, threads, values(peer), file, kept).close()
         for number in range(rounds):
             say(f"{workload.name}: round {number + 1} of {rounds}")
             for k in range(len(wanted)):
@@ -231,7 +239,7 @@ def begin(workload: Workload, wanted: list[tuple[str, str, str]], threads: int, 
                 if c.peer in ("numpy", "jax") and getattr(workload, c.peer) is None:
                     c.reason, c.missing = "not written for this workload", True
                     continue
-                started = start(*wanted[place], workload.name, threads, values(c.peer), file)
+                started = start(*wanted[place], workload.name, threads, values(c.peer), file, kept if c.mode == "kept" else "")
                 started.close()
                 c.told, c.reason, c.missing = started.told, started.reason, started.missing
                 if not c.reason:

@@ -6,7 +6,7 @@ run.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,15 +17,19 @@ from .ir import Graph, Node
 from .runtime.interpreter import compute
 
 
-def check_finite(graph: Graph, arrays: Sequence[np.ndarray], outputs: Sequence[np.ndarray], before: Mapping[Cell, np.ndarray]
-                 ) -> None:
-    """Raises NumericsError, with the cells as they were before the step, where one of its results is not finite."""
-    results = [*outputs, *(cell.array for cell, _ in graph.updates)]
+def check_finite(results: Iterable[np.ndarray], arrays: Sequence[np.ndarray], before: Mapping[Cell, np.ndarray],
+                 graph: Callable[[], Graph]) -> None:
+    """Raises NumericsError, with the cells as they were before the step, where one of its results is not finite.
+
+    results  outputs and new values of cells
+    before   values of all cells of the step
+    graph    gives the step's graph, from which one sees what went wrong first
+    """
     if all(np.isfinite(r).all() for r in results if r.dtype.kind == "f"):
         return
     for cell, value in before.items():
         cell.array[...] = value
-    raise NumericsError(first_bad(graph, arrays, before))
+    raise NumericsError(first_bad(graph(), arrays, before))
 
 
 def first_bad(graph: Graph, arrays: Sequence[np.ndarray], before: Mapping[Cell, np.ndarray]) -> str:

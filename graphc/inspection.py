@@ -169,8 +169,8 @@ def report(program: Program, sizes: Mapping[str, int]) -> str:
                  f"parameters and states {_bytes(memory.cells)}")
     lines.append(f"  inputs and outputs {_bytes(memory.inputs + memory.outputs)}, constants {_bytes(memory.constants)}, "
                  f"scratch {_bytes(memory.scratch)}: {_bytes(memory.total)} in all")
-    if special.compiled.recomputed is not None:
-        lines += recomputed_lines(special.compiled.recomputed, program.memory_budget)
+    if special.recomputed is not None:
+        lines += recomputed_lines(special.recomputed, program.memory_budget)
     in_place = sum(1 for b, home in plan.aliases.items() if home.role is Role.CELL)
     lines.append(f"  {in_place} of {len(special.graph.updates)} updates in place, {len(plan.copies)} copies")
     if getattr(special.compiled.executable, "unrolled", False):
@@ -196,7 +196,7 @@ def report(program: Program, sizes: Mapping[str, int]) -> str:
         if kernel.form is Form.CONTRACT and (reason := why_unfused(plan, kernel)):
             lines.append(f"{'':23}{reason}")
         lines.extend(f"{'':23}{note}" for note in kernel.notes)
-    times = {**program.seconds, **special.compiled.seconds}
+    times = {**program.seconds, **special.seconds}
     if special.kept:
         lines.append(f"  kept on disk by an earlier process and ready in {special.kept * 1e3:.1f} ms; compiled again for this")
     lines.append("  compiled in " + ", ".join(f"{k} {v * 1e3:.1f} ms" for k, v in times.items()))

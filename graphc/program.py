@@ -168,7 +168,7 @@ class Program:
             now = [a[step] if moves else a for a, moves in zip(arrays, advance, strict=True)]
             before = {cell: cell.array.copy() for cell in self.graph.cells()}
             outputs = special.executable.run(now, 1, [False] * len(now))
-            check_finite(special.graph, now, outputs, before)
+            check_finite([*outputs, *(cell.array for cell, _ in self.graph.updates)], now, before, lambda: special.graph)
             stacks.append([o[0] for o in outputs])
         return [np.stack(s) for s in zip(*stacks, strict=True)] if stacks else []
 

@@ -96,6 +96,10 @@ class Specialized:
         return self.compiled.seconds
 
     @property
+    def recomputed(self) -> Recomputed | None:
+        return self.compiled.recomputed
+
+    @property
     def memory_bytes(self) -> int:
         """Bytes of temporaries: the arena of one step."""
         return self.plan.arena_bytes

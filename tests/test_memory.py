@@ -19,6 +19,7 @@ from graphc.passes.order import Memory, least_memory, ordered
 from graphc.passes.pipeline import Pipeline, laid_out
 from graphc.runtime.native.emit import Function
 from graphc.runtime.native.executable import Native
+from graphc.runtime.native.kept import machine
 
 import graphc
 from graphc import nn, optim
@@ -154,10 +155,10 @@ print(int(peak) * 1024, step.specialize(batch=batch).memory.total)
 """
 
 
-def measured(sizes: Sequence[int], batch: int, activation: str, folder: Path) -> tuple[int, int]:
+def measured(sizes: Sequence[int], batch: int, activation: str, folder: Path, kept: str) -> tuple[int, int]:
     """(peak resident bytes, planned bytes) of a process that trains; code comes from the disk cache."""
     code = MEASURE.format(sizes=tuple(sizes), batch=batch, activation=activation)
-    environment = {**os.environ, "GRAPHC_CACHE_DIR": str(folder), "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "GRAPHC_CACHE": kept, "GRAPHC_CACHE_DIR": str(folder), "PYTHONPATH": str(ROOT)}
     for _ in range(2):
         out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment,
                              check=True).stdout.split()
@@ -167,14 +168,35 @@ def measured(sizes: Sequence[int], batch: int, activation: str, folder: Path) ->
 MODELS = (((784, 512, 512, 10), 128, "ReLU"), ((256,) * 8 + (10,), 2048, "Tanh"), ((64, 2048, 2048, 10), 64, "ReLU"))
 
 
-def test_a_process_takes_little_more_than_what_was_planned(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kept", ["objects", "programs"])
+def test_a_process_takes_little_more_than_what_was_planned(kept: str, tmp_path: Path) -> None:
     """Beyond a process that trains a tiny model: parameters once, slots once, the arena once."""
     if not Path("/proc/self/status").exists():
         return  # resident peaks are read where Linux says them
-    empty, _ = measured((8, 8, 8, 10), 4, "ReLU", tmp_path)
+    empty, _ = measured((8, 8, 8, 10), 4, "ReLU", tmp_path, kept)
     for sizes, batch, activation in MODELS:
-        peak, planned = measured(sizes, batch, activation, tmp_path)
+        peak, planned = measured(sizes, batch, activation, tmp_path, kept)
         assert peak - empty <= 1.2 * planned, f"{sizes}: {peak - empty:,} bytes for {planned:,} planned"
+
+
+TINY_JIT = """
+import numpy as np, llvmlite.binding as llvm
+llvm.initialize_native_target()
+llvm.initialize_native_asmprinter()
+machine = llvm.Target.from_default_triple().create_target_machine()
+engine = llvm.create_mcjit_compiler(llvm.parse_assembly("define i64 @f() { ret i64 3 }"), machine)
+engine.finalize_object()
+print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
+"""
+
+
+def test_a_process_whose_program_is_kept_takes_less_than_llvm(tmp_path: Path) -> None:
+    """784-512-512-10 trains in less memory than numpy, llvmlite and one tiny function take alone."""
+    if machine() is None:
+        return  # nothing is kept there
+    alone = subprocess.run([sys.executable, "-c", TINY_JIT], capture_output=True, text=True, check=True).stdout
+    sizes, batch, activation = MODELS[0]
+    assert measured(sizes, batch, activation, tmp_path, "programs")[0] < int(alone) * 1024
 
 
 LOADED = """

@@ -7,8 +7,8 @@ write: on POSIX the folder and the entry must belong to this user, be writable b
 links, and both are checked on the open descriptor that is read.  Trouble with files is never an error: without a
 cache everything works, only slower.
 
-Environment: GRAPHC_CACHE=0 turns the cache off, GRAPHC_CACHE=objects keeps no whole programs, only the objects of which they
-consist, so that every process runs its own passes; GRAPHC_CACHE_DIR names the folder itself.
+Environment: GRAPHC_CACHE=0 turns the cache off; GRAPHC_CACHE=objects keeps no programs (the default), only the objects of which
+they consist, so that every process runs its own passes.  GRAPHC_CACHE_DIR names the folder itself.
 """
 
 from __future__ import annotations
