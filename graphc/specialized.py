@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from .errors import GraphError
 from .garbage import kept_waiting
@@ -21,6 +21,7 @@ from .records import NamedTuple, record
 if TYPE_CHECKING:
     from .passes.recompute import Recomputed
     from .plan import Buffer, Plan
+    from .runtime.native.executable import Native
     from .runtime.program import Executable, Runs
 
 LONG = 300  # nodes of a graph whose passes take as long as making the code of the pool of threads, or longer
@@ -158,7 +159,7 @@ def specialize(name: str, built: Graph, simplified: Callable[[], Graph], sizes: 
     with getting_ready(built, backend, threads):
         compiled = compile_for(name, simplified(), sizes, backend=backend, threads=threads, memory_budget=memory_budget)
     if key is not None:
-        kept_programs.store(key, built, compiled.executable)
+        kept_programs.store(key, built, cast("Native", compiled.executable))
     return Specialized(dict(sizes), compiled.executable, lambda: compiled)
 
 

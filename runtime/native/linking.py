@@ -152,16 +152,16 @@ class Linker:
     def settle(self) -> None:
         """Fills the block."""
         for file in self.files:
-            for number, section in file.loaded:
+            for index, section in file.loaded:
                 if section.kind == CONTENT:
-                    start = file.places[number]
+                    start = file.places[index]
                     self.content[start : start + section.size] = file.data[section.offset : section.offset + section.size]
         for name, place in self.jumps.items():
             self.content[place : place + 2] = JUMP
             self._relative(place + 2, self.words[name,] - 4)
             self.pointers.append((self.words[name,], name))
-        for file, section, offset, kind, number, addend in self.relocations:
-            place, what = file.places[section] + offset, self._place(file, file.symbols[number])
+        for file, target, offset, kind, number, addend in self.relocations:
+            place, what = file.places[target] + offset, self._place(file, file.symbols[number])
             if kind in BY_TABLE:
                 word = self.words[self._identity(file, number)]
                 self._relative(place, word + addend)
