@@ -291,7 +291,7 @@ def test_processes_share_the_cache(store):
 # -- memory and calls ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [0, 1, 100, 4096, (2 << 20) - 1, 2 << 20, 5_000_001])
+@pytest.mark.parametrize("size", [0, 1, 100, 4096, 512 << 10, (2 << 20) - 1, 2 << 20, 5_000_001])
 def test_memory_is_aligned_zeroed_and_writable(size):
     block = memory.allocate(size)
     assert block.data.shape == (size,) and block.address % 64 == 0 and not block.data.any()
