@@ -304,6 +304,17 @@ def test_memory_is_aligned_zeroed_and_writable(size):
     assert int(data.sum()) == 255 * size  # an array keeps its memory
 
 
+def test_blocks_that_lie_together_share_large_pages_and_nothing_else():
+    sizes = [900_001, 0, 1_600_000, 70]
+    blocks = memory.allocate_together(*sizes)
+    assert blocks[0].address % memory.HUGE_PAGE == 0 and all(block.address % 64 == 0 for block in blocks)
+    for number, (block, size) in enumerate(zip(blocks, sizes, strict=True), 1):
+        assert block.data.shape == (size,) and not block.data.any()
+        block.data[:] = number
+    assert [int(block.data.sum()) for block in blocks] == [size * number for number, size in enumerate(sizes, 1)]
+    assert blocks[-1].address + 70 - blocks[0].address <= sum(sizes) + 4 * 64
+
+
 def test_impossible_memory_is_a_memory_error():
     with pytest.raises(MemoryError):
         memory.allocate(1 << 60)

@@ -8,19 +8,17 @@ from __future__ import annotations
 import ctypes
 import sys
 from functools import lru_cache
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from graphc.pages import HUGE_PAGE, LINE, Slab, mapped
+from graphc.pages import HUGE_PAGE, LINE, mapped
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-MIDDLE = 512 << 10  # bytes from which memory lies in large pages that blocks share: small ones make processes unequal
-
 _view: Any = ctypes.c_char.from_buffer
-_shared = Slab()  # not that of parameters, which live longer
 
 
 class Block:
@@ -46,17 +44,26 @@ class Block:
 def allocate(size: int, huge: bool = True) -> Block:
     """`size` bytes of zeros.
 
-    huge: ask for large pages, for blocks that fill one or a good part of one: see `pages`.
+    huge: ask for large pages for blocks that fill one: see `pages`.
     Raises: MemoryError where there is not so much memory.
     """
     if size < 0:
         raise ValueError(f"negative size {size}")
     if huge and size >= HUGE_PAGE:
         return Block(mapped(size), size, HUGE_PAGE)
-    if huge and size >= MIDDLE:
-        return Block(_shared.take(size), size, LINE)
     room: NDArray[np.uint8] = np.zeros(size + LINE, np.uint8)
     return Block(room, size, LINE)
+
+
+def allocate_together(*sizes: int) -> list[Block]:
+    """Blocks of zeros, one behind the other: together they fill large pages that each of them would not.
+
+    In small ones it depends on where the system puts them how fast a process is.
+    """
+    room = [max(LINE, -(-size // LINE) * LINE) for size in sizes]
+    whole = allocate(sum(room))
+    ends = list(accumulate(room))
+    return [Block(whole.data[end - length : end], size, LINE) for end, length, size in zip(ends, room, sizes, strict=True)]
 
 
 @lru_cache(maxsize=1)

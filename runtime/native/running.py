@@ -34,9 +34,7 @@ class Running:
                  threads_: int) -> None:
         self.code, self.needs, self.cells, self.constants, self.threads = code, needs, tuple(cells), tuple(constants), threads_
         self.address, self.alone = code.address("run"), code.address("alone")
-        self.arena = memory.allocate(max(64, needs.arena))
-        self.shared = memory.allocate(max(64, needs.shared))
-        self.private = memory.allocate(max(64, needs.private * threads_))
+        self.arena, self.private, self.shared = memory.allocate_together(needs.arena, needs.private * threads_, needs.shared)
         self.table = np.zeros(needs.words, np.int64)
         self.fill()
         self.table_address = memory.address_of(self.table)
