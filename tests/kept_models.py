@@ -47,11 +47,12 @@ def recurrent() -> Made:
 
 
 def convolution() -> Made:
-    """Statistics over the batch, in states that layers update; float64; a large constant."""
+    """Statistics over the batch, in states that layers update; a large constant, and one that is computed from it."""
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Tanh(), nn.Flatten(), nn.Linear(144, 5))
     x, y = graphc.placeholder("x", ("batch", 1, 8, 8)), graphc.placeholder("y", ("batch",), "int64")
     mask = graphc.constant(np.sin(np.arange(5 * 144, dtype="f")).reshape(5, 144))
-    loss = nn.CrossEntropyLoss()(model(x), y) + 0.01 * (model[4].weight * mask).sum()
+    w = model[4].weight
+    loss = nn.CrossEntropyLoss()(model(x), y) + 0.01 * (w * mask + w @ graphc.exp(mask).T @ mask).sum()
     fed = {"x": RNG.standard_normal((6, 1, 8, 8)).astype("f"), "y": Y[:6]}
     return graphc.train_step(loss, optim.SGD(model.parameters(), lr=0.05, momentum=0.9)), fed
 

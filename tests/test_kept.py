@@ -173,6 +173,22 @@ def test_entries_that_make_no_sense_are_not_run(folder: Path) -> None:
         assert again(np.ones((3, 12), "f")) == value and not again.specialize(batch=3).kept
 
 
+def test_the_users_constants_stay_off_the_disk(folder: Path) -> None:
+    """They are those of the graph that is built; what passes compute of them is kept."""
+    secret = np.arange(1000, dtype="f") + 0.125
+
+    def make() -> Any:
+        x, some = graphc.placeholder("x", (1000,)), graphc.constant(secret[:100] / 50)
+        return graphc.function([x], {"a": x * graphc.constant(secret), "b": x * graphc.exp(some).sum()})
+
+    first, second = make(), make()
+    fed = np.ones(1000, "f")
+    for name, value in first(fed).items():
+        np.testing.assert_array_equal(second(fed)[name], value)
+    assert second.specialize().kept
+    assert not any(secret.tobytes() in file.read_bytes() for file in folder.iterdir())
+
+
 def jit_threads() -> int:
     from graphc.runtime.native.threads import available_parallelism
 

@@ -1,13 +1,14 @@
 """Programs that this machine has kept: a second process that builds the same graph runs it at once.
 
-Knows what an entry of the disk cache holds: linked code, what it needs to run, and large constants.  Must not know passes,
-plans or LLVM, none of which a kept program loads.
+Knows what an entry of the disk cache holds: linked code, what it needs to run, and constants that passes computed.  Must not
+know passes, plans or LLVM, none of which a kept program loads.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,7 +24,7 @@ from .running import Running
 if TYPE_CHECKING:
     from .executable import Native
 
-MOST_CONSTANTS = 16 << 20  # bytes of large constants that are kept with a program
+MOST_CONSTANTS = 16 << 20  # bytes of large constants that passes have computed, which are kept with a program
 
 
 def key_of(graph: Graph, sizes: Mapping[str, int], threads: int, memory_budget: int | None) -> bytes | None:
@@ -49,10 +50,13 @@ def load(key: bytes, graph: Graph) -> Running | None:
         meta, cells = entry.meta, graph.cells()
         code, rest = entry.data[: meta["bytes"]], entry.data[meta["bytes"] :]
         constants = []
-        for dtype, shape in meta["constants"]:
-            array = np.frombuffer(rest, dtype, int(np.prod(shape))).reshape(shape)
-            rest = rest[array.nbytes :]
-            constants.append(array.copy())
+        for said in meta["constants"]:
+            if isinstance(said, int):
+                array = np.ascontiguousarray(graph.nodes[said].attributes["value"])
+            else:
+                array = np.frombuffer(rest, said[0], prod(said[1])).reshape(said[1]).copy()
+                rest = rest[array.nbytes :]
+            constants.append(array)
         return Running(Loaded(unpack(code, meta["image"])), table.unpack(meta["needs"]), [cells[k] for k in meta["cells"]],
                        constants, meta["threads"])
     except DAMAGED:
@@ -60,12 +64,17 @@ def load(key: bytes, graph: Graph) -> Running | None:
 
 
 def store(key: bytes, graph: Graph, native: Native) -> None:
-    """Keeps what a graph was compiled to, where it is an image and its constants are not too large."""
+    """Keeps what a graph was compiled to, where it is an image and what passes have computed beforehand is not too large.
+
+    Constants of the graph's own are not written to the disk: who finds the program has them.
+    """
+    places = {id(node.attributes["value"]): place for place, node in enumerate(graph.nodes) if "value" in node.attributes}
+    made = [a for a in native.constants if id(a) not in places]
     found, image = keeping(), native.code.image
-    if found is None or image is None or sum(a.nbytes for a in native.constants) > MOST_CONSTANTS:
+    if found is None or image is None or sum(a.nbytes for a in made) > MOST_CONSTANTS:
         return
-    places = {cell: place for place, cell in enumerate(graph.cells())}
+    cells = {cell: place for place, cell in enumerate(graph.cells())}
     code, meta = image.pack()
-    found[0].store(key, b"".join((code, *(a.tobytes() for a in native.constants))), {
-        "image": meta, "bytes": len(code), "needs": native.needs, "cells": [places[cell] for cell in native.cells],
-        "constants": [(a.dtype.str, a.shape) for a in native.constants], "threads": native.threads})
+    found[0].store(key, b"".join((code, *(a.tobytes() for a in made))), {
+        "image": meta, "bytes": len(code), "needs": native.needs, "cells": [cells[cell] for cell in native.cells],
+        "constants": [places.get(id(a), (a.dtype.str, a.shape)) for a in native.constants], "threads": native.threads})
