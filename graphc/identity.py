@@ -6,7 +6,7 @@ compiled.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -30,32 +30,49 @@ def digest_of(graph: Graph) -> bytes:
 
     Raises: Unspoken where that is not all, as with an op that is defined outside graphc.
     """
-    cells = {cell: place for place, cell in enumerate(graph.cells())}
-    parts: list[str] = []
-    _graph(graph, cells, parts.append)
-    return digest("\n".join(parts).encode())
+    speaker = Speaker({cell: place for place, cell in enumerate(graph.cells())})
+    speaker.graph(graph)
+    return digest("\n".join(speaker.parts).encode())
 
 
-def _graph(graph: Graph, cells: Mapping[Cell, int], say: Callable[[str], None]) -> None:
-    places = {node: place for place, node in enumerate(graph.nodes)}
-    inputs = {node: place for place, node in enumerate(graph.inputs)}
-    for node in graph.nodes:
-        _node(node, places, inputs, cells, say)
-    say(f"inputs {[places[node] for node in graph.inputs]} outputs {[places[node] for node in graph.outputs]} updates "
-        f"{[(cells[cell], places[value]) for cell, value in graph.updates]}")
+class Speaker:
+    """Spells graphs; `parts` is what was said.  Ops and types, of which there are few, are looked at once."""
 
+    def __init__(self, cells: Mapping[Cell, int]) -> None:
+        self.cells, self.parts = cells, list[str]()
+        self.known: set[Op] = set()
+        self.types: dict[int, str] = {}  # by identity: nodes hold them
 
-def _node(node: Node, places: Mapping[Node, int], inputs: Mapping[Node, int], cells: Mapping[Cell, int],
-          say: Callable[[str], None]) -> None:
-    op = node.op
-    if not is_own(op):
-        raise Unspoken(f"the op {op.name} is defined outside graphc")
-    attributes = [(name, cells[value] if isinstance(value, Cell) else inputs[node] if name == "symbol" and node in inputs
-                   else _value(value)) for name, value in node.attributes.items() if name not in op.aside]
-    say(f"{op.name} {[places[i] for i in node.inputs]} {attributes} {' '.join(map(str, node.types))} {node.phase}")
-    for graph in node.graphs:
-        say("graph")
-        _graph(graph, cells, say)
+    def graph(self, graph: Graph) -> None:
+        places = {node: place for place, node in enumerate(graph.nodes)}
+        inputs = {node: place for place, node in enumerate(graph.inputs)}
+        say = self.parts.append
+        for node in graph.nodes:
+            op = node.op
+            if op not in self.known:
+                self.check(op)
+            attributes = self.attributes(node, inputs) if node.attributes else ""
+            say(f"{op.name} {[places[i] for i in node.inputs]} {attributes} {[self.type(t) for t in node.types]} {node.phase}")
+            for inner in node.graphs:
+                say("graph")
+                self.graph(inner)
+        say(f"inputs {[places[node] for node in graph.inputs]} outputs {[places[node] for node in graph.outputs]} updates "
+            f"{[(self.cells[cell], places[value]) for cell, value in graph.updates]}")
+
+    def check(self, op: Op) -> None:
+        if not is_own(op):
+            raise Unspoken(f"the op {op.name} is defined outside graphc")
+        self.known.add(op)
+
+    def type(self, type_: TensorType) -> str:
+        said = self.types.get(id(type_))
+        if said is None:
+            said = self.types[id(type_)] = str(type_)
+        return said
+
+    def attributes(self, node: Node, inputs: Mapping[Node, int]) -> list[tuple[str, Any]]:
+        return [(name, self.cells[value] if isinstance(value, Cell) else inputs[node] if name == "symbol" and node in inputs
+                 else _value(value)) for name, value in node.attributes.items() if name not in node.op.aside]
 
 
 def _value(value: Any) -> Any:
