@@ -52,7 +52,7 @@ class Speaker:
             if op not in self.known:
                 self.check(op)
             attributes = self.attributes(node, inputs) if node.attributes else ""
-            say(f"{op.name} {[places[i] for i in node.inputs]} {attributes} {[self.type(t) for t in node.types]} {node.phase}")
+            say(f"{op.name} {[places[i] for i in node.inputs]} {attributes} {[self.type(t) for t in node.types]}")
             for inner in node.graphs:
                 say("graph")
                 self.graph(inner)

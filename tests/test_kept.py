@@ -63,6 +63,15 @@ def prepared(program: Any, fed: dict[str, np.ndarray]) -> Any:
     return program.prepare([fed[t.name] for t in program.inputs])
 
 
+def test_the_tutorial_runs_a_second_time_without_llvm(folder: Path) -> None:
+    """Four programs in one process: what the passes of one leave behind does not hide the next one."""
+    code = ("import runpy, sys; runpy.run_path('examples/backprop_and_optimizer.py', run_name='__main__'); "
+            "print([m for m in ('llvmlite', 'graphc.passes.pipeline') if m in sys.modules])")
+    said = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True,
+                           env={**os.environ, "PYTHONPATH": str(ROOT)}).stdout.splitlines() for _ in range(2)]
+    assert said[0][:-1] == said[1][:-1] and said[0][-1] != "[]" and said[1][-1] == "[]"
+
+
 def seeded() -> tuple[Any, dict[str, np.ndarray]]:
     """Draws are counted in a process: the second dropout would not be the first."""
     graphc.manual_seed(0)
