@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from graphc.runtime.native import codegen, emit, jit, math_exponential, math_tables
+from graphc.runtime.native import codegen, emit, jit, math_exponential, math_tables, object_files
 from graphc.runtime.native.scalar import NativeScalar
 from graphc.runtime.native.target import describe, host
 from graphc.runtime.native.vector_math import ULP_BOUNDS
@@ -400,6 +400,28 @@ def test_casts(source: str, to: str) -> None:
     same(run(f"cast.{source}.{to}", x), want)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_rounding_without_instructions(dtype: Any) -> None:
+    """What processors without SSE4.1 compute: the same numbers, signs of zeros and NaN."""
+    scalar, last = ("float", 23) if dtype == np.float32 else ("double", 52)
+    module = emit.Module(rounds=False)
+    names = {"floor": np.floor, "ceil": np.ceil, "trunc": np.trunc, "round": np.rint}
+    for name in names:
+        f = module.function(name, [("x", "ptr"), ("to", "ptr")], internal=False)
+        value = getattr(NativeScalar(f), name)(f.load(f.parameters[0], emit.vector(8, scalar)))
+        f.store(value, f.parameters[1])
+    code = jit.compile_module(module.text(), target=host(), name="rounding")
+    edges = np.concatenate([[0.0, 0.3, 0.5, 0.7, 1.0, 1.5, 2.5, 7.49, np.inf, np.nan, 1e30, 1e-30, 2.0**last],
+                            2.0**last + np.array([-1.5, -1.0, -0.5, 0.5, 1.0]), 2.0 ** (last - 1) + np.array([-0.5, 0.5, 1.5])])
+    x = np.resize(np.concatenate([edges, -edges]).astype(dtype), (6, 8))
+    for name, reference in names.items():
+        function, got = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)(code.address(name)), np.zeros_like(x)
+        for row, to in zip(x, got, strict=True):
+            function(row.ctypes.data, to.ctypes.data)
+        same(got, reference(x))
+        assert (np.signbit(got) == np.signbit(x))[~np.isnan(x)].all()
+
+
 # -- code ------------------------------------------------------------------------------------------------------------
 
 
@@ -414,9 +436,9 @@ def test_dtype_names() -> None:
 
 @pytest.mark.parametrize(("triple", "features"), [
     ("x86_64-unknown-linux-gnu", "+avx2,+fma"), ("x86_64-unknown-linux-gnu", "+avx512f,+avx512vl,+avx512bw,+avx512dq"),
-    ("aarch64-unknown-linux-gnu", "+neon")])
+    ("aarch64-unknown-linux-gnu", "+neon"), ("riscv64-unknown-linux-gnu", "+m,+f,+d")])
 def test_nothing_outside_is_called(triple: str, features: str) -> None:
     codegen.initialize_all()
-    cpu = "x86-64-v3" if triple.startswith("x86") else "generic"
+    cpu = "x86-64-v3" if triple.startswith("x86") else "generic-rv64" if triple.startswith("riscv") else "generic"
     data, _, _ = jit.compile_object(module_text(4), target=describe(triple, cpu, features), level=1, name="scalar")
-    assert codegen.external_symbols(data) == ()
+    assert object_files.external_symbols(data) == ()

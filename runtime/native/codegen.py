@@ -3,7 +3,7 @@
 Knows llvmlite and what LLVM's passes are worth.  Must not know what is kept, linked or loaded: see `jit`.
 
 A module may call nothing outside itself but the memory functions that LLVM may put in on its own.  An intrinsic can still
-become a call of the C library where the processor has no such instruction; `external_symbols` tells.
+become a call of the C library where the processor has no such instruction; `object_files.external_symbols` tells.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import re
-import struct
 import sys
 import threading
 import time
@@ -84,6 +83,15 @@ def compile_text(unit: Unit, target: Target, name: str) -> Part:
         data = _emit(module, tools.machine, name)
     return Part(data, EXPORTED.findall(unit.text), WANTED.findall(unit.text),
                 {"parse": parsed - start, "optimise": optimised - parsed, "codegen": time.perf_counter() - optimised})
+
+
+def object_for(text: str, target: Target, *, level: int = 2, name: str = "module") -> bytes:
+    """The module as an object file for a linker, of this machine or another."""
+    initialize_all()
+    with (without_strength_reduction(target), _tools(target, level, False) as tools, llvm.create_context() as context,
+          _parse(text, tools, name, context) as module):
+        tools.optimise(module)
+        return _emit(module, tools.machine, name)
 
 
 def optimised_text(text: str, target: Target, *, level: int = 2, name: str = "module") -> str:
@@ -187,32 +195,6 @@ def _passes(level: int) -> Any:
     if level >= 3:
         passes.add_simplify_cfg_pass()
     return passes
-
-
-def external_symbols(data: bytes) -> tuple[str, ...]:
-    """The names that an object file leaves for others to define; empty for formats other than 64-bit ELF."""
-    return tuple(sorted(symbol_table(data)[1]))
-
-
-def symbol_table(data: bytes) -> tuple[set[str], set[str]]:
-    """The names that an object file defines, and those that it wants; none for formats other than 64-bit ELF.
-
-    Format: System V ABI, ELF-64 object file format, version 1.5: section headers, and symbols with section index 0.
-    """
-    defined: set[str] = set()
-    wanted: set[str] = set()
-    if data[:5] != b"\x7fELF\x02":
-        return defined, wanted
-    table, = struct.unpack_from("<Q", data, 0x28)
-    size, count = struct.unpack_from("<HH", data, 0x3A)
-    sections = [struct.unpack_from("<IIQQQQIIQQ", data, table + i * size) for i in range(count)]
-    for _, kind, _, _, offset, length, link, _, _, step in sections:
-        if kind == 2:  # a symbol table; link is its table of names
-            for place in range(offset + step, offset + length, step):
-                start, _, _, section = struct.unpack_from("<IBBH", data, place)
-                text = sections[link][4] + start
-                (defined if section else wanted).add(data[text : data.index(b"\0", text)].decode())
-    return defined, wanted
 
 
 def _new_machine(target: Target, level: int, load: bool) -> Any:

@@ -65,7 +65,7 @@ class Columns:
                 break
         w.limit_lanes(self.inner_count)
         self.cost = max((w.body_cost(roots) + place_cost(e, roots) + 2 for roots in self.roots), default=0)
-        self.chunks = None if w.threads.alone else column_chunks(passes)
+        self.chunks = None if w.threads.serial else column_chunks(passes)
         lanes = e.lanes
         masks = w.target.has_masks
         self.vectors = vectors = -(-self.inner_count // lanes) if masks else self.inner_count // lanes

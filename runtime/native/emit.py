@@ -25,10 +25,11 @@ class Module:
     """A translation unit: functions, declarations, global constants.
 
     lookups   whether its processor finds 16 float32 numbers in a table of 32 by one instruction
+    rounds    whether it has instructions that round to whole numbers
     """
 
-    def __init__(self, *, lookups: bool = False) -> None:
-        self.lookups = lookups
+    def __init__(self, *, lookups: bool = False, rounds: bool = True) -> None:
+        self.lookups, self.rounds = lookups, rounds
         self.functions: dict[str, Function] = {}
         self.declarations: dict[str, str] = {}
         self.globals: dict[str, str] = {}

@@ -29,11 +29,11 @@ from graphc.runtime.native.codegen import (
     initialize,
     optimised_text,
     put_away,
-    symbol_table,
     without_strength_reduction,
 )
 from graphc.runtime.native.image import LOADS_HERE, Image, Loaded, LoadError, runtime_symbols
 from graphc.runtime.native.linking import Unknown, link
+from graphc.runtime.native.object_files import symbol_table
 from graphc.runtime.native.parallel import Jobs
 from graphc.runtime.native.target import Target
 
@@ -80,7 +80,7 @@ class Code:
 
     @property
     def externals(self) -> tuple[str, ...]:
-        """What the objects call outside themselves; see `external_symbols`."""
+        """What the objects call outside themselves; see `object_files.external_symbols`."""
         found = [symbol_table(data) for data in self.objects]
         return tuple(sorted(set().union(*(missing for _, missing in found)) - set().union(*(own for own, _ in found))))
 

@@ -31,7 +31,7 @@ from .scopes import LoweringError
 from .target import Target
 from .threads import emit_barrier
 from .transposes import emit_turned, turned
-from .values import i64
+from .values import Value, i64
 
 
 def emit_any_map(w: Work) -> None:
@@ -42,6 +42,8 @@ def emit_any_map(w: Work) -> None:
     else:
         emit_turned(w, found)
 
+
+NOBODY = Value("null", "ptr")  # whom a thread by itself meets
 
 SERIAL = 1 << 17  # element operations, two to four microseconds: less is not worth a second thread
 TURNS = 1 << 20  # element operations, ten microseconds of two threads: in less, taking turns costs more than it gains
@@ -102,21 +104,23 @@ def scratch_sizes(kernel: Kernel, target: Target) -> tuple[int, int]:
     return 0, 0
 
 
-def emit_kernel(module: Module, name: str, kernel: Kernel, target: Target) -> Function:
+def emit_kernel(module: Module, name: str, kernel: Kernel, target: Target, alone: bool = False) -> Function:
     """Writes the function of a kernel.
 
+    alone   for a step that no other thread shares: the last parameters are private and shared; results are the same bits
     Raises: LoweringError where the body breaks the rules of the kernel's form.
     """
     emitter = EMITTERS.get(kernel.form)
     if emitter is None:
         raise LoweringError(f"{kernel!r}: no loops for the form {kernel.form.value}")
     reads, writes = len(kernel.reads), len(kernel.writes)
+    team = [("thread", "i64"), ("threads", "i64"), ("barrier", "ptr")]
     counters = [("tickets", "ptr")] if takes_turns(kernel) else []
     f = module.function(name, [*((f"r{i}", "ptr") for i in range(reads)), *((f"w{i}", "ptr") for i in range(writes)),
-                               ("private", "ptr"), ("shared", "ptr"), ("thread", "i64"), ("threads", "i64"),
-                               ("barrier", "ptr"), *counters], attributes="nounwind noinline")
+                               ("private", "ptr"), ("shared", "ptr"), *([] if alone else [*team, *counters])],
+                        attributes="nounwind noinline")
     pointers = f.parameters[:reads + writes]
-    private, shared, thread, threads, barrier, *tickets = f.parameters[reads + writes:]
+    private, shared, *rest = f.parameters[reads + writes:]
 
     def emit(share: Threads) -> None:
         lanes = vector_lanes(kernel, target)
@@ -130,9 +134,13 @@ def emit_kernel(module: Module, name: str, kernel: Kernel, target: Target) -> Fu
 
         emitter(Work(f, kernel, target, elements, tuple(pointers[reads:]), private, shared, share, meet, lanes))
 
+    if alone:
+        emit(Threads(i64(0), i64(1), NOBODY, serial=is_serial(kernel)))
+        return f
+    thread, threads, barrier, *tickets = rest
     if is_serial(kernel):
         with f.when(f.compare("icmp eq", thread, i64(0))):
-            emit(Threads(i64(0), i64(1), barrier))
+            emit(Threads(i64(0), i64(1), barrier, serial=True))
     else:
-        emit(Threads(thread, threads, barrier, *tickets))
+        emit(Threads(thread, threads, barrier, tickets[0] if tickets else None))
     return f

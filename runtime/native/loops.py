@@ -74,12 +74,14 @@ class Threads:
     """Which share of the work a call does; constants where one thread does everything.
 
     tickets   counters by which threads take turns; None where each keeps to its share
+    serial    whether one thread does the kernel however many there are: then its sums are not cut for others
     """
 
     thread: Value
     count: Value
     barrier: Value
     tickets: Value | None = None
+    serial: bool = False
 
     @property
     def alone(self) -> bool:

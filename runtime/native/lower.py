@@ -59,7 +59,7 @@ def lower_unrolled(graph: Graph, plan: Plan, target: Target, flush_denormals: bo
                    give: Give | None = None, *, marked: bool = False) -> tuple[Texts, Layout]:
     """The module of a step so small that it needs no kernels: see `unroll`.  marked: as `lower`; the whole run is one part."""
     layout = table_layout(plan, marked)
-    module = Module(lookups=target.has_lookups)
+    module = Module(lookups=target.has_lookups, rounds=target.has_rounding)
     run = module.function("run", [("table", "ptr"), ("thread", "i64"), ("threads", "i64"), ("barrier", "ptr")],
                           returns="i32", internal=False)
     table, thread, _, barrier = run.parameters
@@ -101,7 +101,7 @@ def lower(loop: Loop, target: Target, flush_denormals: bool = True, give: Give |
     """
     plan = loop.body
     layout = table_layout(plan, marked)
-    module = Module(lookups=target.has_lookups)
+    module = Module(lookups=target.has_lookups, rounds=target.has_rounding)
     texts = Texts(module, UNIT, ("run", "alone", "step"))
     step = module.function("step", [("table", "ptr"), ("index", "i64"), ("thread", "i64"), ("threads", "i64"),
                                     ("barrier", "ptr")], attributes="nounwind alwaysinline")

@@ -187,22 +187,37 @@ class Arithmetic:
         bound = self.const(limit, x)
         return self.select(self.function.compare("fcmp ogt", bound, x), bound, x)
 
-    def _rounded(self, intrinsic: str, x: Value) -> Value:
-        return self.function.intrinsic(intrinsic, [x]) if self.is_float(x) else x
-
     def floor(self, x: Value) -> Value:
-        return self._rounded("llvm.floor", x)
+        return self._rounded("llvm.floor", x) if self._rounds(x) else self._beside(x, "fsub", "fcmp ogt")
 
     def ceil(self, x: Value) -> Value:
-        return self._rounded("llvm.ceil", x)
+        return self._rounded("llvm.ceil", x) if self._rounds(x) else self._beside(x, "fadd", "fcmp olt")
 
     def trunc(self, x: Value) -> Value:
         """Rounded towards zero."""
-        return self._rounded("llvm.trunc", x)
+        return self._rounded("llvm.trunc", x) if self._rounds(x) else self.copysign(self.floor(self.abs(x)), x)
 
     def round(self, x: Value) -> Value:
         """Rounded to the nearest integer, halves to the even one."""
-        return self._rounded("llvm.roundeven", x)
+        return self._rounded("llvm.roundeven", x) if self._rounds(x) else self._even(x)
+
+    def _rounds(self, x: Value) -> bool:
+        return self.function.module.rounds or not self.is_float(x)
+
+    def _rounded(self, intrinsic: str, x: Value) -> Value:
+        return self.function.intrinsic(intrinsic, [x]) if self.is_float(x) else x
+
+    def _even(self, x: Value) -> Value:
+        """`round` without an instruction for it: a sum with a number whose last place is one is rounded there."""
+        whole = self.const(float(1 << (23 if x.element == "float" else 52)), x)  # from here on numbers are whole
+        size = self.abs(x)
+        return self.copysign(self.select(self.lt(size, whole), self.sub(self.add(size, whole), whole), size), x)
+
+    def _beside(self, x: Value, step: str, beyond: str) -> Value:
+        """The nearest integer, or the one beside it where that is on the wrong side of x."""
+        near = self._even(x)
+        other = self.function.binary(step, near, self.const(1.0, x))
+        return self.copysign(self.select(self.function.compare(beyond, near, x), other, near), x)
 
     def copysign(self, magnitude: Value, sign: Value) -> Value:
         return self.function.intrinsic("llvm.copysign", [magnitude, sign])

@@ -71,16 +71,11 @@ LINES_AHEAD = 8
 CACHE_LINE = 64
 
 
-def has_fma(target: Target) -> bool:
-    """Whether a fused multiply-add is an instruction; elsewhere LLVM would call a library function per lane."""
-    return "+fma," in target.features + "," or target.triple.startswith(("aarch64", "arm64"))
-
-
 def multiply_add(function: Function, target: Target, a: Value, b: Value, c: Value) -> Value:
     """a * b + c, in one rounding where the target has the instruction; wraps for integers."""
     if a.element not in ("float", "double"):
         return function.add(function.binary("mul", a, b), c)
-    if has_fma(target):
+    if target.has_fma:
         return function.fma(a, b, c)
     return function.binary("fadd", function.binary("fmul", a, b), c)
 
@@ -91,7 +86,7 @@ def plus(function: Function, a: Value, b: Value) -> Value:
 
 def most_rows(target: Target, vectors: int) -> int:
     """The most rows of this many vectors whose sums stay in registers, beside B vectors and one broadcast of A."""
-    spare = 1 if has_fma(target) else 2
+    spare = 1 if target.has_fma else 2
     return max(1, min(16, (target.registers - vectors - spare) // vectors))
 
 

@@ -88,7 +88,7 @@ class Rows:
         w.limit_lanes(self.inner_count)
         self.costs = [w.body_cost(roots) + 2 * len(level)
                       for roots, level in zip(self.roots, passes.reductions, strict=True)]
-        self.chunks = None if w.threads.alone else row_chunks(passes)
+        self.chunks = None if w.threads.serial else row_chunks(passes)
         if self.outer_count > 1:
             self.chunks = None
 

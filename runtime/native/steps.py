@@ -13,14 +13,12 @@ from graphc.plan import ALIGNMENT, Branch, Buffer, Carry, Kernel, Loop, Plan, Ro
 from graphc.records import NamedTuple
 
 from .emit import Function, Module, Value, i64
-from .kernels import emit_kernel
+from .kernels import NOBODY, emit_kernel
 from .meetings import EVERYBODY, FIRST, LAST, Turn, function_key, plan_scratch, step_takes_turns, turns
 from .sharing import HALF, SLOT_BYTES, balanced, share
 from .target import Target
 from .threads import emit_barrier
 from .workers import TICKETS
-
-NOBODY = Value("null", "ptr")
 
 
 class Team(NamedTuple):
@@ -69,14 +67,15 @@ class StepWriter:
 
     constant   the address of a large constant, of whichever plan it is
     written    is called when the function of another kernel is complete
+    known      of a step that no other thread shares: the functions of kernels that other steps have
     """
 
     def __init__(self, module: Module, f: Function, target: Target, constant: Callable[[Buffer], Value],
-                 written: Callable[[], None] = lambda: None) -> None:
+                 written: Callable[[], None] = lambda: None, known: dict[tuple, str] | None = None) -> None:
         self.module, self.f, self.target, self.constant = module, f, target, constant
-        self.written = written
-        self.barrier = emit_barrier(module, target)
-        self.functions: dict[tuple, str] = {}
+        self.written, self.alone = written, known is not None
+        self.barrier = "" if self.alone else emit_barrier(module, target)
+        self.functions = {} if known is None else known
 
     def whole(self, plan: Plan, places: Places, team: Team) -> None:
         """The plan that no other holds: all that a thread does in one step."""
@@ -175,11 +174,13 @@ class StepWriter:
         name = self.functions.get(key)
         if name is None:
             name = self.functions[key] = f"k{len(self.functions)}_{kernel.form.value}"
-            emit_kernel(self.module, name, kernel, self.target)
+            emit_kernel(self.module, name, kernel, self.target, self.alone)
             self.written()
         arguments = [places.address(b) for b in (*kernel.reads, *kernel.writes)]
-        arguments += [team.private, team.shared, thread, team.threads, team.barrier]
-        self.f.call(name, [*arguments, tickets] if step_takes_turns(kernel) else arguments)
+        arguments += [team.private, team.shared]
+        if not self.alone:
+            arguments += [thread, team.threads, team.barrier, *([tickets] if step_takes_turns(kernel) else [])]
+        self.f.call(name, arguments)
 
     # -- loops -------------------------------------------------------------------------------------------------
 

@@ -32,16 +32,34 @@ class Target:
     @property
     def has_lookups(self) -> bool:
         """Whether 16 float32 numbers are found in a table of 32 by one instruction."""
-        return self.vector_bytes == 64 and "+avx512f," in self.features + ","
+        return self.vector_bytes == 64 and self._has("avx512f")
+
+    @property
+    def has_fma(self) -> bool:
+        """Whether a fused multiply-add is an instruction; elsewhere LLVM calls a library function per lane."""
+        if self.triple.startswith(("x86_64", "amd64", "i686")):
+            return self._has("fma")
+        return self.triple.startswith(("aarch64", "arm64")) or self._has("d")
+
+    @property
+    def has_rounding(self) -> bool:
+        """Whether floor, ceil, trunc and round are instructions, or a few of them; elsewhere LLVM calls library functions."""
+        return not self.triple.startswith(("x86_64", "amd64", "i686")) or self.vector_bytes > 16 or self._has("sse4.1")
+
+    def _has(self, feature: str) -> bool:
+        return f"+{feature}," in self.features + ","
 
     def lanes(self, itemsize: int) -> int:
         """Elements of this many bytes in one vector register."""
         return max(1, self.vector_bytes // itemsize)
 
 
+CACHES = 32 << 10, 512 << 10, 4 << 20  # L1 data, L2, L3: bytes that few current cores are below
+
+
 def cache_sizes() -> tuple[int, int, int]:
-    """(L1 data, L2, L3) bytes of core 0 where the system tells (Linux), else sizes that no current core is below."""
-    sizes = {1: 32 << 10, 2: 512 << 10, 3: 4 << 20}
+    """(L1 data, L2, L3) bytes of core 0 where the system tells (Linux), else CACHES."""
+    sizes = dict(enumerate(CACHES, 1))
     try:
         for folder in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
             if (folder / "type").read_text().strip() != "Instruction":
@@ -53,8 +71,8 @@ def cache_sizes() -> tuple[int, int, int]:
     return sizes[1], sizes[2], sizes[3]
 
 
-def describe(triple: str, cpu: str, features: str) -> Target:
-    """The Target for a CPU given by LLVM's names, for example of another machine."""
+def describe(triple: str, cpu: str, features: str, caches: tuple[int, int, int] | None = None) -> Target:
+    """The Target for a CPU given by LLVM's names, for example of another machine; caches: this machine's by default."""
     has = set(f[1:] for f in features.split(",") if f.startswith("+"))
     arch = triple.split("-")[0]
     if arch in ("x86_64", "amd64", "i686"):
@@ -66,9 +84,11 @@ def describe(triple: str, cpu: str, features: str) -> Target:
             width, registers, masks = 16, 16, False
     elif arch.startswith(("aarch64", "arm64")):
         width, registers, masks = 16, 32, False
+    elif arch == "riscv64" and "d" in has:
+        width, registers, masks = 16, 32 if "v" in has else 8, False  # without vectors four numbers are four registers
     else:
         width, registers, masks = 16, 16, False
-    return Target(triple, cpu, features, width, registers, masks, *cache_sizes(),
+    return Target(triple, cpu, features, width, registers, masks, *(caches or cache_sizes()),
                   matrix_unit=masks and {"amx-tile", "amx-bf16"} <= has)
 
 

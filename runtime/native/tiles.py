@@ -58,7 +58,9 @@ class TileLoops(PackedOperands):
     def emit(self, thread: Value, threads: Value) -> None:
         f, g = self.f, self.blocking
         packs = g.pack_b if g.split_rows else g.pack_a
-        if threads.number is None and g.by_block and g.most_threads > 1:
+        if threads.number == 1 and g.batch == 1:
+            self.emit_alone()
+        elif threads.number is None and g.by_block and g.most_threads > 1:
             self.emit_by_block(thread, threads)
         elif threads.number is None and g.batch == 1 and packs and g.most_threads > 1:
             self.emit_balanced(thread, threads)
@@ -68,6 +70,18 @@ class TileLoops(PackedOperands):
             self.emit_batch(thread, threads)
         else:
             spread(f, g.batch, g.units, thread, threads, self.emit_item, g.portion)
+
+    def emit_alone(self) -> None:
+        """All units, as one thread takes them where others might have come."""
+        f, g = self.f, self.blocking
+        rows, panels = (i64(0), i64(g.row_tiles)), (i64(0), i64(g.panels))
+        if not g.by_block:
+            self.packed = constant(False, "i1") if g.keeps else None
+            self.emit_range(i64(0), rows, panels)
+            return
+        with f.loop(*panels, g.panels_in_block) as panel_block:
+            block = panel_block, f.minimum(f.add(panel_block, i64(g.panels_in_block)), panels[1])
+            self.emit_block(i64(0), self.a, self.b, self.c_pointer if g.direct else None, rows, block, i64(0))
 
     def emit_balanced(self, thread: Value, threads: Value) -> None:
         """A thread begins with most of its share of the units; the rest is taken by whoever is free.
