@@ -26,20 +26,21 @@ from .tensor import Parameter, Tensor, constant, parameter, placeholder, state
 from .types import Dim, DType, bool_, float32, float64, int32, int64
 
 if _TYPE_CHECKING:
+    from .exporting import export
     from .text import parse
 
 __version__ = "0.1.0"
 __all__ = ["CheckpointError", "DType", "DTypeError", "Dim", "FeedError", "GraphError", "NumericsError", "Parameter",
-           "Program", "ShapeError", "Tensor", "autograd", "bool_", "cond", "constant", "float32", "float64", "fori_loop",
-           "function", "grad", "hessian", "hvp", "int32", "int64", "jacobian", "jvp", "linalg", "nn", "ops", "optim",
-           "parameter", "parse", "placeholder", "scan", "state", "train_step", "vjp"]
+           "Program", "ShapeError", "Tensor", "autograd", "bool_", "cond", "constant", "export", "float32", "float64",
+           "fori_loop", "function", "grad", "hessian", "hvp", "int32", "int64", "jacobian", "jvp", "linalg", "nn", "ops",
+           "optim", "parameter", "parse", "placeholder", "scan", "state", "train_step", "vjp"]
 _FUNCTIONS["mark_backward"] = _mark_backward
 vars(nn)["Graph"] = _Graph  # these two stand above the driver, which stands above the packages where users look for them
 vars(optim)["LBFGS"] = _LBFGS
 
 
 def __getattr__(name: str) -> _Any:
-    """Every public function of `ops` is an attribute of graphc; `testing` and `parse` load when they are asked for."""
+    """Every public function of `ops` is an attribute of graphc; `testing`, `parse` and `export` load when asked for."""
     if name == "testing":
         from importlib import import_module
 
@@ -48,6 +49,10 @@ def __getattr__(name: str) -> _Any:
         from .text import parse
 
         return parse
+    if name == "export":
+        from .exporting import export
+
+        return export
     try:
         return _FUNCTIONS[name]
     except KeyError:
@@ -55,4 +60,4 @@ def __getattr__(name: str) -> _Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_FUNCTIONS, "parse", "testing"})
+    return sorted({*globals(), *_FUNCTIONS, "export", "parse", "testing"})

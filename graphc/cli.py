@@ -1,4 +1,4 @@
-"""The command line: dump, report, profile, timeline, check, info, completion.
+"""The command line: dump, report, profile, timeline, check, export, info, completion.
 
 Knows arguments, exit codes and where output goes.  Must not know passes or how anything is drawn.
 
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
+from .cli_texts import EXAMPLES, TARGET
 from .errors import GraphError
 
 if TYPE_CHECKING:
@@ -31,58 +32,6 @@ SUFFIXES = {".txt": "text", ".dot": "dot", ".gv": "dot", ".svg": "svg", ".png": 
 SORTS = ("time", "step")  # of a timeline's kernels
 LANES = (".json", ".svg", ".html")  # suffixes of its files
 WRONG, UNUSABLE, INTERRUPTED = 1, 2, 130
-
-TARGET = """FILE is a Python file that builds a graph; NAME is a Tensor, Program or nn.Graph at its top level, and may be
-left out where there is only one.  The file is run as a module: what stands below `if __name__ == "__main__":` does not
-run, and Programs that are called while it is read do not train."""
-
-EXAMPLES = {
-    "": """examples:
-  graphc dump model.py:loss                        the forward graph as text
-  graphc dump model.py:step --stage update -o step.svg
-  graphc report model.py:step --size batch=128     which kernels were made, and why
-  graphc profile model.py:step --size batch=128    time per kernel
-  graphc timeline model.py:step -o step.svg        what each thread of a step did when
-  graphc check model.py:loss                       gradients against finite differences
-  graphc info                                      versions, machine, cache""",
-    "dump": """stages, in pipeline order:
-  forward     what the outputs need                 gradient    and the gradients of the parameters
-  update      the whole step, as it was built       simplified  after expansion and simplification
-  plan        kernels, buffers and memory           llvm, asm   the code (these three as text only)
-
-examples:
-  graphc dump model.py:loss                        the forward graph as text, which graphc.parse reads back
-  graphc dump model.py:loss --stage gradient -o gradient.html
-  graphc dump model.py:step -o step.png            the format comes from the suffix
-  graphc dump model.py:step --stage plan --size batch=64
-  graphc dump model.py:graph --input f32[4,2] --input i64[4]     an nn.Graph that was never called""",
-    "report": """example:
-  graphc report model.py:step --size batch=128     open dimensions are 32 where no size is given""",
-    "profile": """example:
-  graphc profile model.py:step --size batch=128 --repeat 50      inputs are random; parameters stay as they are""",
-    "timeline": """The step runs as it is, on all its threads, and keeps a record of itself.  Inputs are random; parameters stay
-as they are.  The table says of each kernel how long every thread took and how long it waited for the others, then where
-all of the step's time went; a file shows one step span by span.
-
-examples:
-  graphc timeline model.py:step --size batch=128                  the table; what takes longest comes first
-  graphc timeline model.py:step --sort step                       in the order of the step
-  graphc timeline model.py:step -o step.svg                       and a picture, one lane per thread
-  graphc timeline model.py:step -o step.html                      the same to zoom into
-  graphc timeline model.py:step -o step.json                      for https://ui.perfetto.dev or chrome://tracing""",
-    "check": """The loss is rebuilt in float64 and its gradient with respect to every trainable parameter (or every floating
-input, where there is none) compared with central finite differences.  Exit code 1 where a gradient is wrong.
-
-examples:
-  graphc check model.py:loss                       open dimensions are 3 where no size is given
-  graphc check model.py:step --size batch=8 --seed 1""",
-    "info": "example:\n  graphc info",
-    "completion": """examples:
-  source <(graphc completion bash)                 for this shell; put it into ~/.bashrc to keep it
-  graphc completion zsh > ~/.zfunc/_graphc         a folder in $fpath
-  graphc completion fish > ~/.config/fish/completions/graphc.fish""",
-}
-
 
 class _Parser(argparse.ArgumentParser):
     """argparse whose errors are one line and a remedy."""
@@ -128,6 +77,13 @@ def parser() -> argparse.ArgumentParser:
                           help=f"write one step here, too: a file that ends in {' or '.join(LANES)}")
     check = command("check", "Compares the gradients of your own graph with finite differences")
     check.add_argument("--seed", type=int, default=0, metavar="N", help="of the random inputs (default: 0)")
+    export = command("export", "Writes an object file and a C header, so that programs run and train without Python")
+    export.add_argument("--target", dest="triple", metavar="TRIPLE",
+                        help="the machine, like aarch64-unknown-linux-gnu (default: this one)")
+    export.add_argument("--cpu", metavar="CPU", help="its processor, like cortex-a72 or x86-64-v3 (default: this machine's)")
+    export.add_argument("--features", default="", metavar="LIST", help="what it has or has not beside, like +dotprod,-sve")
+    export.add_argument("-o", "--output", metavar="PATH", type=Path,
+                        help="write PATH.o and PATH.h; names in C begin with its last part (default: the name of FILE)")
     command("info", "Shows versions, this machine as the compiler sees it, and the cache", target=False)
     completion = command("completion", "Prints a script that lets the shell complete commands and options", target=False)
     completion.add_argument("shell", choices=("bash", "zsh", "fish"))
@@ -337,6 +293,29 @@ def check(options: argparse.Namespace) -> int:
     return WRONG if wrong else 0
 
 
+def export(options: argparse.Namespace) -> int:
+    from .c_header import identifier
+    from .driver import sizes_for
+    from .exporting import export
+    from .loading import as_program, load_several
+    from .origins import from_nobody
+
+    file, found = load_several(options.target, options.input)
+    programs: dict[str, Program] = {}
+    for name, target in found.items():
+        programs[identifier(name, programs)] = as_program(target, name)
+    known = {size: None for program in programs.values() for size in sizes_for(program, {})}
+    given = dict(options.size)
+    if missing := [size for size in known if size not in given]:
+        raise GraphError(f"say how large {missing[0]} is, like --size {missing[0]}=32: code for a device has fixed sizes")
+    with from_nobody():
+        written = export(options.output or Path(file.stem), programs, target=options.triple, cpu=options.cpu,
+                         features=options.features, **given)
+    for path in written:
+        print(f"{path}  {path.stat().st_size:,} bytes")
+    return 0
+
+
 def info(options: argparse.Namespace) -> int:
     import platform
 
@@ -368,5 +347,5 @@ def completion(options: argparse.Namespace) -> int:
     return 0
 
 
-COMMANDS = {"dump": dump, "report": report, "profile": profile, "timeline": timeline, "check": check, "info": info,
-            "completion": completion}
+COMMANDS = {"dump": dump, "report": report, "profile": profile, "timeline": timeline, "check": check, "export": export,
+            "info": info, "completion": completion}

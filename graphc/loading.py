@@ -48,17 +48,29 @@ def load(target: str, types: Sequence[str] = ()) -> tuple[str, Tensor | Program]
     Raises GraphError with what is wrong and a remedy.
     """
     file, name = split(target)
+    return next(iter(_load(file, [name], types).items()))
+
+
+def load_several(target: str, types: Sequence[str] = ()) -> tuple[Path, dict[str, Tensor | Program]]:
+    """FILE, and the objects of ``FILE:NAME,NAME`` by their names; FILE is run once, so that they share parameters."""
+    first, *others = [target] if Path(target).is_file() else target.split(",")
+    file, name = split(first)
+    further = [split(f"{file}:{other}")[1] for other in others]
+    return file, _load(file, [name, *further], types)
+
+
+def _load(file: Path, names: Sequence[str | None], types: Sequence[str]) -> dict[str, Tensor | Program]:
     token = inspecting.set(True)
     try:
         module = run(file)
-        if name is None:
-            name = only(vars(module), file)
-        found = lookup(module, name, file)
-        if isinstance(found, StaticGraph):
-            return name, traced(found, name, types)
-        if types:
-            raise GraphError(f"--input is for an nn.Graph; '{name}' is a {kind_of(found)} and knows its inputs")
-        return name, found
+        result: dict[str, Tensor | Program] = {}
+        for wanted in names:
+            name = wanted or only(vars(module), file)
+            found = lookup(module, name, file)
+            if types and not isinstance(found, StaticGraph):
+                raise GraphError(f"--input is for an nn.Graph; '{name}' is a {kind_of(found)} and knows its inputs")
+            result[name] = traced(found, name, types) if isinstance(found, StaticGraph) else found
+        return result
     finally:
         inspecting.reset(token)
 

@@ -53,6 +53,16 @@ def from_one_line() -> Iterator[None]:
         _caller.reset(token)
 
 
+@contextmanager
+def from_nobody() -> Iterator[None]:
+    """What runs inside was not called by code of the user's, but by a command."""
+    token = _caller.set((None,))
+    try:
+        yield
+    finally:
+        _caller.reset(token)
+
+
 def user_origin() -> Origin | None:
     """The innermost frame outside graphc; None where there is none."""
     known = _caller.get()

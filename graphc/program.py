@@ -25,6 +25,9 @@ from .structures import Structure
 from .tensor import Parameter, Tensor
 
 if TYPE_CHECKING:
+    from os import PathLike
+    from pathlib import Path
+
     from .specialized import Specialized
     from .timeline import Timeline
 
@@ -314,6 +317,15 @@ class Program:
         with self._lock:
             special, arrays = self._feed(positional, named)
             return measure(self, special, arrays, repeat)
+
+    # -- shipping ----------------------------------------------------------------------------------------------
+
+    def export(self, path: str | PathLike[str], *, target: str | None = None, cpu: str | None = None, features: str = "",
+               **sizes: int) -> list[Path]:
+        """Writes an object file and a C header, so that the step runs without Python; see `graphc.export`."""
+        from .exporting import export
+
+        return export(path, self, target=target, cpu=cpu, features=features, **sizes)
 
 
 def _zeros(special: Specialized, *lead: int) -> list[np.ndarray]:

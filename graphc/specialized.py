@@ -172,9 +172,24 @@ def compile_again(name: str, built: Graph, sizes: Mapping[str, int], backend: st
     return compile_for(name, Pipeline().simplified(built), sizes, backend=backend, threads=threads, memory_budget=memory_budget)
 
 
-def compile_for(name: str, simplified: Graph, sizes: Mapping[str, int], *, backend: str, threads: int | None,
-                memory_budget: int | None) -> Compiled:
-    """Compiles a simplified graph for these sizes.
+class Planned(NamedTuple):
+    """What is to run for fixed sizes, on whatever machine.
+
+    tiny        whether the step is so small that native code has no kernels
+    recomputed  what was given to meet the memory budget
+    batch       whether the batch runs in chunks, or why not
+    """
+
+    graph: Graph
+    plan: Plan
+    tiny: bool
+    seconds: dict[str, float]
+    recomputed: Recomputed | None
+    batch: str
+
+
+def planned(name: str, simplified: Graph, sizes: Mapping[str, int], *, backend: str, memory_budget: int | None) -> Planned:
+    """The plan of a simplified graph for these sizes.
 
     Raises as `specialize`.
     """
@@ -203,6 +218,16 @@ def compile_for(name: str, simplified: Graph, sizes: Mapping[str, int], *, backe
 
             given = ", ".join(f"{k}={v}" for k, v in sizes.items()) or "these sizes"
             raise GraphError(f"{name} {refusal(given, memory_budget, fitted)}{at(user_origin())}")
+    return Planned(graph, plan, tiny, pipeline.seconds, cost, batch)
+
+
+def compile_for(name: str, simplified: Graph, sizes: Mapping[str, int], *, backend: str, threads: int | None,
+                memory_budget: int | None) -> Compiled:
+    """Compiles a simplified graph for these sizes.
+
+    Raises as `specialize`.
+    """
+    graph, plan, tiny, seconds, cost, batch = planned(name, simplified, sizes, backend=backend, memory_budget=memory_budget)
     executable: Executable
     if backend == "native":
         from .runtime.native.executable import Native
@@ -211,9 +236,9 @@ def compile_for(name: str, simplified: Graph, sizes: Mapping[str, int], *, backe
 
         wanted = threads or available_parallelism()
         executable = Native(graph, plan, wanted if not tiny and pays(plan, wanted) else 1, unrolled=tiny)
-        pipeline.seconds.update(executable.seconds)
+        seconds.update(executable.seconds)
     else:
         from .runtime.program import Interpreted
 
         executable = Interpreted(graph, plan)
-    return Compiled(graph, plan, executable, pipeline.seconds, cost, batch)
+    return Compiled(graph, plan, executable, seconds, cost, batch)

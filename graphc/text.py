@@ -52,9 +52,9 @@ def _all_cells(graph: Graph) -> Iterator[Cell]:
         yield cell
 
 
-def cell_names(graph: Graph) -> dict[Cell, str]:
+def cell_names(*graphs: Graph) -> dict[Cell, str]:
     """A unique name for every cell: its own, numbered where several cells share it."""
-    cells = list(dict.fromkeys([*graph.cells(), *_all_cells(graph)]))
+    cells = list(dict.fromkeys(cell for graph in graphs for cell in (*graph.cells(), *_all_cells(graph))))
     own = [cell.name for cell in cells]
     taken: dict[str, Cell] = {cell.name: cell for cell in cells if own.count(cell.name) == 1}
     names = {}

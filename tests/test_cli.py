@@ -232,6 +232,10 @@ def test_files_that_cannot_be_used(write, capsys: pytest.CaptureFixture[str], te
     (["timeline", "model.py:step", "-o", "step.png"], ["ends in .json or .svg or .html", "step.png"]),
     (["timeline", "model.py:step", "-o", "missing/step.svg"], ["no folder missing"]),
     (["timeline", "model.py:step", "--sort", "name"], ["invalid choice", "time", "step"]),
+    (["export", "model.py:step"], ["--size batch=32"]),
+    (["export", "model.py:step", "--size", "batch=4", "-o", "missing/step"], ["no folder missing"]),
+    (["export", "model.py:step,nothing", "--size", "batch=4"], ["has no 'nothing'", "step"]),
+    (["export", "model.py:step", "--size", "batch=4", "--cpu", "z80"], ["no cpu 'z80'"]),
     (["timeline", "model.py:step", "--size", "b=3"], ["no open dimension is called 'b'", "batch"]),
     (["check", "model.py:step", "--size", "b=3"], ["no open dimension is called b"]),
 ])
@@ -248,6 +252,17 @@ def test_report_and_profile(model: str, capsys: pytest.CaptureFixture[str]) -> N
     assert "batch=8" in succeed(capsys, "report", model, "--size", "batch=8")
     assert "the whole step" in succeed(capsys, "profile", model, "--size", "batch=8", "--repeat", "2")
     assert "sum" in succeed(capsys, "report", f"{model}:loss")
+
+
+def test_export(model: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    text = succeed(capsys, "export", f"{model}:step,loss", "--size", "batch=8", "--target", "aarch64-unknown-linux-gnu",
+                   "-o", str(tmp_path / "net.o"))
+    assert [line.split()[0] for line in text.splitlines()] == [str(tmp_path / "net.o"), str(tmp_path / "net.h")]
+    header = (tmp_path / "net.h").read_text()
+    assert all(f"void {name}(" in header for name in ("net_init", "net_step", "net_step_run", "net_loss"))
+    (tmp_path / "writes.py").write_text(f"{REGRESSION}step.export({str(tmp_path / 'written')!r}, batch=2)\n")
+    succeed(capsys, "report", f"{tmp_path / 'writes.py'}:step")  # a file that is only looked at writes nothing
+    assert not list(tmp_path.glob("written*"))
 
 
 def test_timeline(model: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
