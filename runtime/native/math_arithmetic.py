@@ -4,8 +4,8 @@ Knows how each operation is spelled for each LLVM type, and which spellings are 
 graphs, ops, loops or polynomials.  Floating-point instructions carry no fast-math flags, and a multiply and an add are
 contracted only where `fma` is called.
 
-The target needs fused multiply-add and rounding instructions (x86-64-v3, AArch64): without them LLVM would turn those
-into library calls.
+Where a processor has no fused multiply-add (x86-64 before x86-64-v3) LLVM calls the C library's for every number; where it
+has no instruction that rounds to whole numbers, rounding is written out.
 """
 
 from __future__ import annotations
