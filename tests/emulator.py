@@ -1,6 +1,6 @@
 """Object files for AArch64 and RISC-V, linked and run in an emulated processor.
 
-Where there is no emulator they are linked all the same, which fails for a relocation or a symbol that should not be there.
+Linking fails for a relocation or a symbol that should not be there.
 """
 
 from __future__ import annotations
@@ -10,13 +10,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import unicorn
 
 from .exported import Exported
-
-try:
-    import unicorn
-except ImportError:
-    unicorn = None
 
 CODE, ROOM, STACK, MEGABYTE = 0x100000, 0x10000000, 0x7F000000, 1 << 20
 AARCH64, RISCV64 = 183, 243
