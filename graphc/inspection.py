@@ -175,8 +175,8 @@ def report(program: Program, sizes: Mapping[str, int]) -> str:
     lines.append(f"  {in_place} of {len(special.graph.updates)} updates in place, {len(plan.copies)} copies")
     if getattr(special.compiled.executable, "unrolled", False):
         lines.append("  the step is so small that it is unrolled: no loops, cells in registers across steps")
-    if special.compiled.batch:
-        lines.append(f"  {special.compiled.batch}")
+    if special.planned.batch:
+        lines.append(f"  {special.planned.batch}")
     for step in plan.steps:
         if isinstance(step, Loop):
             how = "shared by the threads" if step.parallel else "one after the other"

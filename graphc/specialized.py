@@ -51,19 +51,27 @@ class Memory(NamedTuple):
         return self.cells + self.arena + self.inputs + self.outputs + self.constants + self.scratch
 
 
-class Compiled(NamedTuple):
-    """What a program became for fixed sizes, and all that can be looked at.
+class Planned(NamedTuple):
+    """What is to run for fixed sizes, on whatever machine.
 
+    tiny        whether the step is so small that native code has no kernels
     recomputed  what was given to meet the memory budget
     batch       whether the batch runs in chunks, or why not
     """
 
     graph: Graph
     plan: Plan
-    executable: Executable
+    tiny: bool
     seconds: dict[str, float]
     recomputed: Recomputed | None
     batch: str
+
+
+class Compiled(NamedTuple):
+    """What a program became for fixed sizes, and all that can be looked at."""
+
+    planned: Planned
+    executable: Executable
 
 
 @record(frozen=True)
@@ -85,20 +93,24 @@ class Specialized:
         return self.compiles()
 
     @property
+    def planned(self) -> Planned:
+        return self.compiled.planned
+
+    @property
     def graph(self) -> Graph:
-        return self.compiled.graph
+        return self.planned.graph
 
     @property
     def plan(self) -> Plan:
-        return self.compiled.plan
+        return self.planned.plan
 
     @property
     def seconds(self) -> dict[str, float]:
-        return self.compiled.seconds
+        return self.planned.seconds
 
     @property
     def recomputed(self) -> Recomputed | None:
-        return self.compiled.recomputed
+        return self.planned.recomputed
 
     @property
     def memory_bytes(self) -> int:
@@ -172,22 +184,6 @@ def compile_again(name: str, built: Graph, sizes: Mapping[str, int], backend: st
     return compile_for(name, Pipeline().simplified(built), sizes, backend=backend, threads=threads, memory_budget=memory_budget)
 
 
-class Planned(NamedTuple):
-    """What is to run for fixed sizes, on whatever machine.
-
-    tiny        whether the step is so small that native code has no kernels
-    recomputed  what was given to meet the memory budget
-    batch       whether the batch runs in chunks, or why not
-    """
-
-    graph: Graph
-    plan: Plan
-    tiny: bool
-    seconds: dict[str, float]
-    recomputed: Recomputed | None
-    batch: str
-
-
 def planned(name: str, simplified: Graph, sizes: Mapping[str, int], *, backend: str, memory_budget: int | None) -> Planned:
     """The plan of a simplified graph for these sizes.
 
@@ -227,18 +223,17 @@ def compile_for(name: str, simplified: Graph, sizes: Mapping[str, int], *, backe
 
     Raises as `specialize`.
     """
-    graph, plan, tiny, seconds, cost, batch = planned(name, simplified, sizes, backend=backend, memory_budget=memory_budget)
-    executable: Executable
+    made = planned(name, simplified, sizes, backend=backend, memory_budget=memory_budget)
     if backend == "native":
         from .runtime.native.executable import Native
         from .runtime.native.teams import pays
         from .runtime.native.threads import available_parallelism
 
         wanted = threads or available_parallelism()
-        executable = Native(graph, plan, wanted if not tiny and pays(plan, wanted) else 1, unrolled=tiny)
-        seconds.update(executable.seconds)
-    else:
-        from .runtime.program import Interpreted
+        team = wanted if not made.tiny and pays(made.plan, wanted) else 1
+        native = Native(made.graph, made.plan, team, unrolled=made.tiny)
+        made.seconds.update(native.seconds)
+        return Compiled(made, native)
+    from .runtime.program import Interpreted
 
-        executable = Interpreted(graph, plan)
-    return Compiled(graph, plan, executable, seconds, cost, batch)
+    return Compiled(made, Interpreted(made.graph, made.plan))

@@ -303,3 +303,28 @@ def test_all_that_is_compiled_is_an_image() -> None:
     x = graphc.placeholder("x", (32, 64))
     program = graphc.train_step(model(x).sum(), optim.Adam(model.parameters()))
     assert program.specialize().compiled.executable.code.image is not None
+
+
+def test_changed_sources_are_another_compiler(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the same size, and with the same time: what they say counts, though it is read once only."""
+    source = tmp_path / "source.py"
+    source.write_text("a = 1\n")
+    monkeypatch.setattr(cache, "compiler_files", lambda: [str(source)])
+
+    def told() -> bytes:
+        cache.compiler_digest.cache_clear()
+        return cache.compiler_digest()
+
+    try:
+        first, again = told(), told()
+        assert first == again
+        status = source.stat()
+        source.write_text("a = 2\n")
+        os.utime(source, ns=(status.st_atime_ns, status.st_mtime_ns))
+        assert told() != first
+        source.write_text("a = 1\n")
+        assert told() == first
+        monkeypatch.setattr(Path, "read_bytes", lambda self: b"")
+        assert told() == first
+    finally:
+        cache.compiler_digest.cache_clear()

@@ -106,13 +106,13 @@ def compiler_digest() -> bytes:
     """A digest of this package's own sources and the versions of what it generates code with.
 
     The sources, not only a version number: whoever changes a code generator must not be served what the old one made.  What
-    they say is kept under their sizes and times, as Python keeps its bytecode.
+    they say is kept under what the system says of the files, as Python keeps its bytecode.
     """
     files = compiler_files()
     cache, stamp = default(), b""
     with contextlib.suppress(OSError):
-        times = [(file, status.st_size, status.st_mtime_ns) for file in files for status in (os.stat(file),)]
-        stamp = digest(MAGIC + repr((times, numpy.__version__)).encode())
+        told = [(file, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for file in files for s in (os.stat(file),)]
+        stamp = digest(MAGIC + repr((told, numpy.__version__)).encode())
         known = cache.lookup(stamp) if cache is not None else None
         if known is not None:
             return known.data
