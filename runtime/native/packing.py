@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from graphc.runtime.native.emit import Carried, Function, Module
+from graphc.runtime.native.emit import Function, Module
 from graphc.runtime.native.values import SIZES, Value, i64, vector
 
 PARAMETERS = (
@@ -236,19 +236,19 @@ def pack_transposed(module: Module, dtype: str, lanes: int) -> str:
     f = module.function(name, PARAMETERS, attributes="noinline nounwind")
     to, to_stride, source, offsets, width, padded, count, k_stride, k_table = f.parameters
     group = in_piece(dtype, lanes)
-    whole = f.mul(f.binary("udiv", count, i64(group)), i64(group))
-    with f.loop(i64(0), padded, lanes) as j:
-        lines, place = [], f.offset(offsets, j, "i64")
+    few = f.compare("icmp slt", count, i64(group))
+    last = f.select(few, count, f.sub(count, i64(group)))  # where the last group begins: some lines may be written twice
+    with f.loop(i64(0), f.select(few, i64(0), padded), lanes) as j:
+        lines, column = [], f.offset(to, j, dtype)
+        place = f.offset(offsets, j, "i64")
         for r in range(lanes):
             lines.append(f.offset(source, f.load(f.offset(place, i64(r), "i64"), "i64"), dtype))
-        carried = Carried([f.offset(to, j, dtype)])
-        with f.loop(i64(0), whole, group, carried) as k:
-            place = carried.values[0]
-            for column in across_lines(f, lines, k, dtype):
-                f.store(column, place)
-                place = f.offset(place, to_stride, dtype)
-            carried.next = [place]
-    with f.when(f.compare("icmp slt", whole, count)):
-        f.call(rest, [f.offset(to, f.mul(whole, to_stride), dtype), to_stride, f.offset(source, whole, dtype), offsets,
-                      width, padded, f.sub(count, whole), k_stride, k_table])
+        with f.loop(i64(0), count, group) as k:
+            first = f.minimum(k, last)
+            line = f.offset(column, f.mul(first, to_stride), dtype)
+            for values in across_lines(f, lines, first, dtype):
+                f.store(values, line)
+                line = f.offset(line, to_stride, dtype)
+    with f.when(few):
+        f.call(rest, [to, to_stride, source, offsets, width, padded, count, k_stride, k_table])
     return name
