@@ -232,7 +232,7 @@ def packs_b(extent: Extent, rows: Rows, sums: Sums, itemsize: int, target: Targe
             return True
     if not spans_much(extent, sums, itemsize) or few_rows:
         return False
-    if overlap or across:
+    if overlap or (across and extent.m >= CROOKED_ROWS):
         return True
     return extent.m * sums.k_inner * itemsize > REREAD_SHARE * target.l2_bytes or caches > FAR
 
