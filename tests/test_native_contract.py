@@ -472,31 +472,35 @@ def test_thin_products() -> None:
 # Operands that do not fit the caches, on a machine with small ones: (contraction, second-level cache in KiB, what is decided
 # where vectors have 64 bytes).
 BEYOND_CACHES: list[tuple[Contraction, int, dict[str, object]]] = [
-    (matmul(7, 640, 300), 128, {"pack_b": False, "height": 7, "vectors": 3, "k_in_block": 30, "ahead": 0}),
-    (matmul(7, 333, 300), 128, {"pack_b": False, "height": 7, "vectors": 3, "k_in_block": 30, "ahead": 30}),  # thin blocks
-    (matmul(24, 320, 300), 128, {"pack_b": False, "height": 12, "k_in_block": 30, "ahead": 15}),
-    (matmul(11, 300, 300, dtype="double"), 256, {"pack_b": False, "height": 6, "vectors": 4, "k_in_block": 30, "ahead": 15}),
+    (matmul(7, 640, 300), 128, {"pack_b": False, "height": 7, "vectors": 3, "k_in_block": 60, "ahead": 0, "streamed": True}),
+    (matmul(7, 333, 300), 128, {"pack_b": False, "height": 7, "vectors": 3, "k_in_block": 60, "ahead": 0}),  # thin blocks
+    (matmul(24, 320, 300), 128, {"pack_b": False, "height": 12, "k_in_block": 34, "ahead": 17, "direct": True}),
+    (matmul(11, 300, 300, dtype="double"), 256, {"pack_b": False, "height": 6, "vectors": 4, "k_in_block": 60, "ahead": 0}),
+    (matmul(11, 300, 95, dtype="double"), 256, {"pack_b": False, "k_blocks": 1, "direct": True}),  # one block
     (matmul(60, 130, 777), 128, {"pack_b": False, "row_tiles": 5, "ahead": 7, "direct": False}),  # blocks fetched ahead
     (matmul(60, 130, 777, a=True, dtype="double"), 256, {"pack_b": False, "row_tiles": 5, "ahead": 7}),
     (matmul(24, 109, 700, dtype="double"), 512, {"pack_b": False, "row_tiles": 2, "ahead": 16}),  # rows begin inside lines
-    (matmul(40, 109, 1000), 512, {"pack_b": False, "row_tiles": 3, "ahead": 11}),
-    (matmul(40, 109, 700), 512, {"pack_b": True, "ahead": 0}),
-    (matmul(22, 60, 100, batch=9), 128, {"pack_b": False, "k_in_block": 25, "ahead": 13}),  # of a batch, small but many
+    (matmul(40, 109, 1300), 512, {"pack_b": False, "row_tiles": 3, "ahead": 11}),
+    (matmul(40, 109, 700), 512, {"pack_b": False, "k_in_block": 64, "ahead": 0, "streamed": True}),  # within the cache
+    (matmul(22, 60, 100, batch=9), 128, {"pack_b": False, "k_in_block": 34, "ahead": 17}),  # of a batch, small but many
     (replace(matmul(22, 60, 100, batch=9), b_batch=(0,)), 128, {"k_in_block": 100, "ahead": 0}),
-    (matmul(100, 80, 650), 128, {"pack_b": False, "row_tiles": 8, "ahead": 4, "direct": True}),
-    (matmul(100, 80, 650, dtype="double"), 256, {"k_in_block": 163, "ahead": 0}),
-    (matmul(50, 650, 300), 128, {"pack_b": False, "panels_in_block": 5, "row_tiles": 4, "k_in_block": 30}),  # in parts
-    (matmul(9, 40, 1500), 128, {"pack_b": False, "row_tiles": 1, "ahead": 32}),
+    (matmul(100, 80, 650), 128, {"pack_b": False, "row_tiles": 8, "ahead": 5, "direct": True}),
+    (matmul(140, 80, 650, dtype="double"), 256, {"k_in_block": 163, "ahead": 0}),
+    (matmul(50, 650, 300), 128, {"pack_b": False, "panels_in_block": 5, "row_tiles": 4, "k_in_block": 34}),  # in parts
+    (matmul(9, 40, 1500), 128, {"pack_b": False, "row_tiles": 1, "ahead": 0}),
     (matmul(40, 320, 250), 128, {"pack_b": False, "panels_in_block": 1, "k_in_block": 250}),  # A anew for every panel
-    (matmul(40, 320, 250, a=True), 128, {"pack_b": True}),
-    (matmul(120, 320, 260), 256, {"pack_b": True, "panels_in_block": 3}),  # panels line by line, also the narrower last one
+    (matmul(40, 320, 250, a=True), 128, {"pack_b": False, "panels_in_block": 1}),
+    (matmul(140, 320, 250, a=True), 128, {"pack_b": True}),
+    (matmul(50, 200, 200), 2048, {"pack_b": False, "streamed": True, "panels_in_block": 7}),  # more than the first-level cache
+    (matmul(50, 50, 150), 2048, {"pack_b": False, "streamed": False}),
+    (matmul(140, 320, 260), 256, {"pack_b": True, "panels_in_block": 3}),  # panels line by line, also the narrower last one
     (matmul(150, 331, 300), 256, {"pack_b": True, "wide": 10, "masked": True}),
     (matmul(150, 331, 300, dtype="double"), 256, {"pack_b": True, "masked": True, "k_in_block": 100}),
     (matmul(300, 200, 1024), 256, {"pack_a": True, "fetched": 5}),  # the next rows are fetched before they are packed
     (matmul(300, 330, 600, a=True, dtype="double"), 256, {"pack_a": True, "fetched": 40}),
     (matmul(70, 20, 500), 256, {"k_in_block": 500, "pack_a": False}),  # few columns: rows of A are read in long pieces
-    (matmul(70, 20, 1300, dtype="double"), 256, {"k_in_block": 325, "vectors": 3, "panels": 1}),
-    (matmul(70, 200, 500, a=True), 256, {"k_in_block": 250}),
+    (matmul(140, 20, 1300, dtype="double"), 256, {"k_in_block": 325, "vectors": 3, "panels": 1}),
+    (matmul(140, 200, 500, a=True), 256, {"k_in_block": 250}),
     (matmul(90, 39, 300, b=True, dtype="double"), 256, {"vectors": 3, "wide": 1, "panels": 2}),  # no panel of one vector
     (matmul(100, 96, 512, dtype="double"), 1024, {"vectors": 4, "pack_a": False}),  # rows of A in one set: low tiles
     (matmul(50, 130, 5), 256, {"pack_b": False, "vectors": 3, "far_result": False}),  # the result takes the time

@@ -13,6 +13,7 @@ from graphc.runtime.native.axes import Contraction, adjacent, run, split_evenly,
 from graphc.runtime.native.blocks import Blocking, Blocks, Depth, Sharing, Tiles
 from graphc.runtime.native.microkernel import most_rows
 from graphc.runtime.native.operands import (
+    FAR_DEPTH,
     LINE,
     PERIOD,
     SCANT_ROWS,
@@ -27,7 +28,7 @@ from graphc.runtime.native.operands import (
     extent_of,
     packs_a,
     packs_b,
-    passes_by,
+    passing_depth,
     rows_of,
     spans_much,
     stacks,
@@ -44,7 +45,6 @@ from graphc.runtime.native.values import SIZES
 from graphc.plan import align
 from graphc.records import replace
 
-THIN_DEPTH = 32  # k of the blocks in which few rows read a large B
 DEEP, DEEP_SHARE = 1024, 4  # k of the blocks of few columns; the part (one in so many) of the second-level cache they may take
 ODD, ODD_ROWS = (3, 5), 64  # vectors of columns of which panels of two would leave one alone; rows for which that counts
 OVERLAPPED_ROWS = 12  # of two vectors: the registers left serve the epilogue of the tile before
@@ -78,18 +78,19 @@ def choose_blocking(c: Contraction, target: Target, plain: bool, loads: tuple[bo
     extent, sums = extent_of(c, target.lanes(itemsize)), sums_of(c)
     rows = rows_of(c, plain and (target.has_masks or not extent.ragged))
     overlap = overlap and not plain and not whole_rows
-    thin = passes_by(extent, rows, sums, itemsize, target, loads, overlap)
+    thin = passing_depth(extent, rows, sums, itemsize, target, loads, overlap)
     tiles = choose_tiles(extent, rows, sums, itemsize, target, loads, overlap, thin)
-    if thin and rows.c_row * itemsize % LINE != 0:  # sums are added to many times, in lines that another thread shares
+    thin_blocks = max(1, round(sums.k_inner / thin)) if thin else 0
+    if thin_blocks > 1 and rows.c_row * itemsize % LINE != 0:  # added to many times, in lines that threads share
         rows = replace(rows, direct=False)
     deep = 0 if thin else deepest(extent, sums, tiles, itemsize, target)
-    depth = choose_depth(sums, math.prod(size for size, _ in sums.a_k_outer), thin, deep, itemsize, tiles.pack_b)
+    depth = choose_depth(sums, math.prod(size for size, _ in sums.a_k_outer), thin_blocks, deep, itemsize, tiles.pack_b)
     large_b = spans_much(extent, sums, itemsize, tiles.stretch) and not thin
     by_lines = not loads[1] and adjacent(extent.b_n)
     blocks = choose_blocks(extent, rows, tiles, depth, itemsize, target, large_b, by_lines, whole_rows, thin)
-    if thin and sums.b_k is not None and (tiles.row_tiles > 1 or sums.b_k * itemsize < PERIOD // 2):  # not foreseen
+    if thin == FAR_DEPTH and sums.b_k is not None:
         blocks = replace(blocks, ahead=math.ceil(depth.k_in_block / tiles.row_tiles))
-    elif not loads[0]:
+    elif not thin and not loads[0]:
         blocks = replace(blocks, fetched=lines_fetched(extent, rows, sums, tiles, depth, blocks, itemsize, target))
     a_line = tiles.height if tiles.height <= extent.lanes else extent.lanes * math.ceil(tiles.height / extent.lanes)
     row_tile_bytes = align((depth.k_in_block * a_line + extent.lanes) * itemsize)
@@ -120,7 +121,7 @@ def choose_blocking(c: Contraction, target: Target, plain: bool, loads: tuple[bo
 
 
 def choose_tiles(extent: Extent, rows: Rows, sums: Sums, itemsize: int, target: Target, loads: tuple[bool, bool],
-                 overlap: bool, thin: bool) -> Tiles:
+                 overlap: bool, thin: int) -> Tiles:
     lanes, segment = extent.lanes, rows.segment
     segments = extent.m // segment if segment else 0
     stretch = stretch_of(extent, sums, target, loads[1], overlap)
@@ -200,9 +201,9 @@ def deepest(extent: Extent, sums: Sums, t: Tiles, itemsize: int, target: Target)
     return min(DEEP, target.l2_bytes // DEEP_SHARE // (t.panels * t.vectors * extent.lanes * itemsize))
 
 
-def choose_depth(sums: Sums, k_outer: int, thin: bool, deep: int, itemsize: int, packed: bool) -> Depth:
-    if thin:
-        blocks = math.ceil(sums.k_inner / THIN_DEPTH)
+def choose_depth(sums: Sums, k_outer: int, thin_blocks: int, deep: int, itemsize: int, packed: bool) -> Depth:
+    if thin_blocks:
+        blocks = thin_blocks
     elif deep > depths(itemsize, packed)[-1]:
         blocks = math.ceil(sums.k_inner / deep)
     else:
@@ -225,9 +226,9 @@ def evened(count: int, most: int) -> int:
 
 
 def choose_blocks(extent: Extent, rows: Rows, t: Tiles, depth: Depth, itemsize: int, target: Target, large_b: bool,
-                  by_lines: bool, whole_rows: bool, thin: bool) -> Blocks:
+                  by_lines: bool, whole_rows: bool, thin: int) -> Blocks:
     """large_b: whether a block of B that is read where it is does not stay in cache by itself; by_lines: B is packed so;
-    thin: B just passes by.
+    thin: k of the blocks in which B just passes by; else 0.
     """
     width = t.vectors * extent.lanes
     panel_bytes = max(1, depth.k_in_block * width * itemsize)
@@ -251,9 +252,9 @@ def choose_blocks(extent: Extent, rows: Rows, t: Tiles, depth: Depth, itemsize: 
             sums = tiles_in_block * t.height * width * itemsize
             share = target.l2_bytes * 3 // 5  # the packed block and its sums stay in the second-level cache together
             panels_in_block = max(1, min(panels_in_block, share // (sums + (panel_bytes if t.pack_b else 0))))
-    streamed = large_b and not t.stretch
-    if t.pack_b:
-        streamed = depth.k_in_block * panels_in_block * width * itemsize > target.l1_bytes
+    streamed = panel_bytes * panels_in_block > target.l1_bytes
+    if not t.pack_b:
+        streamed = not t.stretch and (streamed or large_b or thin > 0)
     # panels are packed anew by every thread that shares rows; so are rows of A by those that share panels, in pieces of lines
     split_rows = whole_rows or t.row_tiles >= (4 * t.panels if t.pack_b and not t.overlapped else t.panels)
     far_result = depth.k_in_block <= SHORT and extent.batch * extent.m * extent.n * itemsize > target.l2_bytes // 4

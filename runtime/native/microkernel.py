@@ -149,10 +149,11 @@ class Walk:
         f, kernel, tile, width = self.f, self.kernel, self.kernel.tile, self.kernel.tile.lanes
         columns = [read(f, f.offset(b, i64(v * (kernel.b_apart or width)), tile.dtype), vector(width, tile.dtype),
                         self.mask if kernel.b_apart or v == tile.vectors - 1 else None) for v in range(tile.vectors)]
-        if kernel.streamed:
-            ahead = f.offset(b, f.mul(self.steps[0] or i64(0), i64(LINES_AHEAD)), "i8")
+        step = self.steps[0]
+        if kernel.streamed and step:  # a row that begins inside a line shares its first one with the panel before
+            ahead = f.offset(b, f.mul(step, i64(LINES_AHEAD)), "i8")
             for line in range(0, tile.columns * SIZES[tile.dtype], CACHE_LINE):
-                f.prefetch(f.offset(ahead, i64(line), "i8"))
+                f.prefetch(f.offset(ahead, i64(line + CACHE_LINE - 1), "i8"))
         result, in_memory = list(sums), rows_in_memory(self.target, tile)
 
         def add(r: int, vectors: Iterable[int]) -> None:

@@ -19,14 +19,13 @@ DEPTH, DEPTH_MOST, DEPTH_LIMIT = 256, 288, 384  # k of a block: usually, where a
 WIDE = 8  # bytes of an element from which blocks are less deep, so that a tile of A stays in the first-level cache
 WIDE_DEPTH, WIDE_MOST, WIDE_LIMIT = 192, 216, 224
 WIDE_PACKED_DEPTH, WIDE_PACKED_MOST, WIDE_PACKED_LIMIT = 128, 136, 144  # where panels of B stream past it
-THIN_ROWS, THIN_STRAIGHT_ROWS = 64, 128  # so few rows, and where rows of narrow elements begin at lines, read a large B once
-SCANT_ROWS = 4  # even less
-BEYOND, SCANT_BEYOND, FAR = 1.5, 0.5, 4.0  # second-level caches: B is large, even for so few rows, far away
-TWO_BEYOND, MORE_BEYOND = 1.0, 0.75  # for two tiles and for more of them, where rows do not begin at lines
+SCANT_ROWS = 4  # rows that are less than few
+BEYOND, FAR = 0.5, 4.0  # second-level caches: few rows read so large a B once; it is far away
+THIN_DEPTH, FAR_DEPTH = 64, 32  # k of the blocks in which few rows read a large B, and where the next block is fetched beside
 UNPACKED_BYTES = 256 << 10  # a block of an operand that spans no more than this is used where it is
 LEAST_PASSING = 96  # k of each of a batch's products that is worth fetching in blocks
 LINE = 64  # bytes of a line of the cache
-CROOKED_ROWS, WIDE_CROOKED_ROWS = 128, 64  # so many use rows of B that do not begin at lines: copying them pays
+MANY_ROWS = 128  # so many use B: copying it pays where its rows begin inside lines, or columns of A do
 SHALLOW = 8  # up to so many k it is the result that takes time: long pieces of its rows, and nothing is copied
 REREAD_SHARE = 0.4  # of the second-level cache: so much of A is rather read anew for every panel of B than B copied
 UNFORESEEN, PERIOD = 1024, 4096  # bytes between lines from which no processor foresees them, and at which they share a set
@@ -180,27 +179,25 @@ def crooked(sums: Sums, itemsize: int) -> bool:
     return (sums.b_k or 0) * itemsize % LINE != 0
 
 
-def passes_by(extent: Extent, rows: Rows, sums: Sums, itemsize: int, target: Target, loads: tuple[bool, bool],
-              overlap: bool) -> bool:
-    """Whether few rows read a large B just once, in long pieces of its rows, while their result stays in cache.
+def passing_depth(extent: Extent, rows: Rows, sums: Sums, itemsize: int, target: Target, loads: tuple[bool, bool],
+                  overlap: bool) -> int:
+    """The k of a block where few rows read a large B just once, in long pieces of its rows, while their result stays in cache.
 
-    Nothing is packed then: copying B would take about as long as multiplying it.
+    Nothing is packed then: copying B would take about as long as multiplying it.  0: B does not pass by.
     """
-    most = THIN_ROWS if crooked(sums, itemsize) or itemsize >= WIDE else THIN_STRAIGHT_ROWS
-    if overlap:
-        most = min(most, 2 * most_rows(target, 2))
+    most = 2 * most_rows(target, 2) if overlap else MANY_ROWS
     depth, _, _ = depths(itemsize, True)
     if extent.n > columns_beside(extent, itemsize, target) and (extent.m <= 2 * most_rows(target, 2) or sums.k_inner <= depth):
-        return False  # summed in one or two tiles or blocks, a part of the result need not stay
+        return 0  # summed in one or two tiles or blocks, a part of the result need not stay
     if extent.m > most or True in loads or rows.gathered or not adjacent(extent.b_n):
-        return False
+        return 0
     if extent.ragged and not target.has_masks:
-        return False
-    beyond = SCANT_BEYOND if extent.m <= SCANT_ROWS else BEYOND
-    if crooked(sums, itemsize) and extent.m > most_rows(target, 2):  # two tiles would read B from afar twice, more copy it
-        beyond = TWO_BEYOND if extent.m <= 2 * most_rows(target, 2) else MORE_BEYOND
+        return 0
     different = sums.k_inner >= LEAST_PASSING and any(step for _, step in extent.b_batch)  # each member's B comes from afar
-    return caches_of_b(extent, sums, itemsize, target) * (extent.batch if different else 1) > beyond
+    caches = caches_of_b(extent, sums, itemsize, target) * (extent.batch if different else 1)
+    if caches <= BEYOND:
+        return 0
+    return FAR_DEPTH if caches > 1 and extent.m > most_rows(target, 2) else THIN_DEPTH
 
 
 def stretch_of(extent: Extent, sums: Sums, target: Target, load: bool, overlap: bool) -> int:
@@ -223,18 +220,15 @@ def packs_b(extent: Extent, rows: Rows, sums: Sums, itemsize: int, target: Targe
     """
     if load or not adjacent(extent.b_n) or (extent.ragged and not target.has_masks):
         return True
-    caches = caches_of_b(extent, sums, itemsize, target)
-    few_rows = extent.m <= 2 * most_rows(target, 2)
-    across = rows.a_row == 1  # a tile of A that is not packed takes lines of which it needs a part
-    if extent.n > extent.lanes and crooked(sums, itemsize) and sums.k_inner > SHALLOW:
-        most = WIDE_CROOKED_ROWS if across and itemsize >= WIDE else CROOKED_ROWS
-        if extent.m >= most or (caches > SCANT_BEYOND and not few_rows):
-            return True
-    if not spans_much(extent, sums, itemsize) or few_rows:
-        return False
-    if overlap or (across and extent.m >= CROOKED_ROWS):
+    many = extent.m >= MANY_ROWS
+    if many and extent.n > extent.lanes and crooked(sums, itemsize) and sums.k_inner > SHALLOW:
         return True
-    return extent.m * sums.k_inner * itemsize > REREAD_SHARE * target.l2_bytes or caches > FAR
+    if not spans_much(extent, sums, itemsize) or extent.m <= 2 * most_rows(target, 2):
+        return False
+    if overlap or (many and rows.a_row == 1):  # a tile of A that is not packed takes lines of which it needs a part
+        return True
+    far = caches_of_b(extent, sums, itemsize, target) > FAR
+    return far or extent.m * sums.k_inner * itemsize > REREAD_SHARE * target.l2_bytes
 
 
 def packs_a(extent: Extent, rows: Rows, sums: Sums, itemsize: int, height: int, panels: int, load: bool) -> bool:

@@ -136,7 +136,7 @@ class PackedOperands:
         with f.when(more), f.loop(0, g.ahead) as k:
             start = self.at(line, f.mul(k, i64(g.b_k or 0)))
             for v in range(g.vectors):
-                f.prefetch(self.at(start, i64(v * g.lanes)), locality=2)
+                f.prefetch(self.at(start, i64((v + 1) * g.lanes - 1)), locality=2)
 
     def tile_extent(self, row_tile: Value) -> tuple[Value, Value, Value]:
         """(first flattened row, rows, offset of the first row in A) of a row tile."""
