@@ -21,7 +21,7 @@ WIDE_DEPTH, WIDE_MOST, WIDE_LIMIT = 192, 216, 224
 WIDE_PACKED_DEPTH, WIDE_PACKED_MOST, WIDE_PACKED_LIMIT = 128, 136, 144  # where panels of B stream past it
 SCANT_ROWS = 4  # rows that are less than few
 BEYOND, FAR = 0.5, 4.0  # second-level caches: few rows read so large a B once; it is far away
-THIN_DEPTH, FAR_DEPTH = 64, 32  # k of the blocks in which few rows read a large B, and where the next block is fetched beside
+THIN_DEPTH, FAR_DEPTH = 64, 32  # k of the blocks in which few rows read a large B, and where the next one is fetched beside
 UNPACKED_BYTES = 256 << 10  # a block of an operand that spans no more than this is used where it is
 LEAST_PASSING = 96  # k of each of a batch's products that is worth fetching in blocks
 LINE = 64  # bytes of a line of the cache
@@ -185,11 +185,11 @@ def passing_depth(extent: Extent, rows: Rows, sums: Sums, itemsize: int, target:
 
     Nothing is packed then: copying B would take about as long as multiplying it.  0: B does not pass by.
     """
-    most = 2 * most_rows(target, 2) if overlap else MANY_ROWS
+    one_tile, two_tiles = most_rows(target, 2), 2 * most_rows(target, 2)
     depth, _, _ = depths(itemsize, True)
-    if extent.n > columns_beside(extent, itemsize, target) and (extent.m <= 2 * most_rows(target, 2) or sums.k_inner <= depth):
+    if extent.n > columns_beside(extent, itemsize, target) and (extent.m <= two_tiles or sums.k_inner <= depth):
         return 0  # summed in one or two tiles or blocks, a part of the result need not stay
-    if extent.m > most or True in loads or rows.gathered or not adjacent(extent.b_n):
+    if extent.m > (two_tiles if overlap else MANY_ROWS) or True in loads or rows.gathered or not adjacent(extent.b_n):
         return 0
     if extent.ragged and not target.has_masks:
         return 0
@@ -197,7 +197,7 @@ def passing_depth(extent: Extent, rows: Rows, sums: Sums, itemsize: int, target:
     caches = caches_of_b(extent, sums, itemsize, target) * (extent.batch if different else 1)
     if caches <= BEYOND:
         return 0
-    return FAR_DEPTH if caches > 1 and extent.m > most_rows(target, 2) else THIN_DEPTH
+    return FAR_DEPTH if caches > 1 and one_tile < extent.m <= two_tiles else THIN_DEPTH
 
 
 def stretch_of(extent: Extent, sums: Sums, target: Target, load: bool, overlap: bool) -> int:
