@@ -129,7 +129,8 @@ def choose_tiles(extent: Extent, rows: Rows, sums: Sums, itemsize: int, target: 
     stretches = extent.n // stretch if stretch and not stacked else 1
     pack_b = not thin and not stretch and packs_b(extent, rows, sums, itemsize, target, loads[1], overlap)
     total_vectors = extent.n // stretch if stacked else max(1, math.ceil((stretch or extent.n) / lanes))
-    most_vectors = 2 if (pack_b and extent.m > 8) or target.registers == 16 else 4
+    long = sums.k_inner > 2 * SHALLOW  # else it is the result that takes time: long pieces of its rows
+    most_vectors = 2 if (pack_b and extent.m > 8 and long) or target.registers == 16 else 4
     if pack_b and segment >= ODD_ROWS and target.registers >= 32 and total_vectors in ODD and sums.a_k is not None:
         most_vectors = 3
     large_b = not pack_b and spans_much(extent, sums, itemsize, stretch)
