@@ -477,20 +477,21 @@ BEYOND_CACHES: list[tuple[Contraction, int, dict[str, object]]] = [
     (matmul(24, 320, 300), 128, {"pack_b": False, "height": 12, "k_in_block": 34, "ahead": 17, "direct": True}),
     (matmul(11, 300, 300, dtype="double"), 256, {"pack_b": False, "height": 6, "vectors": 4, "k_in_block": 60, "ahead": 0}),
     (matmul(11, 300, 95, dtype="double"), 256, {"pack_b": False, "k_blocks": 1, "direct": True}),  # one block
-    (matmul(60, 130, 777), 128, {"pack_b": False, "row_tiles": 5, "ahead": 0, "direct": False, "k_in_block": 65}),
+    (matmul(60, 130, 777), 128, {"pack_b": False, "row_tiles": 5, "ahead": 7, "direct": False, "k_in_block": 33}),
     (matmul(28, 130, 777), 128, {"pack_b": False, "row_tiles": 2, "ahead": 17, "direct": False}),  # blocks fetched ahead
     (matmul(28, 130, 777, a=True, dtype="double"), 256, {"pack_b": False, "row_tiles": 2, "ahead": 17}),
     (matmul(24, 109, 700, dtype="double"), 512, {"pack_b": False, "row_tiles": 2, "ahead": 16}),  # rows begin inside lines
-    (matmul(40, 109, 1300), 512, {"pack_b": False, "row_tiles": 3, "ahead": 0}),
+    (matmul(40, 109, 1300), 512, {"pack_b": False, "row_tiles": 3, "ahead": 11}),
+    (matmul(70, 109, 1300), 512, {"pack_b": True}),
     (matmul(40, 109, 700), 512, {"pack_b": False, "k_in_block": 64, "ahead": 0, "streamed": True}),  # within the cache
     (matmul(22, 60, 100, batch=9), 128, {"pack_b": False, "k_in_block": 34, "ahead": 17}),  # of a batch, small but many
     (replace(matmul(22, 60, 100, batch=9), b_batch=(0,)), 128, {"k_in_block": 100, "ahead": 0}),
-    (matmul(100, 80, 650), 128, {"pack_b": False, "row_tiles": 8, "ahead": 0, "direct": True}),
+    (matmul(100, 80, 650), 128, {"pack_b": False, "row_tiles": 8, "ahead": 5, "direct": True}),
     (matmul(140, 80, 650, dtype="double"), 256, {"k_in_block": 163, "ahead": 0}),
-    (matmul(50, 650, 300), 128, {"pack_b": False, "panels_in_block": 5, "row_tiles": 4, "k_in_block": 60}),  # in parts
+    (matmul(50, 650, 300), 128, {"pack_b": False, "panels_in_block": 5, "row_tiles": 4, "k_in_block": 34}),  # in parts
     (matmul(9, 40, 1500), 128, {"pack_b": False, "row_tiles": 1, "ahead": 0}),
     (matmul(40, 320, 250), 128, {"pack_b": False, "panels_in_block": 1, "k_in_block": 250}),  # A anew for every panel
-    (matmul(40, 320, 250, a=True), 128, {"pack_b": False, "panels_in_block": 1}),
+    (matmul(40, 320, 250, a=True), 1024, {"pack_b": False, "panels_in_block": 1}),
     (matmul(140, 320, 250, a=True), 128, {"pack_b": True}),
     (matmul(50, 200, 200), 2048, {"pack_b": False, "streamed": True, "panels_in_block": 7}),  # more than the first-level cache
     (matmul(50, 50, 150), 2048, {"pack_b": False, "streamed": False}),

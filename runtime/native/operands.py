@@ -19,13 +19,13 @@ DEPTH, DEPTH_MOST, DEPTH_LIMIT = 256, 288, 384  # k of a block: usually, where a
 WIDE = 8  # bytes of an element from which blocks are less deep, so that a tile of A stays in the first-level cache
 WIDE_DEPTH, WIDE_MOST, WIDE_LIMIT = 192, 216, 224
 WIDE_PACKED_DEPTH, WIDE_PACKED_MOST, WIDE_PACKED_LIMIT = 128, 136, 144  # where panels of B stream past it
-SCANT_ROWS = 4  # rows that are less than few
+SCANT_ROWS, THIN_ROWS = 4, 64  # rows that are less than few; so few read a B from beyond the second-level cache once
 BEYOND, FAR = 0.5, 4.0  # second-level caches: few rows read so large a B once; it is far away
 THIN_DEPTH, FAR_DEPTH = 64, 32  # k of the blocks in which few rows read a large B, and where the next one is fetched beside
 UNPACKED_BYTES = 256 << 10  # a block of an operand that spans no more than this is used where it is
 LEAST_PASSING = 96  # k of each of a batch's products that is worth fetching in blocks
 LINE = 64  # bytes of a line of the cache
-MANY_ROWS = 128  # so many use B: copying it pays where its rows begin inside lines, or columns of A do
+MANY_ROWS = 128  # so many use B: copying it pays where its rows begin inside lines, or where columns of A are neighbours
 SHALLOW = 8  # up to so many k it is the result that takes time: long pieces of its rows, and nothing is copied
 REREAD_SHARE = 0.4  # of the second-level cache: so much of A is rather read anew for every panel of B than B copied
 UNFORESEEN, PERIOD = 1024, 4096  # bytes between lines from which no processor foresees them, and at which they share a set
@@ -189,15 +189,17 @@ def passing_depth(extent: Extent, rows: Rows, sums: Sums, itemsize: int, target:
     depth, _, _ = depths(itemsize, True)
     if extent.n > columns_beside(extent, itemsize, target) and (extent.m <= two_tiles or sums.k_inner <= depth):
         return 0  # summed in one or two tiles or blocks, a part of the result need not stay
-    if extent.m > (two_tiles if overlap else MANY_ROWS) or True in loads or rows.gathered or not adjacent(extent.b_n):
+    if (overlap and extent.m > two_tiles) or True in loads or rows.gathered or not adjacent(extent.b_n):
         return 0
     if extent.ragged and not target.has_masks:
         return 0
     different = sums.k_inner >= LEAST_PASSING and any(step for _, step in extent.b_batch)  # each member's B comes from afar
     caches = caches_of_b(extent, sums, itemsize, target) * (extent.batch if different else 1)
-    if caches <= BEYOND:
+    near = caches <= 1
+    most = THIN_ROWS if not near and (crooked(sums, itemsize) or itemsize >= WIDE) else MANY_ROWS
+    if caches <= BEYOND or extent.m > most:
         return 0
-    return FAR_DEPTH if caches > 1 and one_tile < extent.m <= two_tiles else THIN_DEPTH
+    return THIN_DEPTH if near or extent.m <= one_tile else FAR_DEPTH
 
 
 def stretch_of(extent: Extent, sums: Sums, target: Target, load: bool, overlap: bool) -> int:
@@ -220,15 +222,16 @@ def packs_b(extent: Extent, rows: Rows, sums: Sums, itemsize: int, target: Targe
     """
     if load or not adjacent(extent.b_n) or (extent.ragged and not target.has_masks):
         return True
-    many = extent.m >= MANY_ROWS
+    few = extent.m <= 2 * most_rows(target, 2)
+    caches = caches_of_b(extent, sums, itemsize, target)
+    many = extent.m >= MANY_ROWS or (caches > 1 and not few)
     if many and extent.n > extent.lanes and crooked(sums, itemsize) and sums.k_inner > SHALLOW:
         return True
-    if not spans_much(extent, sums, itemsize) or extent.m <= 2 * most_rows(target, 2):
+    if few or not spans_much(extent, sums, itemsize):
         return False
     if overlap or (many and rows.a_row == 1):  # a tile of A that is not packed takes lines of which it needs a part
         return True
-    far = caches_of_b(extent, sums, itemsize, target) > FAR
-    return far or extent.m * sums.k_inner * itemsize > REREAD_SHARE * target.l2_bytes
+    return extent.m * sums.k_inner * itemsize > REREAD_SHARE * target.l2_bytes or caches > FAR
 
 
 def packs_a(extent: Extent, rows: Rows, sums: Sums, itemsize: int, height: int, panels: int, load: bool) -> bool:
