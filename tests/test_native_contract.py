@@ -506,7 +506,7 @@ BEYOND_CACHES: list[tuple[Contraction, int, dict[str, object]]] = [
     (matmul(90, 39, 300, b=True, dtype="double"), 256, {"vectors": 3, "wide": 1, "panels": 2}),  # no panel of one vector
     (matmul(100, 96, 512, dtype="double"), 1024, {"vectors": 4, "pack_a": False}),  # rows of A in one set: low tiles
     (matmul(50, 130, 5), 256, {"pack_b": False, "vectors": 3, "far_result": False}),  # the result takes the time
-    (matmul(200, 330, 7, a=True), 256, {"pack_b": False, "vectors": 4, "far_result": True}),
+    (matmul(200, 1900, 7, a=True), 256, {"pack_b": False, "vectors": 4, "far_result": True, "streamed": False}),
     (matmul(200, 330, 32), 256, {"far_result": True, "vectors": 2}),
     (matmul(200, 330, 15, b=True), 256, {"pack_b": True, "vectors": 4}),
     (matmul(150, 330, 12), 256, {"pack_b": True, "vectors": 4}),

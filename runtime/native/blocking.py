@@ -255,7 +255,7 @@ def choose_blocks(extent: Extent, rows: Rows, t: Tiles, depth: Depth, itemsize: 
             panels_in_block = max(1, min(panels_in_block, share // (sums + (panel_bytes if t.pack_b else 0))))
     streamed = panel_bytes * panels_in_block > target.l1_bytes
     if not t.pack_b:
-        streamed = not t.stretch and (streamed or large_b or thin > 0)
+        streamed = not t.stretch and depth.k_in_block > SHALLOW and (streamed or large_b or thin > 0)
     # panels are packed anew by every thread that shares rows; so are rows of A by those that share panels, in pieces of lines
     split_rows = whole_rows or t.row_tiles >= (4 * t.panels if t.pack_b and not t.overlapped else t.panels)
     far_result = depth.k_in_block <= SHORT and extent.batch * extent.m * extent.n * itemsize > target.l2_bytes // 4
