@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from graphc.runtime.native.emit import Function, Module
+from graphc.runtime.native.emit import Carried, Function, Module
 from graphc.runtime.native.values import SIZES, Value, i64, vector
 
 PARAMETERS = (
@@ -237,18 +237,23 @@ def pack_transposed(module: Module, dtype: str, lanes: int) -> str:
     to, to_stride, source, offsets, width, padded, count, k_stride, k_table = f.parameters
     group = in_piece(dtype, lanes)
     few = f.compare("icmp slt", count, i64(group))
-    last = f.select(few, count, f.sub(count, i64(group)))  # where the last group begins: some lines may be written twice
+    left = f.binary("urem", f.sub(count, i64(1)), i64(group))  # the second group begins where the others end with the last k
+    steps = [f.add(left, i64(1)), i64(group)]
+    apart = [f.mul(step, to_stride) for step in steps]
     with f.loop(i64(0), f.select(few, i64(0), padded), lanes) as j:
-        lines, column = [], f.offset(to, j, dtype)
-        place = f.offset(offsets, j, "i64")
+        lines, place = [], f.offset(offsets, j, "i64")
         for r in range(lanes):
             lines.append(f.offset(source, f.load(f.offset(place, i64(r), "i64"), "i64"), dtype))
-        with f.loop(i64(0), count, group) as k:
-            first = f.minimum(k, last)
-            line = f.offset(column, f.mul(first, to_stride), dtype)
-            for values in across_lines(f, lines, first, dtype):
+        carried = Carried([i64(0), f.offset(to, j, dtype), steps[0], apart[0]])
+        with f.repeat(carried):
+            k, first, step, further = carried.values
+            line = first
+            for values in across_lines(f, lines, k, dtype):
                 f.store(values, line)
                 line = f.offset(line, to_stride, dtype)
+            following = f.add(k, step)
+            carried.next = [following, f.offset(first, further, dtype), steps[1], apart[1]]
+            carried.again = f.compare("icmp slt", following, count)
     with f.when(few):
         f.call(rest, [to, to_stride, source, offsets, width, padded, count, k_stride, k_table])
     return name
