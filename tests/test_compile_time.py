@@ -64,8 +64,14 @@ def test_import_takes_less_than_twice_numpy(tmp_path: Path) -> None:
         return float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT,
                                     env=environment).stdout)
 
-    rounds = [(spent("graphc, graphc.nn, graphc.optim"), spent("numpy")) for _ in range(9)][1:]  # the first compiles
-    assert min(ours for ours, _ in rounds) < 2 * min(numpy for _, numpy in rounds)
+    spent("graphc, graphc.nn, graphc.optim")  # compiles bytecode
+    ours, numpys = [], []
+    for _ in range(25):  # the least of many is what it takes; on a busy machine that needs more of them
+        ours.append(spent("graphc, graphc.nn, graphc.optim"))
+        numpys.append(spent("numpy"))
+        if len(ours) >= 8 and min(ours) < 2 * min(numpys):
+            break
+    assert min(ours) < 2 * min(numpys)
 
 
 def test_equal_layers_are_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
