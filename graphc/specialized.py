@@ -154,7 +154,8 @@ def specialize(name: str, built: Graph, simplified: Callable[[], Graph], sizes: 
                threads: int | None, memory_budget: int | None) -> Specialized:
     """A program for these sizes: kept on disk by an earlier process, or compiled and then kept.
 
-    built       the graph as the user built it, which tells it from others; simplified: gives what is compiled
+    built       the graph as the user built it, by which a kept program is found
+    simplified  gives what is compiled
     Raises GraphError where nothing meets the memory budget; `name` is what the message calls the program.
     """
     key = None

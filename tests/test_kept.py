@@ -141,6 +141,10 @@ def test_options_and_sizes_are_part_of_the_key(folder: Path, monkeypatch: pytest
     assert None not in keys and len(set(keys)) == len(keys)
 
 
+def test_numpys_numbers_are_numbers(folder: Path) -> None:
+    assert [step().specialize(batch=size).kept > 0 for size in (3, np.int64(3))] == [False, True]
+
+
 def test_what_is_not_graphcs_own_is_not_kept(folder: Path) -> None:
     half = unary("half_for_test", lambda x: x * 0.5, lambda g, out, x: g * 0.5, lambda s, x: s.mul(x, s.const(0.5, x)), "")
     x = graphc.placeholder("x", (3,))

@@ -6,7 +6,6 @@ know passes, plans or LLVM, none of which a kept program loads.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from math import prod
 from typing import TYPE_CHECKING
@@ -36,7 +35,8 @@ def key_of(graph: Graph, sizes: Mapping[str, int], threads: int, memory_budget: 
         said = digest_of(graph)
     except Unspoken:
         return None
-    options = json.dumps([sorted(sizes.items()), threads, memory_budget])
+    numbers = [(name, int(size)) for name, size in sorted(sizes.items())]
+    options = repr((numbers, threads, None if memory_budget is None else int(memory_budget)))
     return cache.joint_key(b"program", found[1], said, options.encode())
 
 
