@@ -198,6 +198,7 @@ def _passes(level: int) -> Any:
 
 
 def _new_machine(target: Target, level: int, load: bool) -> Any:
+    initialize()
     triple = target.triple
     abi = "lp64d" if triple.startswith("riscv64") and "+d" in target.features.split(",") else ""
     if load and sys.platform == "win32":

@@ -12,17 +12,13 @@ import mmap
 import struct
 from collections.abc import Iterator, Sequence
 
-from graphc.records import NamedTuple
-
+from .elf import ADDENDS, CONTENT, HEADER, RESERVED, UNDEFINED, ZEROS, Symbol, sections, symbols
 from .image import WORD, Image, runtime_symbols
 
-SECTION, SYMBOL, RELOCATION = struct.Struct("<IIQQQQIIQQ"), struct.Struct("<IBBHQQ"), struct.Struct("<QQq")
-HEADER = b"\x7fELF\x02\x01\x01"  # 64 bits, little-endian
+RELOCATION = struct.Struct("<QQq")
 RELOCATABLE, X86_64 = 1, 62
-CONTENT, SYMBOLS, ADDENDS, ZEROS = 1, 2, 4, 8  # kinds of sections
-UNWINDING = 0x70000001  # another, which nobody needs: nothing is thrown
-WRITTEN, LOADED, OF_THREADS = 1, 2, 0x400  # their flags
-UNDEFINED, RESERVED = 0, 0xFF00  # sections of symbols that are elsewhere, or nowhere
+UNWINDING = 0x70000001  # a kind of section that nobody needs: nothing is thrown
+WRITTEN, LOADED, OF_THREADS = 1, 2, 0x400  # flags of sections
 ABSOLUTE, RELATIVE, CALL = 1, 2, 4
 BY_TABLE = frozenset((9, 41, 42))  # relative to a word that holds the address: GOTPCREL, GOTPCRELX, REX_GOTPCRELX
 
@@ -35,26 +31,6 @@ class Unknown(Exception):
     """Something in an object file that is not known here."""
 
 
-class Section(NamedTuple):
-    """kind, flags, where it is in the file, its bytes, its alignment; link and info mean what the kind says."""
-
-    kind: int
-    flags: int
-    offset: int
-    size: int
-    align: int
-    link: int
-    info: int
-
-
-class Symbol(NamedTuple):
-    """A place in an object file's section; `name` of those that other files see."""
-
-    name: str
-    section: int
-    offset: int
-
-
 class Object:
     """An object file, read; `places` says where in the block its sections are."""
 
@@ -62,27 +38,15 @@ class Object:
         kind, machine = struct.unpack_from("<HH", data, 16)
         if data[:7] != HEADER or (kind, machine) != (RELOCATABLE, X86_64):
             raise Unknown("not an object file for x86-64")
-        table, = struct.unpack_from("<Q", data, 0x28)
-        count, = struct.unpack_from("<H", data, 0x3C)
-        self.data = data
-        self.sections = [Section(kind, flags, offset, size, max(align, 1), link, info) for
-                         _, kind, flags, _, offset, size, link, info, align, _ in
-                         SECTION.iter_unpack(data[table : table + count * SECTION.size])]
+        self.data, self.sections = data, sections(data)
         self.loaded = [(n, s) for n, s in enumerate(self.sections) if s.flags & LOADED and s.size and s.kind != UNWINDING]
         if any(s.flags & OF_THREADS or s.kind not in (CONTENT, ZEROS) for _, s in self.loaded):
             raise Unknown("memory of each thread's own, or a section of another kind")
         if any(s.size > MOST or s.align > mmap.PAGESIZE or (s.kind == CONTENT and s.offset + s.size > len(data))
                for _, s in self.loaded):
             raise Unknown("sections that are not in the file, or too large")
-        self.symbols = [symbol for s in self.sections if s.kind == SYMBOLS for symbol in self._symbols(s)]
+        self.symbols = [s if s.shared else s._replace(name="") for s in symbols(data, self.sections)]
         self.places: dict[int, int] = {}
-
-    def _symbols(self, table: Section) -> Iterator[Symbol]:
-        names = self.sections[table.link].offset
-        for name, info, _, section, value, _ in SYMBOL.iter_unpack(self.data[table.offset : table.offset + table.size]):
-            start = names + name
-            shown = self.data[start : self.data.index(b"\0", start)].decode() if info >> 4 else ""
-            yield Symbol(shown, section, value)
 
     def relocations(self) -> Iterator[tuple[int, int, int, int, int]]:
         """(section, offset in it, kind, number of a symbol, what is added) of every place that depends on an address."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
+from . import elf
+
 COFF_MACHINES = (0x8664, 0xAA64)  # x86-64, AArch64
 MACH_O_64 = 0xFEEDFACF
 
@@ -22,8 +24,7 @@ def external_symbols(data: bytes) -> tuple[str, ...]:
 def symbol_table(data: bytes) -> Symbols:
     """The names that an object file defines, and those that it wants; none for formats that are not known.
 
-    Formats: System V ABI, ELF-64 object file format, version 1.5 (sections, and symbols with section index 0); Apple,
-    mach-o/loader.h and nlist.h; Microsoft, PE and COFF specification, 4 and 5.4.
+    Formats: `elf`; Apple, mach-o/loader.h and nlist.h; Microsoft, PE and COFF specification, 4 and 5.4.
     """
     defined: set[str] = set()
     wanted: set[str] = set()
@@ -35,8 +36,8 @@ def symbol_table(data: bytes) -> Symbols:
 
 def _symbols(data: bytes) -> Iterator[tuple[str, bool]]:
     """(name, whether it is defined) of each symbol."""
-    if data[:5] == b"\x7fELF\x02":
-        yield from _elf(data)
+    if data[: len(elf.HEADER)] == elf.HEADER:
+        yield from ((s.name, s.section != elf.UNDEFINED) for s in elf.symbols(data, elf.sections(data)))
     elif len(data) >= 32 and struct.unpack_from("<I", data)[0] == MACH_O_64:
         yield from _mach_o(data)
     elif len(data) >= 20 and struct.unpack_from("<H", data)[0] in COFF_MACHINES:
@@ -45,17 +46,6 @@ def _symbols(data: bytes) -> Iterator[tuple[str, bool]]:
 
 def _text(data: bytes, start: int) -> str:
     return data[start : data.index(b"\0", start)].decode()
-
-
-def _elf(data: bytes) -> Iterator[tuple[str, bool]]:
-    table, = struct.unpack_from("<Q", data, 0x28)
-    size, count = struct.unpack_from("<HH", data, 0x3A)
-    sections = [struct.unpack_from("<IIQQQQIIQQ", data, table + i * size) for i in range(count)]
-    for _, kind, _, _, offset, length, link, _, _, step in sections:
-        if kind == 2:  # a symbol table; link is its table of names
-            for place in range(offset + step, offset + length, step):
-                start, _, _, section = struct.unpack_from("<IBBH", data, place)
-                yield _text(data, sections[link][4] + start), section != 0
 
 
 def _mach_o(data: bytes) -> Iterator[tuple[str, bool]]:
