@@ -20,6 +20,7 @@ from .lbfgs import LBFGS as _LBFGS
 from .loops import cond, fori_loop, scan
 from .methods import FUNCTIONS as _FUNCTIONS
 from .passes.autodiff import grad, hessian, hvp, jacobian, jvp, vjp
+from .precision import get_float32_matmul_precision, set_float32_matmul_precision
 from .static_graph import Graph as _Graph
 from .static_graph import mark_backward as _mark_backward
 from .tensor import Parameter, Tensor, constant, parameter, placeholder, state
@@ -32,8 +33,9 @@ if _TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["CheckpointError", "DType", "DTypeError", "Dim", "FeedError", "GraphError", "NumericsError", "Parameter",
            "Program", "ShapeError", "Tensor", "autograd", "bool_", "cond", "constant", "export", "float32", "float64",
-           "fori_loop", "function", "grad", "hessian", "hvp", "int32", "int64", "jacobian", "jvp", "linalg", "nn", "ops",
-           "optim", "parameter", "parse", "placeholder", "scan", "state", "train_step", "vjp"]
+           "fori_loop", "function", "get_float32_matmul_precision", "grad", "hessian", "hvp", "int32", "int64", "jacobian",
+           "jvp", "linalg", "nn", "ops", "optim", "parameter", "parse", "placeholder", "scan", "set_float32_matmul_precision",
+           "state", "train_step", "vjp"]
 _FUNCTIONS["mark_backward"] = _mark_backward
 vars(nn)["Graph"] = _Graph  # these two stand above the driver, which stands above the packages where users look for them
 vars(optim)["LBFGS"] = _LBFGS

@@ -29,7 +29,7 @@ from .tensor import Parameter, Tensor, TensorLike, as_tensor
 @kept_waiting()
 def function(inputs: Sequence[Tensor], outputs: Any, updates: Mapping[Parameter, TensorLike] | None = None, *,
              backend: str = "native", threads: int | None = None, memory_budget: int | None = None,
-             check_numerics: bool = False, name: str = "program") -> Program:
+             check_numerics: bool = False, matmul_precision: str | None = None, name: str = "program") -> Program:
     """A Program that computes `outputs` from `inputs` and then gives the cells in `updates` their new values.
 
     inputs          placeholders, in the order of positional arguments
@@ -41,6 +41,8 @@ def function(inputs: Sequence[Tensor], outputs: Any, updates: Mapping[Parameter,
                     results (`report()` says which and at what cost; only sums over a batch that ran in chunks and no longer
                     does are added up in another order); a GraphError where nothing reaches it
     check_numerics  NaN or infinity in an output or a new value raises NumericsError and leaves the cells as they were
+    matmul_precision  "highest", "high" or "medium": how float32 numbers may be multiplied in contractions; what
+                    `set_float32_matmul_precision` has set where it is None
     """
     named, structure = flatten_outputs(outputs)
     names, leaves = [name for name, _ in named], [as_tensor(leaf) for _, leaf in named]
@@ -56,7 +58,7 @@ def function(inputs: Sequence[Tensor], outputs: Any, updates: Mapping[Parameter,
     graph = _collect([t.node for t in inputs], [t.node for t in leaves], chosen, tuple(names))
     _check_inputs(graph, inputs)
     return Program(graph, structure, backend=backend, threads=threads, memory_budget=memory_budget,
-                   check_numerics=check_numerics, name=name)
+                   check_numerics=check_numerics, matmul_precision=matmul_precision, name=name)
 
 
 def _collect(inputs: Sequence[Node], outputs: Sequence[Node], updates: dict[Cell, Node],

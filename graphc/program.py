@@ -21,6 +21,7 @@ from .garbage import kept_waiting
 from .ir import Graph, make
 from .op import REGISTRY
 from .origins import at, user_origin
+from .precision import checked
 from .structures import Structure
 from .tensor import Parameter, Tensor
 
@@ -46,7 +47,8 @@ class Program:
     """
 
     def __init__(self, graph: Graph, structure: Structure, *, backend: str = "native", threads: int | None = None,
-                 memory_budget: int | None = None, check_numerics: bool = False, name: str = "program") -> None:
+                 memory_budget: int | None = None, check_numerics: bool = False, matmul_precision: str | None = None,
+                 name: str = "program") -> None:
         if backend not in ("native", "numpy"):
             raise GraphError(f"backend must be 'native' or 'numpy', got {backend!r}{at(user_origin())}")
         if threads is not None and threads < 1:
@@ -56,6 +58,7 @@ class Program:
         self.graph, self.structure, self.name = graph, structure, name
         self.backend = _usable(backend)
         self.threads, self.memory_budget, self.check_numerics = threads, memory_budget, check_numerics
+        self.matmul_precision = checked(matmul_precision)
         self.after_call: list[Any] = []  # schedulers that are no formula: stepped after each call
         self.inputs = [Tensor(n) for n in graph.inputs]
         self._plain = [(n.attributes["name"], n.dtype.numpy) for n in graph.inputs]
@@ -103,10 +106,10 @@ class Program:
         key = tuple(sorted(sizes.items()))
         known = self._cache.get(key)
         if known is None:
-            from .specialized import specialize
+            from .specialized import Options, specialize
 
-            known = self._cache[key] = specialize(self.name, self.graph, lambda: self.simplified, sizes, backend=self.backend,
-                                                  threads=self.threads, memory_budget=self.memory_budget)
+            options = Options(self.backend, self.threads, self.memory_budget, self.matmul_precision)
+            known = self._cache[key] = specialize(self.name, self.graph, lambda: self.simplified, sizes, options)
         return known
 
     # -- running -----------------------------------------------------------------------------------------------

@@ -51,6 +51,15 @@ class Memory(NamedTuple):
         return self.cells + self.arena + self.inputs + self.outputs + self.constants + self.scratch
 
 
+class Options(NamedTuple):
+    """How a program is compiled; see `function`."""
+
+    backend: str
+    threads: int | None
+    memory_budget: int | None
+    precision: str
+
+
 class Planned(NamedTuple):
     """What is to run for fixed sizes, on whatever machine.
 
@@ -135,9 +144,10 @@ class Specialized:
 
 
 @contextmanager
-def getting_ready(graph: Graph, backend: str, threads: int | None) -> Iterator[None]:
+def getting_ready(graph: Graph, options: Options) -> Iterator[None]:
     """What a long step will need, whatever its code is, is made meanwhile on another core."""
-    if backend != "native" or threads == 1 or (len(graph.nodes) < LONG and sum(c.size for c in graph.cells()) < LARGE):
+    short = len(graph.nodes) < LONG and sum(c.size for c in graph.cells()) < LARGE
+    if options.backend != "native" or options.threads == 1 or short:
         yield
         return
     from .runtime.native.threads import available_parallelism, prepare
@@ -150,8 +160,8 @@ def getting_ready(graph: Graph, backend: str, threads: int | None) -> Iterator[N
             ready()
 
 
-def specialize(name: str, built: Graph, simplified: Callable[[], Graph], sizes: Mapping[str, int], *, backend: str,
-               threads: int | None, memory_budget: int | None) -> Specialized:
+def specialize(name: str, built: Graph, simplified: Callable[[], Graph], sizes: Mapping[str, int],
+               options: Options) -> Specialized:
     """A program for these sizes: kept on disk by an earlier process, or compiled and then kept.
 
     built       the graph as the user built it, by which a kept program is found
@@ -159,30 +169,30 @@ def specialize(name: str, built: Graph, simplified: Callable[[], Graph], sizes: 
     Raises GraphError where nothing meets the memory budget; `name` is what the message calls the program.
     """
     key = None
-    if backend == "native":
+    if options.backend == "native":
         from .runtime.native import kept_programs
         from .runtime.native.threads import available_parallelism
 
         start = perf_counter()
-        key = kept_programs.key_of(built, sizes, threads or available_parallelism(), memory_budget)
+        key = kept_programs.key_of(built, sizes, options.threads or available_parallelism(), options.memory_budget,
+                                   options.precision)
         running = kept_programs.load(key, built) if key is not None else None
         if running is not None:
-            again = partial(compile_again, name, built, dict(sizes), backend, threads, memory_budget)
+            again = partial(compile_again, name, built, dict(sizes), options)
             return Specialized(dict(sizes), running, again, perf_counter() - start)
-    with getting_ready(built, backend, threads):
-        compiled = compile_for(name, simplified(), sizes, backend=backend, threads=threads, memory_budget=memory_budget)
+    with getting_ready(built, options):
+        compiled = compile_for(name, simplified(), sizes, options)
     if key is not None:
         kept_programs.store(key, built, cast("Native", compiled.executable))
     return Specialized(dict(sizes), compiled.executable, lambda: compiled)
 
 
 @kept_waiting()
-def compile_again(name: str, built: Graph, sizes: Mapping[str, int], backend: str, threads: int | None,
-                  memory_budget: int | None) -> Compiled:
+def compile_again(name: str, built: Graph, sizes: Mapping[str, int], options: Options) -> Compiled:
     """What a program that was kept on disk is compiled to, for those who want to look at it."""
     from .passes.pipeline import Pipeline
 
-    return compile_for(name, Pipeline().simplified(built), sizes, backend=backend, threads=threads, memory_budget=memory_budget)
+    return compile_for(name, Pipeline().simplified(built), sizes, options)
 
 
 def planned(name: str, simplified: Graph, sizes: Mapping[str, int], *, backend: str, memory_budget: int | None) -> Planned:
@@ -218,21 +228,21 @@ def planned(name: str, simplified: Graph, sizes: Mapping[str, int], *, backend: 
     return Planned(graph, plan, tiny, pipeline.seconds, cost, batch)
 
 
-def compile_for(name: str, simplified: Graph, sizes: Mapping[str, int], *, backend: str, threads: int | None,
-                memory_budget: int | None) -> Compiled:
+def compile_for(name: str, simplified: Graph, sizes: Mapping[str, int], options: Options) -> Compiled:
     """Compiles a simplified graph for these sizes.
 
     Raises as `specialize`.
     """
-    made = planned(name, simplified, sizes, backend=backend, memory_budget=memory_budget)
-    if backend == "native":
+    made = planned(name, simplified, sizes, backend=options.backend, memory_budget=options.memory_budget)
+    if options.backend == "native":
         from .runtime.native.executable import Native
+        from .runtime.native.target import host
         from .runtime.native.teams import pays
         from .runtime.native.threads import available_parallelism
 
-        wanted = threads or available_parallelism()
+        wanted = options.threads or available_parallelism()
         team = wanted if not made.tiny and pays(made.plan, wanted) else 1
-        native = Native(made.graph, made.plan, team, unrolled=made.tiny)
+        native = Native(made.graph, made.plan, team, unrolled=made.tiny, target=host(options.precision))
         made.seconds.update(native.seconds)
         return Compiled(made, native)
     from .runtime.program import Interpreted

@@ -62,7 +62,8 @@ class Graph:
         self._programs.clear()
 
     def configure(self, **options: Any) -> None:
-        """Options of the step: backend, threads, memory_budget, check_numerics, grad_clip_norm, accumulate."""
+        """Options of the step: backend, threads, memory_budget, check_numerics, matmul_precision, grad_clip_norm,
+        accumulate."""
         self._options.update(options)
         self._programs.clear()
 

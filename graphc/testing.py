@@ -194,7 +194,7 @@ def assert_backends_agree(program: Program, feeds: Mapping[str, Any] | None = No
 
     feeds   an array per input name
     rtol    largest difference, relative to an array's largest element; None for a bound by dtype.  Integers and bools
-            must be equal
+            must be equal.  Contractions are multiplied with matmul_precision="highest"
     steps   how many calls to make, one after another
 
     The cells have their old values afterwards.  Raises BackendError with the output and the worst element.
@@ -203,7 +203,8 @@ def assert_backends_agree(program: Program, feeds: Mapping[str, Any] | None = No
     results: dict[str, list[np.ndarray]] = {}
     for backend in ("numpy", "native"):
         with kept(cells):
-            twin = Program(program.graph, program.structure, backend=backend, threads=program.threads)
+            twin = Program(program.graph, program.structure, backend=backend, threads=program.threads,
+                           matmul_precision="highest")
             for _ in range(steps):
                 returned = twin(**(feeds or {}))
             results[backend] = [*_flat(returned), *(cell.array.copy() for cell in cells)]

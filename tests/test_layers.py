@@ -15,7 +15,7 @@ LAYERS = [{"draws", "errors", "garbage", "hashes", "origins", "pages", "records"
           {"c_header", "cells", "index"}, {"op"}, {"ir", "methods"}, {"access", "identity", "labels", "structures", "tensor"},
           {"ops"}, {"autograd", "linalg", "loops"},
           {"plan", "tokens"}, {"literals"}, {"parsing"}, {"text"}, {"viz"}, {"html", "lanes"}, {"lanes_page"}, {"optim", "nn"},
-          {"passes", "runtime"}, {"feeds", "finite", "specialized", "timeline"}, {"fit", "inspection", "watching"},
+          {"passes", "runtime"}, {"feeds", "finite", "precision", "specialized", "timeline"}, {"fit", "inspection", "watching"},
           {"program"}, {"driver", "exporting"}, {"static_graph", "lbfgs"}, {"testing", "loading"},
           {"checking", "cli_texts", "completion"}, {"cli"}, {"__main__"}]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

@@ -32,8 +32,8 @@ from tests.test_native_contract import (
     strided,
 )
 
-UNIT, WITHOUT = with_matrix_unit(host()), replace(host(), matrix_unit=False)
-HERE = [UNIT] if UNIT.matrix_unit else []  # nothing to run where there is no such unit: the rest is text
+UNIT, WITHOUT = with_matrix_unit(host()), replace(host(), pieces=0)
+HERE = [UNIT] if UNIT.pieces else []  # nothing to run where there is no such unit: the rest is text
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def run_by_vectors(cases: list[Case], target: Target, threads: tuple[int, ...] =
             out.view[...] = 113
             assert np.all(out.memory == 113), f"wrote beside the result: {c}"
         road = choose_road(c, target, False, case.loads, False, overlap)
-        overlapped += bool(road.blocking.overlap or road.blocking.matrix) and not road.dots
+        overlapped += bool(road.blocking.overlap or road.blocking.pieces) and not road.dots
     return overlapped
 
 
@@ -104,7 +104,7 @@ def products() -> list[Case]:
 @pytest.mark.usefixtures("always")
 class TestMatrixUnit:
     def test_is_used(self, target: Target) -> None:
-        assert all(choose_road(c.contraction, target, True, (False, False)).blocking.matrix for c in products())
+        assert all(choose_road(c.contraction, target, True, (False, False)).blocking.pieces for c in products())
         text = Module()
         f = text.function("f", PARAMETERS, internal=False)
         a, b, c, scratch, thread, threads = f.parameters
@@ -188,9 +188,9 @@ def test_whole_steps(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nobody_gets_it_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
-    for value, wanted in (("", False), ("0", False), ("1", UNIT.matrix_unit)):
+    for value, wanted in (("", False), ("0", False), ("1", UNIT.pieces)):
         monkeypatch.setenv("GRAPHC_MATRIX_UNIT", value)
-        assert host.__wrapped__().matrix_unit == wanted
+        assert host.__wrapped__().pieces == wanted
 
 
 def multiply(target: Target, a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -216,8 +216,8 @@ def test_tiles_overlap_with_multiply_adds() -> None:
 def test_text_for_another_machine() -> None:
     """A server with a matrix unit can be generated for anywhere; a small contraction does not use it."""
     target = describe("x86_64-unknown-linux-gnu", "sapphirerapids",
-                      "+avx512f,+avx512vl,+avx512bw,+avx512dq,+fma,+avx2,+amx-tile,+amx-bf16")
-    assert target.matrix_unit
+                      "+avx512f,+avx512vl,+avx512bw,+avx512dq,+fma,+avx2,+amx-tile,+amx-bf16,+avx512bf16")
+    assert target.pieces
     texts = []
     for c in (matmul(512, 512, 512), matmul(16, 16, 16)):
         module = Module()

@@ -174,7 +174,7 @@ def test_balanced_and_finished_beside_the_next_tile(pool: Pool) -> None:
     assert bool(check_balanced(cases, host(), pool, overlap=True)) == (blocking.KEPT_SHARE > 0)
 
 
-@pytest.mark.skipif(not with_matrix_unit(host()).matrix_unit, reason="no matrix unit here")
+@pytest.mark.skipif(not with_matrix_unit(host()).pieces, reason="no matrix unit here")
 def test_balanced_in_pieces(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contract, "matrix_cost", lambda *_: -1.0)
     target = with_matrix_unit(host())

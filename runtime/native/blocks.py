@@ -83,7 +83,7 @@ class Blocking(Extent, Rows, Sums, Tiles, Depth, Blocks, Sharing, Scratch):
     """Every decision about one contraction; lengths in elements unless said otherwise."""
 
     gathers_rows: bool = False  # the tiles of a row meet in scratch, and are finished together
-    matrix: bool = False  # in the registers of a matrix unit
+    pieces: int = 0  # that a matrix unit multiplies for each element; 0: no such unit does it
     overlap: int = 0  # k in which a vector of the tile before is finished while this one is summed; 0: tiles finish themselves
 
     @property
@@ -94,7 +94,7 @@ class Blocking(Extent, Rows, Sums, Tiles, Depth, Blocks, Sharing, Scratch):
     @property
     def cycles(self) -> int:
         """Of a tile's multiply-adds in a block of k, at their limit."""
-        return 0 if self.matrix else self.height * self.vectors * self.k_in_block // 2
+        return 0 if self.pieces else self.height * self.vectors * self.k_in_block // 2
 
     @property
     def coarse(self) -> bool:

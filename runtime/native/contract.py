@@ -225,7 +225,7 @@ def emit_contraction(f: Function, target: Target, c: Contraction, a: Value, b: V
     if 0 in c.k:  # an empty sum: one product of zeros
         a = b = f.module.table([0], c.dtype)
         load_a = load_b = None
-    if road.blocking.matrix:
+    if road.blocking.pieces:
         if finish is None:
             finish, vector = store_to(to, c, target), store_vector_to(to, c, target)
         MatrixTiles(f, target, c, road.blocking, a, b, scratch, finish, prefetch, load_a, load_b, vector).emit(thread, threads)

@@ -57,7 +57,7 @@ class Native(Running):
         self.graph, self.plan, self.flush_denormals = graph, plan, flush_denormals
         self.target = target or host()
         if not flush_denormals:  # a matrix unit always does
-            self.target = replace(self.target, matrix_unit=False)
+            self.target = replace(self.target, pieces=0)
         alone = unrolled or all(step_is_serial(s) for s in plan.steps)  # then waking workers would be for nothing
         self.unrolled, team = unrolled, 1 if alone else threads_
         self.seconds: dict[str, float] = {}

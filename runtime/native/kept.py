@@ -47,7 +47,7 @@ def keeping() -> tuple[cache.Cache, bytes] | None:
     store, here = cache.default(), machine()
     if store is None or here is None:
         return None
-    return store, here + f" matrix unit: {os.environ.get('GRAPHC_MATRIX_UNIT') == '1'}".encode()
+    return store, here + f" matrix unit: {os.environ.get('GRAPHC_MATRIX_UNIT')}".encode()
 
 
 def code(name: str, make: Callable[[], Code]) -> Addresses:

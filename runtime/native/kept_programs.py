@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 MOST_CONSTANTS = 16 << 20  # bytes of large constants that passes have computed, which are kept with a program
 
 
-def key_of(graph: Graph, sizes: Mapping[str, int], threads: int, memory_budget: int | None) -> bytes | None:
+def key_of(graph: Graph, sizes: Mapping[str, int], threads: int, memory_budget: int | None, precision: str
+           ) -> bytes | None:
     """Under which a program of this graph, as it was built, is kept; None where it is not."""
     found = keeping()
     if found is None:
@@ -36,7 +37,7 @@ def key_of(graph: Graph, sizes: Mapping[str, int], threads: int, memory_budget: 
     except Unspoken:
         return None
     numbers = [(name, int(size)) for name, size in sorted(sizes.items())]
-    options = repr((numbers, threads, None if memory_budget is None else int(memory_budget)))
+    options = repr((numbers, threads, None if memory_budget is None else int(memory_budget), precision))
     return cache.joint_key(b"program", found[1], said, options.encode())
 
 

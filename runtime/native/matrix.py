@@ -1,11 +1,11 @@
-"""Contractions of float32 on a matrix unit, which multiplies bfloat16: operands are packed as sums of three pieces.
+"""Contractions of float32 on a matrix unit, which multiplies bfloat16: operands are packed as sums of pieces.
 
 Knows how a `Blocking` becomes loops around matrix registers.  Must not know how it was chosen, what the pieces are made
 of, or what a finished tile is used for.
 
 While a tile's products run in the matrix unit, the vector units finish the tile before, where the caller can finish
-vector by vector.  A tile that is not finite is computed again from the operands by vector multiply-adds, since pieces
-cannot tell infinity from NaN.
+vector by vector.  A tile that is not finite is computed again from the operands by vector multiply-adds, since several
+pieces cannot tell infinity from NaN.
 """
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ from graphc.runtime.native import matrix_unit as unit
 from graphc.runtime.native.axes import Contraction
 from graphc.runtime.native.blocks import Blocking
 from graphc.runtime.native.emit import SIZES, Function, Value, constant, i64
-from graphc.runtime.native.matrix_blocking import columns_in_place, rows_in_place, rows_turn_at_once
+from graphc.runtime.native.matrix_blocking import lies_across, lies_along
 from graphc.runtime.native.microkernel import MicroKernel, TileShape, tile_function
 from graphc.runtime.native.overlap import FinishVector, Waiting, fetch_row
 from graphc.runtime.native.pieces import (
     DEPTH,
     LANES,
-    PIECES,
     PRODUCTS,
     REGISTER_BYTES,
     SIDE,
@@ -71,55 +70,70 @@ class MatrixTiles(TileLoops):
 
     def pack_columns(self, item: Value, b: Value, table: Value, j0: Value, columns: Value, k_first: Value, count: Value,
                      to: Value) -> None:
-        f, g = self.f, self.blocking
-        if columns_in_place(g, self.load_b is not None):
-            source, stride, ahead = self.at(b, j0), g.b_k or 0, i64(self.width)
-        else:
-            source, stride, ahead = self.region("columns"), self.width, i64(0)
-            super().pack_columns(item, b, table, j0, columns, k_first, count, source)
+        f, g, load = self.f, self.blocking, self.load_b
         valid = f.minimum(columns, f.sub(i64(g.n), j0)) if g.n % self.width else i64(self.width)
-
-        def registers(k: Value, left: Value, t: int) -> list[Value]:
-            lanes = f.sub(valid, i64(t * LANES))
-            return [self.at(source, f.add(f.mul(k, i64(stride)), i64(t * LANES))), i64(stride), i64(SIDE * stride), left,
-                    f.sub(left, i64(SIDE)), lanes, lanes, ahead]
-
-        self.split(to, count, self.across, registers)
+        if lies_across(g.b_k, g.b_n) and not load:
+            self.split_across(to, count, self.across, self.at(b, j0), g.b_k or 0, valid, i64(self.width), turned=False)
+        elif lies_along(g.b_k, g.b_n) and not load:
+            stride = g.b_n[0][1]
+            source = self.at(b, f.mul(j0, i64(stride)))
+            self.split_along(to, count, self.across, source, stride, valid, i64(self.width * stride), turned=True)
+        else:
+            source = self.region("columns")
+            super().pack_columns(item, b, table, j0, columns, k_first, count, source)
+            self.split_across(to, count, self.across, source, self.width, valid, i64(0), turned=False)
 
     def pack_rows(self, item: Value, a: Value, table: Value, i0: Value, height: Value, k_first: Value, count: Value,
                   to: Value) -> None:
-        f, g = self.f, self.blocking
-        padded, ahead = -(-g.k_in_block // DEPTH) * DEPTH, i64(0)
-        if rows_in_place(g, self.load_a is not None):
+        f, g, load = self.f, self.blocking, self.load_a
+        if lies_along(g.a_k, g.a_m) and not load:
             stride = g.a_m[0][1] if g.a_m else 0
-            source, ahead = self.at(a, f.mul(i0, i64(stride))), i64(g.height * stride)
-        elif self.load_a and g.a_k == 1:
-            source, stride = self.region("lines"), g.k_in_block
-            super().pack_rows(item, a, table, i0, height, k_first, count, source)
+            source = self.at(a, f.mul(i0, i64(stride)))
+            self.split_along(to, count, self.down, source, stride, height, i64(g.height * stride), turned=False)
+        elif lies_across(g.a_k, g.a_m) and not load:
+            self.split_across(to, count, self.down, self.at(a, i0), g.a_k or 0, height, i64(g.height), turned=True)
         else:
-            lines, k_stride = self.at(a, i0), g.a_k or 0
-            if not rows_turn_at_once(g, self.load_a is not None):
-                lines, k_stride = self.region("lines"), g.height
-                super().pack_rows(item, a, table, i0, height, k_first, count, lines)
-            source, stride = self.region("turned"), padded
-            self.pack(lines, NO_TABLE, 1, ((g.k_in_block, k_stride),), i64(0), count, i64(padded), g.k_in_block,
-                      source, i64(padded), height)
+            source = self.region("lines")
+            super().pack_rows(item, a, table, i0, height, k_first, count, source)
+            if load and g.a_k == 1:
+                self.split_along(to, count, self.down, source, g.k_in_block, height, i64(0), turned=False)
+            else:
+                self.split_across(to, count, self.down, source, g.height, height, i64(0), turned=True)
 
-        def registers(k: Value, left: Value, t: int) -> list[Value]:
-            rows = f.sub(height, i64(t * SIDE))
+    def split_along(self, to: Value, count: Value, registers: int, source: Value, stride: int, lines: Value, ahead: Value, *,
+                    turned: bool) -> None:
+        """Write the pieces of a block of k, of `lines` lines along k."""
+        f = self.f
+
+        def part(k: Value, left: Value, t: int) -> list[Value]:
+            rows = f.sub(lines, i64(t * SIDE))
             return [self.at(source, f.add(k, i64(t * SIDE * stride))), i64(stride), i64(LANES), rows, rows, left,
                     f.sub(left, i64(LANES)), ahead]
 
-        self.split(to, count, self.down, registers)
+        self.split(to, count, registers, part, turned)
 
-    def split(self, to: Value, count: Value, registers: int, source: Callable[[Value, Value, int], list[Value]]) -> None:
-        """Write the pieces of a block of k; `source(k, k left, register)`: the last arguments of `split_function`."""
+    def split_across(self, to: Value, count: Value, registers: int, source: Value, stride: int, lines: Value, ahead: Value, *,
+                     turned: bool) -> None:
+        """The same of lines across k, of which `lines` elements are there."""
         f = self.f
+
+        def part(k: Value, left: Value, t: int) -> list[Value]:
+            lanes = f.sub(lines, i64(t * LANES))
+            return [self.at(source, f.add(f.mul(k, i64(stride)), i64(t * LANES))), i64(stride), i64(SIDE * stride), left,
+                    f.sub(left, i64(SIDE)), lanes, lanes, ahead]
+
+        self.split(to, count, registers, part, turned)
+
+    def split(self, to: Value, count: Value, registers: int, part: Callable[[Value, Value, int], list[Value]], turned: bool
+              ) -> None:
+        """`part(k, k left, register)`: the last arguments of `split_function`."""
+        f, g = self.f, self.blocking
+        name = split_function(f.module, g.pieces, turned)
         with f.loop(0, f.binary("udiv", f.add(count, i64(DEPTH - 1)), i64(DEPTH))) as q:
             k, place = f.mul(q, i64(DEPTH)), self.panel(to, q, registers)
             for t in range(registers):
-                f.call(split_function(f.module), [f.offset(place, i64(t * REGISTER_BYTES), "i8"),
-                                                  i64(registers * REGISTER_BYTES), *source(k, f.sub(count, k), t)])
+                f.call(name, [f.offset(place, i64(t * REGISTER_BYTES), "i8"), i64(registers * REGISTER_BYTES),
+                              *part(k, f.sub(count, k), t)])
 
     # -- tiles -------------------------------------------------------------------------------------------------
 
@@ -186,7 +200,7 @@ class MatrixTiles(TileLoops):
             self.step(self.panel(a, q, self.down), self.panel(b, q, self.across))
 
     def panel(self, packed: Value, q: Value, registers: int) -> Value:
-        return self.f.offset(packed, self.f.mul(q, i64(PIECES * registers * REGISTER_BYTES)), "i8")
+        return self.f.offset(packed, self.f.mul(q, i64(self.blocking.pieces * registers * REGISTER_BYTES)), "i8")
 
     def finish_rows(self, tile: Tile, first: Value, count: int, streams: Sequence[tuple[Value, int]]) -> None:
         """Finish some rows of a tile; and fetch those of the streams, which belong to the next one."""
@@ -211,7 +225,7 @@ class MatrixTiles(TileLoops):
                 for t in range(registers):
                     unit.load(f, first + t, f.offset(pointer, i64((piece * registers + t) * REGISTER_BYTES), "i8"), i64(64))
 
-        for of_a, of_b in PRODUCTS:
+        for of_a, of_b in PRODUCTS[self.blocking.pieces]:
             fetch("a", a, of_a, down, first_a)
             fetch("b", b, of_b, across, first_b)
             for r in range(down):
@@ -223,6 +237,8 @@ class MatrixTiles(TileLoops):
     def check(self, tile: Tile) -> None:
         """Where a sum is infinite or no number, or a piece could not hold an operand: the tile from its operands."""
         f, g = self.f, self.blocking
+        if g.pieces == 1:  # which holds infinity and NaN
+            return
         fine = f.emit(f"call i1 @{finite_function(f.module)}({tile.pointer}, {i64(tile.stride)}, {tile.rows}, "
                       f"{i64(self.across)})", "i1")
         with f.when(f.binary("xor", fine, constant(True, "i1"))), f.loop(0, g.k_blocks) as k_block:

@@ -12,67 +12,77 @@ from graphc.runtime.native.axes import Axes, Contraction, pieces_run
 from graphc.runtime.native.blocking import LARGE, choose_blocking, choose_sharing, with_regions
 from graphc.runtime.native.blocks import Blocking, Sharing
 from graphc.runtime.native.packing import PIECE
-from graphc.runtime.native.pieces import DEPTH, LANES, PIECES, PRODUCTS, REGISTER_BYTES, SIDE
+from graphc.runtime.native.pieces import ALL, DEPTH, LANES, PRODUCTS, REGISTER_BYTES, SIDE
+from graphc.runtime.native.pieces import loads as loads_of
 from graphc.runtime.native.target import Target
 
 from graphc.records import replace
 
 LEAST_PRODUCTS, LEAST_SIDE, LEAST_DEPTH = 1 << 15, 8, 16  # of one member of the batch: less is not worth packing
-BLOCK_K = 256  # k of a packed block, where a sum is longer than
+BLOCK_K = 256  # k of a packed block in all pieces, where a sum is longer than
 LONGEST_K = 384
 PARTIAL_BYTES = 4 << 20  # of sums that wait for the next block of k: they come and go while others are multiplied
-STEP = SIDE  # cycles of one multiplication of matrix registers
+STEP, LOAD = SIDE, 8  # cycles of one multiplication of matrix registers, and of loading one
 TILE_CYCLES, CALL_CYCLES = 250, 3000  # of a tile beside its multiplications, of a contraction beside its tiles
-SPLIT_CYCLES, TURN_CYCLES, COPY_CYCLES = 0.8, 0.9, 0.3  # of an element: in pieces, transposed, copied before that
+SPLIT_CYCLES = {1: 0.25, 2: 0.5, 3: 0.8}  # of an element, by the number of its pieces
+TURN_CYCLES = 0.25  # of a piece of an element that is transposed
+COPY_CYCLES, FAR_CYCLES = 0.3, 1.3  # of an element that is copied before that: lines, and single elements
 WORTH = 1.25  # how many times as fast it must seem: estimates err
 
 
-def tile_sides(m: int, n: int, k: int) -> tuple[int, int]:
+def step_cycles(down: int, across: int, pieces: int) -> int:
+    """Of one depth of k of a tile."""
+    of_a, of_b = loads_of(pieces)
+    return max(len(PRODUCTS[pieces]) * STEP * down * across, LOAD * (of_a * down + of_b * across))
+
+
+def tile_sides(m: int, n: int, pieces: int) -> tuple[int, int]:
     """(registers down, registers across) of a tile."""
     def cycles(down: int, across: int) -> int:
-        loads = 8 * (4 * down + 3 * across)
-        return -(-m // (SIDE * down)) * -(-n // (LANES * across)) * max(len(PRODUCTS) * STEP * down * across, loads)
+        return -(-m // (SIDE * down)) * -(-n // (LANES * across)) * step_cycles(down, across, pieces)
 
     return min(((d, a) for d in (2, 1) for a in (2, 1)), key=lambda sides: (cycles(*sides), -sum(sides)))
 
 
-def rows_in_place(g: Blocking, load: bool) -> bool:
-    """Whether k is adjacent in A, whose rows are evenly spaced."""
-    return g.a_k == 1 and len(g.a_m) <= 1 and not load
+def lies_along(k: int | None, axes: Axes) -> bool:
+    """Whether an operand lies in memory as evenly spaced lines along k."""
+    return k == 1 and len(axes) <= 1
 
 
-def columns_in_place(g: Blocking, load: bool) -> bool:
-    """Whether columns of B are adjacent, and its k evenly spaced."""
-    return g.b_k is not None and (not g.b_n or (len(g.b_n) == 1 and g.b_n[0][1] == 1)) and not load
+def lies_across(k: int | None, axes: Axes) -> bool:
+    """Whether it lies there as evenly spaced lines across k."""
+    return k is not None and (not axes or (len(axes) == 1 and axes[0][1] == 1))
 
 
-def rows_turn_at_once(g: Blocking, load: bool) -> bool:
-    """Whether A can be transposed straight from memory: its rows are neighbours."""
-    return g.a_k is not None and len(g.a_m) == 1 and g.a_m[0][1] == 1 and not load
-
-
-def copy_cycles(axes: Axes, adjacent: bool) -> float:
-    return COPY_CYCLES if adjacent or pieces_run(axes) >= LANES else 1.3
+def pack_cycles(k: int | None, axes: Axes, load: bool, pieces: int, along: bool) -> float:
+    """Of an element.  along: whether registers have rows along k."""
+    natural, turned = (lies_along, lies_across) if along else (lies_across, lies_along)
+    if natural(k, axes) and not load:
+        return SPLIT_CYCLES[pieces]
+    if turned(k, axes) and not load:
+        return SPLIT_CYCLES[pieces] + TURN_CYCLES * pieces
+    copied = COPY_CYCLES if lies_across(k, axes) or pieces_run(axes) >= LANES else FAR_CYCLES
+    return SPLIT_CYCLES[pieces] + copied + (TURN_CYCLES * pieces if along else 0)
 
 
 @lru_cache(maxsize=512)
 def matrix_blocking(c: Contraction, target: Target, loads: tuple[bool, bool], whole_rows: bool) -> Blocking | None:
     """The blocking for a matrix unit; None where there is none, or where it cannot pay."""
     base = choose_blocking(c, target, False, loads)
-    m, n, k = base.m, base.n, math.prod(c.k)
-    if (not target.matrix_unit or c.dtype != "float" or base.empty or 0 in c.k or min(m, n) < LEAST_SIDE or k < LEAST_DEPTH
+    m, n, k, pieces = base.m, base.n, math.prod(c.k), target.pieces
+    if (not pieces or c.dtype != "float" or base.empty or 0 in c.k or min(m, n) < LEAST_SIDE or k < LEAST_DEPTH
             or m * n * k < LEAST_PRODUCTS):
         return None
-    down, across = tile_sides(m, n, k)
+    down, across = tile_sides(m, n, pieces)
     height, width = SIDE * down, LANES * across
     row_tiles, panels = -(-m // height), -(-n // width)
     runs = math.lcm(base.a_run or 1, base.b_run or 1)
-    inner_blocks = 1 if base.k_inner <= LONGEST_K else math.ceil(base.k_inner / BLOCK_K)
+    inner_blocks = 1 if base.k_inner * pieces <= LONGEST_K * ALL else math.ceil(base.k_inner * pieces / (BLOCK_K * ALL))
     k_in_block = math.ceil(math.ceil(base.k_inner / inner_blocks) / runs) * runs
     inner_blocks = -(-base.k_inner // k_in_block)
     k_blocks = math.prod(s for s, _ in base.a_k_outer) * inner_blocks
     deep = -(-k_in_block // DEPTH)
-    panel_bytes, row_tile_bytes = deep * PIECES * across * REGISTER_BYTES, deep * PIECES * down * REGISTER_BYTES
+    panel_bytes, row_tile_bytes = (deep * pieces * side * REGISTER_BYTES for side in (across, down))
     most_panels = panels if whole_rows else max(1, min(panels, target.l2_bytes // 2 // panel_bytes))
     panels_in_block = -(-panels // -(-panels // most_panels))
     sums_bytes = height * width * 4
@@ -81,7 +91,7 @@ def matrix_blocking(c: Contraction, target: Target, loads: tuple[bool, bool], wh
         tiles_in_block = max(1, min(row_tiles, PARTIAL_BYTES // (panels_in_block * sums_bytes)))
     padded_k = deep * DEPTH
     gathers = whole_rows and panels > 1
-    _, pack_rows, pack_columns = parts_of_cost(base, loads, m, n, k)
+    _, pack_rows, pack_columns = parts_of_cost(base, pieces, loads, m, n, k)
     # every thread packs the whole operand along which the work is not split
     split_rows = whole_rows or (row_tiles > 1 and pack_columns < pack_rows) or panels == 1
     sharing = Sharing()
@@ -96,14 +106,13 @@ def matrix_blocking(c: Contraction, target: Target, loads: tuple[bool, bool], wh
         k_in_block=k_in_block, k_inner_blocks=inner_blocks, k_blocks=k_blocks, pack_a=True, pack_b=True, streamed=False,
         fetched=0, a_line=height, tiles_in_block=tiles_in_block, panels_in_block=panels_in_block, split_rows=split_rows,
         **vars(sharing), row_tile_bytes=row_tile_bytes, panel_bytes=panel_bytes, gathers_rows=gathers, overlapped=False,
-        overlap=0, matrix=True)
+        overlap=0, pieces=pieces)
     return with_regions(made, {
         "offsets": 8 * PIECE * (max(padded_k, height, width) + 2 * LANES),
         "tile": 2 * sums_bytes,
         "rows": height * panels * width * 4 if gathers else 0,
         "a": rows_packed * row_tile_bytes,
         "lines": (max(k_in_block * height, height * padded_k) + LANES) * 4,  # rows of A before they are transposed
-        "turned": (height * padded_k + LANES) * 4,
         "columns": (k_in_block * width + LANES) * 4,  # columns of B before they are in pieces
         "loaded": k_in_block * width * 4 if loads[1] and base.b_k == 1 else 0,
         "partial": tiles_in_block * panels_in_block * sums_bytes if k_blocks > 1 else 0,
@@ -111,26 +120,20 @@ def matrix_blocking(c: Contraction, target: Target, loads: tuple[bool, bool], wh
     })
 
 
-def parts_of_cost(g: Blocking, loads: tuple[bool, bool], m: int, n: int, k: int) -> tuple[float, float, float]:
+def parts_of_cost(g: Blocking, pieces: int, loads: tuple[bool, bool], m: int, n: int, k: int) -> tuple[float, float, float]:
     """Cycles of one member of the batch: (multiplications, packing A once, packing B once)."""
-    down, across = tile_sides(m, n, k)
+    down, across = tile_sides(m, n, pieces)
     tiles = -(-m // (SIDE * down)) * -(-n // (LANES * across))
-    step = max(len(PRODUCTS) * STEP * down * across, 8 * (4 * down + 3 * across))
-    rows = SPLIT_CYCLES
-    if not rows_in_place(g, loads[0]):
-        rows += TURN_CYCLES
-        if not rows_turn_at_once(g, loads[0]):
-            rows += copy_cycles(g.a_m, len(g.a_m) == 1 and g.a_m[0][1] == 1)
-    columns = SPLIT_CYCLES
-    if not columns_in_place(g, loads[1]):
-        columns += TURN_CYCLES if g.b_k == 1 else copy_cycles(g.b_n, len(g.b_n) == 1 and g.b_n[0][1] == 1)
+    step = step_cycles(down, across, pieces)
+    rows = pack_cycles(g.a_k, g.a_m, loads[0], pieces, True)
+    columns = pack_cycles(g.b_k, g.b_n, loads[1], pieces, False)
     return tiles * (-(-k // DEPTH) * step * 1.1), m * k * rows, n * k * columns
 
 
 def matrix_cost(c: Contraction, g: Blocking, loads: tuple[bool, bool]) -> float:
     """Cycles for one member of the batch that vectors may take and still be preferred."""
     k = math.prod(c.k)
-    multiply, rows, columns = parts_of_cost(g, loads, g.m, g.n, k)
+    multiply, rows, columns = parts_of_cost(g, g.pieces, loads, g.m, g.n, k)
     tiles = g.row_tiles * g.panels * (TILE_CYCLES + 100 * (g.k_blocks - 1))
     again_rows, again_columns = -(-g.panels // g.panels_in_block), -(-g.row_tiles // g.tiles_in_block)
     return WORTH * (multiply + tiles + rows * again_rows + columns * again_columns + CALL_CYCLES / g.batch)

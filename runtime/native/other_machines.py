@@ -50,7 +50,7 @@ def machine(triple: str | None, cpu: str | None, features: str) -> Target:
 
     Raises: GraphError for what LLVM does not know, and for what is no 64-bit little-endian machine.
     """
-    own = replace(host(), matrix_unit=False)
+    own = replace(host(), pieces=0)
     same = triple is None or triple == own.triple
     if same and cpu in (None, "native"):
         if not features:
@@ -102,7 +102,7 @@ def object_file(text: str, level: int, target: Target) -> bytes:
 
     Raises: GraphError where LLVM cannot.
     """
-    if replace(target, matrix_unit=host().matrix_unit) == host():
+    if replace(target, pieces=0) == replace(host(), pieces=0):
         return codegen.object_for(text, target, level=level, name="export")
     return ask("object", target, text, level)
 

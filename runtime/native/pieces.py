@@ -1,28 +1,31 @@
-"""float32 numbers as sums of three bfloat16 pieces, laid out for a matrix unit.
+"""float32 numbers as sums of bfloat16 pieces, laid out for a matrix unit.
 
 A matrix unit multiplies bfloat16 numbers (8 bits of mantissa) exactly and adds their products in float32.  A float32 has
 24 bits, so it is the sum of three bfloat16 numbers, and a product of two such sums is a sum of nine products.  The six
-that are kept leave out less than 2**-26 of the product; a float32 multiplication rounds off up to 2**-25.
+that are kept leave out less than 2**-26 of the product; a float32 multiplication rounds off up to 2**-25.  Two pieces have
+16 bits, and three of their products leave out up to 2**-16; one piece is the nearest bfloat16, off by up to 2**-9.
 
-Splitting rounds to the nearest bfloat16: T. J. Dekker, "A floating-point technique for extending the available
-precision", Numerische Mathematik 18 (1971), as Veltkamp's method; three-piece products: G. Henry, P. T. P. Tang and A.
-Heinecke, "Leveraging the bfloat16 Artificial Intelligence Datatype For Higher-Precision Computations", ARITH 2019.
+Each piece is what is nearest to the rest, which a processor with such a unit converts in one instruction: G. Henry, P. T. P.
+Tang and A. Heinecke, "Leveraging the bfloat16 Artificial Intelligence Datatype For Higher-Precision Computations", ARITH 2019.
 
-Numbers beyond 2**111 become NaN here, and so do infinities: whoever uses the sums looks for what is not finite.  Pieces
-below 2**-126 become zero, as denormal numbers do inside a step.
+Infinities become NaN where there are several pieces, and so do numbers that round to them: whoever uses the sums looks for
+what is not finite.  A single piece keeps them.  Pieces below 2**-126 become zero, as denormal numbers do inside a step.
 
 Knows pieces and their layout.  Must not know contractions or blocking.
 """
 
 from __future__ import annotations
 
+from itertools import pairwise
+
+from graphc.runtime.native import matrix_unit as unit
 from graphc.runtime.native.emit import Carried, Function, Module
+from graphc.runtime.native.packing import transposed
 from graphc.runtime.native.values import Value, constant, i64, vector
 
-PIECES = 3
-# (piece of A, piece of B), small products first; neighbours share an operand, so that registers are loaded once
-PRODUCTS = ((0, 2), (0, 1), (1, 1), (1, 0), (0, 0), (2, 0))
-SPLITTER = 65537.0  # 2**16 + 1: what is left of 24 bits are 8
+ALL = 3  # pieces that hold every float32
+# By number of pieces: (piece of A, piece of B); neighbours share an operand, so that registers are loaded once
+PRODUCTS = {1: ((0, 0),), 2: ((0, 1), (0, 0), (1, 0)), 3: ((0, 2), (0, 1), (1, 1), (1, 0), (0, 0), (2, 0))}
 SIDE, LANES, DEPTH = 16, 16, 32  # rows of a matrix register; float32 lanes of a vector; k of a matrix register
 REGISTER_BYTES = 1024  # 16 rows of 32 bfloat16, two for each lane: of k and of k + 16
 
@@ -30,33 +33,40 @@ PARAMETERS = (("to", "ptr"), ("piece_stride", "i64"), ("source", "ptr"), ("strid
               ("rows", "i64"), ("pair_rows", "i64"), ("lanes", "i64"), ("pair_lanes", "i64"), ("ahead", "i64"))
 
 
-def split(f: Function, x: Value) -> list[Value]:
-    """Three vectors that add up to x, whose elements bfloat16 holds."""
-    pieces = []
-    for _ in range(PIECES - 1):
-        spread = f.binary("fmul", x, constant(SPLITTER, x.type))
-        piece = f.binary("fsub", spread, f.binary("fsub", spread, x))
-        pieces.append(piece)
-        x = f.binary("fsub", x, piece)
-    return [*pieces, x]
+def loads(pieces: int) -> tuple[int, int]:
+    """How often all products of so many pieces load a register of A, and one of B."""
+    of_a, of_b = (1 + sum(x[side] != y[side] for x, y in pairwise(PRODUCTS[pieces])) for side in (0, 1))
+    return of_a, of_b
 
 
-def paired(f: Function, low: Value, high: Value) -> Value:
-    """The upper halves of both, side by side in each lane."""
-    whole = vector(LANES, "i32")
-    low, high = (f.emit(f"bitcast {v} to {whole}", whole) for v in (low, high))
-    low = f.emit(f"lshr {low}, {constant(16, whole).name}", whole)
-    high = f.emit(f"and {high}, {constant(-65536, whole).name}", whole)
-    return f.emit(f"or {low}, {high.name}", whole)
+def split(f: Function, low: Value, high: Value, pieces: int) -> list[Value]:
+    """Vectors of pairs (piece of low[j], piece of high[j]), one for each piece."""
+    found = []
+    for number in range(pieces):
+        halves = unit.to_bfloat16(f, low, high)
+        found.append(f.shuffle(halves, [j // 2 + LANES * (j % 2) for j in range(2 * LANES)]))
+        if number < pieces - 1:
+            low, high = (f.binary("fsub", x, back(f, halves, first)) for x, first in ((low, 0), (high, LANES)))
+    return found
 
 
-def split_function(module: Module) -> str:
+def back(f: Function, halves: Value, first: int) -> Value:
+    """16 of 32 bfloat16 numbers as float32, which has the same exponent."""
+    whole, numbers = vector(LANES, "i32"), vector(LANES, "float")
+    wide = f.emit(f"zext {f.shuffle(halves, range(first, first + LANES))} to {whole}", whole)
+    wide = f.binary("shl", wide, constant(16, whole))
+    return f.emit(f"bitcast {wide} to {numbers}", numbers)
+
+
+def split_function(module: Module, pieces: int, turned: bool) -> str:
     """``piece p of (source[r, j], source[r, j + pair])`` to row r, lane j of a register at ``to + p * piece_stride``.
+
+    turned: to row j, lane r
 
     r < 16 and j < 16; rows are `stride` elements apart.  Beyond `rows`, `lanes` (of the pair: `pair_rows`, `pair_lanes`)
     elements are zero and not read.  What lies `ahead` elements further is fetched for a later call.
     """
-    name = "pieces.split"
+    name = f"pieces.split.{pieces}{'.turned' * turned}"
     if name in module.functions:
         return name
     f = module.function(name, PARAMETERS, attributes="noinline nounwind")
@@ -78,11 +88,17 @@ def split_function(module: Module) -> str:
                 else:
                     found.append(f.load(place, type_))
             row = f.offset(to, f.mul(r, i64(64)), "i8")
-            for low, high in zip(*(split(f, x) for x in found), strict=True):
-                f.store(paired(f, low, high), row, align=64)
+            for pair_of in split(f, found[0], found[1], pieces):
+                f.store(pair_of, row, align=64)
                 row = f.offset(row, piece_stride, "i8")
         f.branch(done)
     f.block(done)
+    if turned:
+        lines = vector(LANES, "i32")
+        with f.loop(0, pieces) as p:
+            places = [f.offset(to, f.add(f.mul(p, piece_stride), i64(64 * r)), "i8") for r in range(SIDE)]
+            for row, place in zip(transposed(f, [f.load(place, lines) for place in places]), places, strict=True):
+                f.store(row, place, align=64)
     return name
 
 

@@ -13,6 +13,8 @@ from graphc.runtime.native.matrix_unit import permitted
 
 from graphc.records import record, replace
 
+PIECES = {"highest": 3, "high": 2, "medium": 1}  # that stand for a float32, by the precision of contractions
+
 
 @record(frozen=True)
 class Target:
@@ -27,7 +29,7 @@ class Target:
     l1_bytes: int
     l2_bytes: int  # per core
     l3_bytes: int
-    matrix_unit: bool = False  # registers of 16 rows of 64 bytes, multiplied in bfloat16 with float32 sums
+    pieces: int = 0  # bfloat16 numbers that stand for a float32 where a matrix unit multiplies them; 0: none does
 
     @property
     def has_lookups(self) -> bool:
@@ -89,25 +91,27 @@ def describe(triple: str, cpu: str, features: str, caches: tuple[int, int, int] 
     else:
         width, registers, masks = 16, 16, False
     return Target(triple, cpu, features, width, registers, masks, *(caches or cache_sizes()),
-                  matrix_unit=masks and {"amx-tile", "amx-bf16"} <= has)
+                  pieces=PIECES["highest"] if masks and {"amx-tile", "amx-bf16", "avx512bf16"} <= has else 0)
 
 
-@lru_cache(maxsize=1)
-def host() -> Target:
-    """The machine that runs this process; with its matrix unit only where GRAPHC_MATRIX_UNIT is 1.
+@lru_cache(maxsize=len(PIECES))
+def host(precision: str = "highest") -> Target:
+    """The machine that runs this process, for contractions of float32 of this precision ("highest", "high" or "medium").
 
-    A core that is shared with other work slows a matrix unit to a third, and vectors to three quarters; so who has cores
-    to himself says so.
+    With its matrix unit where the precision is lower, unless GRAPHC_MATRIX_UNIT is 0; for the highest only where that is 1:
+    a core that is shared with other work slows a matrix unit to a third, and vectors to three quarters, so who has cores to
+    himself says so.
     """
     import llvmlite.binding as llvm
 
     features = llvm.get_host_cpu_features().flatten()
     target = describe(llvm.get_process_triple(), llvm.get_host_cpu_name(), features)
-    wanted = os.environ.get("GRAPHC_MATRIX_UNIT") == "1"
-    return target if wanted and target.matrix_unit and permitted() else replace(target, matrix_unit=False)
+    said = os.environ.get("GRAPHC_MATRIX_UNIT")
+    wanted = said == "1" if precision == "highest" else said != "0"
+    return with_matrix_unit(target, precision) if wanted else replace(target, pieces=0)
 
 
-def with_matrix_unit(target: Target) -> Target:
+def with_matrix_unit(target: Target, precision: str = "highest") -> Target:
     """The same machine with its matrix unit, if it has one that this process may use."""
-    there = describe(target.triple, target.cpu, target.features).matrix_unit
-    return replace(target, matrix_unit=there and permitted())
+    there = describe(target.triple, target.cpu, target.features).pieces > 0
+    return replace(target, pieces=PIECES[precision] if there and permitted() else 0)
