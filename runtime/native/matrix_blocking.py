@@ -12,15 +12,15 @@ from graphc.runtime.native.axes import Axes, Contraction, pieces_run
 from graphc.runtime.native.blocking import LARGE, choose_blocking, choose_sharing, with_regions
 from graphc.runtime.native.blocks import Blocking, Sharing
 from graphc.runtime.native.packing import PIECE
-from graphc.runtime.native.pieces import ALL, DEPTH, LANES, PRODUCTS, REGISTER_BYTES, SIDE
+from graphc.runtime.native.pieces import DEPTH, LANES, PRODUCTS, REGISTER_BYTES, SIDE
 from graphc.runtime.native.pieces import loads as loads_of
 from graphc.runtime.native.target import Target
 
 from graphc.records import replace
 
 LEAST_PRODUCTS, LEAST_SIDE, LEAST_DEPTH = 1 << 15, 8, 16  # of one member of the batch: less is not worth packing
-BLOCK_K = 256  # k of a packed block in all pieces, where a sum is longer than
-LONGEST_K = 384
+BLOCK_K = {1: 1024, 2: 384, 3: 256}  # k of a packed block, by the number of pieces, where a sum is longer than half more
+PANELS_SHARE = {1: 4, 2: 2, 3: 2}  # of the second-level cache, which packed panels take: rows of one piece come from there too
 PARTIAL_BYTES = 4 << 20  # of sums that wait for the next block of k: they come and go while others are multiplied
 STEP, LOAD = SIDE, 8  # cycles of one multiplication of matrix registers, and of loading one
 TILE_CYCLES, CALL_CYCLES = 250, 3000  # of a tile beside its multiplications, of a contraction beside its tiles
@@ -77,13 +77,14 @@ def matrix_blocking(c: Contraction, target: Target, loads: tuple[bool, bool], wh
     height, width = SIDE * down, LANES * across
     row_tiles, panels = -(-m // height), -(-n // width)
     runs = math.lcm(base.a_run or 1, base.b_run or 1)
-    inner_blocks = 1 if base.k_inner * pieces <= LONGEST_K * ALL else math.ceil(base.k_inner * pieces / (BLOCK_K * ALL))
+    block_k = BLOCK_K[pieces]
+    inner_blocks = 1 if base.k_inner <= block_k + block_k // 2 else math.ceil(base.k_inner / block_k)
     k_in_block = math.ceil(math.ceil(base.k_inner / inner_blocks) / runs) * runs
     inner_blocks = -(-base.k_inner // k_in_block)
     k_blocks = math.prod(s for s, _ in base.a_k_outer) * inner_blocks
     deep = -(-k_in_block // DEPTH)
     panel_bytes, row_tile_bytes = (deep * pieces * side * REGISTER_BYTES for side in (across, down))
-    most_panels = panels if whole_rows else max(1, min(panels, target.l2_bytes // 2 // panel_bytes))
+    most_panels = panels if whole_rows else max(1, min(panels, target.l2_bytes // PANELS_SHARE[pieces] // panel_bytes))
     panels_in_block = -(-panels // -(-panels // most_panels))
     sums_bytes = height * width * 4
     tiles_in_block = row_tiles
