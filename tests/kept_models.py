@@ -79,8 +79,16 @@ def own_gradient() -> Made:
     return graphc.train_step((clipped(x @ w) ** 2).mean(), optim.SGD([w], lr=0.1)), {"x": X}
 
 
+def in_one_piece() -> Made:
+    """On a matrix unit, where there is one: its registers have to be asked for by each process."""
+    model = nn.Sequential(nn.Linear(200, 256), nn.ReLU(), nn.Linear(256, 5))
+    x, y = graphc.placeholder("x", ("batch", 200)), graphc.placeholder("y", ("batch",), "int64")
+    fed = {"x": RNG.standard_normal((128, 200)).astype("f"), "y": RNG.integers(0, 5, 128)}
+    return graphc.train_step(nn.CrossEntropyLoss()(model(x), y), optim.Adam(model.parameters()), matmul_precision="medium"), fed
+
+
 MODELS: dict[str, Callable[[], Made]] = {m.__name__: m for m in
-                                         (perceptron, tutorial, recurrent, convolution, branches, own_gradient)}
+                                         (perceptron, tutorial, recurrent, convolution, branches, own_gradient, in_one_piece)}
 
 
 def results(program: Any, fed: dict[str, np.ndarray], steps: int) -> list[np.ndarray]:

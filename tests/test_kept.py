@@ -132,7 +132,8 @@ def test_what_differs_has_a_digest_of_its_own() -> None:
 
 def test_options_and_sizes_are_part_of_the_key(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     graph = step().graph
-    options = [({"batch": 4}, 1, None), ({"batch": 5}, 1, None), ({"batch": 4}, 2, None), ({"batch": 4}, 1, 0)]
+    options = [({"batch": 4}, 1, None, "highest"), ({"batch": 5}, 1, None, "highest"), ({"batch": 4}, 2, None, "highest"),
+               ({"batch": 4}, 1, 0, "highest"), ({"batch": 4}, 1, None, "high"), ({"batch": 4}, 1, None, "medium")]
     keys = [kept_programs.key_of(graph, *o) for o in options]
     monkeypatch.setenv("GRAPHC_MATRIX_UNIT", "1")
     keys.append(kept_programs.key_of(graph, *options[0]))
@@ -171,7 +172,7 @@ def test_nothing_is_kept_where_that_is_not_wanted(folder: Path, monkeypatch: pyt
 def test_entries_that_make_no_sense_are_not_run(folder: Path) -> None:
     program = step()
     value = program(np.ones((3, 12), "f"))
-    key = kept_programs.key_of(program.graph, {"batch": 3}, jit_threads(), None)
+    key = kept_programs.key_of(program.graph, {"batch": 3}, jit_threads(), None, "highest")
     assert key is not None
     store = cache.default()
     assert store is not None
@@ -186,6 +187,20 @@ def test_entries_that_make_no_sense_are_not_run(folder: Path) -> None:
         assert kept_programs.load(key, program.graph) is None
         again = step()
         assert again(np.ones((3, 12), "f")) == value and not again.specialize(batch=3).kept
+
+
+def test_matrix_registers_are_asked_for_before_code_that_uses_them_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    value = step()(np.ones((3, 12), "f"))
+    key = kept_programs.key_of(step().graph, {"batch": 3}, jit_threads(), None, "highest")
+    store = cache.default()
+    assert store is not None and key is not None
+    entry = store.lookup(key)
+    assert entry is not None and entry.meta["matrix_unit"] is False
+    for given in (True, False):
+        assert store.store(key, entry.data, {**entry.meta, "matrix_unit": True})
+        monkeypatch.setattr(kept_programs, "permitted", lambda given=given: given)
+        again = step()
+        assert again(np.ones((3, 12), "f")) == value and (again.specialize(batch=3).kept > 0) == given
 
 
 def test_the_users_constants_stay_off_the_disk(folder: Path) -> None:

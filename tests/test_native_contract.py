@@ -12,6 +12,7 @@ from collections.abc import Callable
 import llvmlite.binding as llvm
 import numpy as np
 import pytest
+import torch
 from graphc.runtime.native import codegen
 from graphc.runtime.native.axes import swapped
 from graphc.runtime.native.contract import (
@@ -174,10 +175,23 @@ def load_hooks(case: Case, a: Value, b: Value) -> dict[str, Load]:
     return hooks
 
 
-def reference(c: Contraction, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def reference(c: Contraction, a: np.ndarray, b: np.ndarray, pieces: int = 0) -> np.ndarray:
+    """pieces: bfloat16 numbers that stand for a float32; with two of them the product of both rests is left out."""
     wide = np.float64 if c.dtype in ("float", "double") else np.int64
     batch, m, n, k = (math.prod(group) for group in (c.batch, c.m, c.n, c.k))
-    return (a.astype(wide).reshape(batch, m, k) @ b.astype(wide).reshape(batch, k, n)).reshape(*c.batch, *c.m, *c.n)
+    a, b = a.astype(wide).reshape(batch, m, k), b.astype(wide).reshape(batch, k, n)
+    if c.dtype == "float" and pieces in (1, 2):
+        (a, a_rest), (b, b_rest) = rounded(a), rounded(b)
+        product = a @ b if pieces == 1 else a @ b + a @ rounded(b_rest)[0] + rounded(a_rest)[0] @ b
+    else:
+        product = a @ b
+    return product.reshape(*c.batch, *c.m, *c.n)
+
+
+def rounded(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The nearest bfloat16 numbers, and what is left."""
+    nearest = torch.from_numpy(x).float().bfloat16().double().numpy()
+    return nearest, x - nearest
 
 
 def check(cases: list[Case], target: Target, thread_counts: tuple[int, ...] = (1, 2, 3)) -> None:
@@ -190,7 +204,7 @@ def check(cases: list[Case], target: Target, thread_counts: tuple[int, ...] = (1
         b = Operand(c.dtype, [(c.batch, c.b_batch), (c.k, c.b_k), (c.n, c.b_n)], rng, case.misalign)
         x = 1 - a.view if case.loads[0] else a.view
         y = 1 - b.view if case.loads[1] else b.view
-        wanted, magnitude = reference(c, x, y), reference(c, np.abs(x), np.abs(y))
+        wanted, magnitude = reference(c, x, y, target.pieces), reference(c, np.abs(x), np.abs(y))
         if case.way == "twice":
             wanted, magnitude = 2 * wanted + 1, 2 * magnitude + 1
         size = scratch_bytes(c, target, load_a=case.loads[0], load_b=case.loads[1])

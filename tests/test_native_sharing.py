@@ -179,7 +179,7 @@ def test_balanced_in_pieces(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(contract, "matrix_cost", lambda *_: -1.0)
     target = with_matrix_unit(host())
     cases = [case for case in CASES if case.contraction.dtype == "float"]
-    assert all(choose_road(c.contraction, target, True, c.loads).blocking.matrix for c in cases)
+    assert all(choose_road(c.contraction, target, True, c.loads).blocking.pieces for c in cases)
     for overlap in (False, True):
         again = [case for case in cases if case.way == "added"] if overlap else cases
         assert bool(check_balanced(again, target, pool, overlap)) == (blocking.KEPT_SHARE > 0)

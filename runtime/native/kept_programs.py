@@ -18,6 +18,7 @@ from graphc.ir import Graph
 from . import cache, table
 from .image import Loaded, unpack
 from .kept import DAMAGED, keeping
+from .permission import permitted
 from .running import Running
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ def load(key: bytes, graph: Graph) -> Running | None:
         return None
     try:
         meta, cells = entry.meta, graph.cells()
+        if meta["matrix_unit"] and not permitted():
+            return None
         code, rest = entry.data[: meta["bytes"]], entry.data[meta["bytes"] :]
         constants = []
         for said in meta["constants"]:
@@ -78,4 +81,5 @@ def store(key: bytes, graph: Graph, native: Native) -> None:
     code, meta = image.pack()
     found[0].store(key, b"".join((code, *(a.tobytes() for a in made))), {
         "image": meta, "bytes": len(code), "needs": native.needs, "cells": [cells[cell] for cell in native.cells],
-        "constants": [places.get(id(a), (a.dtype.str, a.shape)) for a in native.constants], "threads": native.threads})
+        "constants": [places.get(id(a), (a.dtype.str, a.shape)) for a in native.constants], "threads": native.threads,
+        "matrix_unit": native.target.pieces > 0})

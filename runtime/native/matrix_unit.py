@@ -8,27 +8,10 @@ Manual, volume 1, chapter 18, and TDPBF16PS in volume 2.
 
 from __future__ import annotations
 
-import ctypes
-import platform
-import sys
-from functools import lru_cache
-
 from graphc.runtime.native.emit import Function, Value
 from graphc.runtime.native.values import vector
 
 REGISTERS = 8
-ARCH_REQ_XCOMP_PERM, XFEATURE_TILE_DATA, SYS_ARCH_PRCTL = 0x1023, 18, 158  # Linux on x86-64: asm/prctl.h
-
-
-@lru_cache(maxsize=1)
-def permitted() -> bool:
-    """Asks the operating system, once, to keep matrix registers for this process."""
-    if sys.platform != "linux" or platform.machine() != "x86_64":
-        return False
-    try:
-        return int(ctypes.CDLL(None).syscall(SYS_ARCH_PRCTL, ARCH_REQ_XCOMP_PERM, XFEATURE_TILE_DATA)) == 0
-    except (OSError, AttributeError):
-        return False
 
 
 def configure(f: Function) -> None:

@@ -2,8 +2,8 @@
 
 A matrix unit multiplies bfloat16 numbers (8 bits of mantissa) exactly and adds their products in float32.  A float32 has
 24 bits, so it is the sum of three bfloat16 numbers, and a product of two such sums is a sum of nine products.  The six
-that are kept leave out less than 2**-26 of the product; a float32 multiplication rounds off up to 2**-25.  Two pieces have
-16 bits, and three of their products leave out up to 2**-16; one piece is the nearest bfloat16, off by up to 2**-9.
+that are kept leave out less than 2**-26 of the product; a float32 multiplication rounds off up to 2**-25.  Two pieces leave
+out up to 2**-17 of a number, and three of their products up to 2**-15; one piece leaves out up to 2**-8.
 
 Each piece is what is nearest to the rest, which a processor with such a unit converts in one instruction: G. Henry, P. T. P.
 Tang and A. Heinecke, "Leveraging the bfloat16 Artificial Intelligence Datatype For Higher-Precision Computations", ARITH 2019.

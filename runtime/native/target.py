@@ -9,7 +9,7 @@ import os
 from functools import lru_cache
 from pathlib import Path
 
-from graphc.runtime.native.matrix_unit import permitted
+from graphc.runtime.native.permission import permitted
 
 from graphc.records import record, replace
 
