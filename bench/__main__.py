@@ -5,6 +5,7 @@
   python -m bench --only mlp --against torch        graphc and PyTorch alone
   python -m bench --peers PATH/TO/python            PyTorch and JAX from an environment of their own
   python -m bench --compile                         torch.compile of the whole step too (up to a minute for each workload)
+  python -m bench --precision medium                contractions may round to bfloat16, in every library that can
   python -m bench --starts 7                        compiling and the first step alone, in 7 new processes of each
   python -m bench --output page.md --plot page.svg  everything measured as a page and a picture
 
@@ -24,7 +25,7 @@ import sys
 from pathlib import Path
 
 from . import report
-from .rounds import ROOT, Result, Unequal, begin, compare, start_machine
+from .rounds import LEFT_OUT, ROOT, Result, Unequal, begin, compare, start_machine
 from .workload import Workload
 from .workloads import load
 
@@ -47,6 +48,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--peers", default=sys.executable, metavar="PYTHON",
                         help="the interpreter that has torch and jax (this one)")
     parser.add_argument("--compile", action="store_true", help="torch.compile of the whole step too")
+    parser.add_argument("--precision", choices=tuple(LEFT_OUT), default="highest",
+                        help="of contractions, in libraries that know such a setting; torch.autocast takes part with medium")
     parser.add_argument("--rounds", type=int, default=15, help="turns of each contender (15)")
     parser.add_argument("--starts", type=int, default=0, metavar="N",
                         help="only compile and run the first step, N times, each time in a new process; graphc also with its "
@@ -60,6 +63,8 @@ def main(argv: list[str] | None = None) -> int:
     chosen = [w for name, w in workloads.items() if not o.only or any(part in name for part in o.only)]
     if not chosen:
         parser.error(f"no workload's name contains {' or '.join(o.only)}: there are {', '.join(workloads)}")
+    if o.starts and o.precision != "highest":
+        parser.error("--starts measures the highest precision")
     if o.rounds < 1 or o.threads < 1 or o.starts < 0:
         parser.error("--rounds, --threads and --starts must be positive")
     if o.list:
@@ -72,8 +77,10 @@ def main(argv: list[str] | None = None) -> int:
         print(f"JAX cannot be held to {o.threads} threads; it uses {cores}", file=sys.stderr)
 
     wanted = [(sys.executable, "graphc", "call"), (sys.executable, "graphc", "loop"), (sys.executable, "numpy", "call"),
-              (o.peers, "torch", "call"), (o.peers, "torch", "compile"), (o.peers, "jax", "call"), (o.peers, "jax", "loop")]
-    wanted = [w for w in wanted if (w[1] == "graphc" or w[1] in o.against) and (w[2] != "compile" or o.compile)]
+              (o.peers, "torch", "call"), (o.peers, "torch", "compile"), (o.peers, "torch", "autocast"),
+              (o.peers, "jax", "call"), (o.peers, "jax", "loop")]
+    asked = {"compile": o.compile, "autocast": o.precision == "medium"}
+    wanted = [w for w in wanted if (w[1] == "graphc" or w[1] in o.against) and asked.get(w[2], True)]
     results: list[Result] = []
     if o.starts:
         first, *peers = (w for w in wanted if w[2] != "loop")
@@ -81,7 +88,8 @@ def main(argv: list[str] | None = None) -> int:
     machine = start_machine(o.threads)
     try:
         for workload in chosen:
-            results.append(compare(workload, wanted, machine, o.threads, o.rounds, file=o.file, say=progress))
+            results.append(compare(workload, wanted, machine, o.threads, o.rounds, file=o.file, precision=o.precision,
+                                   say=progress))
             progress("")
             print(report.table(results[-1]), flush=True)
     except Unequal as error:
@@ -93,7 +101,7 @@ def main(argv: list[str] | None = None) -> int:
     print(report.machine(results))
     print(report.summary(results))
     if o.output:
-        Path(o.output).write_text(report.document(results, o.threads))
+        Path(o.output).write_text(report.document(results, o.threads, o.precision))
     if o.plot:
         Path(o.plot).write_text(report.plot(results))
     return status(results)

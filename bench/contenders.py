@@ -1,7 +1,8 @@
 """How each library turns a workload into training steps.
 
 A builder gives `step(n)`, which runs n steps and returns the last loss.  Modes: "call" is one call for each step, "loop" many
-steps in one call, "compile" torch.compile of the whole step.  What all start from is made beforehand: it is nobody's work.
+steps in one call, "compile" torch.compile of the whole step, "autocast" torch.autocast to bfloat16.  Where contractions may be
+less precise, each library is told so by its own setting.  What all start from is made beforehand: it is nobody's work.
 Who has copied the state_dict empties it, as a program lets go of a checkpoint that it has loaded; nobody else holds it.
 """
 
@@ -15,7 +16,7 @@ from .workload import Values, Workload, is_buffer
 Step = Callable[[int], float]
 
 
-def build_graphc(w: Workload, values: Values, threads: int, mode: str) -> Step:
+def build_graphc(w: Workload, values: Values, threads: int, mode: str, precision: str) -> Step:
     import graphc
 
     state, x0, y0 = values
@@ -27,7 +28,7 @@ def build_graphc(w: Workload, values: Values, threads: int, mode: str) -> Step:
     x = graphc.placeholder("x", (*x0.shape[:axis], "batch", *x0.shape[axis + 1:]), x0.dtype.name)
     y = graphc.placeholder("y", ("batch", *y0.shape[1:]), y0.dtype.name)
     optimizer = getattr(graphc.optim, w.optimizer.name)(module.parameters(), **w.optimizer.settings)
-    step = graphc.train_step(w.loss(graphc, module, x, y), optimizer, threads=threads)
+    step = graphc.train_step(w.loss(graphc, module, x, y), optimizer, threads=threads, matmul_precision=precision)
     if mode == "loop":
         return lambda n: float(step.run(n, x0, y0)[-1])
     bound = step.bind(x0, y0)
@@ -40,10 +41,14 @@ def build_graphc(w: Workload, values: Values, threads: int, mode: str) -> Step:
     return run
 
 
-def build_torch(w: Workload, values: Values, threads: int, mode: str) -> Step:
+def build_torch(w: Workload, values: Values, threads: int, mode: str, precision: str) -> Step:
+    from contextlib import nullcontext
+
     import torch
 
     torch.set_num_threads(threads)
+    torch.set_float32_matmul_precision(precision if mode != "autocast" else "highest")
+    cast = torch.autocast("cpu", torch.bfloat16) if mode == "autocast" else nullcontext()
     state, x0, y0 = values
     module = w.model(torch)
     module.load_state_dict({name: torch.from_numpy(value) for name, value in state.items()})
@@ -53,7 +58,8 @@ def build_torch(w: Workload, values: Values, threads: int, mode: str) -> Step:
 
     def one() -> Any:
         optimizer.zero_grad()
-        loss = w.loss(torch, module, x, y)
+        with cast:
+            loss = w.loss(torch, module, x, y)
         loss.backward()
         optimizer.step()
         return loss
@@ -68,12 +74,13 @@ def build_torch(w: Workload, values: Values, threads: int, mode: str) -> Step:
     return run
 
 
-def build_jax(w: Workload, values: Values, threads: int, mode: str) -> Step:
+def build_jax(w: Workload, values: Values, threads: int, mode: str, precision: str) -> Step:
     import jax
     import jax.numpy as jnp
 
     from . import jax_layers
 
+    jax.config.update("jax_default_matmul_precision", JAX_PRECISION[precision])
     loss_of = w.jax
     assert loss_of is not None
     state, x0, y0 = values
@@ -108,7 +115,7 @@ def build_jax(w: Workload, values: Values, threads: int, mode: str) -> Step:
     return call
 
 
-def build_numpy(w: Workload, values: Values, threads: int, mode: str) -> Step:
+def build_numpy(w: Workload, values: Values, threads: int, mode: str, precision: str) -> Step:
     import numpy as np
 
     from . import numpy_layers
@@ -130,17 +137,20 @@ def build_numpy(w: Workload, values: Values, threads: int, mode: str) -> Step:
     return run
 
 
-BUILDERS: dict[str, Callable[[Workload, Values, int, str], Step]] = {
+JAX_PRECISION = {"highest": "float32", "high": "bfloat16_3x", "medium": "bfloat16"}
+BUILDERS: dict[str, Callable[[Workload, Values, int, str, str], Step]] = {
     "graphc": build_graphc, "numpy": build_numpy, "torch": build_torch, "jax": build_jax}
 
 
 IN_COLUMNS = ("numpy", "jax")  # the libraries that take weights of linear layers as [in, out]
 
 
-def build(peer: str, w: Workload, threads: int, mode: str, values: Values | None = None) -> Callable[[], Step]:
+def build(peer: str, w: Workload, threads: int, mode: str, values: Values | None = None, precision: str = "highest"
+          ) -> Callable[[], Step]:
     """What builds the contender, once it is called; its values are at hand then, in the layout that it takes.
 
-    values   in that layout; drawn here where there are none
+    values     in that layout; drawn here where there are none
+    precision  of contractions: highest, high or medium, as PyTorch calls them
     """
     given = w.values(columns=peer in IN_COLUMNS) if values is None else values
-    return lambda: BUILDERS[peer](w, given, threads, mode)
+    return lambda: BUILDERS[peer](w, given, threads, mode, precision)

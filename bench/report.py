@@ -88,9 +88,10 @@ def starts(results: list[Result]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def document(results: list[Result], threads: int) -> str:
+def document(results: list[Result], threads: int, precision: str) -> str:
     """Everything, as a page."""
-    return "\n".join([f"# Whole training steps, {threads} thread{'s' * (threads > 1)}, float32\n", machine(results),
+    how = "" if precision == "highest" else f", contractions of {precision} precision"
+    return "\n".join([f"# Whole training steps, {threads} thread{'s' * (threads > 1)}, float32{how}\n", machine(results),
                       summary(results), *(table(r) for r in results)])
 
 

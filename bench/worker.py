@@ -1,6 +1,6 @@
 """A contender's process: builds, reports its first losses and set-up times, then times rounds on request.
 
-    python -m bench.worker PEER MODE WORKLOAD THREADS VALUES [FILE]
+    python -m bench.worker PEER MODE WORKLOAD THREADS VALUES PRECISION [FILE]
 
 VALUES is the folder that has what the contender starts from.  Lines on standard output are JSON.  Nothing but the standard
 library may be imported before the peer's own import is timed.  PEER is a library, or `machine`, whose rounds measure the FMA
@@ -31,7 +31,7 @@ def say(**fields: Any) -> None:
     print(json.dumps(fields), flush=True)
 
 
-def serve(peer: str, mode: str, name: str, threads: int, values: str, file: str = "") -> None:
+def serve(peer: str, mode: str, name: str, threads: int, values: str, precision: str, file: str = "") -> None:
     if peer == "machine":
         return serve_machine(threads)
     start = time.perf_counter()
@@ -41,7 +41,7 @@ def serve(peer: str, mode: str, name: str, threads: int, values: str, file: str 
     from .workloads import load
 
     workload = load(file)[name]
-    builder = build(peer, workload, threads, mode, workload.read(Path(values)))
+    builder = build(peer, workload, threads, mode, workload.read(Path(values)), precision)
     start = time.perf_counter()
     step = builder()
     losses = [step(1)]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -43,12 +44,24 @@ TINY = (
 )
 
 
-def contenders(w: Workload, *peers: str, written: Callable[..., Workload] = lambda w, peer: w) -> list[Contender]:
+@contextmanager
+def less_precise_torch() -> Iterator[None]:
+    """What a contender sets for its whole process is as before afterwards."""
+    before = torch.get_float32_matmul_precision()
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def contenders(w: Workload, *peers: str, written: Callable[..., Workload] = lambda w, peer: w, precision: str = "highest"
+               ) -> list[Contender]:
     """Three steps in this process for each peer."""
     made = []
-    for peer in peers:
-        step = build(peer, written(w, peer), 1, "call")()
-        made.append(Contender(peer, "call", told={"losses": [step(1) for _ in range(3)]}))
+    for name in peers:
+        peer, _, mode = name.partition(" ")
+        step = build(peer, written(w, peer), 1, mode or "call", precision=precision)()
+        made.append(Contender(peer, mode or "call", told={"losses": [step(1) for _ in range(3)]}))
     return made
 
 
@@ -59,6 +72,16 @@ def test_libraries_agree(w: Workload) -> None:
     losses = made[0].told["losses"]
     assert losses[2] < losses[0]
     assert float(build("graphc", w, 1, "loop")()(3)) == losses[2]
+
+
+@pytest.mark.parametrize("w", TINY[2:5], ids=[w.name for w in TINY[2:5]])
+def test_libraries_agree_where_contractions_are_less_precise(w: Workload) -> None:
+    with less_precise_torch():
+        made = contenders(w, "graphc", "torch", "torch autocast", precision="medium")
+    check_equal(w, made, "medium")
+    assert made[2].name == "torch autocast" and made[2].told["losses"] != made[1].told["losses"]
+    with pytest.raises(Unequal, match="torch autocast has loss"):
+        check_equal(w, made)
 
 
 def test_contenders_start_from_what_is_written_and_keep_no_second_copy(tmp_path: Path) -> None:
