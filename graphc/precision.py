@@ -6,6 +6,7 @@ Knows the names and what is set.  Must not know which machine can use it, or how
 from __future__ import annotations
 
 from .errors import GraphError
+from .methods import public
 from .origins import at, user_origin
 
 PRECISIONS = ("highest", "high", "medium")
@@ -13,6 +14,7 @@ PRECISIONS = ("highest", "high", "medium")
 _chosen = PRECISIONS[0]
 
 
+@public
 def set_float32_matmul_precision(precision: str) -> None:
     """What `matmul_precision` is for programs built from now on that do not say it; as torch.set_float32_matmul_precision.
 
@@ -30,6 +32,7 @@ def set_float32_matmul_precision(precision: str) -> None:
     _chosen = checked(precision)
 
 
+@public
 def get_float32_matmul_precision() -> str:
     """What `set_float32_matmul_precision` has set: "highest" before."""
     return _chosen

@@ -19,7 +19,7 @@ from graphc.runtime.native.target import describe, host
 from graphc.runtime.native.values import Value, constant, i64
 
 import graphc
-from graphc.specialized import getting_ready
+from graphc.specialized import Options, getting_ready
 
 ROOT = Path(__file__).resolve().parent.parent
 PARAMETERS = [("argument", "ptr"), ("thread", "i64"), ("threads", "i64"), ("barrier", "ptr")]
@@ -373,6 +373,6 @@ def test_the_pools_code_begins_early_where_a_step_is_large(rows: int, early: boo
     x, w = graphc.placeholder("x", ("batch", rows)), graphc.parameter("w", np.broadcast_to(0.0, (rows, 64)))
     graph = graphc.train_step((x @ w).sum(), graphc.optim.SGD([w], lr=0.1)).graph
     for backend, most in (("native", 2), ("native", 1), ("numpy", 2)):
-        with getting_ready(graph, backend, most):
+        with getting_ready(graph, Options(backend, most, None, "highest")):
             pass
     assert len(begun) == early

@@ -48,7 +48,7 @@ def on_matrix_unit(kernel: Kernel, target: Target) -> bool:
     """Whether the kernel's contraction is multiplied by a matrix unit, in bfloat16 pieces."""
     node = contraction_node(kernel)
     return choose_road(contraction_of(node)[0], target, kernel.body.outputs == (node,), computed_operands(node),
-                       tile_folds(kernel).by_row, overlaps(kernel, target)).blocking.pieces
+                       tile_folds(kernel).by_row, overlaps(kernel, target)).blocking.pieces > 0
 
 
 def tile_bytes(kernel: Kernel, target: Target) -> int:

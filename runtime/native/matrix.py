@@ -13,12 +13,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from graphc.runtime.native import matrix_unit as unit
-from graphc.runtime.native.axes import Contraction
+from graphc.runtime.native.axes import Axes, Contraction
 from graphc.runtime.native.blocks import Blocking
 from graphc.runtime.native.emit import SIZES, Function, Value, constant, i64
-from graphc.runtime.native.matrix_blocking import lies_across, lies_along
+from graphc.runtime.native.matrix_blocking import in_runs, lies_across, lies_along
 from graphc.runtime.native.microkernel import MicroKernel, TileShape, tile_function
 from graphc.runtime.native.overlap import FinishVector, Waiting, fetch_row
+from graphc.runtime.native.packing import list_pieces
 from graphc.runtime.native.pieces import (
     DEPTH,
     LANES,
@@ -27,6 +28,7 @@ from graphc.runtime.native.pieces import (
     SIDE,
     finite_function,
     split_function,
+    split_runs_function,
 )
 from graphc.runtime.native.target import Target
 from graphc.runtime.native.tile_operands import Load, flat_offset
@@ -78,6 +80,8 @@ class MatrixTiles(TileLoops):
             stride = g.b_n[0][1]
             source = self.at(b, f.mul(j0, i64(stride)))
             self.split_along(to, count, self.across, source, stride, valid, i64(self.width * stride), turned=True)
+        elif in_runs(g.b_n, self.target) and not load:
+            self.split_runs(to, count, self.across, b, table, g.b_k, g.b_n, j0, i64(self.width), g.n, turned=False)
         else:
             source = self.region("columns")
             super().pack_columns(item, b, table, j0, columns, k_first, count, source)
@@ -92,6 +96,8 @@ class MatrixTiles(TileLoops):
             self.split_along(to, count, self.down, source, stride, height, i64(g.height * stride), turned=False)
         elif lies_across(g.a_k, g.a_m) and not load:
             self.split_across(to, count, self.down, self.at(a, i0), g.a_k or 0, height, i64(g.height), turned=True)
+        elif in_runs(g.a_m, self.target) and not load:
+            self.split_runs(to, count, self.down, a, table, g.a_k, g.a_m, i0, height, g.m, turned=True)
         else:
             source = self.region("lines")
             super().pack_rows(item, a, table, i0, height, k_first, count, source)
@@ -123,6 +129,17 @@ class MatrixTiles(TileLoops):
                     f.sub(left, i64(SIDE)), lanes, lanes, ahead]
 
         self.split(to, count, registers, part, turned)
+
+    def split_runs(self, to: Value, count: Value, registers: int, source: Value, table: Value, k_stride: int | None, axes: Axes,
+                   first: Value, width: Value, limit: int, *, turned: bool) -> None:
+        """The same of lines across k that lie in memory in runs, `width` of them from the flattened index `first` on."""
+        f, g, runs = self.f, self.blocking, self.region("offsets")
+        along, step = axes[-1]
+        valid = f.minimum(width, f.sub(i64(limit), first))
+        number = list_pieces(f, runs, first, valid, i64(registers * LANES), LANES, along,
+                             lambda index: flat_offset(f, index, axes), whole=True)
+        name = split_runs_function(f.module, g.pieces, registers, step, k_stride is None, turned)
+        f.call(name, [to, source, runs, number, count, i64(k_stride or 0), table])
 
     def split(self, to: Value, count: Value, registers: int, part: Callable[[Value, Value, int], list[Value]], turned: bool
               ) -> None:

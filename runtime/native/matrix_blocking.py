@@ -54,6 +54,11 @@ def lies_across(k: int | None, axes: Axes) -> bool:
     return k is not None and (not axes or (len(axes) == 1 and axes[0][1] == 1))
 
 
+def in_runs(axes: Axes, target: Target) -> bool:
+    """Whether lines lie there in runs, long enough to be read as vectors."""
+    return target.has_masks and pieces_run(axes) > 0
+
+
 def pack_cycles(k: int | None, axes: Axes, load: bool, pieces: int, along: bool) -> float:
     """Of an element.  along: whether registers have rows along k."""
     natural, turned = (lies_along, lies_across) if along else (lies_across, lies_along)
@@ -61,8 +66,10 @@ def pack_cycles(k: int | None, axes: Axes, load: bool, pieces: int, along: bool)
         return SPLIT_CYCLES[pieces]
     if turned(k, axes) and not load:
         return SPLIT_CYCLES[pieces] + TURN_CYCLES * pieces
-    copied = COPY_CYCLES if lies_across(k, axes) or pieces_run(axes) >= LANES else FAR_CYCLES
-    return SPLIT_CYCLES[pieces] + copied + (TURN_CYCLES * pieces if along else 0)
+    turning = TURN_CYCLES * pieces if along else 0
+    if pieces_run(axes) and not load:
+        return SPLIT_CYCLES[pieces] * max(1, LANES / pieces_run(axes)) + turning
+    return SPLIT_CYCLES[pieces] + (COPY_CYCLES if lies_across(k, axes) else FAR_CYCLES) + turning
 
 
 @lru_cache(maxsize=512)

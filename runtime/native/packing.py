@@ -94,11 +94,12 @@ PIECE = 4  # words of a piece: where it goes, where it comes from, and two masks
 
 
 def list_pieces(f: Function, table: Value, first: Value, width: Value, padded: Value, lanes: int, run: int,
-                offset: Callable[[Value], Value]) -> Value:
+                offset: Callable[[Value], Value], whole: bool = False) -> Value:
     """Writes the pieces of a line into `table` and returns their number.
 
     A line's `width` elements have the flattened indices from `first` on; within each `run` of them offsets grow by one
-    step.  A piece lies in one run and is at most `lanes` long; the last one is filled with zeros up to `padded`.
+    step.  A piece lies in one run and is at most `lanes` long; the last one is filled with zeros up to `padded`.  Where they
+    go to `whole` registers, a piece lies in one of these.
     """
     start = i64(0)
     header, body, done = f.label("pieces"), f.label("piece"), f.label("end")
@@ -113,10 +114,11 @@ def list_pieces(f: Function, table: Value, first: Value, width: Value, padded: V
     index = f.add(first, at)
     inside = f.binary("urem", index, i64(run))
     valid = f.minimum(f.sub(i64(run), inside), f.sub(width, at))
-    valid = f.minimum(valid, i64(lanes))
+    room = f.sub(i64(lanes), f.binary("urem", at, i64(lanes))) if whole else i64(lanes)
+    valid = f.minimum(valid, room)
     beyond = f.compare("icmp sle", valid, i64(0))  # columns that exist only to fill a register
     load = f.select(beyond, i64(0), valid)
-    store = f.select(beyond, f.minimum(f.sub(padded, at), i64(lanes)), valid)
+    store = f.select(beyond, f.minimum(f.sub(padded, at), room), valid)
     to = f.offset(table, f.mul(number, i64(PIECE)), "i64")
     source = f.select(beyond, i64(0), offset(index))
     for word, value in enumerate((at, source, low_bits(f, load), low_bits(f, store))):
@@ -157,28 +159,38 @@ def pack_pieces(module: Module, dtype: str, lanes: int, step: int, table: bool) 
         return name
     f = module.function(name, PARAMETERS, attributes="noinline nounwind")
     to, to_stride, source, pieces, number, _padded, count, k_stride, k_table = f.parameters
-    bits, type_ = f"i{lanes}", vector(lanes, dtype)
-
-    def mask(piece: Value, word: int) -> Value:
-        return f.emit(f"bitcast {f.load(f.offset(piece, i64(word), 'i64'), bits, align=8)} to <{lanes} x i1>",
-                      vector(lanes, "i1"))
-
-    steps = Value("<" + ", ".join(f"i64 {i * step}" for i in range(lanes)) + ">", vector(lanes, "i64"))
     with f.loop(i64(0), number) as p:
-        piece = f.offset(pieces, f.mul(p, i64(PIECE)), "i64")
-        line = f.offset(source, f.load(f.offset(piece, i64(1), "i64"), "i64"), dtype)
-        target = f.offset(to, f.load(piece, "i64"), dtype)
-        load, store = mask(piece, 2), mask(piece, 3)
-        halves = spread_mask(f, f.load(f.offset(piece, i64(2), "i64"), "i64"), lanes) if step == 2 else []
+        at, line, read, mask = open_piece(f, f.offset(pieces, f.mul(p, i64(PIECE)), "i64"), source, dtype, lanes, step)
+        target = f.offset(to, at, dtype)
         with f.loop(i64(0), count) as k:
-            start = f.offset(line, k_offset(f, k, k_stride, k_table, table), dtype)
-            if step == 2:
-                both = [f.masked_load(f.offset(start, i64(v * lanes), dtype), type_, m) for v, m in enumerate(halves)]
-                value = f.shuffle(both[0], range(0, 2 * lanes, 2), both[1])
-            else:
-                value = f.masked_load(start, type_, load) if step == 1 else f.gather(start, steps, dtype, load)
-            f.masked_store(value, f.offset(target, f.mul(k, to_stride), dtype), store)
+            value = read(f.offset(line, k_offset(f, k, k_stride, k_table, table), dtype))
+            f.masked_store(value, f.offset(target, f.mul(k, to_stride), dtype), mask)
     return name
+
+
+def open_piece(f: Function, piece: Value, source: Value, dtype: str, lanes: int, step: int
+               ) -> tuple[Value, Value, Callable[[Value], Value], Value]:
+    """(where in its line a piece goes, its first line in `source`, a reader of the elements at such an address, which of them
+    are written) of a piece of `list_pieces`.
+    """
+    type_, masks = vector(lanes, dtype), vector(lanes, "i1")
+
+    def mask(word: int) -> Value:
+        bits = f.load(f.offset(piece, i64(word), "i64"), f"i{lanes}", align=8)
+        return f.emit(f"bitcast {bits} to {masks}", masks)
+
+    load, store = mask(2), mask(3)
+    halves = spread_mask(f, f.load(f.offset(piece, i64(2), "i64"), "i64"), lanes) if step == 2 else []
+    steps = Value("<" + ", ".join(f"i64 {i * step}" for i in range(lanes)) + ">", vector(lanes, "i64"))
+
+    def read(start: Value) -> Value:
+        if step == 2:
+            both = [f.masked_load(f.offset(start, i64(v * lanes), dtype), type_, m) for v, m in enumerate(halves)]
+            return f.shuffle(both[0], range(0, 2 * lanes, 2), both[1])
+        return f.masked_load(start, type_, load) if step == 1 else f.gather(start, steps, dtype, load)
+
+    line = f.offset(source, f.load(f.offset(piece, i64(1), "i64"), "i64"), dtype)
+    return f.load(piece, "i64"), line, read, store
 
 
 def transposed(f: Function, rows: list[Value]) -> list[Value]:

@@ -20,7 +20,7 @@ from itertools import pairwise
 
 from graphc.runtime.native import matrix_unit as unit
 from graphc.runtime.native.emit import Carried, Function, Module
-from graphc.runtime.native.packing import transposed
+from graphc.runtime.native.packing import PIECE, k_offset, open_piece, transposed
 from graphc.runtime.native.values import Value, constant, i64, vector
 
 ALL = 3  # pieces that hold every float32
@@ -29,6 +29,8 @@ PRODUCTS = {1: ((0, 0),), 2: ((0, 1), (0, 0), (1, 0)), 3: ((0, 2), (0, 1), (1, 1
 SIDE, LANES, DEPTH = 16, 16, 32  # rows of a matrix register; float32 lanes of a vector; k of a matrix register
 REGISTER_BYTES = 1024  # 16 rows of 32 bfloat16, two for each lane: of k and of k + 16
 
+RUNS = (("to", "ptr"), ("source", "ptr"), ("runs", "ptr"), ("number", "i64"), ("count", "i64"), ("k_stride", "i64"),
+        ("k_table", "ptr"))
 PARAMETERS = (("to", "ptr"), ("piece_stride", "i64"), ("source", "ptr"), ("stride", "i64"), ("pair", "i64"),
               ("rows", "i64"), ("pair_rows", "i64"), ("lanes", "i64"), ("pair_lanes", "i64"), ("ahead", "i64"))
 
@@ -94,11 +96,55 @@ def split_function(module: Module, pieces: int, turned: bool) -> str:
         f.branch(done)
     f.block(done)
     if turned:
-        lines = vector(LANES, "i32")
         with f.loop(0, pieces) as p:
-            places = [f.offset(to, f.add(f.mul(p, piece_stride), i64(64 * r)), "i8") for r in range(SIDE)]
-            for row, place in zip(transposed(f, [f.load(place, lines) for place in places]), places, strict=True):
-                f.store(row, place, align=64)
+            turn(f, f.offset(to, f.mul(p, piece_stride), "i8"))
+    return name
+
+
+def turn(f: Function, register: Value) -> None:
+    """Exchanges rows and lanes of a register in memory."""
+    places = [f.offset(register, i64(64 * r), "i8") for r in range(SIDE)]
+    rows = [f.load(place, vector(LANES, "i32")) for place in places]
+    for row, place in zip(transposed(f, rows), places, strict=True):
+        f.store(row, place, align=64)
+
+
+def split_runs_function(module: Module, pieces: int, registers: int, step: int, table: bool, turned: bool) -> str:
+    """The same of lines across k that lie in memory in the pieces of `list_pieces`, all registers of a block of k.
+
+    Lane j of register t has line 16 t + j.  Arguments as of `pack_pieces`.
+    """
+    name = f"pieces.runs.{pieces}.{registers}.{step}.{'t' if table else 'f'}{'.turned' * turned}"
+    if name in module.functions:
+        return name
+    f = module.function(name, RUNS, attributes="noinline nounwind")
+    to, source, runs, number, count, k_stride, k_table = f.parameters
+    deep, line_type = pieces * registers * REGISTER_BYTES, vector(LANES, "float")
+    blocks = f.binary("udiv", f.add(count, i64(DEPTH - 1)), i64(DEPTH))
+    with f.loop(i64(0), number) as p:
+        at, line, read, mask = open_piece(f, f.offset(runs, f.mul(p, i64(PIECE)), "i64"), source, "float", LANES, step)
+        register = f.mul(f.binary("lshr", at, i64(4)), i64(REGISTER_BYTES))
+        lane = f.mul(f.binary("and", at, i64(LANES - 1)), i64(4))
+        first = f.offset(to, f.add(register, lane), "i8")
+        whole = f.binary("udiv", count, i64(DEPTH))
+        for low, high, partial in ((i64(0), whole, False), (whole, blocks, True)):
+            with f.loop(low, high) as q, f.loop(0, SIDE) as r:
+                found = []
+                for more in (0, SIDE):
+                    k = f.add(f.add(f.mul(q, i64(DEPTH)), r), i64(more))
+                    there = f.minimum(k, f.sub(count, i64(1))) if partial else k
+                    x = read(f.offset(line, k_offset(f, there, k_stride, k_table, table), "float"))
+                    if partial:
+                        x = f.select(f.compare("icmp slt", k, count), x, Value("zeroinitializer", line_type))
+                    found.append(x)
+                place = f.offset(f.offset(first, f.mul(q, i64(deep)), "i8"), f.mul(r, i64(64)), "i8")
+                for pair_of in split(f, found[0], found[1], pieces):
+                    lanes = vector(LANES, "i32")
+                    f.masked_store(f.emit(f"bitcast {pair_of} to {lanes}", lanes), place, mask)
+                    place = f.offset(place, i64(registers * REGISTER_BYTES), "i8")
+    if turned:
+        with f.loop(i64(0), f.mul(blocks, i64(pieces * registers))) as number:
+            turn(f, f.offset(to, f.mul(number, i64(REGISTER_BYTES)), "i8"))
     return name
 
 
