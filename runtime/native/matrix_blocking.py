@@ -9,7 +9,7 @@ import math
 from functools import lru_cache
 
 from graphc.runtime.native.axes import Axes, Contraction, pieces_run
-from graphc.runtime.native.blocking import LARGE, choose_blocking, choose_sharing, with_regions
+from graphc.runtime.native.blocking import KEPT_SHARE, LARGE, choose_blocking, choose_sharing, with_regions
 from graphc.runtime.native.blocks import Blocking, Sharing
 from graphc.runtime.native.packing import PIECE
 from graphc.runtime.native.pieces import DEPTH, LANES, PRODUCTS, REGISTER_BYTES, SIDE
@@ -21,6 +21,9 @@ from graphc.records import replace
 LEAST_PRODUCTS, LEAST_SIDE, LEAST_DEPTH = 1 << 15, 8, 16  # of one member of the batch: less is not worth packing
 BLOCK_K = {1: 1024, 2: 384, 3: 256}  # k of a packed block, by the number of pieces, where a sum is longer than half more
 PANELS_SHARE = {1: 4, 2: 2, 3: 2}  # of the second-level cache, which packed panels take: rows of one piece come from there too
+# In sizes of that cache: an operand that stays packed.  With few products for each element packing it again takes longer than
+# reading it from further away.
+KEPT = {1: 4.0, 2: KEPT_SHARE, 3: KEPT_SHARE}
 PARTIAL_BYTES = 4 << 20  # of sums that wait for the next block of k: they come and go while others are multiplied
 STEP, LOAD = SIDE, 8  # cycles of one multiplication of matrix registers, and of loading one
 TILE_CYCLES, CALL_CYCLES = 250, 3000  # of a tile beside its multiplications, of a contraction beside its tiles
@@ -100,12 +103,17 @@ def matrix_blocking(c: Contraction, target: Target, loads: tuple[bool, bool], wh
     padded_k = deep * DEPTH
     gathers = whole_rows and panels > 1
     _, pack_rows, pack_columns = parts_of_cost(base, pieces, loads, m, n, k)
-    # every thread packs the whole operand along which the work is not split
-    split_rows = whole_rows or (row_tiles > 1 and pack_columns < pack_rows) or panels == 1
+    shared = base.batch == 1 and m * n * k >= LARGE
+    most_kept = KEPT[pieces] * target.l2_bytes
+    # each of two threads packs the whole operand along which the work is not split, and rows that are not kept for every block
+    again = -(-panels // panels_in_block)
+    rows_again = 2 * (1 if shared and k_blocks * row_tiles * row_tile_bytes <= most_kept else again)
+    by_rows, by_panels = again * pack_rows + 2 * pack_columns, rows_again * pack_rows + pack_columns
+    split_rows = whole_rows or panels == 1 or (row_tiles > 1 and by_rows < by_panels)
     sharing = Sharing()
-    if base.batch == 1 and m * n * k >= LARGE:
+    if shared:
         kept = k_blocks * (panels * panel_bytes if split_rows else row_tiles * row_tile_bytes)
-        sharing = choose_sharing(split_rows, True, row_tiles, panels, m, n, kept / target.l2_bytes, False)
+        sharing = choose_sharing(split_rows, True, row_tiles, panels, m, n, KEPT_SHARE * kept / most_kept, False)
     rows_packed = row_tiles * k_blocks if sharing.keeps and not split_rows else 1
     panels_packed = panels * k_blocks if sharing.keeps and split_rows else panels_in_block
     made = replace(
@@ -143,5 +151,6 @@ def matrix_cost(c: Contraction, g: Blocking, loads: tuple[bool, bool]) -> float:
     k = math.prod(c.k)
     multiply, rows, columns = parts_of_cost(g, g.pieces, loads, g.m, g.n, k)
     tiles = g.row_tiles * g.panels * (TILE_CYCLES + 100 * (g.k_blocks - 1))
-    again_rows, again_columns = -(-g.panels // g.panels_in_block), -(-g.row_tiles // g.tiles_in_block)
+    again_rows = 1 if g.keeps and not g.split_rows else -(-g.panels // g.panels_in_block)
+    again_columns = -(-g.row_tiles // g.tiles_in_block)
     return WORTH * (multiply + tiles + rows * again_rows + columns * again_columns + CALL_CYCLES / g.batch)
