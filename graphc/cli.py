@@ -330,6 +330,7 @@ def info(options: argparse.Namespace) -> int:
         stored = sum(f.stat().st_size for f in entries) / 2**20
         state = f"{len(entries)} entries, {stored:.1f} MiB" if cache.default() else "off: GRAPHC_CACHE=0"
         rows += [("backend", "native"), ("target", f"{host.triple}, {host.cpu}"),
+                 ("matrix unit", matrix_unit([p for p in target.PIECES if target.host(p).pieces])),
                  ("vectors", f"{host.vector_bytes * 8} bits, {host.registers} registers"),
                  ("threads", f"{threads.available_parallelism()} of {os.cpu_count()} cores"),
                  ("caches", f"L1 {host.l1_bytes >> 10} KiB, L2 {host.l2_bytes >> 10} KiB, L3 {host.l3_bytes >> 10} KiB"),
@@ -338,6 +339,11 @@ def info(options: argparse.Namespace) -> int:
         rows += [("backend", "numpy only; for machine code: pip install llvmlite")]
     print("\n".join(f"{name:12} {value}" for name, value in rows))
     return 0
+
+
+def matrix_unit(precisions: Sequence[str]) -> str:
+    """What runs on it."""
+    return f"for matmul_precision {', '.join(map(repr, precisions))}" if precisions else "none, or kept from this process"
 
 
 def completion(options: argparse.Namespace) -> int:

@@ -96,6 +96,13 @@ def test_training_goes_the_same_way() -> None:
         assert all(train(precision, threads=n) == losses for n in (1, 2, 3)), "the same bits for any number of threads"
 
 
+def test_the_report_says_how_many_contractions_are_less_precise() -> None:
+    inside = int(UNIT)
+    assert f"{inside} of 1 contractions are of medium precision" in product(matmul_precision="medium").report()
+    assert "precision" not in product().report()
+    assert "0 of 1 contractions" in product(dtype="float64", matmul_precision="high").report()
+
+
 def test_medium_is_pytorchs() -> None:
     """Step by step as near to PyTorch with operands rounded to bfloat16 as sums in another order are."""
     if not UNIT:
