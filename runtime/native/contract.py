@@ -139,10 +139,11 @@ def choose_road(c: Contraction, target: Target, plain: bool, loads: tuple[bool, 
             choices.append((cost(d, g, plain, turned, False, target, overlap) * more, turned, False))
     matrix = matrix_blocking(c, target, loads, whole_rows)
     least, turned, dots = min(choices)
-    if matrix is not None and matrix_cost(c, matrix, loads) < least:
-        return Road(False, False, matrix, matrix.scratch_bytes, matrix.height, matrix.scratch_bytes)
     along = correlation(c, target) if not any(loads) and not whole_rows else None
-    if along is not None and along.cost(c, target.lanes(SIZES[c.dtype])) < least:
+    by_rows = math.inf if along is None else along.cost(c, target.lanes(SIZES[c.dtype]))
+    if matrix is not None and matrix_cost(c, matrix, loads) < min(least, by_rows):
+        return Road(False, False, matrix, matrix.scratch_bytes, matrix.height, matrix.scratch_bytes)
+    if along is not None and by_rows < least:
         g = choose_blocking(c, target, plain, loads)
         return Road(False, False, g, along.scratch_bytes, along.rows, along.scratch_bytes, along)
     d = swapped(c) if turned else c

@@ -11,9 +11,11 @@ from functools import lru_cache
 from graphc.runtime.native.axes import Axes, Contraction, pieces_run
 from graphc.runtime.native.blocking import KEPT_SHARE, LARGE, choose_blocking, choose_sharing, with_regions
 from graphc.runtime.native.blocks import Blocking, Sharing
+from graphc.runtime.native.operands import stays_the_same
 from graphc.runtime.native.packing import PIECE
 from graphc.runtime.native.pieces import DEPTH, LANES, PRODUCTS, REGISTER_BYTES, SIDE
 from graphc.runtime.native.pieces import loads as loads_of
+from graphc.runtime.native.sharing import MOST_BALANCED
 from graphc.runtime.native.target import Target
 
 from graphc.records import replace
@@ -29,8 +31,8 @@ STEP, LOAD = SIDE, 8  # cycles of one multiplication of matrix registers, and of
 TILE_CYCLES, CALL_CYCLES = 250, 3000  # of a tile beside its multiplications, of a contraction beside its tiles
 SPLIT_CYCLES = {1: 0.25, 2: 0.5, 3: 0.8}  # of an element, by the number of its pieces
 TURN_CYCLES = 0.25  # of a piece of an element that is transposed
-COPY_CYCLES, FAR_CYCLES = 0.3, 1.3  # of an element that is copied before that: lines, and single elements
-WORTH = 1.25  # how many times as fast it must seem: estimates err
+COPY_CYCLES, FAR_CYCLES = 0.3, 2.5  # of an element that is copied before that: lines, and single elements
+WORTH = {1: 1.0, 2: 1.25, 3: 1.25}  # how many times as fast it must seem, by pieces: estimates err, and many lose much at once
 
 
 def step_cycles(down: int, across: int, pieces: int) -> int:
@@ -103,17 +105,20 @@ def matrix_blocking(c: Contraction, target: Target, loads: tuple[bool, bool], wh
     padded_k = deep * DEPTH
     gathers = whole_rows and panels > 1
     _, pack_rows, pack_columns = parts_of_cost(base, pieces, loads, m, n, k)
-    shared = base.batch == 1 and m * n * k >= LARGE
-    most_kept = KEPT[pieces] * target.l2_bytes
+    large = base.batch * m * n * k >= LARGE
+    most_kept, kept = KEPT[pieces] * target.l2_bytes, (k_blocks * row_tiles * row_tile_bytes, k_blocks * panels * panel_bytes)
+    same = [every and not load for every, load in zip(stays_the_same(base), loads, strict=True)]
+    keeps_rows = kept[0] <= most_kept and (same[0] or (base.batch == 1 and large))
     # each of two threads packs the whole operand along which the work is not split, and rows that are not kept for every block
     again = -(-panels // panels_in_block)
-    rows_again = 2 * (1 if shared and k_blocks * row_tiles * row_tile_bytes <= most_kept else again)
-    by_rows, by_panels = again * pack_rows + 2 * pack_columns, rows_again * pack_rows + pack_columns
+    by_rows = again * pack_rows + 2 * pack_columns
+    by_panels = 2 * pack_rows * (1 / base.batch if keeps_rows else again) + pack_columns
     split_rows = whole_rows or panels == 1 or (row_tiles > 1 and by_rows < by_panels)
-    sharing = Sharing()
-    if shared:
-        kept = k_blocks * (panels * panel_bytes if split_rows else row_tiles * row_tile_bytes)
-        sharing = choose_sharing(split_rows, True, row_tiles, panels, m, n, KEPT_SHARE * kept / most_kept, False)
+    sharing, side = Sharing(), int(split_rows)
+    if same[side] and kept[side] <= most_kept:
+        sharing = Sharing(portion=int(large), keeps=True, most_threads=MOST_BALANCED)
+    elif base.batch == 1 and large:
+        sharing = choose_sharing(split_rows, True, row_tiles, panels, m, n, KEPT_SHARE * kept[side] / most_kept, False)
     rows_packed = row_tiles * k_blocks if sharing.keeps and not split_rows else 1
     panels_packed = panels * k_blocks if sharing.keeps and split_rows else panels_in_block
     made = replace(
@@ -151,6 +156,6 @@ def matrix_cost(c: Contraction, g: Blocking, loads: tuple[bool, bool]) -> float:
     k = math.prod(c.k)
     multiply, rows, columns = parts_of_cost(g, g.pieces, loads, g.m, g.n, k)
     tiles = g.row_tiles * g.panels * (TILE_CYCLES + 100 * (g.k_blocks - 1))
-    again_rows = 1 if g.keeps and not g.split_rows else -(-g.panels // g.panels_in_block)
-    again_columns = -(-g.row_tiles // g.tiles_in_block)
-    return WORTH * (multiply + tiles + rows * again_rows + columns * again_columns + CALL_CYCLES / g.batch)
+    again_rows = 1 / g.batch if g.keeps and not g.split_rows else -(-g.panels // g.panels_in_block)
+    again_columns = 1 / g.batch if g.keeps and g.split_rows else -(-g.row_tiles // g.tiles_in_block)
+    return WORTH[g.pieces] * (multiply + tiles + rows * again_rows + columns * again_columns + CALL_CYCLES / g.batch)
