@@ -183,7 +183,7 @@ def test_entries_that_make_no_sense_are_not_run(folder: Path) -> None:
 
 def test_matrix_registers_are_asked_for_before_code_that_uses_them_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     value = step()(np.ones((3, 12), "f"))
-    key = kept_programs.key_of(step().graph, {"batch": 3}, jit_threads(), None, "highest")
+    key = kept_programs.key_of(step().built, {"batch": 3}, jit_threads(), None, "highest")
     store = cache.default()
     assert store is not None and key is not None
     entry = store.lookup(key)
