@@ -20,10 +20,10 @@ from .origins import at, user_origin
 
 
 class Built:
-    """A graph, and what can be asked of it."""
+    """A graph, and what can be asked of it; `updates` is their number."""
 
     def __init__(self, graph: Graph) -> None:
-        self.inputs, self.output_names = graph.inputs, graph.output_names
+        self.inputs, self.output_names, self.updates = graph.inputs, graph.output_names, len(graph.updates)
         self._graph: Graph | None = graph
 
     @property
@@ -66,9 +66,9 @@ class Waiting(Built):
     build      makes it
     """
 
-    def __init__(self, inputs: Sequence[Node], output_names: tuple[str, ...], digest: bytes, cells: Sequence[Cell],
-                 constants: Mapping[int, np.ndarray], build: Callable[[], Graph]) -> None:
-        self.inputs, self.output_names, self.digest = tuple(inputs), output_names, digest
+    def __init__(self, inputs: Sequence[Node], output_names: tuple[str, ...], updates: int, digest: bytes,
+                 cells: Sequence[Cell], constants: Mapping[int, np.ndarray], build: Callable[[], Graph]) -> None:
+        self.inputs, self.output_names, self.updates, self.digest = tuple(inputs), output_names, updates, digest
         self._cells, self._constants = list(cells), constants
         self._build: Callable[[], Graph] | None = build
         self._graph, self._lock = None, threading.RLock()

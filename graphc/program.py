@@ -72,7 +72,7 @@ class Program:
 
     def __repr__(self) -> str:
         inputs = ", ".join(f"{n}: {t.type}" for n, t in zip(names_in_order(self.built.inputs), self.inputs, strict=True))
-        return f"<Program {self.name}({inputs}) on {self.backend}, {len(self.graph.updates)} updates>"
+        return f"<Program {self.name}({inputs}) on {self.backend}, {self.built.updates} updates>"
 
     @property
     def graph(self) -> Graph:
