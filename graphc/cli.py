@@ -325,7 +325,7 @@ def info(options: argparse.Namespace) -> int:
         from .runtime.native import cache, target, threads
 
         host = target.host()
-        folder = cache.default_folder()
+        folder = Path(cache.default_folder())
         entries = [f for f in folder.glob("*.object")] if folder.is_dir() else []
         stored = sum(f.stat().st_size for f in entries) / 2**20
         state = f"{len(entries)} entries, {stored:.1f} MiB" if cache.default() else "off: GRAPHC_CACHE=0"

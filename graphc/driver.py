@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from .built import Built
 from .cells import Cell
 from .errors import GraphError
 from .feeds import assign, convert, solve_sizes
@@ -18,7 +19,7 @@ from .garbage import kept_waiting
 from .ir import Graph, Node, rewrite, substitute, topological
 from .methods import FUNCTIONS, public
 from .origins import at, user_origin
-from .passes.update import attach_updates
+from .passes.update import training_step
 from .program import Program, inspecting, sizes_for
 from .runtime.interpreter import evaluate
 from .structures import flatten_outputs
@@ -45,9 +46,18 @@ def function(inputs: Sequence[Tensor], outputs: Any, updates: Mapping[Parameter,
                     `set_float32_matmul_precision` has set where it is None
     """
     named, structure = flatten_outputs(outputs)
-    names, leaves = [name for name, _ in named], [as_tensor(leaf) for _, leaf in named]
+    leaves = [as_tensor(leaf) for _, leaf in named]
+    graph = _graph(inputs, leaves, updates or {}, tuple(name for name, _ in named))
+    return Program(graph, structure, backend=backend, threads=threads, memory_budget=memory_budget,
+                   check_numerics=check_numerics, matmul_precision=matmul_precision, name=name)
+
+
+def _graph(inputs: Sequence[Tensor], leaves: Sequence[Tensor], updates: Mapping[Parameter, TensorLike],
+           names: tuple[str, ...]) -> Graph:
+    """The graph of a program, checked."""
+    _check_inputs(inputs)
     chosen: dict[Cell, Node] = {}
-    for target, value in (updates or {}).items():
+    for target, value in updates.items():
         if not isinstance(target, Parameter):
             raise GraphError(f"updates: {target!r} is no parameter or state{at(user_origin())}")
         new = as_tensor(value, target)
@@ -55,10 +65,12 @@ def function(inputs: Sequence[Tensor], outputs: Any, updates: Mapping[Parameter,
             raise GraphError(f"updates: '{target.cell.name}' is {target.type}, its new value {new.type}; "
                              f"reshape or .astype it{at(user_origin())}")
         chosen[target.cell] = new.node
-    graph = _collect([t.node for t in inputs], [t.node for t in leaves], chosen, tuple(names))
-    _check_inputs(graph, inputs)
-    return Program(graph, structure, backend=backend, threads=threads, memory_budget=memory_budget,
-                   check_numerics=check_numerics, matmul_precision=matmul_precision, name=name)
+    graph = _collect([t.node for t in inputs], [t.node for t in leaves], chosen, names)
+    missing = [n for n in graph.nodes if "symbol" in n.attributes and n not in graph.inputs]
+    if missing:
+        needed = ", ".join(f"'{n.attributes['name']}'" for n in missing)
+        raise GraphError(f"the outputs depend on {needed}, which is not among the inputs{at(user_origin())}")
+    return graph
 
 
 def _collect(inputs: Sequence[Node], outputs: Sequence[Node], updates: dict[Cell, Node],
@@ -91,20 +103,16 @@ def _without_carriers(roots: Sequence[Node]) -> list[Node]:
     return [new[r] for r in roots]
 
 
-def _check_inputs(graph: Graph, inputs: Sequence[Any]) -> None:
-    seen: dict[str, Node] = {}
+def _check_inputs(inputs: Sequence[Any]) -> None:
+    names: set[str] = set()
     for tensor in inputs:
         if not isinstance(tensor, Tensor) or "symbol" not in tensor.node.attributes:
             raise GraphError(f"inputs must be placeholders, got {tensor!r}{at(user_origin())}")
         name = tensor.node.attributes["name"]
-        if name in seen:
+        if name in names:
             raise GraphError(f"two inputs are called '{name}'; names of one program's inputs must differ"
                              f"{at(user_origin())}")
-        seen[name] = tensor.node
-    missing = [n for n in graph.nodes if "symbol" in n.attributes and n not in graph.inputs]
-    if missing:
-        names = ", ".join(f"'{n.attributes['name']}'" for n in missing)
-        raise GraphError(f"the outputs depend on {names}, which is not among the inputs{at(user_origin())}")
+        names.add(name)
 
 
 def inputs_of(roots: Sequence[Tensor]) -> list[Tensor]:
@@ -131,14 +139,31 @@ def train_step(loss: Tensor, optimizer: Any, outputs: Any = None, *, lr_schedule
     inputs           placeholders in the order of positional arguments; all that are needed, in order of creation, by default
     options          those of `function`
     """
-    attached = attach_updates(loss, optimizer, grad_clip_norm=grad_clip_norm, grad_clip_value=grad_clip_value,
-                              accumulate=accumulate, lr_scheduler=lr_scheduler)
+    step = training_step(loss, optimizer, grad_clip_norm=grad_clip_norm, grad_clip_value=grad_clip_value,
+                         accumulate=accumulate, lr_scheduler=lr_scheduler)
     if returns is None:
         returns = loss if outputs is None else (loss, outputs)
-    leaves = [leaf for _, leaf in flatten_outputs(returns)[0]]
-    needed = inputs_of([as_tensor(value) for value in (*leaves, *attached.updates.values())])
-    program = function(needed if inputs is None else inputs, returns, attached.updates, **options)
-    program.after_call.extend(attached.between_calls)
+    named, structure = flatten_outputs(returns)
+    names, leaves = tuple(name for name, _ in named), [as_tensor(leaf) for _, leaf in named]
+    given = [] if inputs is None else list(inputs)
+    _check_inputs(given)
+
+    def derive() -> Graph:
+        updates = step.derive()
+        return _graph(inputs_of([*leaves, *updates.values()]) if inputs is None else given, leaves, updates, names)
+
+    if options.get("backend", "native") == "native":
+        from .derivation import derived
+
+        roots = [loss, *leaves]
+        needed = [*given, *inputs_of([*roots, *step.schedules.values()])]
+        said = Graph(tuple(dict.fromkeys(t.node for t in needed)), tuple(t.node for t in roots),
+                     tuple((target.cell, value.node) for target, value in step.schedules.items()), names)
+        built = derived(step, said, None if inputs is None else len(given), derive)
+    else:
+        built = Built(derive())
+    program = Program(built, structure, **options)
+    program.after_call.extend(step.between_calls)
     return program
 
 

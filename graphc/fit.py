@@ -45,7 +45,7 @@ class Bar:
 def fit(program: Program, data: Mapping[str, Any], *, batch_size: int, epochs: int, shuffle: bool, seed: int,
         progress: bool, drop_last: bool) -> dict[str, np.ndarray]:
     """See `Program.fit`."""
-    inputs = program.graph.inputs
+    inputs = program.built.inputs
     arrays = [convert(n, v) for n, v in zip(inputs, assign(inputs, (), data), strict=True)]
     rows = {len(a) for a in arrays if a.ndim}
     if len(rows) != 1 or any(not a.ndim for a in arrays):
@@ -94,5 +94,5 @@ def run_batches(program: Program, stacked: list[np.ndarray], count: int, report:
 
 def output_names(program: Program) -> list[str]:
     """"loss" for the first output, then the names of the others; only numbers can be averaged."""
-    names = ["loss" if i == 0 else n for i, n in enumerate(program.graph.output_names)]
+    names = ["loss" if i == 0 else n for i, n in enumerate(program.built.output_names)]
     return list(dict.fromkeys(names)) or ["loss"]

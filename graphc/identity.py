@@ -57,7 +57,7 @@ class Speaker:
                 say("graph")
                 self.graph(inner)
         say(f"inputs {[places[node] for node in graph.inputs]} outputs {[places[node] for node in graph.outputs]} updates "
-            f"{[(self.cells[cell], places[value]) for cell, value in graph.updates]}")
+            f"{[(self.cell(cell), places[value]) for cell, value in graph.updates]}")
 
     def check(self, op: Op) -> None:
         if not is_own(op):
@@ -71,20 +71,24 @@ class Speaker:
         return said
 
     def attributes(self, node: Node, inputs: Mapping[Node, int]) -> list[tuple[str, Any]]:
-        return [(name, self.cells[value] if isinstance(value, Cell) else inputs[node] if name == "symbol" and node in inputs
-                 else _value(value)) for name, value in node.attributes.items() if name not in node.op.aside]
+        return [(name, inputs[node] if name == "symbol" and node in inputs else self.value(value))
+                for name, value in node.attributes.items() if name not in node.op.aside]
 
+    def cell(self, cell: Cell) -> int:
+        return self.cells[cell]
 
-def _value(value: Any) -> Any:
-    """Something whose spelling says it all."""
-    if value is None or isinstance(value, PLAIN):
-        return type(value).__name__, value.hex() if isinstance(value, float) else str(value)
-    if isinstance(value, tuple):
-        return tuple(map(_value, value))
-    if isinstance(value, np.ndarray):
-        content = np.ascontiguousarray(value).tobytes()
-        return value.dtype.str, value.shape, content if value.size <= SMALL else digest(content)
-    raise Unspoken(f"an attribute is a {type(value).__name__}")
+    def value(self, value: Any) -> Any:
+        """Something whose spelling says it all."""
+        if value is None or isinstance(value, PLAIN):
+            return type(value).__name__, value.hex() if isinstance(value, float) else str(value)
+        if isinstance(value, tuple):
+            return tuple(map(self.value, value))
+        if isinstance(value, Cell):
+            return self.cell(value)
+        if isinstance(value, np.ndarray):
+            content = np.ascontiguousarray(value).tobytes()
+            return value.dtype.str, value.shape, content if value.size <= SMALL else digest(content)
+        raise Unspoken(f"an attribute is a {type(value).__name__}")
 
 
 def is_own(op: Op) -> bool:
@@ -102,4 +106,9 @@ def is_own(op: Op) -> bool:
             needed = [op.expand]
         case _:
             needed = [op.infer]
-    return all((getattr(function, "__module__", None) or "").startswith(OWN) for function in needed)
+    return is_graphcs(*needed)
+
+
+def is_graphcs(*found: Any) -> bool:
+    """Whether functions and classes are graphc's own; None stands for none."""
+    return all(one is None or (getattr(one, "__module__", None) or "").startswith(OWN) for one in found)

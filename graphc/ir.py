@@ -27,27 +27,44 @@ from .types import Dim, DType, Quotient, TensorType
 SMALL = 64  # constants up to this many elements are compared by value, larger ones by identity
 
 
+PLAIN = frozenset((str, DType, Dim, Quotient, TensorType, type(None)))  # equal where they say the same
+NUMBERS = frozenset((int, bool))
+
+
 def key_of(value: Any) -> Any:
     """A hashable stand-in that tells apart what Python's == confuses: 0.0 and -0.0, 1 and True, and joins NaNs."""
-    if value is None or isinstance(value, (str, DType, Dim, Quotient, TensorType)):
+    kind = type(value)
+    if kind in PLAIN:
         return value
-    if isinstance(value, (bool, int)):
-        return type(value).__name__, value
+    if kind is tuple:
+        for part in value:
+            if type(part) is not int and type(part) is not Dim:
+                return tuple([key_of(v) for v in value])
+        return value  # a shape or axes: the key of an int in any other tuple is a pair
+    if kind in NUMBERS:
+        return kind, value
     if isinstance(value, float):
         return "float", value.hex()
-    if isinstance(value, tuple):
-        return tuple(key_of(v) for v in value)
     if isinstance(value, np.ndarray):
         if value.size <= SMALL:
             return "array", value.dtype.str, value.shape, value.tobytes()
         return "array", id(value)
-    return type(value).__name__, id(value)  # cells, input symbols, callables: by identity; the node keeps them alive
+    return kind, id(value)  # cells, input symbols, callables: by identity; the node keeps them alive
 
 
 def freeze(value: Any) -> Any:
     """Lists become tuples, numpy scalars Python's, arrays read-only."""
+    kind = type(value)
+    if kind in PLAIN or kind in NUMBERS:
+        return value
+    if kind is tuple:
+        for part in value:
+            if type(part) is not int and type(part) is not Dim:
+                break
+        else:
+            return value
     if isinstance(value, (list, tuple)):
-        return tuple(freeze(v) for v in value)
+        return tuple([freeze(v) for v in value])
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, np.ndarray):

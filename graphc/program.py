@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .built import Built
 from .errors import CheckpointError, FeedError, GraphError
 from .feeds import assign, convert, names_in_order, solve_sizes
 from .garbage import kept_waiting
@@ -46,7 +47,7 @@ class Program:
     backend     "native" or "numpy"
     """
 
-    def __init__(self, graph: Graph, structure: Structure, *, backend: str = "native", threads: int | None = None,
+    def __init__(self, graph: Graph | Built, structure: Structure, *, backend: str = "native", threads: int | None = None,
                  memory_budget: int | None = None, check_numerics: bool = False, matmul_precision: str | None = None,
                  name: str = "program") -> None:
         if backend not in ("native", "numpy"):
@@ -55,13 +56,14 @@ class Program:
             raise GraphError(f"threads must be at least 1, got {threads}{at(user_origin())}")
         if memory_budget is not None and (not isinstance(memory_budget, (int, np.integer)) or memory_budget < 0):
             raise GraphError(f"memory_budget is a number of bytes, got {memory_budget!r}{at(user_origin())}")
-        self.graph, self.structure, self.name = graph, structure, name
+        self.built = graph if isinstance(graph, Built) else Built(graph)
+        self.structure, self.name = structure, name
         self.backend = _usable(backend)
         self.threads, self.memory_budget, self.check_numerics = threads, memory_budget, check_numerics
         self.matmul_precision = checked(matmul_precision)
         self.after_call: list[Any] = []  # schedulers that are no formula: stepped after each call
-        self.inputs = [Tensor(n) for n in graph.inputs]
-        self._plain = [(n.attributes["name"], n.dtype.numpy) for n in graph.inputs]
+        self.inputs = [Tensor(n) for n in self.built.inputs]
+        self._plain = [(n.attributes["name"], n.dtype.numpy) for n in self.built.inputs]
         self._lock = threading.RLock()
         self._cache: dict[tuple[tuple[str, int], ...], Specialized] = {}
         self._simplified: Graph | None = None
@@ -69,14 +71,19 @@ class Program:
         self.seconds: dict[str, float] = {}
 
     def __repr__(self) -> str:
-        inputs = ", ".join(f"{n}: {t.type}" for n, t in zip(names_in_order(self.graph.inputs), self.inputs, strict=True))
-        return f"<Program {self.name}({inputs}) on {self.backend}, {len(self.graph.updates)} updates>"
+        inputs = ", ".join(f"{n}: {t.type}" for n, t in zip(names_in_order(self.built.inputs), self.inputs, strict=True))
+        return f"<Program {self.name}({inputs}) on {self.backend}, {self.built.updates} updates>"
+
+    @property
+    def graph(self) -> Graph:
+        """As the user built it; where another process has left the program on disk it is derived when it is asked for."""
+        return self.built.graph
 
     @property
     def parameters(self) -> list[Parameter]:
         """Every parameter and state that the program reads or updates."""
         return [Parameter(make(REGISTRY["parameter"], (), {"cell": cell}), cell.trainable)
-                for cell in self.graph.cells()]
+                for cell in self.built.cells()]
 
     # -- compiling ---------------------------------------------------------------------------------------------
 
@@ -94,7 +101,7 @@ class Program:
 
     def specialize(self, **sizes: int) -> Specialized:
         """The program for these sizes of its open dimensions; compiled once, then kept."""
-        names = self.graph.open_sizes
+        names = self.built.open_sizes
         if set(sizes) != set(names):
             raise FeedError(f"specialize: open sizes are {', '.join(names) or 'none'}, "
                             f"got {', '.join(sorted(sizes)) or 'none'}{at(user_origin())}")
@@ -109,7 +116,7 @@ class Program:
             from .specialized import Options, specialize
 
             options = Options(self.backend, self.threads, self.memory_budget, self.matmul_precision)
-            known = self._cache[key] = specialize(self.name, self.graph, lambda: self.simplified, sizes, options)
+            known = self._cache[key] = specialize(self.name, self.built, lambda: self.simplified, sizes, options)
         return known
 
     # -- running -----------------------------------------------------------------------------------------------
@@ -135,15 +142,15 @@ class Program:
         known = self._known_feed(positional, named)
         if known is not None:
             return known
-        values = assign(self.graph.inputs, positional, named)
-        arrays = [convert(n, v) for n, v in zip(self.graph.inputs, values, strict=True)]
+        values = assign(self.built.inputs, positional, named)
+        arrays = [convert(n, v) for n, v in zip(self.built.inputs, values, strict=True)]
         return self._for(arrays), arrays
 
     def _for(self, arrays: Sequence[np.ndarray]) -> Specialized:
         shapes = tuple(a.shape for a in arrays)
         found = self._by_shapes.get(shapes)
         if found is None:
-            found = self._by_shapes[shapes] = self._specialized(solve_sizes(self.graph.inputs, arrays))
+            found = self._by_shapes[shapes] = self._specialized(solve_sizes(self.built.inputs, arrays))
         return found
 
     def __call__(self, *positional: Any, **named: Any) -> Any:
@@ -172,7 +179,7 @@ class Program:
         stacks: list[list[np.ndarray]] = []
         for step in range(count):
             now = [a[step] if moves else a for a, moves in zip(arrays, advance, strict=True)]
-            before = {cell: cell.array.copy() for cell in self.graph.cells()}
+            before = {cell: cell.array.copy() for cell in self.built.cells()}
             outputs = special.executable.run(now, 1, [False] * len(now))
             check_finite([*outputs, *(cell.array for cell, _ in self.graph.updates)], now, before, lambda: special.graph)
             stacks.append([o[0] for o in outputs])
@@ -221,9 +228,9 @@ class Program:
         returns are overwritten by its next call.
         """
         with self._lock:
-            values = assign(self.graph.inputs, positional, named)
+            values = assign(self.built.inputs, positional, named)
             arrays = []
-            for node, value in zip(self.graph.inputs, values, strict=True):
+            for node, value in zip(self.built.inputs, values, strict=True):
                 array = convert(node, value)
                 if array is not value:
                     raise FeedError(f"bind reads '{node.attributes['name']}' in place: it must be a C-contiguous array "
@@ -261,15 +268,11 @@ class Program:
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """Copies of all parameters and states, by unique name."""
-        from .text import cell_names
-
-        return {name: cell.array.copy() for cell, name in cell_names(self.graph).items()}
+        return {name: cell.array.copy() for cell, name in self.built.names().items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Gives all parameters and states the values that `state_dict` saved; nothing changes where anything is off."""
-        from .text import cell_names
-
-        names = {name: cell for cell, name in cell_names(self.graph).items()}
+        names = {name: cell for cell, name in self.built.names().items()}
         missing, unknown = sorted(set(names) - set(state)), sorted(set(state) - set(names))
         if missing or unknown:
             raise CheckpointError(f"missing: {', '.join(missing) or 'none'}; unknown: {', '.join(unknown) or 'none'}")
@@ -363,4 +366,4 @@ def _usable(backend: str) -> str:
 
 def sizes_for(program: Program, sizes: Mapping[str, int] | None) -> dict[str, int]:
     """Given sizes, 32 for every open dimension that is not given."""
-    return {name: (sizes or {}).get(name, 32) for name in program.graph.open_sizes}
+    return {name: (sizes or {}).get(name, 32) for name in program.built.open_sizes}

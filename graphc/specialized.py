@@ -19,6 +19,7 @@ from .origins import at, user_origin
 from .records import NamedTuple, record
 
 if TYPE_CHECKING:
+    from .built import Built
     from .passes.recompute import Recomputed
     from .plan import Buffer, Plan
     from .runtime.native.executable import Native
@@ -160,7 +161,7 @@ def getting_ready(graph: Graph, options: Options) -> Iterator[None]:
             ready()
 
 
-def specialize(name: str, built: Graph, simplified: Callable[[], Graph], sizes: Mapping[str, int],
+def specialize(name: str, built: Built, simplified: Callable[[], Graph], sizes: Mapping[str, int],
                options: Options) -> Specialized:
     """A program for these sizes: kept on disk by an earlier process, or compiled and then kept.
 
@@ -180,7 +181,7 @@ def specialize(name: str, built: Graph, simplified: Callable[[], Graph], sizes: 
         if running is not None:
             again = partial(compile_again, name, built, dict(sizes), options)
             return Specialized(dict(sizes), running, again, perf_counter() - start)
-    with getting_ready(built, options):
+    with getting_ready(built.graph, options):
         compiled = compile_for(name, simplified(), sizes, options)
     if key is not None:
         kept_programs.store(key, built, cast("Native", compiled.executable))
@@ -188,11 +189,11 @@ def specialize(name: str, built: Graph, simplified: Callable[[], Graph], sizes: 
 
 
 @kept_waiting()
-def compile_again(name: str, built: Graph, sizes: Mapping[str, int], options: Options) -> Compiled:
+def compile_again(name: str, built: Built, sizes: Mapping[str, int], options: Options) -> Compiled:
     """What a program that was kept on disk is compiled to, for those who want to look at it."""
     from .passes.pipeline import Pipeline
 
-    return compile_for(name, Pipeline().simplified(built), sizes, options)
+    return compile_for(name, Pipeline().simplified(built.graph), sizes, options)
 
 
 def planned(name: str, simplified: Graph, sizes: Mapping[str, int], *, backend: str, memory_budget: int | None) -> Planned:

@@ -7,7 +7,7 @@ name.  Knows names, scopes of names and layout.  Must not know any op.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -54,7 +54,11 @@ def _all_cells(graph: Graph) -> Iterator[Cell]:
 
 def cell_names(*graphs: Graph) -> dict[Cell, str]:
     """A unique name for every cell: its own, numbered where several cells share it."""
-    cells = list(dict.fromkeys(cell for graph in graphs for cell in (*graph.cells(), *_all_cells(graph))))
+    return names_of(list(dict.fromkeys(cell for graph in graphs for cell in (*graph.cells(), *_all_cells(graph)))))
+
+
+def names_of(cells: Sequence[Cell]) -> dict[Cell, str]:
+    """The same for these cells, in order."""
     own = [cell.name for cell in cells]
     taken: dict[str, Cell] = {cell.name: cell for cell in cells if own.count(cell.name) == 1}
     names = {}
@@ -263,5 +267,5 @@ def _json(graph: Graph, cells: Mapping[Cell, str]) -> dict[str, Any]:
             "updates": [{"cell": cells[c], "node": number[n]} for c, n in graph.updates]}
 
 
-__all__ = ["bare", "cell_names", "format_graph", "format_json", "format_plan", "format_value", "parse",
+__all__ = ["bare", "cell_names", "format_graph", "format_json", "format_plan", "format_value", "names_of", "parse",
            "parse_type", "unique"]

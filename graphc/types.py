@@ -58,7 +58,8 @@ float32 = DType("float32", "f32", 4, 3)
 float64 = DType("float64", "f64", 8, 4)
 DTYPES = (bool_, int32, int64, float32, float64)
 _BY_NAME = {d.name: d for d in DTYPES} | {d.short: d for d in DTYPES}
-_ALIASES = {float: float32, int: int64, bool: bool_}
+_KNOWN: dict[Any, DType] = {float: float32, int: int64, bool: bool_, **{d: d for d in DTYPES}, **_BY_NAME,
+                            **{d.numpy: d for d in DTYPES}}  # numpy takes its time over a dtype's name
 
 DTypeLike = Union[DType, str, type, np.dtype]
 
@@ -68,14 +69,13 @@ def as_dtype(like: DTypeLike) -> DType:
 
     Python's ``float`` means float32, the default float type, as ``int`` means int64.
     """
-    if isinstance(like, DType):
-        return like
-    if isinstance(like, str) and like in _BY_NAME:
-        return _BY_NAME[like]
-    if isinstance(like, type) and like in _ALIASES:
-        return _ALIASES[like]
+    given: Any = like
     try:
-        return _BY_NAME[np.dtype(like).name]
+        return _KNOWN[given]
+    except (KeyError, TypeError):
+        pass
+    try:
+        return _BY_NAME[np.dtype(given).name]
     except (TypeError, KeyError):
         known = ", ".join(d.name for d in DTYPES)
         raise DTypeError(f"unknown dtype {like!r}; graphc has {known}") from None
@@ -133,6 +133,8 @@ class Dim:
     __radd__ = __add__
 
     def __mul__(self, other: Size) -> Size:
+        if type(other) is int and other:
+            return self._times(other)
         total: dict[Monomial, int] = {}
         for m1, f1 in self.terms:
             for m2, f2 in _terms(other):
@@ -141,6 +143,15 @@ class Dim:
         return _simplest(total)
 
     __rmul__ = __mul__
+
+    def _times(self, factor: int) -> Dim:
+        """Its product with a number other than zero, whose terms have the same order."""
+        if factor == 1:
+            return self
+        new = Dim.__new__(Dim)
+        new.terms = tuple([(monomial, f * factor) for monomial, f in self.terms])
+        new._hash = hash(new.terms)
+        return new
 
     def __neg__(self) -> Size:
         return self * -1
@@ -292,8 +303,13 @@ def as_shape(like: Iterable[Size | str] | Size | str) -> Shape:
 
 def count(shape: Iterable[Size]) -> Size:
     """The number of elements."""
-    factors: Iterable[Any] = shape
-    return prod(factors, start=1)
+    number, open_ = 1, list[Dim]()
+    for size in shape:
+        if isinstance(size, Dim):
+            open_.append(size)
+        else:
+            number *= size
+    return prod(open_, start=number) if open_ else number
 
 
 def broadcast_shapes(*shapes: Shape) -> Shape:

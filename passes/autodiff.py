@@ -31,7 +31,7 @@ def grad(loss: Tensor, wrt: Tensor | Sequence[Tensor], *, allow_unused: bool = F
     """
     single = isinstance(wrt, Tensor)
     targets = [wrt] if isinstance(wrt, Tensor) else list(wrt)
-    _check_loss(loss, targets)
+    check_loss(loss, targets)
     with building(phase, "gradient"):
         seed = constant(1.0, loss.dtype)
         cotangent = seed if loss.ndim == 0 else seed.reshape(loss.shape)
@@ -46,7 +46,8 @@ def grad(loss: Tensor, wrt: Tensor | Sequence[Tensor], *, allow_unused: bool = F
     return gradients[0] if single else gradients
 
 
-def _check_loss(loss: Tensor, targets: Sequence[Tensor]) -> None:
+def check_loss(loss: Tensor, targets: Sequence[Tensor]) -> None:
+    """Raises ShapeError, DTypeError or GraphError for what has no gradient by its type."""
     if not isinstance(loss, Tensor):
         raise GraphError(f"grad differentiates a symbol, got {type(loss).__name__}{at(user_origin())}")
     if any(size != 1 for size in loss.shape):

@@ -6,7 +6,8 @@ Knows how those compose into new values of cells.  Must not know any optimizer's
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -19,11 +20,11 @@ from graphc.optim import EMA, Optimizer
 from graphc.optim.plateau import ReduceLROnPlateau
 from graphc.optim.schedule import LRScheduler
 from graphc.origins import at, building, phase, user_origin
-from graphc.records import NamedTuple
+from graphc.records import NamedTuple, record
 from graphc.tensor import Parameter, Tensor, state
 from graphc.types import float64
 
-from .autodiff import grad
+from .autodiff import check_loss, grad
 
 Gradients = dict[Parameter, Tensor]
 
@@ -40,16 +41,85 @@ class BetweenCalls:
             self.scheduler.step()
 
 
-class Attached(NamedTuple):
-    """What a step writes, and what Python does after each call."""
+class Accumulation(NamedTuple):
+    """What holds gradients from call to call: every `calls`-th applies their mean.
 
-    updates: dict[Parameter, Tensor]
-    between_calls: list[BetweenCalls]
+    waiting  how many calls' gradients are in the sums
+    sums     of each parameter's gradients
+    losses   the sum of the losses, where a schedule looks at their mean
+    """
+
+    calls: int
+    waiting: Parameter
+    sums: dict[Parameter, Parameter]
+    losses: Parameter | None
+
+    @property
+    def full(self) -> Tensor:
+        """Whether this call completes the sums."""
+        return self.waiting == self.calls - 1
 
 
-def attach_updates(loss: Tensor, optimizers: Any, *, grad_clip_norm: float | None = None,
-                   grad_clip_value: float | None = None, accumulate: int = 1, lr_scheduler: Any = None) -> Attached:
-    """New values of everything that a training step changes: parameters, slots, counters, rates, averages.
+class Limit(NamedTuple):
+    """The norm that a group's gradients together are limited to."""
+
+    params: tuple[Parameter, ...]
+    max_norm: float
+    norm_type: float
+
+
+@record(frozen=True, eq=False)
+class TrainingStep:
+    """All that the new values of a training step are derived from, checked, and as it was when the step was made.
+
+    params         what is trained
+    schedules      new values of rates and counters, as symbols
+    between_calls  schedules that are no formula
+    """
+
+    loss: Tensor
+    params: tuple[Parameter, ...]
+    optimizers: tuple[Optimizer, ...]
+    averages: tuple[EMA, ...]
+    clip_norm: float | None
+    clip_value: float | None
+    limits: tuple[Limit, ...]
+    accumulation: Accumulation | None
+    schedules: dict[Parameter, Tensor]
+    between_calls: tuple[BetweenCalls, ...]
+
+    def derive(self) -> dict[Parameter, Tensor]:
+        """New values of parameters, slots, counters, rates and averages.
+
+        Raises GraphError for a parameter that the loss does not depend on, and what rules of gradients and updates raise.
+        """
+        gradients: Gradients = dict(zip(self.params, grad(self.loss, self.params), strict=True))
+        held = self.accumulation
+        with building(phase, "update"):
+            full, sums = None, dict[Parameter, Tensor]()
+            if held is not None:
+                full = held.full
+                gradients, sums = _accumulated(held, full, gradients, self.loss)
+            if self.clip_value is not None:
+                gradients = clip_by_value(gradients, self.clip_value)
+            if self.clip_norm is not None:
+                gradients = clip_by_norm(gradients, self.clip_norm)
+            for params, max_norm, norm_type in self.limits:
+                gradients = gradients | clip_by_norm({p: gradients[p] for p in params}, max_norm, norm_type)
+            updates: dict[Parameter, Tensor] = {}
+            for optimizer in self.optimizers:
+                updates |= optimizer.updates(gradients)
+            for average in self.averages:
+                updates |= average.updates(updates)
+            updates |= self.schedules
+            if full is not None:
+                updates = {cell: where(full, new, cell) for cell, new in updates.items()} | sums
+        return updates
+
+
+def training_step(loss: Tensor, optimizers: Any, *, grad_clip_norm: float | None = None,
+                  grad_clip_value: float | None = None, accumulate: int = 1, lr_scheduler: Any = None) -> TrainingStep:
+    """A training step as the user says it.
 
     loss             a scalar to minimise; its value in the same step is the one before the update
     optimizers       one or several (no parameter in two); an `optim.EMA` may stand among them
@@ -59,44 +129,43 @@ def attach_updates(loss: Tensor, optimizers: Any, *, grad_clip_norm: float | Non
     accumulate       every k-th call applies the mean of k gradients; the other calls change nothing but the sums
     lr_scheduler     one or several; each advances once per applied update
 
-    Clipping acts on the accumulated mean.  Raises GraphError for a parameter that the loss does not depend on (one
-    with ``requires_grad`` False is left alone), and for settings that make no sense.
+    Clipping acts on the accumulated mean.  A parameter with ``requires_grad`` False is left alone.  Raises GraphError for
+    settings that make no sense, ShapeError and DTypeError for a loss that is no floating scalar.
     """
     every, averages = _sorted_out(optimizers)
     schedulers = _checked_schedulers(lr_scheduler, every)
     if not isinstance(accumulate, (int, np.integer)) or accumulate < 1:
         raise GraphError(f"accumulate is a positive number of calls, got {accumulate!r}{at(user_origin())}")
-    params = [p for o in every for g in o.param_groups for p in g.params if p.requires_grad]
+    params = tuple(p for o in every for g in o.param_groups for p in g.params if p.requires_grad)
     if not params:
         raise GraphError(f"no parameter of the optimizer requires a gradient{at(user_origin())}")
-    gradients: Gradients = dict(zip(params, grad(loss, params), strict=True))
+    check_loss(loss, params)
     with building(phase, "update"):
-        sums: dict[Parameter, Tensor] = {}
-        full, waiting = None, None
-        metric = loss
-        if accumulate > 1:
-            gradients, sums, full, waiting, metric = _accumulated(gradients, int(accumulate), loss, schedulers)
-        if grad_clip_value is not None:
-            gradients = clip_by_value(gradients, grad_clip_value)
-        if grad_clip_norm is not None:
-            gradients = clip_by_norm(gradients, grad_clip_norm)
-        gradients = _clipped_groups(gradients, every)
-        updates: dict[Parameter, Tensor] = {}
-        for optimizer in every:
-            updates |= optimizer.updates(gradients)
-        for average in averages:
-            updates |= average.updates(updates)
+        held = _accumulation(int(accumulate), params, schedulers) if accumulate > 1 else None
+        schedules: dict[Parameter, Tensor] = {}
         between: list[BetweenCalls] = []
         for scheduler in schedulers:
             if isinstance(scheduler, ReduceLROnPlateau):
-                updates |= scheduler.updates(metric)
+                schedules |= scheduler.updates(loss if held is None else _sum_of_losses(held, loss) * (1.0 / held.calls))
             elif scheduler.closed_form:
-                updates |= scheduler.updates()
+                schedules |= scheduler.updates()
             else:
-                between.append(BetweenCalls(scheduler, waiting))
-        if full is not None:
-            updates = {cell: where(full, new, cell) for cell, new in updates.items()} | sums
-    return Attached(updates, between)
+                between.append(BetweenCalls(scheduler, held and held.waiting))
+    return TrainingStep(loss, params, tuple(every), tuple(map(copy, averages)), grad_clip_norm, grad_clip_value,
+                        tuple(_limits(every)), held, schedules, tuple(between))
+
+
+class Attached(NamedTuple):
+    """What a step writes, and what Python does after each call."""
+
+    updates: dict[Parameter, Tensor]
+    between_calls: tuple[BetweenCalls, ...]
+
+
+def attach_updates(loss: Tensor, optimizers: Any, **settings: Any) -> Attached:
+    """New values of everything that a `training_step` of these settings changes."""
+    step = training_step(loss, optimizers, **settings)
+    return Attached(step.derive(), step.between_calls)
 
 
 # -- arguments -------------------------------------------------------------------------------------------------------
@@ -145,25 +214,33 @@ def _checked_schedulers(given: Any, optimizers: Sequence[Optimizer]) -> list[Any
 # -- gradients -------------------------------------------------------------------------------------------------------
 
 
-def _accumulated(gradients: Gradients, k: int, loss: Tensor, schedulers: Sequence[Any]
-                 ) -> tuple[Gradients, dict[Parameter, Tensor], Tensor, Parameter, Tensor]:
-    """Mean gradients over k calls; the sums' updates; whether this call completes them; the counter; the mean loss."""
-    waiting = state("accumulate.calls", np.array(0, dtype=np.int64))  # calls whose gradients wait in the sums
-    full = waiting == k - 1
+def _accumulation(calls: int, params: Sequence[Parameter], schedulers: Sequence[Any]) -> Accumulation:
+    """The states of an accumulation, empty."""
+    waiting = state("accumulate.calls", np.array(0, dtype=np.int64))
+    sums = {p: state(f"{p.cell.name}.accumulated", np.broadcast_to(np.zeros((), p.cell.type.dtype.numpy), p.cell.shape))
+            for p in params}
+    looks = any(isinstance(s, ReduceLROnPlateau) for s in schedulers)
+    return Accumulation(calls, waiting, sums, state("accumulate.loss", np.array(0.0, dtype=np.float64)) if looks else None)
+
+
+def _sum_of_losses(held: Accumulation, loss: Tensor) -> Tensor:
+    assert held.losses is not None
+    return held.losses + loss.reshape(()).astype(float64)
+
+
+def _accumulated(held: Accumulation, full: Tensor, gradients: Gradients, loss: Tensor
+                 ) -> tuple[Gradients, dict[Parameter, Tensor]]:
+    """Mean gradients over the calls, and what becomes of the sums."""
     means: Gradients = {}
-    sums: dict[Parameter, Tensor] = {waiting: where(full, waiting * 0, waiting + 1)}
+    sums: dict[Parameter, Tensor] = {held.waiting: where(full, held.waiting * 0, held.waiting + 1)}
     for p, gradient in gradients.items():
-        held = state(f"{p.cell.name}.accumulated", np.broadcast_to(np.zeros((), p.cell.type.dtype.numpy), p.cell.shape))
-        total = held + gradient
-        means[p] = total * (1.0 / k)
-        sums[held] = where(full, zeros_like(total), total)
-    metric = loss
-    if any(isinstance(s, ReduceLROnPlateau) for s in schedulers):
-        held = state("accumulate.loss", np.array(0.0, dtype=np.float64))
-        total = held + loss.reshape(()).astype(float64)
-        metric = total * (1.0 / k)
-        sums[held] = where(full, zeros_like(total), total)
-    return means, sums, full, waiting, metric
+        total = held.sums[p] + gradient
+        means[p] = total * (1.0 / held.calls)
+        sums[held.sums[p]] = where(full, zeros_like(total), total)
+    if held.losses is not None:
+        total = _sum_of_losses(held, loss)
+        sums[held.losses] = where(full, zeros_like(total), total)
+    return means, sums
 
 
 def clip_by_value(gradients: Mapping[Parameter, Tensor], value: float) -> Gradients:
@@ -199,12 +276,10 @@ def global_norm(tensors: Iterable[Tensor], norm_type: float = 2.0) -> Tensor:
     return sqrt(total) if norm_type == 2 else power(total, 1.0 / norm_type)
 
 
-def _clipped_groups(gradients: Gradients, optimizers: Sequence[Optimizer]) -> Gradients:
-    """The gradients with each group's own `clip_grad_max_norm` applied."""
-    result = dict(gradients)
+def _limits(optimizers: Sequence[Optimizer]) -> Iterator[Limit]:
+    """Of each group that has its own `clip_grad_max_norm`."""
     for group in (g for o in optimizers for g in o.param_groups):
         limit = group.get("clip_grad_max_norm")
-        own = {p: result[p] for p in group.params if p in result}
+        own = tuple(p for p in group.params if p.requires_grad)
         if limit is not None and own:
-            result |= clip_by_norm(own, float(limit), float(group.get("clip_grad_norm_type", 2.0)))
-    return result
+            yield Limit(own, float(limit), float(group.get("clip_grad_norm_type", 2.0)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -18,3 +19,15 @@ os.environ.setdefault("GRAPHC_CACHE", "objects")
 def several_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Programs take all the threads they may, also where a step is so short that one is faster."""
     monkeypatch.setattr("graphc.runtime.native.teams.GAIN", math.inf)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of its own, where programs are kept."""
+    from graphc.runtime.native import kept
+
+    if kept.machine() is None:
+        pytest.skip("programs are kept on x86-64 Linux")
+    monkeypatch.setenv("GRAPHC_CACHE", "1")
+    monkeypatch.setenv("GRAPHC_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache"

@@ -29,16 +29,6 @@ ROOT = Path(__file__).resolve().parent.parent
 ELSEWHERE = "programs are kept, and objects linked, on x86-64 Linux"
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache of its own, where programs are kept."""
-    if kept.machine() is None:
-        pytest.skip(ELSEWHERE)
-    monkeypatch.setenv("GRAPHC_CACHE", "1")
-    monkeypatch.setenv("GRAPHC_CACHE_DIR", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
 def in_a_process(name: str, file: Path) -> tuple[list[np.ndarray], dict[str, Any]]:
     command = [sys.executable, "-m", "tests.kept_models", name, str(file)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
@@ -53,6 +43,8 @@ def test_a_second_process_has_the_same_bits_without_compiling(name: str, folder:
     again, later = in_a_process(name, tmp_path / "again.npz")
     assert told["kept"] == 0 and "llvmlite" in told["loaded"]
     assert later["kept"] > 0 and later["loaded"] == [], "it needs neither LLVM nor passes"
+    assert told["derived"] > 0 or name == "branches"
+    assert later["derived"] == (told["derived"] if name == "own_gradient" else 0), "it needs no gradients"
     assert len(first) == len(again) > 1
     for a, b in zip(first, again, strict=True):
         np.testing.assert_array_equal(a, b, strict=True)
@@ -131,16 +123,16 @@ def test_what_differs_has_a_digest_of_its_own() -> None:
 
 
 def test_options_and_sizes_are_part_of_the_key(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    graph = step().graph
+    built = step().built
     options = [({"batch": 4}, 1, None, "highest"), ({"batch": 5}, 1, None, "highest"), ({"batch": 4}, 2, None, "highest"),
                ({"batch": 4}, 1, 0, "highest"), ({"batch": 4}, 1, None, "high"), ({"batch": 4}, 1, None, "medium")]
-    keys = [kept_programs.key_of(graph, *o) for o in options]
+    keys = [kept_programs.key_of(built, *o) for o in options]
     monkeypatch.setenv("GRAPHC_MATRIX_UNIT", "1")
-    keys.append(kept_programs.key_of(graph, *options[0]))
+    keys.append(kept_programs.key_of(built, *options[0]))
     monkeypatch.setattr(kept, "machine", lambda: b"another processor")
-    keys.append(kept_programs.key_of(graph, *options[0]))
+    keys.append(kept_programs.key_of(built, *options[0]))
     monkeypatch.setattr(cache, "compiler_digest", lambda: b"another version of the compiler")
-    keys.append(kept_programs.key_of(graph, *options[0]))
+    keys.append(kept_programs.key_of(built, *options[0]))
     assert None not in keys and len(set(keys)) == len(keys)
 
 
@@ -172,7 +164,7 @@ def test_nothing_is_kept_where_that_is_not_wanted(folder: Path, monkeypatch: pyt
 def test_entries_that_make_no_sense_are_not_run(folder: Path) -> None:
     program = step()
     value = program(np.ones((3, 12), "f"))
-    key = kept_programs.key_of(program.graph, {"batch": 3}, jit_threads(), None, "highest")
+    key = kept_programs.key_of(program.built, {"batch": 3}, jit_threads(), None, "highest")
     assert key is not None
     store = cache.default()
     assert store is not None
@@ -184,14 +176,14 @@ def test_entries_that_make_no_sense_are_not_run(folder: Path) -> None:
         {"symbols": {}}, {"pointers": [[0, "no such function"]]}, {"pointers": [[10**9, 0]]}, {"size": -1}, {"size": 1})]
     for change in broken:
         assert store.store(key, entry.data, {**entry.meta, **change})
-        assert kept_programs.load(key, program.graph) is None
+        assert kept_programs.load(key, program.built) is None
         again = step()
         assert again(np.ones((3, 12), "f")) == value and not again.specialize(batch=3).kept
 
 
 def test_matrix_registers_are_asked_for_before_code_that_uses_them_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     value = step()(np.ones((3, 12), "f"))
-    key = kept_programs.key_of(step().graph, {"batch": 3}, jit_threads(), None, "highest")
+    key = kept_programs.key_of(step().built, {"batch": 3}, jit_threads(), None, "highest")
     store = cache.default()
     assert store is not None and key is not None
     entry = store.lookup(key)
@@ -350,7 +342,7 @@ def test_changed_sources_are_another_compiler(folder: Path, tmp_path: Path, monk
         assert told() != first
         source.write_text("a = 1\n")
         assert told() == first
-        monkeypatch.setattr(Path, "read_bytes", lambda self: b"")
+        monkeypatch.setattr(cache, "_content", lambda file: b"")
         assert told() == first
     finally:
         cache.compiler_digest.cache_clear()

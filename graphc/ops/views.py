@@ -27,8 +27,8 @@ Indices = tuple[Index, ...]
 
 
 def _reshape_type(x: TensorType, *, shape: Shape) -> TensorType:
-    if count(x.shape) != count(shape):
-        raise ShapeError(f"{count(x.shape)} elements do not fit shape [{','.join(map(str, shape))}]")
+    if x.size != count(shape):
+        raise ShapeError(f"{x.size} elements do not fit shape [{','.join(map(str, shape))}]")
     return x.with_shape(shape)
 
 

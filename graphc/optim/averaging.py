@@ -39,6 +39,10 @@ class EMA:
         self.counter = state("ema.step", np.array(0, dtype=np.int64))
         self.shadow: list[Parameter] = [state(f"{p.cell.name}.ema", p.numpy()) for p in self.params]
 
+    def declared(self) -> dict[str, Any]:
+        """All that the updates depend on."""
+        return dict(vars(self))
+
     def updates(self, new_values: Mapping[Parameter, Tensor]) -> dict[Parameter, Tensor]:
         """New values of the shadows, given what the step makes of the parameters."""
         by_cell = {p.cell: value for p, value in new_values.items()}

@@ -15,6 +15,7 @@ import numpy as np
 from ..cells import Cell
 from ..errors import CheckpointError, DTypeError, GraphError, ShapeError
 from ..origins import at, building, from_one_line, is_own, phase, user_origin
+from ..records import NamedTuple
 from ..tensor import Parameter, Tensor, state
 from ..types import float64
 
@@ -35,6 +36,7 @@ class ParamGroup(MutableMapping[str, Any]):
         self._cells: dict[str, Parameter] = {}
         self._label = label
         self._built = False
+        self.consulted = 0  # how often somebody asked for the number in a cell
         if "lr" in self._options:
             self.make_adjustable("lr")
 
@@ -60,6 +62,10 @@ class ParamGroup(MutableMapping[str, Any]):
         """From now on the constants of this group are part of a built step."""
         self._built = True
 
+    def declared(self) -> dict[str, Any]:
+        """Hyperparameters as rules that compute see them: a cell instead of its number.  Schedules begin with `initial_lr`."""
+        return {key: getattr(self, key) for key in self._options if key != "initial_lr"}
+
     def cell(self, key: str) -> Parameter | None:
         """The cell of an adjustable hyperparameter, or None of a constant."""
         return self._cells.get(key)
@@ -68,6 +74,7 @@ class ParamGroup(MutableMapping[str, Any]):
         value = self._options[key]
         if key not in self._cells:
             return value
+        self.consulted += 1
         number = float(self._cells[key].item())
         return (number, *value[1:]) if isinstance(value, tuple) else number
 
@@ -121,6 +128,15 @@ def _number(key: str, value: Any) -> float:
     return float(value)
 
 
+class Slot(NamedTuple):
+    """How a slot began: that of a parameter, or of the group with a number; `first` is a number, or None of an array."""
+
+    of: Parameter | int
+    name: str
+    first: Any
+    shape: tuple[int, ...]
+
+
 class Optimizer:
     """The base of all optimizers; a new one states its defaults and its `update`.
 
@@ -152,6 +168,7 @@ class Optimizer:
         self.param_groups: list[ParamGroup] = []
         self._slots: dict[tuple[Cell, str], Parameter] = {}
         self._shared: dict[tuple[int, str], Parameter] = {}
+        self.slots_begun: list[Slot] = []  # those of both kinds, in order
         self._loaded: dict[tuple[Cell, str], Any] = {}  # of a state dict, for slots that do not exist yet
         if isinstance(params, (Tensor, Mapping)):
             raise GraphError(f"{type(self).__name__} takes a list of parameters or of groups, got {params!r}"
@@ -220,6 +237,7 @@ class Optimizer:
             shape = w.cell.shape if shape is None else tuple(shape)
             value = np.broadcast_to(np.asarray(init, dtype=w.cell.type.dtype.numpy), shape)
             self._slots[key] = state(f"{w.cell.name}.{name}", value)
+            self.slots_begun.append(Slot(w, name, None if np.ndim(init) else float(init), tuple(shape)))
             if key in self._loaded:
                 self._restore(self._slots[key], self._loaded.pop(key), name)
         return self._slots[key]
@@ -231,10 +249,17 @@ class Optimizer:
         if key not in self._shared:
             label = f"{self._name}{index or ''}.{name}"
             self._shared[key] = state(label, np.array(init, dtype=np.float64))
+            self.slots_begun.append(Slot(index, name, float(init), ()))
             for w in group.params:
                 if (w.cell, name) in self._loaded:
                     self._restore(self._shared[key], self._loaded.pop((w.cell, name)), name)
         return self._shared[key]
+
+    def begin_slot(self, slot: Slot) -> Parameter:
+        """The slot that began so, made now where there is none."""
+        if isinstance(slot.of, int):
+            return self.shared_slot(self.param_groups[slot.of], slot.name, slot.first)
+        return self.slot(slot.of, slot.name, slot.first, slot.shape)
 
     # -- for the pass that builds a step -----------------------------------------------------------------------
 
@@ -261,6 +286,10 @@ class Optimizer:
                         result[target] = new
             result[self.counter] = self.counter + 1
         return result
+
+    def declared(self) -> dict[str, Any]:
+        """All that the updates depend on: neither what cells hold nor what is still to be loaded into them."""
+        return {name: value for name, value in vars(self).items() if name not in ("defaults", "slots_begun", "_loaded")}
 
     def _fitting(self, target: Any, value: Any) -> Tensor:
         """The new value as the target's dtype (a 0-d float64 rate widens a 0-d parameter); the shape must be right."""

@@ -23,7 +23,6 @@ import time
 from collections.abc import Iterator
 from functools import lru_cache
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy
@@ -50,17 +49,17 @@ class Entry(NamedTuple):
     data: bytes
 
 
-def default_folder() -> Path:
+def default_folder() -> str:
     """GRAPHC_CACHE_DIR, or ``graphc`` in the platform's folder for a user's cached files."""
     if named := os.environ.get("GRAPHC_CACHE_DIR"):
-        return Path(named).expanduser()
+        return os.path.expanduser(named)
     if sys.platform == "win32":
         base = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
     elif sys.platform == "darwin":
         base = "~/Library/Caches"
     else:
         base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "graphc"
+    return os.path.join(os.path.expanduser(base), "graphc")
 
 
 def wanted() -> str:
@@ -75,7 +74,7 @@ def default() -> Cache | None:
 
 
 @lru_cache(maxsize=8)
-def _open(folder: Path) -> Cache:
+def _open(folder: str) -> Cache:
     return Cache(folder)
 
 
@@ -93,12 +92,13 @@ def store(key: bytes, data: bytes, meta: dict[str, Any] | None = None) -> bool:
 
 def compiler_files() -> list[str]:
     """This package's own sources, and those that tell llvmlite's version; it is not loaded for that."""
-    root = Path(__file__).resolve().parents[2]
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
     found = find_spec("llvmlite")
     others = [os.path.join(place, "_version.py") for place in (found.submodule_search_locations or ())] if found else []
-    folders = [root, *(root / name for name in ("graphc", "passes", "runtime", "ops", "nn", "optim"))]
-    files = [os.path.join(folder, name) for top in folders[1:] for folder, _, names in os.walk(top) for name in names]
-    return sorted(f for f in {*files, *map(str, root.glob("*.py")), *others} if f.endswith(".py"))
+    tops = [os.path.join(root, name) for name in ("graphc", "passes", "runtime", "ops", "nn", "optim")]
+    files = [os.path.join(folder, name) for top in tops for folder, _, names in os.walk(top) for name in names]
+    files += [os.path.join(root, name) for name in os.listdir(root)]
+    return sorted(f for f in {*files, *others} if f.endswith(".py"))
 
 
 @lru_cache(maxsize=1)
@@ -119,11 +119,16 @@ def compiler_digest() -> bytes:
     parts = [f"numpy {numpy.__version__}\n".encode()]
     for file in files:
         with contextlib.suppress(OSError):
-            parts.append(os.path.basename(file).encode() + b"\0" + digest(Path(file).read_bytes()))
+            parts.append(os.path.basename(file).encode() + b"\0" + digest(_content(file)))
     made = digest(b"".join(parts))
     if cache is not None and stamp:
         cache.store(stamp, made)
     return made
+
+
+def _content(file: str) -> bytes:
+    with open(file, "rb") as opened:
+        return opened.read()
 
 
 def key(kind: str, content: str | bytes, target: Target, level: int) -> bytes:
@@ -144,7 +149,7 @@ def joint_key(*parts: bytes) -> bytes:
 class Cache:
     """One folder of entries, at most `limit` bytes in all; the least recently used go first."""
 
-    folder: Path
+    folder: str | os.PathLike[str]
     limit: int = LIMIT
     _total: int | None = None
     _stores: int = 0
@@ -163,7 +168,7 @@ class Cache:
                         return None
                     entry = _decode(file.read(), key)
                     if entry is not None:  # used now
-                        os.utime(descriptor if os.utime in os.supports_fd else self.folder / name)
+                        os.utime(descriptor if os.utime in os.supports_fd else self._path(None, name))
                 if entry is None:
                     os.unlink(self._path(directory, name), dir_fd=directory)
                 return entry
@@ -180,9 +185,9 @@ class Cache:
         if len(content) > self.limit:
             return False
         try:
-            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            os.makedirs(os.path.dirname(os.path.abspath(self.folder)), exist_ok=True)
             with contextlib.suppress(FileExistsError):
-                self.folder.mkdir(mode=0o700)
+                os.mkdir(self.folder, 0o700)
             with self._directory() as directory:
                 temporary = f"{os.urandom(8).hex()}.tmp"
                 self._write(directory, temporary, content)
@@ -228,7 +233,7 @@ class Cache:
             os.close(descriptor)
 
     def _path(self, directory: int | None, name: str) -> str:
-        return name if directory is not None else str(self.folder / name)
+        return name if directory is not None else os.path.join(self.folder, name)
 
     def _write(self, directory: int | None, name: str, content: bytes) -> None:
         descriptor = os.open(self._path(directory, name),

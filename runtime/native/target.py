@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import os
 from functools import lru_cache
-from pathlib import Path
 
 from graphc.runtime.native.permission import permitted
 
 from graphc.records import record, replace
 
+CACHE_FOLDER = "/sys/devices/system/cpu/cpu0/cache"  # where Linux tells
 PIECES = {"highest": 3, "high": 2, "medium": 1}  # that stand for a float32, by the precision of contractions
 
 
@@ -59,15 +59,20 @@ class Target:
 CACHES = 32 << 10, 512 << 10, 4 << 20  # L1 data, L2, L3: bytes that few current cores are below
 
 
+def _told(folder: str, what: str) -> str:
+    with open(os.path.join(CACHE_FOLDER, folder, what)) as file:
+        return file.read().strip()
+
+
 def cache_sizes() -> tuple[int, int, int]:
     """(L1 data, L2, L3) bytes of core 0 where the system tells (Linux), else CACHES."""
     sizes = dict(enumerate(CACHES, 1))
     try:
-        for folder in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
-            if (folder / "type").read_text().strip() != "Instruction":
-                text = (folder / "size").read_text().strip()
+        for folder in (name for name in os.listdir(CACHE_FOLDER) if name.startswith("index")):
+            kind, text, level = (_told(folder, what) for what in ("type", "size", "level"))
+            if kind != "Instruction":
                 unit = {"K": 1 << 10, "M": 1 << 20}.get(text[-1], 1)
-                sizes[int((folder / "level").read_text())] = int(text.rstrip("KM")) * unit
+                sizes[int(level)] = int(text.rstrip("KM")) * unit
     except (OSError, ValueError):
         pass  # not Linux, or a container that hides the tree: the defaults stand
     return sizes[1], sizes[2], sizes[3]

@@ -24,7 +24,6 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -102,7 +101,8 @@ def available_parallelism() -> int:
     """The cores that this process may use: its affinity, and on Linux its control group's quota."""
     cores = len(_ordered_cores()) or os.cpu_count() or 1
     with contextlib.suppress(OSError, ValueError):  # cgroup v2: "quota period" in microseconds, or "max period"
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        with open("/sys/fs/cgroup/cpu.max") as file:
+            quota, period = file.read().split()
         if quota != "max":
             cores = min(cores, max(1, -(-int(quota) // int(period))))
     return cores
@@ -117,7 +117,8 @@ def _ordered_cores() -> list[int]:
     seen: set[str] = set()
     for core in sorted(os.sched_getaffinity(0)):
         try:
-            group = Path(f"/sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list").read_text()
+            with open(f"/sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list") as file:
+                group = file.read()
         except OSError:
             group = str(core)
         (siblings if group in seen else first).append(core)
