@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import os
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +21,18 @@ os.environ.setdefault("GRAPHC_CACHE", "objects")
 def several_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Programs take all the threads they may, also where a step is so short that one is faster."""
     monkeypatch.setattr("graphc.runtime.native.teams.GAIN", math.inf)
+
+
+@pytest.fixture
+def own_op() -> Iterator[Callable[..., Any]]:
+    """`ops.elementwise.unary`, whose op goes away with the test: other tests go through all that are registered."""
+    from graphc.op import REGISTRY
+    from graphc.ops.elementwise import unary
+
+    before = set(REGISTRY)
+    yield unary
+    for name in set(REGISTRY) - before:
+        del REGISTRY[name]
 
 
 @pytest.fixture

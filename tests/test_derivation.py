@@ -19,7 +19,6 @@ from graphc.declaration import Declaration
 from graphc.identity import Unspoken, digest_of, is_own
 from graphc.ir import Graph, make
 from graphc.op import REGISTRY
-from graphc.ops.elementwise import unary
 from graphc.optim import lr_scheduler
 
 from .test_optim import ALL
@@ -195,7 +194,7 @@ def test_errors_come_when_the_step_is_made(folder: Path) -> None:
             assert Path(__file__).name in str(caught.value), message
 
 
-def test_the_users_own_code_is_run(folder: Path) -> None:
+def test_the_users_own_code_is_run(folder: Path, own_op: Callable[..., Any]) -> None:
     """An optimizer, an op, a gradient: what they derive may differ each time."""
     class Own(optim.Adam):
         def update(self, w: Any, g: Any, group: Any) -> Any:
@@ -203,7 +202,7 @@ def test_the_users_own_code_is_run(folder: Path) -> None:
             return super().update(w, g, group)
 
     calls: list[Any] = []
-    twice = unary("twice_for_test", lambda x: x * 2, lambda g, out, x: g * 2, lambda s, x: s.add(x, x), "")
+    twice = own_op("twice_for_test", lambda x: x * 2, lambda g, out, x: g * 2, lambda s, x: s.add(x, x), "")
     rule = graphc.custom_vjp(lambda x: x * 1)
     rule.defvjp(lambda x: (x * 1, ()), lambda residuals, g: (g * 2,))
     makers: list[Callable[[], Any]] = [
