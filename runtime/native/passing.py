@@ -75,7 +75,8 @@ def is_far(place: Place, number: int, touched: Sequence[Sequence[Place]]) -> boo
 
 def count_bytes(places: Iterable[Place]) -> int:
     """The bytes of some memory, each counted once."""
-    total, memory, end = 0, None, 0
+    memory: object = None
+    total = end = 0
     for of, low, high in sorted(set(places), key=lambda place: (id(place[0]), place[1])):
         if of is not memory:
             memory, end = of, 0
