@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 
 from graphc.runtime.native.axes import Axes, Contraction, merge, merge_all, offsets, split_evenly
+from graphc.runtime.native.blocking import LARGE
 from graphc.runtime.native.dots import summed
 from graphc.runtime.native.emit import Carried, Function, Module
 from graphc.runtime.native.microkernel import multiply_add, plus
@@ -48,6 +49,7 @@ class Correlation:
     groups_in_block: int
     blocks: int  # of groups
     together: int  # tiles that meet a block of k one after the other, while it is in the second-level cache
+    portion: int  # units that whoever is free takes at a time, of the last ones of every share; 0: none
     run: int  # neighbours in k
     apart: int  # elements between them in B: 1 or 2
     outer: int
@@ -99,14 +101,15 @@ def correlation(c: Contraction, target: Target) -> Correlation | None:
     apart = k[-1][1][1]
     of_a_row = (rows * run + apart * run + (taps - 1) * min(step, run)) * itemsize
     passes = math.ceil(outer / max(1, int(NEAR * target.l1_bytes) // of_a_row))
+    large = math.prod((*c.batch, *c.m, *c.n, *c.k)) * itemsize >= LARGE * SIZES["float"]
     sums = math.ceil(rows * taps / lanes) * lanes
     parts = align(groups_in_block * sums * itemsize)
     together = row_tiles * blocks if row_tiles * blocks * parts <= target.l2_bytes // KEPT_SHARE else 1
     a_outer, b_outer = (tuple((count, steps[side]) for count, steps in rest) for side in (0, 1))
     a_many, b_many = (tuple((count, steps[side]) for count, steps in many) for side in (0, 1))
     return Correlation(rows=rows, tall=tall, row_tiles=row_tiles, taps=taps, tap=step, groups=groups,
-                       groups_in_block=groups_in_block, blocks=blocks, together=together, run=run, apart=apart, outer=outer,
-                       outer_in_block=math.ceil(outer / passes), a_row=a_m[0][1], a_outer=a_outer, b_outer=b_outer,
+                       groups_in_block=groups_in_block, blocks=blocks, together=together, portion=int(large), run=run,
+                       apart=apart, outer=outer, outer_in_block=math.ceil(outer / passes), a_row=a_m[0][1], a_outer=a_outer, b_outer=b_outer,
                        a_many=a_many, b_many=b_many, b_groups=b_groups, sums=sums, parts_bytes=parts,
                        scratch_bytes=together * parts + align((rows * groups_in_block * taps + lanes) * itemsize))
 
@@ -230,7 +233,7 @@ def emit_correlation(f: Function, target: Target, c: Contraction, g: Correlation
                 finish(f, Tile(finished, width, rows, f.mul(count, i64(g.taps)), i0, f.mul(start, i64(g.taps)), batch, tile,
                                block, width))
 
-    spread(f, math.prod(c.batch), g.row_tiles * g.blocks, thread, threads, item)
+    spread(f, math.prod(c.batch), g.row_tiles * g.blocks, thread, threads, item, g.portion)
 
 
 def gather_rows(f: Function, g: Correlation, dtype: str, lanes: int, parts: Value, to: Value, rows: Value, count: Value
