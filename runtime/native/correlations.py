@@ -109,8 +109,8 @@ def correlation(c: Contraction, target: Target) -> Correlation | None:
     a_many, b_many = (tuple((count, steps[side]) for count, steps in many) for side in (0, 1))
     return Correlation(rows=rows, tall=tall, row_tiles=row_tiles, taps=taps, tap=step, groups=groups,
                        groups_in_block=groups_in_block, blocks=blocks, together=together, portion=int(large), run=run,
-                       apart=apart, outer=outer, outer_in_block=math.ceil(outer / passes), a_row=a_m[0][1], a_outer=a_outer, b_outer=b_outer,
-                       a_many=a_many, b_many=b_many, b_groups=b_groups, sums=sums, parts_bytes=parts,
+                       apart=apart, outer=outer, outer_in_block=math.ceil(outer / passes), a_row=a_m[0][1], a_outer=a_outer,
+                       b_outer=b_outer, a_many=a_many, b_many=b_many, b_groups=b_groups, sums=sums, parts_bytes=parts,
                        scratch_bytes=together * parts + align((rows * groups_in_block * taps + lanes) * itemsize))
 
 
