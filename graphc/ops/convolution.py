@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import gcd, prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -106,7 +106,12 @@ def _for_x(g: Tensor, out: Tensor, x: Tensor, w: Tensor, *, padding: Pairs, stri
     if prod(stride) > MOST_PHASES:
         spread = padded(g, ((0, 0),) * len(stride), [s - 1 for s in stride])
         return _whole(spread, x, turned_weight(w, groups), padding, dilation, groups)
-    phases = [_phase(g, x, w, padding, stride, dilation, groups, place) for place in np.ndindex(*stride)]
+    taps = [_taps(g, x, w, padding, stride, dilation, place) for place in np.ndindex(*stride)]
+    found = [t.amounts for t in taps if t is not None]
+    around = tuple((_most([amounts[axis][0] for amounts in found]), _most([amounts[axis][1] for amounts in found]))
+                   for axis in range(len(stride)))
+    g = padded(g, around)  # once for all phases
+    phases = [_phase(g, x, w, around, t, groups, stride) for t in taps]
     return _interleaved(phases, x, stride)
 
 
@@ -133,26 +138,51 @@ def _apart(g: Tensor, x: Tensor, w: Tensor, padding: Pairs, stride: tuple[int, .
     return padded(joined, ends)
 
 
-def _phase(g: Tensor, x: Tensor, w: Tensor, padding: Pairs, stride: tuple[int, ...], dilation: tuple[int, ...],
-           groups: int, place: tuple[int, ...]) -> Tensor:
-    """The gradient at positions ``stride * q + place``: taps that meet them, over neighbouring elements of `g`."""
-    starts, steps, sizes, amounts, apart = [], [], [], [], []
+def _most(amounts: Sequence[Size]) -> int:
+    """The largest amount, at least 0; 0 where one is open."""
+    known = [a for a in amounts if isinstance(a, int)]
+    return max(0, *known) if known and len(known) == len(amounts) else 0
+
+
+class _Taps(NamedTuple):
+    """The taps that meet the positions ``stride * q + place``, and what they ask for around a gradient."""
+
+    starts: tuple[int, ...]
+    steps: tuple[int, ...]
+    sizes: tuple[int, ...]
+    amounts: Pairs
+    apart: tuple[int, ...]  # elements of the gradient between their neighbours
+
+
+def _taps(g: Tensor, x: Tensor, w: Tensor, padding: Pairs, stride: tuple[int, ...], dilation: tuple[int, ...],
+          place: tuple[int, ...]) -> _Taps | None:
+    """None where no window reaches these positions."""
+    found = []
     for size, have, taps, (low, _), s, d, r in zip(x.shape[2:], g.shape[2:], w.shape[2:], padding, stride, dilation, place,
                                                    strict=True):
         first = next((i for i in range(s) if (i * d - r - low) % s == 0), s)
         step = s // gcd(s, d)
         number = len(range(first, int(taps), step))
-        if first == s or not number:  # no window reaches these positions
-            return zeros((*x.shape[:2], *((n + t - 1) // t for n, t in zip(x.shape[2:], stride, strict=True))), x.dtype)
-        shift, apart_here = (r + low - first * d) // s, d // gcd(s, d)
-        before = apart_here * (number - 1) - shift
-        starts.append(first)
-        steps.append(step)
-        sizes.append(number)
-        apart.append(apart_here)
-        amounts.append((before, (size + s - 1) // s - have - before + apart_here * (number - 1)))
-    weight = slice_(w, (0, 0, *starts), (1, 1, *steps), (*w.shape[:2], *sizes))
-    return convolve(g, turned_weight(weight, groups), tuple(amounts), (1,) * len(stride), tuple(apart), groups)
+        if first == s or not number:
+            return None
+        shift, apart = (r + low - first * d) // s, d // gcd(s, d)
+        before = apart * (number - 1) - shift
+        after = (size + s - 1) // s - have - before + apart * (number - 1)
+        found.append((first, step, number, (before, after), apart))
+    return _Taps(*zip(*found, strict=True))
+
+
+def _phase(g: Tensor, x: Tensor, w: Tensor, around: Pairs, t: _Taps | None, groups: int, stride: tuple[int, ...]) -> Tensor:
+    """The gradient at the positions of some taps, over neighbouring elements of `g`, which has zeros around it already."""
+    if t is None:
+        return zeros((*x.shape[:2], *((n + s - 1) // s for n, s in zip(x.shape[2:], stride, strict=True))), x.dtype)
+    weight = slice_(w, (0, 0, *t.starts), (1, 1, *t.steps), (*w.shape[:2], *t.sizes))
+    amounts = [[low - a, high - b] for (low, high), (a, b) in zip(t.amounts, around, strict=True)]
+    crops = [[-v if isinstance(v, int) and v < 0 else 0 for v in pair] for pair in amounts]
+    sizes = (*g.shape[:2], *(n - low - high for n, (low, high) in zip(g.shape[2:], crops, strict=True)))
+    g = slice_(g, (0, 0, *(low for low, _ in crops)), (1,) * g.ndim, sizes)
+    amounts = tuple((low + a, high + b) for (low, high), (a, b) in zip(amounts, crops, strict=True))
+    return convolve(g, turned_weight(weight, groups), amounts, (1,) * len(stride), t.apart, groups)
 
 
 def _interleaved(phases: list[Tensor], x: Tensor, stride: tuple[int, ...]) -> Tensor:
