@@ -22,12 +22,13 @@ from ..types import Size, TensorType
 from .contractions import einsum
 from .shaping import stack
 from .sources import zeros
-from .views import flip, pad_with, permute, reshape, slice_, transpose
+from .views import flip, pad_with, reshape, slice_, transpose
 from .windows import window
 
 Pairs = tuple[tuple[Size, Size], ...]
 POSITIONS, TAPS = "xyz", "ijk"
-MOST_PHASES = 8  # convolutions that one gradient is made of; for larger strides zeros are put between its elements
+RIM = 1.25  # times as large as a gradient is one with zeros around it, at most, of which all phases see parts
+MOST_PHASES = 16  # convolutions that one gradient is made of; for larger strides zeros are put between its elements
 
 
 def windows(x: Tensor, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> Tensor:
@@ -107,9 +108,7 @@ def _for_x(g: Tensor, out: Tensor, x: Tensor, w: Tensor, *, padding: Pairs, stri
         spread = padded(g, ((0, 0),) * len(stride), [s - 1 for s in stride])
         return _whole(spread, x, turned_weight(w, groups), padding, dilation, groups)
     taps = [_taps(g, x, w, padding, stride, dilation, place) for place in np.ndindex(*stride)]
-    found = [t.amounts for t in taps if t is not None]
-    around = tuple((_most([amounts[axis][0] for amounts in found]), _most([amounts[axis][1] for amounts in found]))
-                   for axis in range(len(stride)))
+    around = _around(g, [t.amounts for t in taps if t is not None])
     g = padded(g, around)  # once for all phases
     phases = [_phase(g, x, w, around, t, groups, stride) for t in taps]
     return _interleaved(phases, x, stride)
@@ -138,10 +137,19 @@ def _apart(g: Tensor, x: Tensor, w: Tensor, padding: Pairs, stride: tuple[int, .
     return padded(joined, ends)
 
 
-def _most(amounts: Sequence[Size]) -> int:
-    """The largest amount, at least 0; 0 where one is open."""
-    known = [a for a in amounts if isinstance(a, int)]
-    return max(0, *known) if known and len(known) == len(amounts) else 0
+def _around(g: Tensor, asked: Sequence[Pairs]) -> Pairs:
+    """The most zeros that are asked for around each axis; none where sizes are open, or where they are much of the whole.
+
+    Parts of what has such a rim are not dense, which takes small images longer than rims of their own.
+    """
+    n = g.ndim - 2
+    ends = [[amounts[axis][end] for amounts in asked] for axis in range(n) for end in (0, 1)]
+    if not asked or not all(isinstance(size, int) for sizes in (g.shape[2:], *ends) for size in sizes):
+        return ((0, 0),) * n
+    most = [max(0, *map(int, sizes)) for sizes in ends]
+    around = tuple(zip(most[::2], most[1::2], strict=True))
+    whole = prod(int(size) + low + high for size, (low, high) in zip(g.shape[2:], around, strict=True))
+    return around if whole <= RIM * prod(map(int, g.shape[2:])) else ((0, 0),) * n
 
 
 class _Taps(NamedTuple):
@@ -189,11 +197,11 @@ def _interleaved(phases: list[Tensor], x: Tensor, stride: tuple[int, ...]) -> Te
     """One image from the images of its places in each stride."""
     if len(phases) == 1:
         return phases[0]
-    n, parts = len(stride), phases[0].shape[2:]
-    joined = reshape(stack(phases, -1), (*x.shape[:2], *parts, *stride))
-    joined = permute(joined, (0, 1, *(a for axis in range(n) for a in (2 + axis, 2 + n + axis))))
-    joined = reshape(joined, (*x.shape[:2], *(p * s for p, s in zip(parts, stride, strict=True))))
-    return slice_(joined, (0,) * x.ndim, (1,) * x.ndim, x.shape)
+    for axis in range(x.ndim - 1, 1, -1):
+        s = stride[axis - 2]
+        joined = [stack(phases[i : i + s], axis + 1) for i in range(0, len(phases), s)]
+        phases = [reshape(j, (*j.shape[:axis], j.shape[axis] * s, *j.shape[axis + 2:])) for j in joined]
+    return slice_(phases[0], (0,) * x.ndim, (1,) * x.ndim, x.shape)
 
 
 def _for_w(g: Tensor, out: Tensor, x: Tensor, w: Tensor, *, padding: Pairs, stride: tuple[int, ...],
@@ -213,7 +221,8 @@ _CASES = (
     (((1, 4, 9), (6, 2, 3)), {"padding": ((2, 1),), "stride": (2,), "dilation": (2,), "groups": 2}),
     (((1, 4, 10), (2, 2, 3)), {"padding": ((1, 1),), "stride": (3,), "dilation": (2,), "groups": 2}),
     (((2, 2, 7, 7), (3, 2, 2, 3)), {"padding": ((0, 0), (1, 1)), "stride": (3, 3), "dilation": (1, 1), "groups": 1}),
-    (((1, 2, 5, 13), (2, 2, 2, 5)), {"padding": ((-1, 0), (1, 1)), "stride": (1, 9), "dilation": (1, 2), "groups": 1}),
+    (((1, 2, 5, 30), (2, 2, 2, 5)), {"padding": ((-1, 0), (1, 1)), "stride": (1, 17), "dilation": (1, 2), "groups": 1}),
+    (((1, 1, 7, 15), (2, 1, 3, 4)), {"padding": ((1, 1), (1, 2)), "stride": (1, 3), "dilation": (1, 1), "groups": 1}),
 )
 _convolution = define(Op(
     "convolution", Kind.COMPOSITE, _type, _numpy, (_for_x, _for_w), expand=_expand,
