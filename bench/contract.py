@@ -76,6 +76,7 @@ def build(shape: Shape, dtype: str, threads: int, precision: str = "highest"
     from graphc.runtime.native import jit, workers
     from graphc.runtime.native.contract import Contraction, emit_contraction, scratch_bytes
     from graphc.runtime.native.emit import Module, i64
+    from graphc.runtime.native.passing import FAR, can_pass, emit_fence
     from graphc.runtime.native.target import host
     from graphc.runtime.native.threads import Pool
 
@@ -95,9 +96,13 @@ def build(shape: Shape, dtype: str, threads: int, precision: str = "highest"
     repetitions = f.load(f.offset(arguments, i64(4), "i64"), "i64")
     own = f.offset(scratch, f.mul(thread, i64(size)), "i8")
     meet = workers.emit_barrier(module, target)
+    touched = batch * (m * k + k * n + m * n) * {"float": 4, "double": 8}[dtype]
+    past = touched >= FAR and can_pass(target)
     with f.loop(i64(0), repetitions):
         emit_contraction(f, target, c, a, b, scratch=own, thread=thread if threads > 1 else i64(0),
-                         threads=count if threads > 1 else i64(1), c_pointer=out)
+                         threads=count if threads > 1 else i64(1), c_pointer=out, past=past)
+        if past:
+            emit_fence(f)
         if threads > 1:
             f.call(meet, [barrier, count])
     f.do("ret i32 0")

@@ -9,7 +9,7 @@ graph would have a cycle).
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -133,7 +133,7 @@ class Assignment:
                     if operand.op.kind in FLUID and not self.is_leaf(operand) and (
                             place is None or (place.base.op.kind in FLUID and not self.is_leaf(place.base)
                                               and place.base not in forced)):
-                        forced.add(smallest_cut(operand, forced))
+                        forced.add(smallest_cut(operand, forced, self.graph.users))
             elif kind in BARRIERS:
                 forced.update(i for i in map(behind, node.inputs)
                               if i.op.kind in FLUID and not self.is_leaf(i) and (
@@ -370,14 +370,19 @@ def dense(node: Node) -> tuple[int, ...]:
     return tuple(0 if size == 1 else step for size, step in zip(node.shape, strides_of(node.shape), strict=True))
 
 
-def smallest_cut(operand: Node, forced: set[Node]) -> Node:
+SHARED = 1.3  # times as large as the smallest may be what several views of it read
+
+
+def smallest_cut(operand: Node, forced: set[Node], users: Mapping[Node, Sequence[Node]]) -> Node:
     """The view to put into memory so that strides describe the operand: the smallest of the chain that will do.
 
-    Windows of a padded image are as many elements as there are taps times larger than the padded image itself.
+    Windows of a padded image are as many elements as there are taps times larger than the padded image itself.  One that
+    several read may be somewhat larger: the phases of a convolution's gradient see parts of one padded image.
     """
     best = view = operand
     while view.op.kind is Kind.VIEW:
-        if view.type.size < best.type.size and strided(operand, {*forced, view}.__contains__) is not None:
+        most = int(best.type.size) * (SHARED if len(users[view]) > 1 else 1)
+        if view is not best and int(view.type.size) < most and strided(operand, {*forced, view}.__contains__) is not None:
             best = view
         view = view.inputs[0]
     return best

@@ -354,19 +354,20 @@ def test_runs_of_pixels(name: str) -> None:
     check(cases, TARGETS[name])
 
 
-def convolution(kind: str, batch: int, inputs: int, outputs: int, side: int, size: int, dtype: str = "float") -> Contraction:
-    """A padded convolution of square images, NCHW: "forward", gradient of the "input" or of the "weight"."""
-    line, area, taps = side + size - 1, side * side, size * size
+def convolution(kind: str, batch: int, inputs: int, outputs: int, side: int, size: int, dtype: str = "float", step: int = 1
+                ) -> Contraction:
+    """A padded convolution to square images, NCHW: "forward", gradient of the "input" (of unit step) or of the "weight"."""
+    line, area, taps = step * (side - 1) + size, side * side, size * size
     image = {"forward": inputs, "input": outputs, "weight": inputs}[kind] * line * line
     if kind == "weight":
         return Contraction(dtype, (), (outputs,), (inputs, size, size), (batch, side, side),
-                           (), (area,), (outputs * area, side, 1), (), (image, line, 1), (line * line, line, 1),
+                           (), (area,), (outputs * area, side, 1), (), (image, step * line, step), (line * line, line, 1),
                            (), (inputs * taps,), (taps, size, 1))
     m, k = (outputs, inputs) if kind == "forward" else (inputs, outputs)
     a_m, a_k = (inputs * taps, taps)[:: 1 if kind == "forward" else -1]
     turn = 1 if kind == "forward" else -1
     return Contraction(dtype, (batch,), (m,), (side, side), (k, size, size), (0,), (a_m,), (a_k, turn * size, turn),
-                       (image,), (line * line, line, 1), (line, 1), (m * area,), (area,), (side, 1))
+                       (image,), (line * line, line, 1), (step * line, step), (m * area,), (area,), (side, 1))
 
 
 # (convolution, stretch of columns that is read where it is, whether what the batch shares is packed once, whether vectors run
@@ -388,6 +389,12 @@ CONVOLUTIONS: list[tuple[Contraction, int, bool, bool]] = [
     (convolution("weight", 3, 7, 13, 19, 3, "double"), 0, False, True),  # tiles of unequal heights, a masked end of each row
     (convolution("weight", 40, 4, 9, 21, 5), 0, False, True),  # several blocks of k
     (convolution("weight", 500, 1, 4, 9, 3), 0, False, True),  # more rows than a table of offsets has
+    (convolution("weight", 3, 8, 8, 16, 3, step=2), 0, False, True),  # every second pixel, which two of three taps share
+    (convolution("weight", 2, 3, 8, 29, 7, step=2), 0, False, True),  # masked ends of more and of less than a vector
+    (convolution("weight", 2, 3, 9, 20, 5, step=2), 0, False, True),
+    (convolution("weight", 2, 5, 12, 21, 4, "double", step=2), 0, False, True),
+    (convolution("weight", 2, 3, 16, 90, 2, step=2), 0, False, True),  # long rows
+    (convolution("forward", 2, 3, 16, 14, 3, step=2), 0, True, False),
 ]
 
 
@@ -401,6 +408,11 @@ def test_convolutions(name: str) -> None:
             found = road.blocking.stretch, road.blocking.keeps, road.correlation is not None
             assert found == (stretch, kept, along), c
     check([Case(c, way, misalign) for c, *_ in CONVOLUTIONS for way, misalign in (("plain", 1), ("twice", 0))], target)
+    small, several = replace(target, l2_bytes=16 << 10), convolution("weight", 5, 12, 13, 24, 3)
+    if target.vector_bytes == 64:  # so many tiles that some see all of k before the others begin
+        along = choose_road(several, small, True, (False, False)).correlation
+        assert along is not None and 1 == along.together < along.blocks * along.row_tiles
+    check([Case(several, "plain")], small)
 
 
 @pytest.mark.parametrize("name", TARGETS)

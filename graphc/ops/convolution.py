@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import gcd, prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -22,12 +22,13 @@ from ..types import Size, TensorType
 from .contractions import einsum
 from .shaping import stack
 from .sources import zeros
-from .views import flip, pad_with, permute, reshape, slice_, transpose
+from .views import flip, pad_with, reshape, slice_, transpose
 from .windows import window
 
 Pairs = tuple[tuple[Size, Size], ...]
 POSITIONS, TAPS = "xyz", "ijk"
-MOST_PHASES = 8  # convolutions that one gradient is made of; for larger strides zeros are put between its elements
+RIM = 1.25  # times as large as a gradient is one with zeros around it, at most, of which all phases see parts
+MOST_PHASES = 16  # convolutions that one gradient is made of; for larger strides zeros are put between its elements
 
 
 def windows(x: Tensor, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> Tensor:
@@ -106,7 +107,10 @@ def _for_x(g: Tensor, out: Tensor, x: Tensor, w: Tensor, *, padding: Pairs, stri
     if prod(stride) > MOST_PHASES:
         spread = padded(g, ((0, 0),) * len(stride), [s - 1 for s in stride])
         return _whole(spread, x, turned_weight(w, groups), padding, dilation, groups)
-    phases = [_phase(g, x, w, padding, stride, dilation, groups, place) for place in np.ndindex(*stride)]
+    taps = [_taps(g, x, w, padding, stride, dilation, place) for place in np.ndindex(*stride)]
+    around = _around(g, [t.amounts for t in taps if t is not None])
+    g = padded(g, around)  # once for all phases
+    phases = [_phase(g, x, w, around, t, groups, stride) for t in taps]
     return _interleaved(phases, x, stride)
 
 
@@ -133,37 +137,71 @@ def _apart(g: Tensor, x: Tensor, w: Tensor, padding: Pairs, stride: tuple[int, .
     return padded(joined, ends)
 
 
-def _phase(g: Tensor, x: Tensor, w: Tensor, padding: Pairs, stride: tuple[int, ...], dilation: tuple[int, ...],
-           groups: int, place: tuple[int, ...]) -> Tensor:
-    """The gradient at positions ``stride * q + place``: taps that meet them, over neighbouring elements of `g`."""
-    starts, steps, sizes, amounts, apart = [], [], [], [], []
+def _around(g: Tensor, asked: Sequence[Pairs]) -> Pairs:
+    """The most zeros that are asked for around each axis; none where sizes are open, or where they are much of the whole.
+
+    Parts of what has such a rim are not dense, which takes small images longer than rims of their own.
+    """
+    n = g.ndim - 2
+    ends = [[amounts[axis][end] for amounts in asked] for axis in range(n) for end in (0, 1)]
+    if not asked or not all(isinstance(size, int) for sizes in (g.shape[2:], *ends) for size in sizes):
+        return ((0, 0),) * n
+    most = [max(0, *map(int, sizes)) for sizes in ends]
+    around = tuple(zip(most[::2], most[1::2], strict=True))
+    whole = prod(int(size) + low + high for size, (low, high) in zip(g.shape[2:], around, strict=True))
+    return around if whole <= RIM * prod(map(int, g.shape[2:])) else ((0, 0),) * n
+
+
+class _Taps(NamedTuple):
+    """The taps that meet the positions ``stride * q + place``, and what they ask for around a gradient."""
+
+    starts: tuple[int, ...]
+    steps: tuple[int, ...]
+    sizes: tuple[int, ...]
+    amounts: Pairs
+    apart: tuple[int, ...]  # elements of the gradient between their neighbours
+
+
+def _taps(g: Tensor, x: Tensor, w: Tensor, padding: Pairs, stride: tuple[int, ...], dilation: tuple[int, ...],
+          place: tuple[int, ...]) -> _Taps | None:
+    """None where no window reaches these positions."""
+    found = []
     for size, have, taps, (low, _), s, d, r in zip(x.shape[2:], g.shape[2:], w.shape[2:], padding, stride, dilation, place,
                                                    strict=True):
         first = next((i for i in range(s) if (i * d - r - low) % s == 0), s)
         step = s // gcd(s, d)
         number = len(range(first, int(taps), step))
-        if first == s or not number:  # no window reaches these positions
-            return zeros((*x.shape[:2], *((n + t - 1) // t for n, t in zip(x.shape[2:], stride, strict=True))), x.dtype)
-        shift, apart_here = (r + low - first * d) // s, d // gcd(s, d)
-        before = apart_here * (number - 1) - shift
-        starts.append(first)
-        steps.append(step)
-        sizes.append(number)
-        apart.append(apart_here)
-        amounts.append((before, (size + s - 1) // s - have - before + apart_here * (number - 1)))
-    weight = slice_(w, (0, 0, *starts), (1, 1, *steps), (*w.shape[:2], *sizes))
-    return convolve(g, turned_weight(weight, groups), tuple(amounts), (1,) * len(stride), tuple(apart), groups)
+        if first == s or not number:
+            return None
+        shift, apart = (r + low - first * d) // s, d // gcd(s, d)
+        before = apart * (number - 1) - shift
+        after = (size + s - 1) // s - have - before + apart * (number - 1)
+        found.append((first, step, number, (before, after), apart))
+    return _Taps(*zip(*found, strict=True))
+
+
+def _phase(g: Tensor, x: Tensor, w: Tensor, around: Pairs, t: _Taps | None, groups: int, stride: tuple[int, ...]) -> Tensor:
+    """The gradient at the positions of some taps, over neighbouring elements of `g`, which has zeros around it already."""
+    if t is None:
+        return zeros((*x.shape[:2], *((n + s - 1) // s for n, s in zip(x.shape[2:], stride, strict=True))), x.dtype)
+    weight = slice_(w, (0, 0, *t.starts), (1, 1, *t.steps), (*w.shape[:2], *t.sizes))
+    missing = [(low - a, high - b) for (low, high), (a, b) in zip(t.amounts, around, strict=True)]
+    crops = [[-v if isinstance(v, int) and v < 0 else 0 for v in pair] for pair in missing]
+    sizes = (*g.shape[:2], *(n - low - high for n, (low, high) in zip(g.shape[2:], crops, strict=True)))
+    g = slice_(g, (0, 0, *(low for low, _ in crops)), (1,) * g.ndim, sizes)
+    amounts = tuple((low + a, high + b) for (low, high), (a, b) in zip(missing, crops, strict=True))
+    return convolve(g, turned_weight(weight, groups), amounts, (1,) * len(stride), t.apart, groups)
 
 
 def _interleaved(phases: list[Tensor], x: Tensor, stride: tuple[int, ...]) -> Tensor:
     """One image from the images of its places in each stride."""
     if len(phases) == 1:
         return phases[0]
-    n, parts = len(stride), phases[0].shape[2:]
-    joined = reshape(stack(phases, -1), (*x.shape[:2], *parts, *stride))
-    joined = permute(joined, (0, 1, *(a for axis in range(n) for a in (2 + axis, 2 + n + axis))))
-    joined = reshape(joined, (*x.shape[:2], *(p * s for p, s in zip(parts, stride, strict=True))))
-    return slice_(joined, (0,) * x.ndim, (1,) * x.ndim, x.shape)
+    for axis in range(x.ndim - 1, 1, -1):
+        s = stride[axis - 2]
+        joined = [stack(phases[i : i + s], axis + 1) for i in range(0, len(phases), s)]
+        phases = [reshape(j, (*j.shape[:axis], j.shape[axis] * s, *j.shape[axis + 2:])) for j in joined]
+    return slice_(phases[0], (0,) * x.ndim, (1,) * x.ndim, x.shape)
 
 
 def _for_w(g: Tensor, out: Tensor, x: Tensor, w: Tensor, *, padding: Pairs, stride: tuple[int, ...],
@@ -183,7 +221,8 @@ _CASES = (
     (((1, 4, 9), (6, 2, 3)), {"padding": ((2, 1),), "stride": (2,), "dilation": (2,), "groups": 2}),
     (((1, 4, 10), (2, 2, 3)), {"padding": ((1, 1),), "stride": (3,), "dilation": (2,), "groups": 2}),
     (((2, 2, 7, 7), (3, 2, 2, 3)), {"padding": ((0, 0), (1, 1)), "stride": (3, 3), "dilation": (1, 1), "groups": 1}),
-    (((1, 2, 5, 13), (2, 2, 2, 5)), {"padding": ((-1, 0), (1, 1)), "stride": (1, 9), "dilation": (1, 2), "groups": 1}),
+    (((1, 2, 5, 30), (2, 2, 2, 5)), {"padding": ((-1, 0), (1, 1)), "stride": (1, 17), "dilation": (1, 2), "groups": 1}),
+    (((1, 1, 7, 15), (2, 1, 3, 4)), {"padding": ((1, 1), (1, 2)), "stride": (1, 3), "dilation": (1, 1), "groups": 1}),
 )
 _convolution = define(Op(
     "convolution", Kind.COMPOSITE, _type, _numpy, (_for_x, _for_w), expand=_expand,

@@ -13,8 +13,9 @@ from graphc.ir import Node
 from graphc.records import NamedTuple
 
 from .indices import GuardKey, Indices
-from .values import Value, constant, vector
+from .values import SIZES, Value, constant, vector
 
+HALF_LINE = 32  # bytes, of which processors make lines that are written past the caches
 LLVM = {"float32": "float", "float64": "double", "int32": "i32", "int64": "i64", "bool": "i1"}
 
 
@@ -37,7 +38,12 @@ def memory_type(node: Node) -> str:
 
 
 class Addresses(Indices):
-    """Emits loads and stores at the end of the function's current block."""
+    """Emits loads and stores at the end of the function's current block.
+
+    past   the names of addresses, multiples of 64, behind which results are written past the caches: see `passing`
+    """
+
+    past: frozenset[str] = frozenset()
 
     def address(self, node: Node, pointer: Value, place: Index) -> Value:
         """The address of an element at a scalar place, built up scope by scope so that outer parts are shared."""
@@ -120,6 +126,11 @@ class Addresses(Indices):
         numbers = ", ".join(f"{scalar} {i * factor}" for i in range(self.lanes))
         return Value(f"<{numbers}>", vector(self.lanes, scalar))
 
+    def passes(self, node: Node, pointer: Value, place: Index) -> bool:
+        """Whether whole vectors are written past the caches: lines, or halves of them, in even scopes."""
+        whole = self.lanes * SIZES[memory_type(node)] >= HALF_LINE
+        return whole and pointer.name in self.past and self.even and self._starts_even(place)
+
     def store(self, node: Node, value: Value, pointer: Value, place: Index) -> None:
         """Writes an element; with a lane variable the lanes that exist, side by side or scattered."""
         if value.element == "i1":
@@ -132,7 +143,7 @@ class Addresses(Indices):
         if factor == 1:
             start = self.address(node, pointer, place)
             if mask is None:
-                self.f.store(value, start)
+                self.f.store(value, start, past=self.passes(node, pointer, place))
             else:
                 self.f.masked_store(value, start, mask)
             return

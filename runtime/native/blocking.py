@@ -22,6 +22,7 @@ from graphc.runtime.native.operands import (
     Extent,
     Rows,
     Sums,
+    bytes_touched_of_a,
     columns_beside,
     crooked,
     depths,
@@ -158,8 +159,9 @@ def choose_tiles(extent: Extent, rows: Rows, sums: Sums, itemsize: int, target: 
         tall = 0
     several = 1 if large_b else panels * stretches  # that share a packed tile
     pack_a = packs_a(extent, rows, sums, itemsize, height, several, loads[0])
-    if sums.a_k is None and stays_the_same(extent)[0] and segments * segment_tiles < panels * stretches:
-        pack_a |= extent.m * sums.k_inner * itemsize > target.l1_bytes // 2  # once for all members of the batch
+    if stays_the_same(extent)[0] and segments * segment_tiles < panels * stretches:  # packed once for all members of the batch
+        touched = bytes_touched_of_a(extent, sums, itemsize)
+        pack_a |= touched > target.l1_bytes // 2 and (sums.a_k is None or touched > 2 * extent.m * sums.k_inner * itemsize)
     return Tiles(pack_a=pack_a, pack_b=pack_b,
                  segment_tiles=segment_tiles, row_tiles=segments * segment_tiles, height=height, tall=tall,
                  panels=panels * stretches, vectors=vectors, wide=wide, overlapped=overlap, stretch=stretch,

@@ -92,6 +92,12 @@ class Blocking(Extent, Rows, Sums, Tiles, Depth, Blocks, Sharing, Scratch):
         return self.row_tiles if self.split_rows else self.panels
 
     @property
+    def begins_even(self) -> bool:
+        """Whether rows of tiles begin at whole vectors of the result, to which micro-kernels write once."""
+        strides = self.c_row, *(step for _, step in (*self.c_batch, *self.c_segments))
+        return self.direct and self.k_blocks == 1 and not self.stretch and not any(s % self.lanes for s in strides)
+
+    @property
     def cycles(self) -> int:
         """Of a tile's multiply-adds in a block of k, at their limit."""
         return 0 if self.pieces else self.height * self.vectors * self.k_in_block // 2

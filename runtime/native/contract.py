@@ -198,7 +198,7 @@ def emit_contraction(f: Function, target: Target, c: Contraction, a: Value, b: V
                      thread: Value, threads: Value, finish: Finish | None = None,
                      c_pointer: Value | None = None, prefetch: Prefetch | None = None,
                      load_a: Load | None = None, load_b: Load | None = None, whole_rows: bool = False,
-                     vector: FinishVector | None = None, overlap: bool = False) -> bool:
+                     vector: FinishVector | None = None, overlap: bool = False, past: bool = False) -> bool:
     """Write the contraction at the end of the current block; whether its loops may be compiled quickly.
 
     Each finished tile goes to `finish`, whose code is written once; without it the result is stored at `c_pointer`
@@ -214,6 +214,9 @@ def emit_contraction(f: Function, target: Target, c: Contraction, a: Value, b: V
 
     `vector` does what `finish` does for one vector of a tile.  Where it is given, a matrix unit multiplies the next tile
     meanwhile; with `overlap` the multiply-adds of the next tile are woven in, where registers and sizes allow.
+
+    `past` has sums that are short stored past the caches where they can be.  Then `c_pointer` is a multiple of 64, and the
+    caller writes a fence behind the contraction: see `passing`.
 
     Raises: ValueError where there is neither `finish` nor `c_pointer`.
     """
@@ -253,7 +256,7 @@ def emit_contraction(f: Function, target: Target, c: Contraction, a: Value, b: V
         return False
     else:
         TileLoops(f, target, c, road.blocking, a, b, scratch, finish, c_pointer, prefetch, load_a,
-                  load_b).emit(thread, threads)
+                  load_b, past).emit(thread, threads)
     return road.blocking.quick
 
 

@@ -127,7 +127,7 @@ def emit_contract(w: Work) -> None:
                              prefetch=epilogue.prefetch if isinstance(epilogue, Epilogue) and epilogue.streams else None,
                              load_a=load_a, load_b=load_b, whole_rows=folds.by_row,
                              vector=(epilogue.vector if isinstance(epilogue, Epilogue) and by_vectors(kernel, w.target)
-                                     else None), overlap=overlaps(kernel, w.target))
+                                     else None), overlap=overlaps(kernel, w.target), past=w.writes[0].name in w.elements.past)
     if epilogue and folds:
         with outlined(f, "complete", when=quick):
             epilogue.complete()

@@ -235,8 +235,12 @@ class Function:
     def load(self, pointer: Value, type_: str, *, align: int | None = None) -> Value:
         return self.emit(f"load {type_}, {pointer}, align {align or SIZES[element(type_)]}", type_)
 
-    def store(self, value: Value, pointer: Value, *, align: int | None = None) -> None:
-        self.do(f"store {value}, {pointer}, align {align or SIZES[value.element]}")
+    def store(self, value: Value, pointer: Value, *, align: int | None = None, past: bool = False) -> None:
+        """past: past the caches, a vector that is aligned as a whole."""
+        if past:
+            self.do(f"store {value}, {pointer}, align {value.lanes * SIZES[value.element]}, !nontemporal !{{i32 1}}")
+        else:
+            self.do(f"store {value}, {pointer}, align {align or SIZES[value.element]}")
 
     def masked_load(self, pointer: Value, type_: str, mask: Value, other: Value | None = None) -> Value:
         """Lanes whose mask is false read nothing and yield `other` (zero by default)."""

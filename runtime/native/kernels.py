@@ -24,6 +24,7 @@ from .emit import Function, Module
 from .epilogues import contraction_of
 from .folds import reduction_scratch
 from .loops import Threads, Work, emit_map, scalar_cost, vector_lanes
+from .passing import can_pass, emit_fence
 from .routines import emit_routine, routine_scratch
 from .rows import emit_rows
 from .scans import emit_prefix, emit_scatter
@@ -104,9 +105,11 @@ def scratch_sizes(kernel: Kernel, target: Target) -> tuple[int, int]:
     return 0, 0
 
 
-def emit_kernel(module: Module, name: str, kernel: Kernel, target: Target, alone: bool = False) -> Function:
+def emit_kernel(module: Module, name: str, kernel: Kernel, target: Target, alone: bool = False,
+                past: frozenset[int] = frozenset()) -> Function:
     """Writes the function of a kernel.
 
+    past    results that are written past the caches, where the target can
     alone   for a step that no other thread shares: the last parameters are private and shared; results are the same bits
     Raises: LoweringError where the body breaks the rules of the kernel's form.
     """
@@ -127,13 +130,19 @@ def emit_kernel(module: Module, name: str, kernel: Kernel, target: Target, alone
         elements = Elements(f, lanes)
         for node, pointer in zip(kernel.body.inputs, pointers[:reads], strict=True):
             elements.memory[node] = row_major(node, pointer)
+        elements.past = frozenset(pointers[reads + write].name for write in past)
 
         def meet() -> None:
+            if past:
+                emit_fence(f)
             if not share.alone:
                 f.call(emit_barrier(module, target), [share.barrier, share.count])
 
         emitter(Work(f, kernel, target, elements, tuple(pointers[reads:]), private, shared, share, meet, lanes))
+        if past:
+            emit_fence(f)
 
+    past = past if can_pass(target) else frozenset()
     if alone:
         emit(Threads(i64(0), i64(1), NOBODY, serial=is_serial(kernel)))
         return f

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from graphc.index import Index
+from graphc.ir import Node
 
 from .addresses import memory_type
 from .loops import variable_of
@@ -72,7 +73,13 @@ class LinesAhead:
         w, e, position = self.w, self.w.elements, self.rows.space.position
         with e.inside(self.start(distance)):
             return [(e.address(node, w.writes[write], position), memory_type(node), True)
-                    for write, node in self.rows.passes.full[p]]
+                    for write, node in self.rows.passes.full[p] if not self.passes(node, w.writes[write])]
+
+    def passes(self, node: Node, pointer: Value) -> bool:
+        """Whether rows are written past the caches."""
+        e = self.w.elements
+        with e.inside(Scope(lane=variable_of(self.rows.inner), even=True)):
+            return e.passes(node, pointer, self.rows.space.position)
 
     def start(self, distance: int) -> Scope:
         row = self.w.elements.bound(variable_of(self.rows.k))

@@ -14,6 +14,7 @@ from graphc.plan import Buffer, Form, Kernel, Loop, Plan, Role, Step, align, bod
 from graphc.records import NamedTuple, field, record
 
 from .kernels import SERIAL, element_operations, is_serial, scratch_sizes, takes_turns
+from .passing import written_past
 from .sharing import SLOTS
 from .target import Target
 
@@ -131,7 +132,7 @@ def shared_memory(plan: Plan, kernel: Kernel) -> tuple[tuple[int, int], ...]:
 
 def function_key(plan: Plan, kernel: Kernel) -> tuple:
     """Kernels of one key are calls of one function."""
-    return body_key(kernel, shared_memory(plan, kernel))
+    return (*body_key(kernel, shared_memory(plan, kernel)), written_past(plan).get(kernel))
 
 
 def memory_of(plan: Plan, buffer: Buffer) -> Place:

@@ -49,6 +49,7 @@ class MicroKernel(NamedTuple):
     given: bool = False  # the function gets b_k when it runs: packed panels and a B that is read where it is share it
     b_apart: int = 0  # elements between the vectors of a row of B, each of which is masked then; 0: they are neighbours
     apart: int = 0  # and between those of the result
+    past: bool = False  # vectors of the result are aligned, and whole ones are written past the caches
 
     @property
     def name(self) -> str:
@@ -56,7 +57,7 @@ class MicroKernel(NamedTuple):
         parts = [t.dtype, f"{t.rows}x{t.vectors}x{t.lanes}", self.a_row, self.a_k, "g" if self.given else self.b_k,
                  ("m" if self.masked else "f") + "a" * self.accumulates + "s" * self.streamed + f"{self.streams}"
                  + f"e{self.spacing}" * (self.streams > 0 and self.spacing != SPACING)
-                 + f"v{self.b_apart}.{self.apart}" * (self.b_apart > 0)]
+                 + f"v{self.b_apart}.{self.apart}" * (self.b_apart > 0) + "p" * self.past]
         return "tile." + ".".join(str(p).replace("-", "n").replace("None", "t") for p in parts)
 
 
@@ -264,7 +265,7 @@ def write_sums(f: Function, kernel: MicroKernel, sums: Sequence[Value], accumula
                start_stride: Value, out: Value, out_stride: Value, mask: Value | None = None) -> None:
     """Store the sums at `out`; where `accumulate` holds, added to those at `start`, else to what changes no number."""
     if not kernel.accumulates:
-        write_tile(f, kernel.tile, sums, None, None, out, out_stride, mask, kernel.apart)
+        write_tile(f, kernel.tile, sums, None, None, out, out_stride, mask, kernel.apart, kernel.past)
         return
     neutral = -0.0 if kernel.tile.dtype in ("float", "double") else 0  # -0.0 + 0.0 is 0.0, and -0.0 + -0.0 is -0.0
     row = f.module.table([neutral] * kernel.tile.columns, kernel.tile.dtype)
@@ -273,8 +274,11 @@ def write_sums(f: Function, kernel: MicroKernel, sums: Sequence[Value], accumula
 
 
 def write_tile(f: Function, tile: TileShape, results: Sequence[Value], start: Value | None, start_stride: Value | None,
-               out: Value, out_stride: Value, mask: Value | None, apart: int = 0) -> None:
-    """Store the sums at `out`, added to what is at `start` where that is given; apart: between vectors, all of them masked."""
+               out: Value, out_stride: Value, mask: Value | None, apart: int = 0, past: bool = False) -> None:
+    """Store the sums at `out`, added to what is at `start` where that is given; apart: between vectors, all of them masked.
+
+    past: whole vectors past the caches.
+    """
     places = iter(results)
     for r in range(tile.rows):
         for v in range(tile.vectors):
@@ -283,7 +287,7 @@ def write_tile(f: Function, tile: TileShape, results: Sequence[Value], start: Va
             if start:
                 old = f.offset(start, column, tile.dtype)
                 result = plus(f, read(f, old, result.type, lane_mask), result)
-            write(f, result, f.offset(out, column, tile.dtype), lane_mask)
+            write(f, result, f.offset(out, column, tile.dtype), lane_mask, past)
         if r < tile.rows - 1:
             out = f.offset(out, out_stride, tile.dtype)
             start = f.offset(start, start_stride, tile.dtype) if start and start_stride else None
@@ -293,8 +297,8 @@ def read(f: Function, pointer: Value, type_: str, mask: Value | None) -> Value:
     return f.masked_load(pointer, type_, mask) if mask else f.load(pointer, type_)
 
 
-def write(f: Function, value: Value, pointer: Value, mask: Value | None) -> None:
+def write(f: Function, value: Value, pointer: Value, mask: Value | None, past: bool = False) -> None:
     if mask:
         f.masked_store(value, pointer, mask)
     else:
-        f.store(value, pointer)
+        f.store(value, pointer, past=past)

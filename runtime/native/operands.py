@@ -148,6 +148,12 @@ def span_of_b(extent: Extent, sums: Sums, itemsize: int, stretch: int = 0) -> in
     return usual_depth(sums, itemsize) * max(extent.n, abs(sums.b_k or 0)) * itemsize
 
 
+def bytes_touched_of_a(extent: Extent, sums: Sums, itemsize: int) -> int:
+    """Bytes of the lines that a block of A takes where it is."""
+    span = 1 + sum((size - 1) * abs(step) for size, step in (*extent.a_m, *sums.a_inner))
+    return min(span * itemsize, extent.m * sums.k_inner * LINE)
+
+
 def stacks(extent: Extent, stretch: int) -> bool:
     """Whether each vector of a tile is one stretch, those of a tile being successive rows of one image."""
     return 2 * stretch > extent.lanes >= stretch and len(extent.b_n) == 2 and extent.b_n[0][0] > 1 and extent.b_n[0][1] > 0

@@ -260,6 +260,7 @@ class Rows:
             if fitting is not None:
                 free.remove(fitting)
                 result.append((first, key, self.w.writes[fitting[0]], self.space.position))
+                self.w.elements.past -= {self.w.writes[fitting[0]].name}  # it is read again
         return result
 
     def values_needed_again(self) -> list[tuple[int, Key]]:
@@ -351,6 +352,7 @@ class Rows:
                 with e.inside(Scope(bind(self.k, row))):
                     e.hoist(self.roots[p])
                     states = w.sweep(self.inner, low, high, self.costs[p], self.body(p, folding, saves), folding.initial,
-                                     aligned=length % e.lanes == 0 and chunks.size % e.lanes == 0)
+                                     aligned=length % e.lanes == 0 and chunks.size % e.lanes == 0,
+                                     even=chunks.size % e.lanes == 0)
                     if folding.reductions:
                         partials.store(folding.finish(states), f.add(f.mul(row, i64(chunks.count)), chunk))

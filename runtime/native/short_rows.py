@@ -64,6 +64,7 @@ class ShortRows:
     def emit(self) -> None:
         """The blocks, shared among threads, then the rows behind them, by one."""
         w, f, e = self.w, self.w.f, self.w.elements
+        e.past = frozenset()  # pieces of lines
         for roots in self.rows.roots:
             e.hoist(roots)
         before, e.lanes = e.lanes, self.lanes

@@ -15,6 +15,7 @@ from graphc.records import NamedTuple
 from .emit import Function, Module, Value, i64
 from .kernels import NOBODY, emit_kernel
 from .meetings import EVERYBODY, FIRST, LAST, Turn, function_key, plan_scratch, step_takes_turns, turns
+from .passing import written_past
 from .sharing import HALF, SLOT_BYTES, balanced, share
 from .target import Target
 from .threads import emit_barrier
@@ -174,7 +175,7 @@ class StepWriter:
         name = self.functions.get(key)
         if name is None:
             name = self.functions[key] = f"k{len(self.functions)}_{kernel.form.value}"
-            emit_kernel(self.module, name, kernel, self.target, self.alone)
+            emit_kernel(self.module, name, kernel, self.target, self.alone, written_past(plan).get(kernel, frozenset()))
             self.written()
         arguments = [places.address(b) for b in (*kernel.reads, *kernel.writes)]
         arguments += [team.private, team.shared]

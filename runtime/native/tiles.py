@@ -48,8 +48,9 @@ class TileLoops(PackedOperands):
 
     def __init__(self, f: Function, target: Target, c: Contraction, blocking: Blocking, a: Value, b: Value,
                  scratch: Value, finish: Finish | None, c_pointer: Value | None, prefetch: Prefetch | None,
-                 load_a: Load | None = None, load_b: Load | None = None) -> None:
+                 load_a: Load | None = None, load_b: Load | None = None, past: bool = False) -> None:
         super().__init__(f, target, c, blocking, scratch, load_a, load_b)
+        self.past = past and blocking.far_result and blocking.begins_even
         self.a, self.b, self.finish, self.c_pointer, self.prefetch = a, b, finish, c_pointer, prefetch
         self.a_table = f.module.table(blocking.a_table, "i64") if blocking.a_table else Value("null", "ptr")
         self.b_table = f.module.table(blocking.b_table, "i64") if blocking.b_table else Value("null", "ptr")
@@ -269,7 +270,7 @@ class TileLoops(PackedOperands):
         valid, tail = self.columns_of(panel, j0, columns)
         tile = Tile(result, width, height, valid, i0, j0, item, row_tile, panel, width)
         fetched: Sequence[tuple[Value, int]] = ()
-        if out is not None and (g.streamed or g.far_result):
+        if out is not None and (g.streamed or g.far_result) and not self.past:
             fetched = [(result, g.c_row * SIZES[self.c.dtype])]
         elif self.prefetch:
             fetched = self.prefetch(f, tile)
@@ -332,4 +333,4 @@ class TileLoops(PackedOperands):
         b_k = vectors * g.lanes if g.pack_b else g.b_k
         return MicroKernel(tile, a_row, a_k, b_k, g.masked, g.k_blocks > 1, g.streamed, streams,
                            SHORT_SPACING if g.far_result else SPACING, g.streamed and bool(b_k), g.stacked,
-                           g.stretch if g.stacked else 0)
+                           g.stretch if g.stacked else 0, self.past)

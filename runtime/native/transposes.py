@@ -15,6 +15,7 @@ from contextlib import nullcontext
 from math import prod
 
 from graphc.index import Index, linear, unravel, variables_for
+from graphc.ir import Node
 from graphc.records import NamedTuple
 
 from .elements import Elements
@@ -144,15 +145,20 @@ class Tiles:
         lanes = e.lanes
         if self.large:
             for write, node in self.outputs:
-                for u in range(lanes):
+                for u in range(0 if self.passes(node, w.writes[write]) else lanes):
                     with e.inside(Scope({self.across: f.add(start, i64(u)), self.along: f.add(base, i64(lanes))})):
                         f.prefetch(e.address(node, w.writes[write], self.position), write=True)
         columns = {key: self.loaded(key, start, base) for key in self.loads}
         for u in range(lanes):
-            scope = Scope({self.across: f.add(start, i64(u)), self.along: base}, self.along)
+            scope = Scope({self.across: f.add(start, i64(u)), self.along: base}, self.along, even=True)
             scope.memo.update({key: values[u] for key, values in columns.items()})
             with e.inside(scope):
                 w.store_all(self.outputs, self.roots, self.position)
+
+    def passes(self, node: Node, pointer: Value) -> bool:
+        """Whether tiles are written past the caches."""
+        with self.w.elements.inside(Scope(lane=self.along, even=True)):
+            return self.w.elements.passes(node, pointer, self.position)
 
     def loaded(self, key: Key, start: Value, base: Value) -> list[Value]:
         """The tile of a load, a vector along the written axis for each place across."""
