@@ -155,19 +155,6 @@ def training_step(loss: Tensor, optimizers: Any, *, grad_clip_norm: float | None
                         tuple(_limits(every)), held, schedules, tuple(between))
 
 
-class Attached(NamedTuple):
-    """What a step writes, and what Python does after each call."""
-
-    updates: dict[Parameter, Tensor]
-    between_calls: tuple[BetweenCalls, ...]
-
-
-def attach_updates(loss: Tensor, optimizers: Any, **settings: Any) -> Attached:
-    """New values of everything that a `training_step` of these settings changes."""
-    step = training_step(loss, optimizers, **settings)
-    return Attached(step.derive(), step.between_calls)
-
-
 # -- arguments -------------------------------------------------------------------------------------------------------
 
 

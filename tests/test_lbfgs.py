@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from graphc.passes.update import attach_updates
+from graphc.passes.update import training_step
 
 import graphc
 from graphc.lbfgs import LBFGS
@@ -96,7 +96,7 @@ def test_errors() -> None:
     with pytest.raises(graphc.GraphError, match="line_search_fn"):
         LBFGS([w], line_search_fn="golden")
     with pytest.raises(graphc.GraphError, match=r"minimize\(loss"):
-        attach_updates((w * w).sum(), LBFGS([w]))
+        training_step((w * w).sum(), LBFGS([w]))
     with pytest.raises(graphc.GraphError, match="2 gradients for 1"):
         LBFGS([w]).step(lambda: (1.0, [np.ones(2), np.ones(2)]))
     with pytest.raises(graphc.CheckpointError, match="2 elements"):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from graphc.passes.update import Attached, attach_updates
+from graphc.passes.update import training_step
 from graphc.runtime.interpreter import evaluate_graph
 
 import graphc
@@ -79,8 +79,9 @@ class Step:
     """One training step by the interpreter: call it to take it; gives the loss before the update."""
 
     def __init__(self, loss: graphc.Tensor, optimizers: Any, **options: Any) -> None:
-        self.attached: Attached = attach_updates(loss, optimizers, **options)
-        updates = tuple((p.cell, value.node) for p, value in self.attached.updates.items())
+        self.said = training_step(loss, optimizers, **options)
+        self.updates = self.said.derive()
+        updates = tuple((p.cell, value.node) for p, value in self.updates.items())
         self.graph = Graph((), (loss.node,), updates)
 
     def __call__(self, count: int = 1) -> float:
@@ -89,7 +90,7 @@ class Step:
             value, *new = (np.array(v) for v in evaluate_graph(self.graph, {}))
             for (cell, _), array in zip(self.graph.updates, new, strict=True):
                 cell.array[...] = array
-            for hook in self.attached.between_calls:
+            for hook in self.said.between_calls:
                 hook.step()
         return float(value)
 
@@ -141,7 +142,7 @@ def test_float32_stays_float32(kind: str) -> None:
     pair = Pair("float32")
     theirs = getattr(torch.optim, kind)(pair.torch_params(), lr=0.01)
     step = Step(pair.loss, getattr(optim, kind)(pair.params(), lr=0.01))
-    for parameter, value in step.attached.updates.items():
+    for parameter, value in step.updates.items():
         assert value.dtype == parameter.dtype
     for _ in range(20):
         pair.torch_step(theirs)
@@ -374,7 +375,7 @@ def test_frozen_parameters_are_left_alone() -> None:
     pair.ours["w1"].requires_grad = False
     before = pair.ours["w1"].numpy()
     step = Step(pair.loss, optim.Adam(pair.params()))
-    assert "w1" not in {p.name for p in step.attached.updates}
+    assert "w1" not in {p.name for p in step.updates}
     step(3)
     np.testing.assert_array_equal(pair.ours["w1"].numpy(), before)
 

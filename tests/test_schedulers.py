@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from graphc.passes.update import attach_updates
+from graphc.passes.update import training_step
 from graphc.runtime.interpreter import evaluate, evaluate_graph
 
 import graphc
@@ -111,14 +111,14 @@ class Run:
     def __init__(self, optimizer: optim.Optimizer, scheduler: Any, accumulate: int = 1) -> None:
         self.params = [g.params[0] for g in optimizer.param_groups]
         loss = sum(((p * p).sum() for p in self.params), start=graphc.constant(0.0, "float64"))
-        self.attached = attach_updates(loss, optimizer, lr_scheduler=scheduler, accumulate=accumulate)
-        self.graph = Graph((), (), tuple((p.cell, v.node) for p, v in self.attached.updates.items()))
+        self.said = training_step(loss, optimizer, lr_scheduler=scheduler, accumulate=accumulate)
+        self.graph = Graph((), (), tuple((p.cell, v.node) for p, v in self.said.derive().items()))
 
     def __call__(self) -> None:
         new = [np.array(v) for v in evaluate_graph(self.graph, {})]
         for (cell, _), array in zip(self.graph.updates, new, strict=True):
             cell.array[...] = array
-        for hook in self.attached.between_calls:
+        for hook in self.said.between_calls:
             hook.step()
 
 
@@ -132,7 +132,7 @@ def test_attached_to_a_step(name: str, kind: str) -> None:
     optimizer, reference = ours(kind, **settings), theirs(kind, **settings)
     scheduler, other = make(lr_scheduler, optimizer), make(torch.optim.lr_scheduler, reference)
     run = Run(optimizer, scheduler)
-    assert bool(run.attached.between_calls) == (name in IN_PYTHON)
+    assert bool(run.said.between_calls) == (name in IN_PYTHON)
     weights = [g["params"][0] for g in reference.param_groups]
     for w in weights:
         w.data = torch.tensor([1.0, 2.0], dtype=torch.float64)
@@ -189,8 +189,8 @@ def test_plateau_in_the_step(settings: dict[str, Any]) -> None:
     optimizer = optim.SGD([{"params": [w], "lr": RATES[0]}, {"params": [u], "lr": RATES[1]}])
     scheduler = lr_scheduler.ReduceLROnPlateau(optimizer, **settings)
     other = torch.optim.lr_scheduler.ReduceLROnPlateau(theirs(), **settings)
-    attached = attach_updates(metric + 0.0 * w.sum() + 0.0 * u.sum(), optimizer, lr_scheduler=scheduler)
-    graph = Graph((), (), tuple((p.cell, v.node) for p, v in attached.updates.items()))
+    said = training_step(metric + 0.0 * w.sum() + 0.0 * u.sum(), optimizer, lr_scheduler=scheduler)
+    graph = Graph((), (), tuple((p.cell, v.node) for p, v in said.derive().items()))
     for value in METRICS:
         metric.assign(value)
         new = [np.array(v) for v in evaluate_graph(graph, {})]

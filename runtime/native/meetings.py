@@ -15,6 +15,7 @@ from graphc.records import NamedTuple, field, record
 
 from .kernels import SERIAL, element_operations, is_serial, scratch_sizes, takes_turns
 from .passing import written_past
+from .places import Place, memory_of, overlap
 from .sharing import SLOTS
 from .target import Target
 
@@ -27,7 +28,6 @@ LEAST_RUNS = 4  # of a loop, of which whoever is free takes the last
 FETCHED = 1 << 16  # bytes of what a step updates that threads fetch before: more waits beside other work
 LINE = 64
 
-Place = tuple[object, int, int]  # some memory, and a range of bytes of it
 
 
 class Turn(NamedTuple):
@@ -57,10 +57,6 @@ class Open:
         """Who touched what a step writes, or wrote what it reads."""
         return {who for place, who in self.writes if any(overlap(place, p) for p in (*reads, *writes))} | {
             who for place, who in self.reads if any(overlap(place, p) for p in writes)}
-
-
-def overlap(a: Place, b: Place) -> bool:
-    return a[0] == b[0] and a[1] < b[2] and b[1] < a[2]
 
 
 @remembered
@@ -133,15 +129,6 @@ def shared_memory(plan: Plan, kernel: Kernel) -> tuple[tuple[int, int], ...]:
 def function_key(plan: Plan, kernel: Kernel) -> tuple:
     """Kernels of one key are calls of one function."""
     return (*body_key(kernel, shared_memory(plan, kernel)), written_past(plan).get(kernel))
-
-
-def memory_of(plan: Plan, buffer: Buffer) -> Place:
-    """Temporaries share the arena; everything else has memory of its own."""
-    home = plan.home(buffer)
-    if home.role is Role.TEMPORARY:
-        start = plan.offsets[home]
-        return "arena", start, start + max(home.bytes, 1)
-    return home, 0, 1
 
 
 def turns(plan: Plan, target: Target) -> list[Turn]:

@@ -12,10 +12,11 @@ from collections.abc import Iterable, Sequence
 
 from graphc.garbage import remembered
 from graphc.op import Kind
-from graphc.plan import Buffer, Form, Kernel, Plan, Role
+from graphc.plan import Form, Kernel, Plan, Role
 
 from .addresses import HALF_LINE
 from .emit import Function
+from .places import Place, memory_of, overlap
 from .target import Target
 
 LARGE = 8 << 20  # bytes of a result: a smaller one may be read from a cache that is near
@@ -23,7 +24,6 @@ FAR = 32 << 20  # bytes touched since a line was, after which it is in no cache 
 FORMS = (Form.MAP, Form.ROWS, Form.COLUMNS)
 ALIGNED = (Role.TEMPORARY, Role.CELL)  # memory that begins with a line
 
-Place = tuple[object, int, int]  # some memory, and a range of bytes of it
 
 
 @remembered
@@ -32,7 +32,7 @@ def written_past(plan: Plan) -> dict[Kernel, frozenset[int]]:
 
     Steps follow each other: before the first kernel came the last one.  Kernels inside loops are not asked for.
     """
-    touched = [[place_of(plan, b) for b in (*s.reads, *s.writes, *s.workspace)] for s in plan.steps]
+    touched = [[memory_of(plan, b) for b in (*s.reads, *s.writes, *s.workspace)] for s in plan.steps]
     if count_bytes(place for places in touched for place in places) < FAR:
         return {}
     found = {}
@@ -40,7 +40,7 @@ def written_past(plan: Plan) -> dict[Kernel, frozenset[int]]:
         if isinstance(step, Kernel) and writes_once(step):
             read, homes = {plan.home(b) for b in step.reads}, list(map(plan.home, step.writes))
             past = frozenset(w for w, home in enumerate(homes) if home.bytes >= LARGE and home not in read
-                             and home.role in ALIGNED and is_far(place_of(plan, home), number, touched))
+                             and home.role in ALIGNED and is_far(memory_of(plan, home), number, touched))
             if past:
                 found[step] = past
     return found
@@ -55,19 +55,12 @@ def writes_once(kernel: Kernel) -> bool:
     return kernel.form in FORMS or (kernel.form is Form.CONTRACT and len(outputs) == 1 and outputs[0].op.kind is Kind.CONTRACT)
 
 
-def place_of(plan: Plan, buffer: Buffer) -> Place:
-    """Temporaries share the arena; everything else has memory of its own."""
-    home = plan.home(buffer)
-    start = plan.offsets[home] if home.role is Role.TEMPORARY else 0
-    return "arena" if home.role is Role.TEMPORARY else home, start, start + home.bytes
-
-
 def is_far(place: Place, number: int, touched: Sequence[Sequence[Place]]) -> bool:
     """Whether FAR bytes are touched from the last step that touches a place to step `number`, which writes there."""
     since = list(touched[number])
     for back in range(1, len(touched)):
         before = touched[number - back]
-        if any(p[0] == place[0] and p[1] < place[2] and place[1] < p[2] for p in before):
+        if any(overlap(p, place) for p in before):
             break
         since += before
     return count_bytes(since) >= FAR
