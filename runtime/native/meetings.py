@@ -29,7 +29,6 @@ FETCHED = 1 << 16  # bytes of what a step updates that threads fetch before: mor
 LINE = 64
 
 
-
 class Turn(NamedTuple):
     """A step, who does it, and whether all threads meet before it.
 

@@ -25,7 +25,6 @@ FORMS = (Form.MAP, Form.ROWS, Form.COLUMNS)
 ALIGNED = (Role.TEMPORARY, Role.CELL)  # memory that begins with a line
 
 
-
 @remembered
 def written_past(plan: Plan) -> dict[Kernel, frozenset[int]]:
     """Of each kernel, the results that lie where nothing was touched for so long that no cache holds it.
