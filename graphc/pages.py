@@ -78,7 +78,7 @@ class Slab:
         """
         with self._taking:
             if self._room is None or self._used + size > self.SIZE:
-                self._room, self._used = mapped(self.SIZE), 0
+                self._room, self._used = mapped_apart(self.SIZE), 0
             start, self._used = self._used, self._used + -(-size // LINE) * LINE + APART
             return self._room[start : start + size]
 
