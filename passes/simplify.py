@@ -19,11 +19,12 @@ from graphc.ops.reductions import is_sum
 from graphc.ops.views import expand_to, reshape
 from graphc.tensor import Tensor, constant
 
+from .cost import cost_per_element
 from .rules import SIMPLIFYING, STABILIZING, Rule, apply_rule, by_op, splat
 
 Change = Callable[[Node, Node], Node | None]
 
-CHEAP = 5  # maps behind each other that are worth computing where they are read
+CHEAP = 4  # operations below a map that may be done once more where it is read
 MOST_STEPS = 32  # of one node in one round: rules that undid each other would go on for ever
 
 
@@ -266,29 +267,30 @@ def only_read_moved(graph: Graph) -> frozenset[Node]:
 
 
 def map_of_views(view: Node) -> Node | None:
-    """A view of a map as a map of views, where that undoes a view of an operand: nothing is moved then.
+    """A view of a map as a map of views, where that undoes a view of an operand: nothing is moved any more.
 
-    All operands must be views, or cheap maps of such: what computes something is read where it was computed.
+    Operands must be views, or cheap maps of such; one that has the place of what is computed elsewhere stays with that.
     """
-    budget = [CHEAP]
-    undone = [False]
 
-    def moved(node: Node) -> Node | None:
-        if node.op.kind is Kind.MAP and node.inputs:
-            budget[0] -= 1
-            below = [moved(i) for i in node.inputs] if budget[0] >= 0 else [None]
-            return None if None in below else make(node.op, below, node.attributes)
+    def moved(node: Node, most: int) -> tuple[Node, bool] | None:
+        """The node read through the view, and whether that undoes something; most: operations that it may consist of."""
+        if node.op.kind is Kind.MAP and most >= 0:
+            below = [moved(i, most - cost_per_element(i)) for i in node.inputs]
+            if None in below or not below:
+                return None
+            parts = [part for part in below if part is not None]
+            return make(node.op, [new for new, _ in parts], node.attributes), any(undone for _, undone in parts)
         if node.op.kind is not Kind.VIEW:
             return None
         new = rebuild(view, (node,))
         joined = simplify_view(new) or new
-        undone[0] |= joined.op.kind is not Kind.VIEW or joined is node.inputs[0] or (
-            joined.op.moves is Moves.AXES and joined.attributes["axes"] == tuple(range(joined.type.ndim)))
-        return joined
+        undone, base = joined is node.inputs[0], node
+        while base.op.moves in (Moves.AXES, Moves.NOTHING):
+            base = base.inputs[0]
+        return (joined, undone) if undone or base.op.kind in (Kind.VIEW, Kind.SOURCE) else None
 
-    source = view.inputs[0]
-    found = moved(source) if source.op.kind is Kind.MAP else None
-    return found if undone[0] else None
+    found = moved(view.inputs[0], CHEAP) if view.inputs[0].op.kind is Kind.MAP else None
+    return found[0] if found is not None and found[1] else None
 
 
 def absorb_permutes(node: Node) -> Node | None:
