@@ -6,14 +6,14 @@ no lane asks for is never touched.  Must not know ops, or how an element that is
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from graphc.index import Index, linear
 from graphc.ir import Node
 from graphc.records import NamedTuple
 
 from .indices import GuardKey, Indices
-from .values import SIZES, Value, constant, vector
+from .values import SIZES, Value, constant, numbers, vector
 
 HALF_LINE = 32  # bytes, of which processors make lines that are written past the caches
 LLVM = {"float32": "float", "float64": "double", "int32": "i32", "int64": "i64", "bool": "i1"}
@@ -81,7 +81,7 @@ class Addresses(Indices):
         return self.remember(key, self.f.emit(f"and {mask.type} {mask.name}, {condition.name}", mask.type))
 
     def load(self, node: Node, pointer: Value, place: Index, guard: GuardKey, size: int = 1) -> Value:
-        """An element in memory; never touches what no lane asks for."""
+        """An element in memory; never touches what no lane asks for.  Lanes outside the guard are 0."""
         scalar = memory_type(node)
         if size == 0:
             return constant(0, LLVM[node.dtype.name])
@@ -106,6 +106,10 @@ class Addresses(Indices):
         type_ = vector(self.lanes, scalar)
         mask = self.lane_mask(guard)
         factor = self.slope(place)
+        near = self.offsets(place) if factor not in (1, -1) else None
+        if near is not None and max(near) - min(near) < 2 * self.lanes:
+            loaded = self._load_near(self.address(node, pointer, place), near, scalar, mask)
+            return self.f.select(mask, loaded, constant(0, type_)) if mask and guard else loaded
         if factor is None:
             return self.f.gather(pointer, self.index(place), scalar, mask)
         start = self.address(node, pointer, place)
@@ -118,13 +122,41 @@ class Addresses(Indices):
             return self.reverse(loaded)
         return self.f.gather(start, self._strides(factor), scalar, mask)
 
+    def _load_near(self, start: Value, offsets: Sequence[int], scalar: str, mask: Value | None) -> Value:
+        """Lanes so far from the first one, at `start`, out of one vector or two that begin and end with some of them."""
+        low, most = min(offsets), max(offsets) - min(offsets) + 1
+        width = min(self.lanes, 1 << most.bit_length() - 1)
+        parts = [0] if most == width else [0, most - width]
+        wanted = [offset - low for offset in offsets]
+        loaded = []
+        for part in parts:
+            at = self.f.offset(start, Value(str(low + part), "i64"), scalar)
+            asked = None if mask is None else self._asked(mask, [place - part for place in wanted], width)
+            type_ = vector(width, scalar)
+            loaded.append(self.f.load(at, type_) if asked is None else self.f.masked_load(at, type_, asked))
+        order = [place if place < width else width + place - parts[1] for place in wanted]
+        return self.f.shuffle(loaded[0], order, loaded[-1])
+
+    def _asked(self, mask: Value, places: Sequence[int], width: int) -> Value:
+        """Which of `width` elements are at the place of a lane that the mask has."""
+        lanes: list[list[int]] = [[] for _ in range(width)]
+        for lane, place in enumerate(places):
+            if 0 <= place < width:
+                lanes[place].append(lane)
+        nobody = constant(False, mask.type)
+        total: Value | None = None
+        for turn in range(max(map(len, lanes))):
+            here = self.f.shuffle(mask, [own[turn] if turn < len(own) else mask.lanes for own in lanes], nobody)
+            total = here if total is None else self.f.emit(f"or {here.type} {total.name}, {here.name}", here.type)
+        assert total is not None
+        return total
+
     def reverse(self, value: Value) -> Value:
         return self.f.shuffle(value, range(self.lanes)[::-1])
 
     def _strides(self, factor: int) -> Value:
         scalar = "i32" if abs(factor) * self.lanes < 1 << 31 else "i64"
-        numbers = ", ".join(f"{scalar} {i * factor}" for i in range(self.lanes))
-        return Value(f"<{numbers}>", vector(self.lanes, scalar))
+        return numbers([i * factor for i in range(self.lanes)], scalar)
 
     def passes(self, node: Node, pointer: Value, place: Index) -> bool:
         """Whether whole vectors are written past the caches: lines, or halves of them, in even scopes."""
