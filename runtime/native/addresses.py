@@ -37,6 +37,11 @@ def memory_type(node: Node) -> str:
     return "i8" if node.dtype.is_bool else LLVM[node.dtype.name]
 
 
+def mask_of(lanes: Sequence[bool]) -> Value:
+    """A constant mask."""
+    return numbers([int(lane) for lane in lanes], "i1")
+
+
 class Addresses(Indices):
     """Emits loads and stores at the end of the function's current block.
 
@@ -108,8 +113,7 @@ class Addresses(Indices):
         factor = self.slope(place)
         near = self.offsets(place) if factor not in (1, -1) else None
         if near is not None and max(near) - min(near) < 2 * self.lanes:
-            loaded = self._load_near(self.address(node, pointer, place), near, scalar, mask)
-            return self.f.select(mask, loaded, constant(0, type_)) if mask and guard else loaded
+            return self._load_near(self.address(node, pointer, place), near, scalar, guard)
         if factor is None:
             return self.f.gather(pointer, self.index(place), scalar, mask)
         start = self.address(node, pointer, place)
@@ -122,34 +126,56 @@ class Addresses(Indices):
             return self.reverse(loaded)
         return self.f.gather(start, self._strides(factor), scalar, mask)
 
-    def _load_near(self, start: Value, offsets: Sequence[int], scalar: str, mask: Value | None) -> Value:
+    def _load_near(self, start: Value, offsets: Sequence[int], scalar: str, guard: GuardKey) -> Value:
         """Lanes so far from the first one, at `start`, out of one vector or two that begin and end with some of them."""
         low, most = min(offsets), max(offsets) - min(offsets) + 1
         width = min(self.lanes, 1 << most.bit_length() - 1)
         parts = [0] if most == width else [0, most - width]
         wanted = [offset - low for offset in offsets]
-        loaded = []
+        known, condition, rest = self._lanes_known(guard)
+        mask = self.lane_mask(rest)
+        type_, loaded = vector(width, scalar), []
         for part in parts:
             at = self.f.offset(start, Value(str(low + part), "i64"), scalar)
-            asked = None if mask is None else self._asked(mask, [place - part for place in wanted], width)
-            type_ = vector(width, scalar)
-            loaded.append(self.f.load(at, type_) if asked is None else self.f.masked_load(at, type_, asked))
+            lanes: list[list[int]] = [[] for _ in range(width)]  # that want each element
+            for lane, place in enumerate(wanted):
+                if known[lane] and 0 <= place - part < width:
+                    lanes[place - part].append(lane)
+            if mask is None and condition is None and (all(known) or all(lanes)):
+                loaded.append(self.f.load(at, type_))
+            else:
+                loaded.append(self.f.masked_load(at, type_, self._asked(lanes, condition, mask)))
         order = [place if place < width else width + place - parts[1] for place in wanted]
-        return self.f.shuffle(loaded[0], order, loaded[-1])
+        found = self.f.shuffle(loaded[0], order, loaded[-1])
+        if not all(known):
+            found = self.f.select(mask_of(known), found, constant(0, found.type))
+        return self.f.select(mask, found, constant(0, found.type)) if mask and rest else found
 
-    def _asked(self, mask: Value, places: Sequence[int], width: int) -> Value:
-        """Which of `width` elements are at the place of a lane that the mask has."""
-        lanes: list[list[int]] = [[] for _ in range(width)]
-        for lane, place in enumerate(places):
-            if 0 <= place < width:
-                lanes[place].append(lane)
-        nobody = constant(False, mask.type)
+    def _lanes_known(self, guard: GuardKey) -> tuple[list[bool], Value | None, GuardKey]:
+        """A guard in three parts: lanes that the code knows, a condition (i1) that all share, what else must hold."""
+        known, shared, rest = [True] * self.lanes, [], []
+        for index, low, high in guard:
+            values = self.values(index)
+            if values is not None:
+                known = [k and low <= v < high for k, v in zip(known, values, strict=True)]
+            elif self.is_vector(index):
+                rest.append((index, low, high))
+            else:
+                shared.append((index, low, high))
+        return known, self.holds(tuple(shared)) if shared else None, tuple(rest)
+
+    def _asked(self, lanes: Sequence[Sequence[int]], condition: Value | None, mask: Value | None) -> Value:
+        """Which elements somebody wants, if the condition holds: each is wanted by some lanes, of those that the mask has."""
         total: Value | None = None
-        for turn in range(max(map(len, lanes))):
-            here = self.f.shuffle(mask, [own[turn] if turn < len(own) else mask.lanes for own in lanes], nobody)
-            total = here if total is None else self.f.emit(f"or {here.type} {total.name}, {here.name}", here.type)
+        if mask is None:
+            total = mask_of([bool(own) for own in lanes])
+        else:
+            nobody = constant(False, mask.type)
+            for turn in range(max(1, *map(len, lanes))):
+                here = self.f.shuffle(mask, [own[turn] if turn < len(own) else mask.lanes for own in lanes], nobody)
+                total = here if total is None else self.f.emit(f"or {here.type} {total.name}, {here.name}", here.type)
         assert total is not None
-        return total
+        return total if condition is None else self.f.select(condition, total, constant(False, total.type))
 
     def reverse(self, value: Value) -> Value:
         return self.f.shuffle(value, range(self.lanes)[::-1])

@@ -85,6 +85,16 @@ class Indices(Scopes):
             total = [t + factor * (lane - lanes[0]) for t, lane in zip(total, lanes, strict=True)]
         return tuple(total)
 
+    def values(self, index: Index) -> tuple[int, ...] | None:
+        """Each lane's value of an index, where the code knows."""
+        total = [index.constant] * self.lanes
+        for term, factor in index.terms:
+            lanes = self._pattern(term) if isinstance(term, Remainder) else None
+            if lanes is None:
+                return None
+            total = [t + factor * lane for t, lane in zip(total, lanes, strict=True)]
+        return tuple(total)
+
     def _pattern(self, term: Term) -> list[int] | None:
         """Each lane's remainder, or how far its quotient is above the quotient of lane 0, where the code knows."""
         if isinstance(term, Variable) or self.lanes % term.by or self.slope(term.of) != 1:
@@ -170,14 +180,10 @@ class Indices(Scopes):
             base = self.broadcast(self.f.convert("trunc", value, scalar) if scalar != "i64" else value)
             result = self.f.emit(f"add {base.type} {base.name}, {lane_numbers(self.lanes, scalar).name}", base.type)
             return self.remember(("lanes", term, scalar), result)
-        pattern = self._pattern(term) if scalar else None
-        if pattern is not None:  # no lane divides
-            more = numbers(pattern, scalar)
-            if isinstance(term, Remainder):
-                return more
-            first = self._term(term, "")
-            base = self.broadcast(self.f.convert("trunc", first, scalar) if scalar != "i64" else first)
-            return self.f.emit(f"add {base.type} {base.name}, {more.name}", base.type)
+        if scalar:
+            known = self._known(term, scalar)
+            if known is not None:
+                return known
         value = self._vector_index(term.of, scalar) if scalar else self.first(term.of)
         shift = -(-max(0, -term.of.range[0]) // term.by)  # whole periods that make it non-negative
         by = constant(term.by, value.type)
@@ -193,6 +199,18 @@ class Indices(Scopes):
         if value.number is not None:
             return Value(str(value.number % term.by), "i64")
         return self.f.emit(f"urem {value.type} {value.name}, {by.name}", value.type)
+
+    def _known(self, term: Divided | Remainder, scalar: str) -> Value | None:
+        """A quotient or remainder as a vector of which the code knows how lanes differ: none of them divides."""
+        pattern = range(self.lanes) if self._slope(term) == 1 else self._pattern(term)
+        if pattern is None:
+            return None
+        more = numbers(pattern, scalar)
+        if isinstance(term, Remainder) and self.lanes % term.by == 0:
+            return more
+        first = self._term(term, "")
+        base = self.broadcast(self.f.convert("trunc", first, scalar) if scalar != "i64" else first)
+        return self.f.emit(f"add {base.type} {base.name}, {more.name}", base.type)
 
     def holds(self, guard: GuardKey) -> Value:
         """Whether all conditions hold: i1, or a vector of it."""
