@@ -14,9 +14,9 @@ from graphc.ir import Node
 
 from .elements import Elements
 from .emit import Carried
-from .folds import LARGE, Chunks, Folding, Passes, Space, column_chunks, passes_of
+from .folds import LARGE, Chunks, Folding, Passes, Space, column_chunks, numbers_bytes, passes_of
 from .loops import State, Work, affine_in, bind
-from .partials import Partials, Room, load_number, store_number
+from .partials import Partials, Room, store_number
 from .recipes import Key
 from .scopes import Scope
 from .sharing import quotient
@@ -171,20 +171,21 @@ class Columns:
         folding, lanes = self.folding(0), e.lanes
         blocks = -(-self.vectors // self.width)
         stripes = -(-blocks // self.stripe)
-        room = [f.stack("i8" if t == "i1" else t, self.stripe * self.width * lanes) for t in folding.types]
+        columns = self.stripe * self.width * lanes
+        waiting = Partials(w, folding, Room(f, f.stack("i8", len(folding.types) * numbers_bytes(columns))), columns)
 
-        def states(scopes: list[Scope], first: Value, new: list[State] | None = None) -> list[State]:
-            """The states of a block, as they are in memory; `new` is put there."""
-            found: list[State] = []
+        def get(scopes: list[Scope], first: Value) -> list[State]:
+            """The states of a block, as they wait in memory."""
+            found = []
             for u, scope in enumerate(scopes):
                 with e.inside(scope):
-                    place = f.add(first, i64(u * lanes))
-                    if new is None:
-                        found.append([load_number(w, t, to, place) for t, to in zip(folding.types, room, strict=True)])
-                    else:
-                        for value, pointer in zip(new[u], room, strict=True):
-                            store_number(w, value, pointer, place)
+                    found.append(waiting.load(f.add(first, i64(u * lanes))))
             return found
+
+        def put(scopes: list[Scope], first: Value, states: list[State]) -> None:
+            for u, (scope, state) in enumerate(zip(scopes, states, strict=True)):
+                with e.inside(scope):
+                    waiting.store(state, f.add(first, i64(u * lanes)))
 
         with w.ranges(self.outer_count * stripes * parts) as bounds, f.loop(*bounds) as item:
             part, rest = quotient(f, item, self.outer_count * stripes)
@@ -201,7 +202,7 @@ class Columns:
             def some(start: Value, stop: Value, step: int) -> None:
                 with f.loop(start, stop, step) as row:
                     def body(scopes: list[Scope], first: Value) -> None:
-                        found = states(scopes, first)
+                        found = get(scopes, first)
                         for scope in scopes:
                             with e.inside(scope):
                                 e.hoist(self.roots[0])
@@ -211,16 +212,16 @@ class Columns:
                                 for i, scope in enumerate(scopes):
                                     with e.inside(scope), e.inside(Scope()):
                                         found[i] = self.one(0, folding, found[i])
-                        states(scopes, first, found)
+                        put(scopes, first, found)
                     each(body)
 
             with e.inside(Scope(bind(self.outer, outer))):
-                each(lambda scopes, first: states(scopes, first, [folding.initial(lanes)] * len(scopes)) and None)
+                each(lambda scopes, first: put(scopes, first, [folding.initial(lanes)] * len(scopes)))
                 whole = f.binary("udiv", f.sub(high, low), i64(ROWS_OF_STRIPE))
                 middle = f.add(low, f.mul(whole, i64(ROWS_OF_STRIPE)))
                 some(low, middle, ROWS_OF_STRIPE)
                 some(middle, high, 1)
-                each(lambda scopes, first: finish(scopes, states(scopes, first), part))
+                each(lambda scopes, first: finish(scopes, get(scopes, first), part))
 
     def emit_block(self, scopes: list[Scope], part: Value) -> None:
         """All levels of a block of columns."""
