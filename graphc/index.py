@@ -247,12 +247,15 @@ def _spelled(term: Term) -> tuple[str, str]:
 Guard = list[tuple[Index, int, int]]
 
 
-def narrowed(index: Index, conditions: Guard) -> Index:
+def narrowed(index: Index, conditions: Iterable[tuple[Index, int, int]]) -> Index:
     """What is the same where the conditions hold, and simpler: a quotient, say, that is one number there."""
-    for condition, low, high in conditions:
+    waiting = [*conditions]
+    for condition, low, high in waiting:  # grows
         if len(condition.terms) != 1 or condition.terms[0][1] != 1 or low >= high:
             continue
         term, first = condition.terms[0][0], low - condition.constant
+        if isinstance(term, Divided):  # what is divided is in a range, too
+            waiting.append((term.of, first * term.by, (first + high - low) * term.by))
         inside = Index.variable("inside", high - low)
         index = index.substitute({term: inside + first})
         index = index.substitute({variable: Index.of(term) - first for variable, _ in inside.terms})

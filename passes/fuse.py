@@ -6,11 +6,11 @@ again is cheaper.  Knows kinds, uses and types.  Must not know op names or addre
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from graphc.access import strided
 from graphc.ir import Graph, Node, make_like
-from graphc.op import Kind
+from graphc.op import Kind, Moves
 from graphc.plan import Buffer, Form, Kernel, Role, Step, slot
 from graphc.records import field, record
 from graphc.walk import operands_first
@@ -22,6 +22,7 @@ from .in_place import shared_places
 from .nested import PlanOf, nested_step
 
 RECOMPUTE = 4  # scalar operations that are cheaper than a trip through memory
+ONCE, LEAVES_ONCE = 64, 4  # of what is read once: operations, which are written down anew for each part; buffers
 LEAVES = 2  # large buffers that a recomputed expression may read
 SMALL_PART = 16  # a buffer this many times smaller than the result (a scale, a row's statistics) stays in the cache
 
@@ -78,8 +79,9 @@ class Fusion(Assignment):
         for node in self.graph.nodes:
             if node not in self.home:
                 continue
-            costs[node] = self.recompute_cost(node, costs)
-            if node in needed or (node in read_elsewhere and costs[node] is None):
+            cost = costs[node] = self.recompute_cost(node, costs)
+            if node in needed or (node in read_elsewhere and (cost is None or not (
+                    self.is_cheap(node, *cost) or self.is_read_once(node)))):
                 self.store(node)
                 costs[node] = None
             elif node in read_elsewhere:
@@ -102,6 +104,37 @@ class Fusion(Assignment):
             return False
         return packs_once(contraction, operand is contraction.inputs[0])
 
+    def is_read_once(self, node: Node) -> bool:
+        """Whether one other kernel reads each element of a map at most once, in parts that it puts between each other.
+
+        So the windows of a pooling are: computing them where they are read is no more work, and they are never stored.
+        """
+        if node.op.kind is not Kind.MAP:
+            return False
+        size, readers, views = 0, set(), [node]
+        cut = padded = False
+        for view in views:  # grows
+            for user in self.graph.users[view]:
+                if user.op.kind is not Kind.VIEW or user in self.home:
+                    readers.add(self.home.get(user))
+                elif user.op.moves is Moves.NOTHING or "fill" in user.attributes or "steps" in user.attributes:
+                    views.append(user)
+                    cut |= "steps" in user.attributes
+                    padded |= "fill" in user.attributes
+                    size += int(user.type.size) if view is node else 0
+                else:
+                    return False
+        one = len(readers) == 1 and None not in readers and self.home[node] not in readers
+        return one and cut and padded and size <= int(node.type.size)
+
+    def is_cheap(self, node: Node, operations: int, buffers: frozenset[Node]) -> bool:
+        """Whether computing a node again is cheaper than a trip through memory."""
+        return operations <= RECOMPUTE and self.large(node, buffers) <= LEAVES
+
+    def large(self, node: Node, buffers: Iterable[Node]) -> int:
+        """How many of the buffers are not small beside the node."""
+        return sum(int(b.type.size) * SMALL_PART > int(node.type.size) for b in buffers)
+
     def recompute_cost(self, node: Node, costs: dict[Node, tuple[int, frozenset[Node]] | None]
                        ) -> tuple[int, frozenset[Node]] | None:
         """(operations, buffers read) to compute the node from memory, None where that is too dear or impossible."""
@@ -119,8 +152,7 @@ class Fusion(Assignment):
                 if int(base.type.size) * SMALL_PART > int(node.type.size):  # what a row or column shares costs next to nothing
                     total += below[0]
                 leaves |= below[1]
-        large = [b for b in leaves if int(b.type.size) * SMALL_PART > int(node.type.size)]
-        return (total, frozenset(leaves)) if total <= RECOMPUTE and len(large) <= LEAVES else None
+        return (total, frozenset(leaves)) if total <= ONCE and self.large(node, leaves) <= LEAVES_ONCE else None
 
     def store(self, node: Node) -> None:
         self.stored[node] = Buffer(f"t{len(self.stored)}", node.type, Role.TEMPORARY)
