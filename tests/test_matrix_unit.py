@@ -12,7 +12,7 @@ from graphc.runtime.native import contract, matrix_blocking
 from graphc.runtime.native.contract import choose_road, emit_contraction, scratch_bytes
 from graphc.runtime.native.emit import Module
 from graphc.runtime.native.jit import compile_module
-from graphc.runtime.native.target import PIECES, Target, describe, host, with_matrix_unit
+from graphc.runtime.native.target import PIECES, Target, describe, host, with_matrix_unit, with_pairs
 from graphc.runtime.native.tile_stores import store_to, store_vector_to
 
 import graphc
@@ -36,6 +36,8 @@ from tests.test_native_contract import (
 UNIT, WITHOUT = with_matrix_unit(host()), replace(host(), pieces=0)
 # nothing to run where there is no such unit: the rest is text
 HERE = {f"{precision}": with_matrix_unit(host(), precision) for precision in PIECES} if UNIT.pieces else {}
+PAIRS = {"pairs": with_pairs(host())} if with_pairs(host()).pieces else {}
+EITHER = {**HERE, **PAIRS}
 
 
 @pytest.fixture
@@ -49,6 +51,8 @@ def always(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(matrix_blocking, "LEAST_PRODUCTS", 0)
     monkeypatch.setattr(matrix_blocking, "LEAST_SIDE", 1)
     monkeypatch.setattr(matrix_blocking, "LEAST_DEPTH", 1)
+    monkeypatch.setattr(contract, "LEAST_DEPTH", 1)
+    monkeypatch.setattr(contract, "PAIRS_WORTH", 1e-9)
     forget()
     yield
     monkeypatch.undo()
@@ -102,7 +106,7 @@ def products() -> list[Case]:
             for batch, misalign in ((1 + number % 3, number % 2),)]
 
 
-@pytest.mark.parametrize("target", HERE.values(), ids=HERE)
+@pytest.mark.parametrize("target", EITHER.values(), ids=EITHER)
 @pytest.mark.usefixtures("always")
 class TestMatrixUnit:
     def test_is_used(self, target: Target) -> None:
@@ -111,7 +115,7 @@ class TestMatrixUnit:
         f = text.function("f", PARAMETERS, internal=False)
         a, b, c, scratch, thread, threads = f.parameters
         emit_contraction(f, target, matmul(64, 64, 64), a, b, scratch=scratch, thread=thread, threads=threads, c_pointer=c)
-        assert "tdpbf16ps" in text.text()
+        assert ("tdpbf16ps" if target.has_matrix_unit else "dpbf16ps.512") in text.text()
 
     def test_products(self, target: Target) -> None:
         check([replace(case, way=way) for case in products() for way in ("plain", "finish", "twice")], target)

@@ -19,9 +19,10 @@ from graphc.runtime.native.correlations import Correlation, correlation, emit_co
 from graphc.runtime.native.dots import DotTile, dot_function, dot_rows
 from graphc.runtime.native.emit import SIZES, Function, Value, i64
 from graphc.runtime.native.matrix import MatrixTiles
-from graphc.runtime.native.matrix_blocking import matrix_blocking, matrix_cost
+from graphc.runtime.native.matrix_blocking import LEAST_DEPTH, matrix_blocking, matrix_cost, pack_cycles
 from graphc.runtime.native.operands import LINE, PIECE_COST, UNFORESEEN
 from graphc.runtime.native.overlap import FinishVector, OverlappedTiles
+from graphc.runtime.native.pairs import OverlappedPairs, PairedTiles
 from graphc.runtime.native.sharing import spread
 from graphc.runtime.native.target import Target
 from graphc.runtime.native.tile_operands import Load, flat_offset
@@ -37,6 +38,7 @@ __all__ = ["Contraction", "Finish", "FinishVector", "Load", "Prefetch", "Tile", 
 MISS = 12  # cycles for a line of an operand beyond the cache that no processor foresees
 TURNED, TURNED_NEAR = 1.1, 1.05  # what exchanging the operands must gain; where it is stored and B is in the cache
 LEAST_BESIDE = 10  # rows of windows that a vector from the second-level cache should be multiplied by
+PAIRS_WORTH = 1.1  # how many times as fast pairs of bfloat16 must seem
 DOT_COLUMNS = 8  # up to so many columns dot products pay
 
 
@@ -77,9 +79,20 @@ def pack_cost(axes: Axes, stride: int | None, run: int, lanes: int, masks: bool)
     return 6 / lanes if stride == 1 or run else 1.3
 
 
-def cost(c: Contraction, g: Blocking, plain: bool, turned: bool, dots: bool, target: Target, overlap: bool) -> float:
+def splitting(g: Blocking, k: int, loads: tuple[bool, bool]) -> float:
+    """Cycles to pack both operands as pairs of bfloat16, for one member of the batch."""
+    rows = pack_cycles(g.a_k, g.a_m, loads[0], g.pieces, g.along)
+    columns = pack_cycles(g.b_k, g.b_n, loads[1], g.pieces, False)
+    again_rows = 1 / g.batch if g.keeps and not g.split_rows else math.ceil(g.panels / g.panels_in_block)
+    again_columns = 1 / g.batch if g.keeps and g.split_rows else math.ceil(g.row_tiles / g.tiles_in_block)
+    return k * (g.m * rows * again_rows + g.n * columns * again_columns)
+
+
+def cost(c: Contraction, g: Blocking, plain: bool, turned: bool, dots: bool, target: Target, overlap: bool,
+         loads: tuple[bool, bool]) -> float:
     """Estimated cycles for one member of the batch; overlap: a turned tile is not finished while the next one is summed."""
     m, n, k, masks = g.m, g.n, math.prod(c.k), target.has_masks
+    steps = g.pairs * g.k_blocks if g.pairs else k
     if dots:
         total = m * k * (n + 1) / (2 * g.lanes) + 3 * m * n + (0 if dot_columns_in_place(c) else 1.3 * n * k)
     else:
@@ -90,11 +103,13 @@ def cost(c: Contraction, g: Blocking, plain: bool, turned: bool, dots: bool, tar
             slower = max(slower, (g.height + 2 * g.vectors) / sums)
         elif g.a_k is None and g.streamed:
             slower = max(slower, LEAST_BESIDE / g.height)
-        total = m * k * vectors / 2 * slower
+        total = m * steps * vectors / 2 * slower
         once = g.batch if g.batch > 1 and g.keeps else 1  # for all members of the batch
-        if g.pack_b:
+        if g.pairs:
+            total += splitting(g, k, loads)
+        elif g.pack_b:
             total += n * k * pack_cost(g.b_n, g.b_k, g.b_run, g.lanes, masks) / (once if g.split_rows else 1)
-        if g.pack_a:
+        if g.pack_a and not g.pairs:
             total += m * k * pack_cost(g.a_m, g.a_k, g.a_run, g.lanes, masks) / (1 if g.split_rows else once)
         elif g.a_row == 1 and m * k * SIZES[c.dtype] > target.l2_bytes // 2 and abs(g.a_k or 0) * SIZES[c.dtype] >= UNFORESEEN:
             total += m * k * SIZES[c.dtype] / LINE * MISS
@@ -115,6 +130,11 @@ def turning(g: Blocking) -> float:
     return squares * g.lanes * (g.lanes.bit_length() + 4)
 
 
+def multiplies_pairs(c: Contraction, target: Target) -> bool:
+    """Whether vectors may multiply pairs of bfloat16 instead of float32 numbers."""
+    return target.pieces == 1 and target.has_pairs and c.dtype == "float" and 0 not in c.k and math.prod(c.k) >= LEAST_DEPTH
+
+
 @lru_cache(maxsize=512)
 def choose_road(c: Contraction, target: Target, plain: bool, loads: tuple[bool, bool], whole_rows: bool = False,
                 overlap: bool = False) -> Road:
@@ -123,22 +143,28 @@ def choose_road(c: Contraction, target: Target, plain: bool, loads: tuple[bool, 
     whole_rows: every finished tile must have all columns of its rows.
     overlap: tiles may be finished while the next ones are summed.
     """
+    def blocking_of(turned: bool, dots: bool, paired: bool) -> Blocking:
+        return choose_blocking(swapped(c) if turned else c, target, plain, loads[::-1] if turned else loads,
+                               whole_rows and not turned, overlap and not turned and not dots, paired)
+
     choices = []
     for turned in (False, True):
-        d = swapped(c) if turned else c
-        g = choose_blocking(d, target, plain, loads[::-1] if turned else loads, whole_rows and not turned,
-                            overlap and not turned)
+        d, computed = (swapped(c), loads[::-1]) if turned else (c, loads)
+        g = blocking_of(turned, False, False)
         dots = not g.empty and 0 not in c.k and not any(loads) and dots_fit(d, target)
         if whole_rows and turned:  # the columns are rows by then: all of them in one tile
             dots = dots and g.m <= dot_rows(g.m, g.n, target)
         if dots:
-            choices.append((cost(d, g, plain, turned, True, target, overlap), turned, True))
-        if not (whole_rows and turned and g.row_tiles > 1):
-            near = plain and g.n * g.k_inner * SIZES[c.dtype] <= target.l2_bytes
-            more = 1 if not turned else TURNED_NEAR if near else TURNED
-            choices.append((cost(d, g, plain, turned, False, target, overlap) * more, turned, False))
+            choices.append((cost(d, g, plain, turned, True, target, overlap, computed), turned, True, False))
+        near = plain and g.n * g.k_inner * SIZES[c.dtype] <= target.l2_bytes
+        more = 1 if not turned else TURNED_NEAR if near else TURNED
+        for paired in (False, True) if multiplies_pairs(c, target) else (False,):
+            g = blocking_of(turned, False, paired)
+            if not (whole_rows and turned and g.row_tiles > 1):
+                worth = more * (PAIRS_WORTH if paired else 1)
+                choices.append((cost(d, g, plain, turned, False, target, overlap, computed) * worth, turned, False, paired))
     matrix = matrix_blocking(c, target, loads, whole_rows)
-    least, turned, dots = min(choices)
+    least, turned, dots, paired = min(choices)
     along = correlation(c, target) if not any(loads) and not whole_rows else None
     by_rows = math.inf if along is None else along.cost(c, target.lanes(SIZES[c.dtype]))
     if matrix is not None and matrix_cost(c, matrix, loads) < min(least, by_rows):
@@ -146,9 +172,7 @@ def choose_road(c: Contraction, target: Target, plain: bool, loads: tuple[bool, 
     if along is not None and by_rows < least:
         g = choose_blocking(c, target, plain, loads)
         return Road(False, False, g, along.scratch_bytes, along.rows, along.scratch_bytes, along)
-    d = swapped(c) if turned else c
-    blocking = choose_blocking(d, target, plain, loads[::-1] if turned else loads, whole_rows and not turned,
-                               overlap and not turned and not dots)
+    d, blocking = swapped(c) if turned else c, blocking_of(turned, dots, paired)
     itemsize = SIZES[c.dtype]
     if dots:
         n, k = blocking.n, math.prod(d.k)
@@ -229,7 +253,7 @@ def emit_contraction(f: Function, target: Target, c: Contraction, a: Value, b: V
     if 0 in c.k:  # an empty sum: one product of zeros
         a = b = f.module.table([0], c.dtype)
         load_a = load_b = None
-    if road.blocking.pieces:
+    if road.blocking.pieces and not road.blocking.pairs:
         if finish is None:
             finish, vector = store_to(to, c, target), store_vector_to(to, c, target)
         MatrixTiles(f, target, c, road.blocking, a, b, scratch, finish, prefetch, load_a, load_b, vector).emit(thread, threads)
@@ -249,14 +273,14 @@ def emit_contraction(f: Function, target: Target, c: Contraction, a: Value, b: V
         elif road.dots or not road.blocking.direct:
             finish = store_to(to, c, target)
     if road.blocking.overlap and vector and finish and not road.dots:
-        OverlappedTiles(f, target, c, road.blocking, a, b, scratch, finish, prefetch, load_a, load_b,
-                        vector).emit(thread, threads)
+        overlapped = OverlappedPairs if road.blocking.pairs else OverlappedTiles
+        overlapped(f, target, c, road.blocking, a, b, scratch, finish, prefetch, load_a, load_b, vector).emit(thread, threads)
     elif road.dots and finish is not None:
         emit_dots(f, target, c, road.blocking, a, b, scratch, thread, threads, finish)
         return False
     else:
-        TileLoops(f, target, c, road.blocking, a, b, scratch, finish, c_pointer, prefetch, load_a,
-                  load_b, past).emit(thread, threads)
+        tiles = PairedTiles if road.blocking.pairs else TileLoops
+        tiles(f, target, c, road.blocking, a, b, scratch, finish, c_pointer, prefetch, load_a, load_b, past).emit(thread, threads)
     return road.blocking.quick
 
 

@@ -16,6 +16,7 @@ from graphc.runtime.native.target import Target
 from graphc.records import record
 
 DEPTH, DEPTH_MOST, DEPTH_LIMIT = 256, 288, 384  # k of a block: usually, where a sum is cut, and up to which it is one block
+NARROWEST = 2  # bytes of an element up to which blocks are twice as deep
 WIDE = 8  # bytes of an element from which blocks are less deep, so that a tile of A stays in the first-level cache
 WIDE_DEPTH, WIDE_MOST, WIDE_LIMIT = 192, 216, 224
 WIDE_PACKED_DEPTH, WIDE_PACKED_MOST, WIDE_PACKED_LIMIT = 128, 136, 144  # where panels of B stream past it
@@ -128,6 +129,8 @@ def sums_of(c: Contraction) -> Sums:
 
 def depths(itemsize: int, packed: bool) -> tuple[int, int, int]:
     """(k that a block usually has, the most where a sum is cut into equal blocks, the most of a sum that is not cut)."""
+    if itemsize <= NARROWEST:
+        return 2 * DEPTH, 2 * DEPTH_MOST, 2 * DEPTH_LIMIT
     if itemsize < WIDE:
         return DEPTH, DEPTH_MOST, DEPTH_LIMIT
     if packed:
