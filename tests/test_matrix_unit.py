@@ -36,7 +36,7 @@ from tests.test_native_contract import (
 UNIT, WITHOUT = with_matrix_unit(host()), replace(host(), pieces=0)
 # nothing to run where there is no such unit: the rest is text
 HERE = {f"{precision}": with_matrix_unit(host(), precision) for precision in PIECES} if UNIT.pieces else {}
-PAIRS = {"pairs": with_pairs(host())} if with_pairs(host()).pieces else {}
+PAIRS = {"medium": with_pairs(host())} if with_pairs(host()).pieces else {}
 EITHER = {**HERE, **PAIRS}
 
 
@@ -186,7 +186,7 @@ def asked_for(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     host.cache_clear()
 
 
-@pytest.mark.parametrize("precision", HERE)
+@pytest.mark.parametrize("precision", [*HERE, *PAIRS])
 @pytest.mark.usefixtures("asked_for")
 def test_whole_steps(precision: str) -> None:
     """The same training with and without the unit; the same bits for 1, 2 and 3 threads; the report says where it works."""
@@ -203,7 +203,7 @@ def test_whole_steps(precision: str) -> None:
         found = [float(step(x, y)) for _ in range(20)]
         losses.append(found)
         if backend == "native":
-            assert "on the matrix unit" in step.report(batch=256)
+            assert ("on the matrix unit" if HERE else "in pairs of bfloat16") in step.report(batch=256)
             bits.add(b"".join(np.asarray(p.numpy()).tobytes() for p in model.parameters()))
     assert len(bits) == 1
     np.testing.assert_allclose(losses[1], losses[0], rtol={"highest": 2e-4, "high": 2e-4, "medium": 1e-2}[precision])
@@ -211,10 +211,11 @@ def test_whole_steps(precision: str) -> None:
 
 
 def test_nobody_gets_it_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
-    most = 3 if UNIT.pieces else 0
-    for value, wanted in (("", (0, 2, 1)), ("0", (0, 0, 0)), ("1", (3, 2, 1))):
+    """Three pieces only on a matrix unit for which somebody asks; one, as "medium" allows, on vectors as well."""
+    most = {"highest": 3, "high": 2, "medium": 1} if UNIT.pieces else {"medium": 1} if PAIRS else {}
+    for value, asked in (("", ("high", "medium")), ("0", ()), ("1", ("highest", "high", "medium"))):
         monkeypatch.setenv("GRAPHC_MATRIX_UNIT", value)
-        assert [host.__wrapped__(p).pieces for p in PIECES] == [min(most, n) for n in wanted]
+        assert {p: host.__wrapped__(p).pieces for p in PIECES} == {p: most.get(p, 0) * (p in asked) for p in PIECES}
 
 
 def multiply(target: Target, a: np.ndarray, b: np.ndarray) -> np.ndarray:
