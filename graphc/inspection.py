@@ -179,9 +179,9 @@ def report(program: Program, sizes: Mapping[str, int]) -> str:
         lines.append(f"  {special.planned.batch}")
     if program.matmul_precision != "highest":
         contractions = [kernel for kernel, _ in plan.runs if kernel.form is Form.CONTRACT]
-        less = sum(multiplied_in_pieces(program, special, kernel) for kernel in contractions)
-        lines.append(f"  {less} of {len(contractions)} contractions are of {program.matmul_precision} precision, on the matrix "
-                     "unit; the others are float32")
+        made = [how for kernel in contractions if (how := multiplied_in_pieces(program, special, kernel))]
+        lines.append(f"  {len(made)} of {len(contractions)} contractions are of {program.matmul_precision} precision"
+                     + "".join(f", {how}" for how in dict.fromkeys(made)) + "; the others are float32")
     for step in plan.steps:
         if isinstance(step, Loop):
             how = "shared by the threads" if step.parallel else "one after the other"
