@@ -157,7 +157,7 @@ class Walk:
             ahead = f.offset(b, f.mul(step, i64(LINES_AHEAD)), "i8")
             for line in range(0, tile.columns * SIZES[tile.dtype], CACHE_LINE):
                 f.prefetch(f.offset(ahead, i64(line + CACHE_LINE - 1), "i8"))
-        result, in_memory = list(sums), rows_in_memory(self.target, tile)
+        result, in_memory = list(sums), range(0) if kernel.paired else rows_in_memory(self.target, tile)
 
         def add(r: int, vectors: Iterable[int]) -> None:
             one = f.broadcast(f.load(f.offset(a, i64(r * kernel.a_row), tile.dtype), tile.dtype), width)
