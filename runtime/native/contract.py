@@ -38,7 +38,8 @@ __all__ = ["Contraction", "Finish", "FinishVector", "Load", "Prefetch", "Tile", 
 MISS = 12  # cycles for a line of an operand beyond the cache that no processor foresees
 TURNED, TURNED_NEAR = 1.1, 1.05  # what exchanging the operands must gain; where it is stored and B is in the cache
 LEAST_BESIDE = 10  # rows of windows that a vector from the second-level cache should be multiplied by
-PAIRS_WORTH = 1.1  # how many times as fast pairs of bfloat16 must seem
+USUAL_RATE = 2  # vectors of multiply-adds that begin in a cycle
+SPLITTING, PAIRS_WORTH = 250, 1.1  # cycles to begin to pack pairs of bfloat16; how many times as fast they must seem
 DOT_COLUMNS = 8  # up to so many columns dot products pay
 
 
@@ -89,12 +90,15 @@ def splitting(g: Blocking, k: int, loads: tuple[bool, bool]) -> float:
 
 
 def cost(c: Contraction, g: Blocking, plain: bool, turned: bool, dots: bool, target: Target, overlap: bool,
-         loads: tuple[bool, bool]) -> float:
-    """Estimated cycles for one member of the batch; overlap: a turned tile is not finished while the next one is summed."""
+         rate: int = USUAL_RATE, loads: tuple[bool, bool] = (False, False)) -> float:
+    """Estimated cycles for one member of the batch; overlap: a turned tile is not finished while the next one is summed.
+
+    rate: vectors of multiply-adds that begin in a cycle.  loads: whether A, whether B is computed, where they are packed as pairs.
+    """
     m, n, k, masks = g.m, g.n, math.prod(c.k), target.has_masks
     steps = g.pairs * g.k_blocks if g.pairs else k
     if dots:
-        total = m * k * (n + 1) / (2 * g.lanes) + 3 * m * n + (0 if dot_columns_in_place(c) else 1.3 * n * k)
+        total = m * k * (n + 1) / (rate * g.lanes) + 3 * m * n + (0 if dot_columns_in_place(c) else 1.3 * n * k)
     else:
         vectors = n // g.stretch * math.ceil(g.stretch / g.lanes) if g.stretch else math.ceil(n / g.lanes)
         sums = g.height * g.vectors
@@ -103,10 +107,10 @@ def cost(c: Contraction, g: Blocking, plain: bool, turned: bool, dots: bool, tar
             slower = max(slower, (g.height + 2 * g.vectors) / sums)
         elif g.a_k is None and g.streamed:
             slower = max(slower, LEAST_BESIDE / g.height)
-        total = m * steps * vectors / 2 * slower
+        total = m * steps * vectors / rate * slower
         once = g.batch if g.batch > 1 and g.keeps else 1  # for all members of the batch
         if g.pairs:
-            total += splitting(g, k, loads)
+            total += splitting(g, k, loads) + SPLITTING
         elif g.pack_b:
             total += n * k * pack_cost(g.b_n, g.b_k, g.b_run, g.lanes, masks) / (once if g.split_rows else 1)
         if g.pack_a and not g.pairs:
@@ -147,7 +151,7 @@ def choose_road(c: Contraction, target: Target, plain: bool, loads: tuple[bool, 
         return choose_blocking(swapped(c) if turned else c, target, plain, loads[::-1] if turned else loads,
                                whole_rows and not turned, overlap and not turned and not dots, paired)
 
-    choices = []
+    choices, paired = [], []
     for turned in (False, True):
         d, computed = (swapped(c), loads[::-1]) if turned else (c, loads)
         g = blocking_of(turned, False, False)
@@ -155,35 +159,43 @@ def choose_road(c: Contraction, target: Target, plain: bool, loads: tuple[bool, 
         if whole_rows and turned:  # the columns are rows by then: all of them in one tile
             dots = dots and g.m <= dot_rows(g.m, g.n, target)
         if dots:
-            choices.append((cost(d, g, plain, turned, True, target, overlap, computed), turned, True, False))
+            choices.append((cost(d, g, plain, turned, True, target, overlap), turned, True))
         near = plain and g.n * g.k_inner * SIZES[c.dtype] <= target.l2_bytes
         more = 1 if not turned else TURNED_NEAR if near else TURNED
-        for paired in (False, True) if multiplies_pairs(c, target) else (False,):
-            g = blocking_of(turned, False, paired)
+        if not (whole_rows and turned and g.row_tiles > 1):
+            choices.append((cost(d, g, plain, turned, False, target, overlap) * more, turned, False))
+        if multiplies_pairs(c, target):
+            g = blocking_of(turned, False, True)
             if not (whole_rows and turned and g.row_tiles > 1):
-                worth = more * (PAIRS_WORTH if paired else 1)
-                choices.append((cost(d, g, plain, turned, False, target, overlap, computed) * worth, turned, False, paired))
+                rate = target.multiply_adds
+                paired.append((cost(d, g, plain, turned, False, target, overlap, rate, computed) * more, turned))
     matrix = matrix_blocking(c, target, loads, whole_rows)
-    least, turned, dots, paired = min(choices)
+    least, turned, dots = min(choices)
     along = correlation(c, target) if not any(loads) and not whole_rows else None
     by_rows = math.inf if along is None else along.cost(c, target.lanes(SIZES[c.dtype]))
     if matrix is not None and matrix_cost(c, matrix, loads) < min(least, by_rows):
         return Road(False, False, matrix, matrix.scratch_bytes, matrix.height, matrix.scratch_bytes)
+    d, blocking = swapped(c) if turned else c, blocking_of(turned, dots, False)
+    if paired:
+        here = cost(d, blocking, plain, turned, dots, target, overlap, target.multiply_adds)
+        cycles, exchanged = min(paired)
+        if PAIRS_WORTH * cycles < min(here, by_rows * USUAL_RATE / target.multiply_adds):
+            return tiled_road(c, blocking_of(exchanged, False, True), exchanged, plain)
     if along is not None and by_rows < least:
         g = choose_blocking(c, target, plain, loads)
         return Road(False, False, g, along.scratch_bytes, along.rows, along.scratch_bytes, along)
-    d, blocking = swapped(c) if turned else c, blocking_of(turned, dots, paired)
-    itemsize = SIZES[c.dtype]
-    if dots:
-        n, k = blocking.n, math.prod(d.k)
-        rows = dot_rows(blocking.m, n, target)
-        tile_bytes = align(rows * n * itemsize)
-        used = tile_bytes + (0 if dot_columns_in_place(d) else align(n * k * itemsize))
-    else:
-        used = blocking.scratch_bytes
-        rows = blocking.height
-        tile_bytes = align(blocking.height * blocking.vectors * blocking.lanes * itemsize)
-    return Road(turned, dots, blocking, used, rows, used + (tile_bytes if turned and not plain else 0))
+    if not dots:
+        return tiled_road(c, blocking, turned, plain)
+    rows, itemsize = dot_rows(blocking.m, blocking.n, target), SIZES[c.dtype]
+    used = align(rows * blocking.n * itemsize)
+    if not dot_columns_in_place(d):
+        used += align(blocking.n * math.prod(d.k) * itemsize)
+    return Road(turned, True, blocking, used, rows, used + (align(rows * blocking.n * itemsize) if turned and not plain else 0))
+
+
+def tiled_road(c: Contraction, g: Blocking, turned: bool, plain: bool) -> Road:
+    tile_bytes = align(g.height * g.vectors * g.lanes * SIZES[c.dtype])
+    return Road(turned, False, g, g.scratch_bytes, g.height, g.scratch_bytes + (tile_bytes if turned and not plain else 0))
 
 
 def scratch_bytes(c: Contraction, target: Target, *, load_a: bool = False, load_b: bool = False,

@@ -15,6 +15,8 @@ from graphc.records import record, replace
 CACHE_FOLDER = "/sys/devices/system/cpu/cpu0/cache"  # where Linux tells
 PIECES = {"highest": 3, "high": 2, "medium": 1}  # that stand for a float32, by the precision of contractions
 
+SCARCE = {"znver4": 1}  # multiply-adds that begin in a cycle, where vectors are as wide as `describe` says
+
 
 @record(frozen=True)
 class Target:
@@ -45,6 +47,11 @@ class Target:
     def has_pairs(self) -> bool:
         """Whether vectors multiply pairs of bfloat16 as fast as float32 numbers; beside a matrix unit they are not needed."""
         return self.vector_bytes == 64 and self._has("avx512bf16") and not self.has_matrix_unit
+
+    @property
+    def multiply_adds(self) -> int:
+        """Vectors of multiply-adds that a core begins in a cycle, of float32 or of pairs: most processors begin two."""
+        return SCARCE.get(self.cpu, 2)
 
     @property
     def has_fma(self) -> bool:
