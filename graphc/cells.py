@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .pages import LINE, mapped, slab
+from .pages import LINE, mapped_apart, slab
 from .types import DType, TensorType, as_dtype
 
 MIDDLE, LARGE = 512 << 10, 4 << 20  # bytes from which memory comes in large pages: shared with others, and its own
@@ -78,7 +78,7 @@ def aligned_zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     """
     size = math.prod(shape) * np.dtype(dtype).itemsize
     if size >= LARGE:
-        return np.ndarray(shape, dtype, mapped(size).data)
+        return np.ndarray(shape, dtype, mapped_apart(size).data)
     if size >= MIDDLE:
         return np.ndarray(shape, dtype, slab.take(size).data)
     room = np.zeros(size + LINE, np.uint8)

@@ -19,10 +19,12 @@ from graphc.ops.reductions import is_sum
 from graphc.ops.views import expand_to, reshape
 from graphc.tensor import Tensor, constant
 
+from .cost import cost_per_element
 from .rules import SIMPLIFYING, STABILIZING, Rule, apply_rule, by_op, splat
 
 Change = Callable[[Node, Node], Node | None]
 
+CHEAP = 4  # operations below a map that may be done once more where it is read
 MOST_STEPS = 32  # of one node in one round: rules that undid each other would go on for ever
 
 
@@ -68,7 +70,8 @@ def simplify(graph: Graph, rounds: int = 4, change: Change | None = None) -> Gra
     change   something else to do before the rules, in the first round: it is given a node and what that is on its new inputs
     """
     for _ in range(rounds):
-        new = transform(graph, partial(simplify_node, turned=only_read_transposed(graph), change=change))
+        new = transform(graph, partial(simplify_node, turned=only_read_transposed(graph), moved=only_read_moved(graph),
+                                       change=change))
         if new.roots == graph.roots:
             return new
         graph, change = new, None
@@ -76,17 +79,23 @@ def simplify(graph: Graph, rounds: int = 4, change: Change | None = None) -> Gra
 
 
 def simplify_node(node: Node, inputs: tuple[Node, ...], turned: frozenset[Node] = frozenset(),
-                  change: Change | None = None) -> Node | None:
-    """What becomes of a node on simplified inputs.  turned: the node that reads a contraction transposed computes it so."""
+                  moved: frozenset[Node] = frozenset(), change: Change | None = None) -> Node | None:
+    """What becomes of a node on simplified inputs.
+
+    turned  nodes that read a contraction transposed compute it so
+    moved   views that read a map in another order may become a map of views
+    """
     if not inputs and node.op.kind is Kind.SOURCE:
         return fold_source(node)
-    if node.settled and change is None and inputs == node.inputs and node not in turned:
+    if node.settled and change is None and inputs == node.inputs and node not in turned and node not in moved:
         return node
     new = make_like(node, inputs) if inputs != node.inputs else node
     if change is not None:
         new = inherit(change(node, new) or new, node)
     if node in turned and new.inputs[0].op.kind is Kind.CONTRACT and new.op.moves is Moves.AXES:
         new = inherit(transposed(new), node)
+    if node in moved:
+        new = inherit(map_of_views(new) or new, node)
     new = settle(new)
     return inherit(new, node) if new is not node else None
 
@@ -243,6 +252,45 @@ def transposed(node: Node) -> Node:
     left, right = operands.split(",")
     turned = "".join(out[a] for a in node.attributes["axes"])
     return contract(Tensor(source.inputs[0]), Tensor(source.inputs[1]), left, right, turned).node
+
+
+def only_read_moved(graph: Graph) -> frozenset[Node]:
+    """The reshapes and permutes that are all that reads a map, or all that reads such a view."""
+    found: set[Node] = set()
+    roots = set(graph.roots)
+    for node in graph.nodes:
+        if node.op.moves in (Moves.AXES, Moves.NOTHING):
+            source = node.inputs[0]
+            if (source.op.kind is Kind.MAP or source in found) and len(graph.users[source]) == 1 and source not in roots:
+                found.add(node)
+    return frozenset(found)
+
+
+def map_of_views(view: Node) -> Node | None:
+    """A view of a map as a map of views, where that undoes a view of an operand: nothing is moved any more.
+
+    Operands must be views, or cheap maps of such; one that has the place of what is computed elsewhere stays with that.
+    """
+
+    def moved(node: Node, most: int) -> tuple[Node, bool] | None:
+        """The node read through the view, and whether that undoes something; most: operations that it may consist of."""
+        if node.op.kind is Kind.MAP and most >= 0:
+            below = [moved(i, most - cost_per_element(i)) for i in node.inputs]
+            if None in below or not below:
+                return None
+            parts = [part for part in below if part is not None]
+            return make(node.op, [new for new, _ in parts], node.attributes), any(undone for _, undone in parts)
+        if node.op.kind is not Kind.VIEW:
+            return None
+        new = rebuild(view, (node,))
+        joined = simplify_view(new) or new
+        undone, base = joined is node.inputs[0], node
+        while base.op.moves in (Moves.AXES, Moves.NOTHING):
+            base = base.inputs[0]
+        return (joined, undone) if undone or base.op.kind in (Kind.VIEW, Kind.SOURCE) else None
+
+    found = moved(view.inputs[0], CHEAP) if view.inputs[0].op.kind is Kind.MAP else None
+    return found[0] if found is not None and found[1] else None
 
 
 def absorb_permutes(node: Node) -> Node | None:

@@ -18,7 +18,8 @@ import graphc
 from graphc import nn, optim
 from graphc.plan import repeated
 
-WIDE = describe("x86_64-unknown-linux-gnu", "skylake-avx512", "+avx512f,+avx512vl,+avx512bw,+avx512dq,+avx2,+fma")
+WIDE = describe("x86_64-unknown-linux-gnu", "skylake-avx512", "+avx512f,+avx512vl,+avx512bw,+avx512dq,+avx2,+fma",
+                (48 << 10, 2 << 20, 32 << 20))  # caches decide how products are cut: the same on every machine
 LONG = (("from", "ptr"), ("to", "ptr"), ("rows", "i64"))
 
 

@@ -120,6 +120,19 @@ def test_filecheck(case: tuple[str, str, str, list[str]]) -> None:
 # -- fusion ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("size", [12, 13])  # 13: the last row and column are in no window
+def test_the_gradient_of_pooling_side_by_side_is_part_of_what_reads_it(size: int) -> None:
+    x = placeholder("x", (2, 3, size, size))
+    w = graphc.parameter("w", np.ones((3, 1, 1)))
+    out = graphc.nn.functional.max_pool2d(graphc.nn.functional.relu(x * w), 2)
+    step = graphc.train_step(out.sum(), graphc.optim.SGD([w], lr=0.1))
+    kernels = step.specialize().plan.kernels
+    read = [k for k in kernels if k.phase != "forward"]
+    assert all(len(k.space) <= 4 for k in read), step.dump("plan")  # nothing over places inside windows
+    text = format_graph(step.specialize().graph)
+    assert "window" not in text and ("pad" in text) == (size % 2 == 1)
+
+
 def training_step(optimizer: str = "adamw") -> graphc.Program:
     x, y = placeholder("x", ("batch", 24)), placeholder("y", ("batch", 8))
     w1, b1 = graphc.parameter("w1", np.ones((24, 40)) * 0.01), graphc.parameter("b1", np.zeros(40))

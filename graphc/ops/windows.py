@@ -17,7 +17,7 @@ from ..origins import at, user_origin
 from ..tensor import Tensor, TensorLike, apply, as_tensor
 from ..types import Size, TensorType
 from .axes import normal_axis
-from .views import Indices, narrow, pad_with, squeeze
+from .views import Indices, narrow, pad_with, permute, reshape, squeeze
 
 
 def _window_type(x: TensorType, *, axis: int, size: int, step: int, dilation: int) -> TensorType:
@@ -70,4 +70,14 @@ def window(x: TensorLike, axis: int, size: int, step: int = 1, dilation: int = 1
     if min(size, step, dilation) < 1:
         raise ShapeError(f"window needs positive size, step and dilation, got {size}, {step}, {dilation}"
                          f"{at(user_origin())}")
-    return apply(_window, tensor, axis=normal_axis(axis, tensor.ndim), size=size, step=step, dilation=dilation)
+    axis = normal_axis(axis, tensor.ndim)
+    if step == size and dilation == 1 and isinstance(tensor.shape[axis], int) and tensor.shape[axis] >= size:
+        return _side_by_side(tensor, axis, size)
+    return apply(_window, tensor, axis=axis, size=size, step=step, dilation=dilation)
+
+
+def _side_by_side(x: Tensor, axis: int, size: int) -> Tensor:
+    """Windows that do not overlap: the axis in two, so that the gradient only puts elements back into their order."""
+    number = x.shape[axis] // size
+    apart = reshape(narrow(x, axis, 0, number * size), (*x.shape[:axis], number, size, *x.shape[axis + 1:]))
+    return permute(apart, (*range(axis + 1), *range(axis + 2, apart.ndim), axis + 1))

@@ -233,6 +233,17 @@ class Walk:
         return self.sums(now)
 
 
+def fetch_to_write(f: Function, row: Value, size: int) -> None:
+    """Fetch the lines of a piece of a row, to be written.
+
+    Each to its last byte: where a row begins inside a line, its first line was fetched for the piece before it, and it is
+    the last one that would be waited for.
+    """
+    first = min(size, CACHE_LINE) - 1
+    for end in range(first, size, CACHE_LINE):
+        f.prefetch(f.offset(row, i64(end), "i8"), write=True)
+
+
 def sums_beside(walk: Walk, streams: Value) -> list[Value]:
     """All sums; at every few k a row of each stream is fetched: at `streams` are addresses and bytes between rows."""
     f, tile = walk.f, walk.kernel.tile
@@ -240,8 +251,7 @@ def sums_beside(walk: Walk, streams: Value) -> list[Value]:
 
     def fetch(lines: Sequence[Value]) -> list[Value]:
         for line in lines:
-            for start in range(0, tile.columns * SIZES[tile.dtype], CACHE_LINE):
-                f.prefetch(f.offset(line, i64(start), "i8"), write=True)
+            fetch_to_write(f, line, tile.columns * SIZES[tile.dtype])
         return [f.offset(line, stride, "i8") for line, stride in zip(lines, words[1::2], strict=True)]
 
     spacing = walk.kernel.spacing

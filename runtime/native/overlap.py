@@ -15,7 +15,7 @@ from typing import Protocol
 from graphc.runtime.native.axes import Contraction
 from graphc.runtime.native.blocks import Blocking
 from graphc.runtime.native.emit import SIZES, Function, Value, constant, i64
-from graphc.runtime.native.microkernel import CACHE_LINE, Walk, write_sums
+from graphc.runtime.native.microkernel import Walk, fetch_to_write, write_sums
 from graphc.runtime.native.outline import outlined
 from graphc.runtime.native.target import Target
 from graphc.runtime.native.tile_operands import Load
@@ -64,9 +64,7 @@ class Waiting:
 def fetch_row(f: Function, streams: Sequence[tuple[Value, int]], row: Value, size: int) -> None:
     """Fetch `size` bytes of a row of each stream (address, bytes between rows), to be written."""
     for address, stride in streams:
-        line = f.offset(address, f.mul(row, i64(stride)), "i8")
-        for start in range(0, size, CACHE_LINE):
-            f.prefetch(f.offset(line, i64(start), "i8"), write=True)
+        fetch_to_write(f, f.offset(address, f.mul(row, i64(stride)), "i8"), size)
 
 
 class OverlappedTiles(TileLoops):
@@ -135,7 +133,7 @@ class OverlappedTiles(TileLoops):
                    a_table: Value, b_table: Value) -> list[Value]:
         """The sums of a tile; meanwhile the tile before is finished, and the rows of the streams are fetched."""
         f, g = self.f, self.blocking
-        before = self.waiting.tile()
+        before, itemsize = self.waiting.tile(), SIZES[self.c.dtype]
         walk = Walk(f, self.target, self.micro(g.height, g.vectors), a, b, a_table, b_table, count, b_k=b_k, a_k=a_k)
         vectors = f.binary("udiv", f.add(before.columns, i64(g.lanes - 1)), i64(g.lanes))
 
@@ -143,7 +141,7 @@ class OverlappedTiles(TileLoops):
             row, column = state
             for address, stride in streams:
                 line = f.offset(address, f.mul(row, i64(stride)), "i8")
-                f.prefetch(self.at(line, column), write=True)
+                fetch_to_write(f, self.at(line, column), g.lanes * itemsize)
             self.finish_vector(before, row, column)
             following = f.add(column, i64(g.lanes))
             ends = f.compare("icmp sge", following, before.columns)
