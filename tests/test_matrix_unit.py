@@ -1,4 +1,4 @@
-"""Contractions on a matrix unit, and tiles that are finished while the next one is summed."""
+"""Contractions in pieces of bfloat16, on a matrix unit or by vectors; tiles that are finished while the next one is summed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from graphc.runtime.native import contract, matrix_blocking
+from graphc.runtime.native import contract, matrix_blocking, matrix_unit
+from graphc.runtime.native.codegen import assembly_for
 from graphc.runtime.native.contract import choose_road, emit_contraction, scratch_bytes
 from graphc.runtime.native.emit import Module
 from graphc.runtime.native.jit import compile_module
@@ -18,6 +19,7 @@ from graphc.runtime.native.tile_stores import store_to, store_vector_to
 import graphc
 from graphc import nn, optim
 from graphc.records import replace
+from tests.matrix_registers import emulated
 from tests.test_native_contract import (
     PARAMETERS,
     SIGNATURE,
@@ -34,15 +36,23 @@ from tests.test_native_contract import (
 )
 
 UNIT, WITHOUT = with_matrix_unit(host()), replace(host(), pieces=0)
-# nothing to run where there is no such unit: the rest is text
-HERE = {f"{precision}": with_matrix_unit(host(), precision) for precision in PIECES} if UNIT.pieces else {}
-PAIRS = {"medium": with_pairs(host())} if with_pairs(host()).pieces else {}
-EITHER = {**HERE, **PAIRS}
+# with vectors that multiply pairs, whether or not there is a matrix unit beside them
+PLAIN = replace(WITHOUT, features=",".join(name for name in WITHOUT.features.split(",") if "amx" not in name))
+HERE = {precision: with_matrix_unit(host(), precision) for precision in PIECES} if UNIT.pieces else {}
+PAIRS = {"pairs": with_pairs(PLAIN)} if with_pairs(PLAIN).pieces else {}
+# with a matrix unit whose registers are memory, where there is none; nothing to run where nothing multiplies bfloat16
+EMULATED = {f"emulated {precision}": replace(PLAIN, features=f"{PLAIN.features},+amx-tile,+amx-bf16", pieces=pieces)
+            for precision, pieces in PIECES.items()} if PAIRS and not HERE else {}
+EVERY = {**HERE, **EMULATED, **PAIRS}
+USED = [precision for precision in PIECES if precision in HERE or (precision == "medium" and PAIRS)]
 
 
 @pytest.fixture
 def always(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The matrix unit is used wherever it can be, however little that pays."""
+    """Pieces are multiplied wherever they can be, however little that pays."""
+    if EMULATED:
+        monkeypatch.setattr(matrix_unit, "_call", emulated)
+
     def forget() -> None:
         matrix_blocking.matrix_blocking.cache_clear()
         choose_road.cache_clear()
@@ -106,7 +116,7 @@ def products() -> list[Case]:
             for batch, misalign in ((1 + number % 3, number % 2),)]
 
 
-@pytest.mark.parametrize("target", EITHER.values(), ids=EITHER)
+@pytest.mark.parametrize("target", EVERY.values(), ids=EVERY)
 @pytest.mark.usefixtures("always")
 class TestMatrixUnit:
     def test_is_used(self, target: Target) -> None:
@@ -115,7 +125,7 @@ class TestMatrixUnit:
         f = text.function("f", PARAMETERS, internal=False)
         a, b, c, scratch, thread, threads = f.parameters
         emit_contraction(f, target, matmul(64, 64, 64), a, b, scratch=scratch, thread=thread, threads=threads, c_pointer=c)
-        assert ("tdpbf16ps" if target.has_matrix_unit else "dpbf16ps.512") in text.text()
+        assert ("tdpbf16ps" if target.has_matrix_unit else "avx512bf16.dpbf16ps") in text.text()
 
     def test_products(self, target: Target) -> None:
         check([replace(case, way=way) for case in products() for way in ("plain", "finish", "twice")], target)
@@ -186,7 +196,7 @@ def asked_for(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     host.cache_clear()
 
 
-@pytest.mark.parametrize("precision", [*HERE, *PAIRS])
+@pytest.mark.parametrize("precision", USED)
 @pytest.mark.usefixtures("asked_for")
 def test_whole_steps(precision: str) -> None:
     """The same training with and without the unit; the same bits for 1, 2 and 3 threads; the report says where it works."""
@@ -212,7 +222,7 @@ def test_whole_steps(precision: str) -> None:
 
 def test_nobody_gets_it_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three pieces only on a matrix unit for which somebody asks; one, as "medium" allows, on vectors as well."""
-    most = {"highest": 3, "high": 2, "medium": 1} if UNIT.pieces else {"medium": 1} if PAIRS else {}
+    most = PIECES if HERE else {"medium": 1} if PAIRS else {}
     for value, asked in (("", ("high", "medium")), ("0", ()), ("1", ("highest", "high", "medium"))):
         monkeypatch.setenv("GRAPHC_MATRIX_UNIT", value)
         assert {p: host.__wrapped__(p).pieces for p in PIECES} == {p: most.get(p, 0) * (p in asked) for p in PIECES}
@@ -238,17 +248,33 @@ def test_tiles_overlap_with_multiply_adds() -> None:
     assert run_by_vectors(cases, WITHOUT, overlap=False) == 0
 
 
-def test_text_for_another_machine() -> None:
-    """A server with a matrix unit can be generated for anywhere; a small contraction does not use it."""
-    target = describe("x86_64-unknown-linux-gnu", "sapphirerapids",
-                      "+avx512f,+avx512vl,+avx512bw,+avx512dq,+fma,+avx2,+amx-tile,+amx-bf16,+avx512bf16")
-    assert target.pieces
+# as their processors say: with matrix registers, and with vectors that multiply pairs
+SERVERS = {"sapphirerapids": "+amx-tile,+amx-bf16,+avx512bf16", "znver4": "+avx512bf16", "cooperlake": "+avx512bf16"}
+
+
+@pytest.mark.parametrize("cpu", SERVERS)
+def test_text_for_another_machine(cpu: str) -> None:
+    """What multiplies bfloat16 can be generated for anywhere, and becomes its instructions; a tiny contraction is float32."""
+    target = describe("x86_64-unknown-linux-gnu", cpu, f"+avx512f,+avx512vl,+avx512bw,+avx512dq,+fma,+avx2,{SERVERS[cpu]}")
+    assert target.has_matrix_unit == (cpu == "sapphirerapids") == (target.pieces > 0) != target.has_pairs
+    target = replace(target, pieces=1)
     texts = []
-    for c in (matmul(512, 512, 512), matmul(16, 16, 16)):
+    for c in (matmul(512, 512, 512), matmul(12, 12, 12)):
         module = Module()
         f = module.function("f", PARAMETERS, internal=False)
         a, b, out, scratch, thread, threads = f.parameters
         emit_contraction(f, target, c, a, b, scratch=scratch, thread=thread, threads=threads, c_pointer=out)
-        texts.append(module.text())
-    assert "tdpbf16ps" in texts[0] and "tilerelease" in texts[0]
-    assert "tile" not in texts[1].replace("tile.float", "")
+        texts.append(assembly_for(module.text(), target))
+    assert "vcvtne2ps2bf16" in texts[0] and "bf16" not in texts[1]
+    assert ("vdpbf16ps" in texts[0]) == target.has_pairs
+    assert ("tdpbf16ps" in texts[0] and "tilerelease" in texts[0]) == target.has_matrix_unit
+    assert "vfmadd" in texts[1] and "tilerelease" not in texts[1]
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_more_than_one_piece_takes_a_matrix_unit(number: int) -> None:
+    precision = list(PIECES)[number]
+    pairs = describe("x86_64-unknown-linux-gnu", "znver5", "+avx512f,+avx512vl,+avx512bw,+avx512dq,+fma,+avx2,+avx512bf16")
+    assert with_pairs(pairs, precision).pieces == (precision == "medium") and not with_matrix_unit(pairs, precision).pieces
+    unlike = [describe("x86_64-unknown-linux-gnu", *cpu) for cpu in (("haswell", "+avx2,+fma"), ("x86-64", ""))]
+    assert not any(target.pieces or target.has_pairs or with_pairs(target, precision).pieces for target in unlike)

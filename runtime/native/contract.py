@@ -93,7 +93,7 @@ def cost(c: Contraction, g: Blocking, plain: bool, turned: bool, dots: bool, tar
          rate: int = USUAL_RATE, loads: tuple[bool, bool] = (False, False)) -> float:
     """Estimated cycles for one member of the batch; overlap: a turned tile is not finished while the next one is summed.
 
-    rate: vectors of multiply-adds that begin in a cycle.  loads: whether A, whether B is computed, where they are packed as pairs.
+    rate: vectors of multiply-adds that begin in a cycle.  loads: whether A, whether B is computed, where they become pairs.
     """
     m, n, k, masks = g.m, g.n, math.prod(c.k), target.has_masks
     steps = g.pairs * g.k_blocks if g.pairs else k
@@ -292,7 +292,8 @@ def emit_contraction(f: Function, target: Target, c: Contraction, a: Value, b: V
         return False
     else:
         tiles = PairedTiles if road.blocking.pairs else TileLoops
-        tiles(f, target, c, road.blocking, a, b, scratch, finish, c_pointer, prefetch, load_a, load_b, past).emit(thread, threads)
+        tiles(f, target, c, road.blocking, a, b, scratch, finish, c_pointer, prefetch, load_a, load_b,
+              past).emit(thread, threads)
     return road.blocking.quick
 
 

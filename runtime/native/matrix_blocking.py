@@ -82,8 +82,8 @@ def matrix_blocking(c: Contraction, target: Target, loads: tuple[bool, bool], wh
     """The blocking for a matrix unit; None where there is none, or where it cannot pay."""
     base = choose_blocking(c, target, False, loads)
     m, n, k, pieces = base.m, base.n, math.prod(c.k), target.pieces
-    if (not pieces or not target.has_matrix_unit or c.dtype != "float" or base.empty or 0 in c.k or min(m, n) < LEAST_SIDE or k < LEAST_DEPTH
-            or m * n * k < LEAST_PRODUCTS):
+    if (not pieces or not target.has_matrix_unit or c.dtype != "float" or base.empty or 0 in c.k or min(m, n) < LEAST_SIDE
+            or k < LEAST_DEPTH or m * n * k < LEAST_PRODUCTS):
         return None
     down, across = tile_sides(m, n, pieces)
     height, width = SIDE * down, LANES * across

@@ -6,8 +6,6 @@ how a `Blocking` was chosen, or what a finished tile is used for.
 
 from __future__ import annotations
 
-from typing import Any
-
 from graphc.runtime.native.emit import Value, i64
 from graphc.runtime.native.microkernel import MicroKernel
 from graphc.runtime.native.overlap import OverlappedTiles

@@ -79,7 +79,8 @@ class SplitOperands(PackedOperands):
             source = self.region("lines")
             super().pack_rows(item, a, table, i0, height, k_first, count, source)
             if load and g.a_k == 1:
-                self.split_along(to, layout, groups, count, source, i64(g.k_in_block), height, i64(0), written, turned=not along)
+                self.split_along(to, layout, groups, count, source, i64(g.k_in_block), height, i64(0), written,
+                                 turned=not along)
             else:
                 lines = height if along else i64(g.a_line)  # nobody reads what is beyond
                 self.split_across(to, layout, groups, count, source, i64(g.a_line), lines, i64(0), turned=along)
