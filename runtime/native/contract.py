@@ -19,7 +19,14 @@ from graphc.runtime.native.correlations import Correlation, correlation, emit_co
 from graphc.runtime.native.dots import DotTile, dot_function, dot_rows
 from graphc.runtime.native.emit import SIZES, Function, Value, i64
 from graphc.runtime.native.matrix import MatrixTiles
-from graphc.runtime.native.matrix_blocking import LEAST_DEPTH, matrix_blocking, matrix_cost, pack_cycles
+from graphc.runtime.native.matrix_blocking import (
+    LEAST_DEPTH,
+    SPLIT_CYCLES,
+    in_runs,
+    matrix_blocking,
+    matrix_cost,
+    pack_cycles,
+)
 from graphc.runtime.native.operands import LINE, PIECE_COST, UNFORESEEN
 from graphc.runtime.native.overlap import FinishVector, OverlappedTiles
 from graphc.runtime.native.pairs import OverlappedPairs, PairedTiles
@@ -80,10 +87,15 @@ def pack_cost(axes: Axes, stride: int | None, run: int, lanes: int, masks: bool)
     return 6 / lanes if stride == 1 or run else 1.3
 
 
-def splitting(g: Blocking, k: int, loads: tuple[bool, bool]) -> float:
+def splitting(g: Blocking, k: int, loads: tuple[bool, bool], target: Target) -> float:
     """Cycles to pack both operands as pairs of bfloat16, for one member of the batch."""
-    rows = pack_cycles(g.a_k, g.a_m, loads[0], g.pieces, g.along)
-    columns = pack_cycles(g.b_k, g.b_n, loads[1], g.pieces, False)
+    def of_element(axes: Axes, stride: int | None, run: int, load: bool, along: bool) -> float:
+        if run and not load and not in_runs(axes, target):  # copied, and turned by that, before it is split
+            return SPLIT_CYCLES[g.pieces] + pack_cost(axes, stride, run, g.lanes, target.has_masks)
+        return pack_cycles(stride, axes, load, g.pieces, along)
+
+    rows = of_element(g.a_m, g.a_k, g.a_run, loads[0], g.along)
+    columns = of_element(g.b_n, g.b_k, g.b_run, loads[1], False)
     again_rows = 1 / g.batch if g.keeps and not g.split_rows else math.ceil(g.panels / g.panels_in_block)
     again_columns = 1 / g.batch if g.keeps and g.split_rows else math.ceil(g.row_tiles / g.tiles_in_block)
     return k * (g.m * rows * again_rows + g.n * columns * again_columns)
@@ -105,12 +117,12 @@ def cost(c: Contraction, g: Blocking, plain: bool, turned: bool, dots: bool, tar
         slower = max(1, 8 / sums)
         if g.stretch:  # vectors that do not begin at lines are two loads
             slower = max(slower, (g.height + 2 * g.vectors) / sums)
-        elif g.a_k is None and g.streamed:
+        elif g.a_k is None and g.streamed and not g.pairs:
             slower = max(slower, LEAST_BESIDE / g.height)
         total = m * steps * vectors / rate * slower
         once = g.batch if g.batch > 1 and g.keeps else 1  # for all members of the batch
         if g.pairs:
-            total += splitting(g, k, loads) + SPLITTING
+            total += splitting(g, k, loads, target) + SPLITTING
         elif g.pack_b:
             total += n * k * pack_cost(g.b_n, g.b_k, g.b_run, g.lanes, masks) / (once if g.split_rows else 1)
         if g.pack_a and not g.pairs:
