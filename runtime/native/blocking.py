@@ -94,7 +94,7 @@ def choose_blocking(c: Contraction, target: Target, plain: bool, loads: tuple[bo
     blocks = choose_blocks(extent, rows, tiles, depth, itemsize, packed, target, large_b, by_lines, whole_rows, thin)
     if thin == FAR_DEPTH and sums.b_k is not None:
         blocks = replace(blocks, ahead=math.ceil(depth.k_in_block / tiles.row_tiles))
-    elif not thin and not loads[0] and not paired:  # splitting fetches by itself
+    elif not thin and not loads[0]:
         blocks = replace(blocks, fetched=lines_fetched(extent, rows, sums, tiles, depth, blocks, itemsize, target))
     whole_lines = extent.lanes * math.ceil(tiles.height / extent.lanes)
     a_line = whole_lines if paired or tiles.height > extent.lanes else tiles.height
