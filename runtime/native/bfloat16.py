@@ -18,7 +18,10 @@ def to_bfloat16(f: Function, low: Value, high: Value) -> Value:
 
 
 def multiply_add_pairs(f: Function, a: Value, b: Value, sums: Value) -> Value:
-    """``sums[j] + a[j, 0] * b[j, 0] + a[j, 1] * b[j, 1]`` in float32, where each of 16 float32 of a and b stands for a pair."""
+    """``sums[j] + a[j, 0] * b[j, 0] + a[j, 1] * b[j, 1]`` in float32, where each of 16 float32 of a and b stands for a pair.
+
+    A broadcast of an element in memory is an operand of the instruction only as `b`.
+    """
     name, pairs = "llvm.x86.avx512bf16.dpbf16ps.512", vector(2 * sums.lanes, "bfloat")
     f.module.declare(name, sums.type, [sums.type, pairs, pairs])
     x, y = (f.emit(f"bitcast {v} to {pairs}", pairs) for v in (a, b))

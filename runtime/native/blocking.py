@@ -122,7 +122,7 @@ def choose_blocking(c: Contraction, target: Target, plain: bool, loads: tuple[bo
     parts = {**vars(extent), **vars(rows), **vars(sums), **vars(tiles), **vars(depth), **vars(blocks), **vars(sharing)}
     least = sums.k_inner - (depth.k_inner_blocks - 1) * depth.k_in_block  # k of the last block
     if paired:
-        least = SQUARE * math.ceil(least / (2 * SQUARE))
+        least = math.ceil(least / 2)
     made = Blocking(**parts, a_line=a_line, row_tile_bytes=row_tile_bytes, panel_bytes=panel_bytes, regions={},
                     gathers_rows=whole_rows and tiles.panels > 1, pieces=int(paired), pairs=pairs,
                     along=paired and sums.a_k == 1 and (loads[0] or len(extent.a_m) <= 1),

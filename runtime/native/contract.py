@@ -20,7 +20,6 @@ from graphc.runtime.native.dots import DotTile, dot_function, dot_rows
 from graphc.runtime.native.emit import SIZES, Function, Value, i64
 from graphc.runtime.native.matrix import MatrixTiles
 from graphc.runtime.native.matrix_blocking import (
-    LEAST_DEPTH,
     SPLIT_CYCLES,
     in_runs,
     matrix_blocking,
@@ -30,6 +29,7 @@ from graphc.runtime.native.matrix_blocking import (
 from graphc.runtime.native.operands import LINE, PIECE_COST, UNFORESEEN
 from graphc.runtime.native.overlap import FinishVector, OverlappedTiles
 from graphc.runtime.native.pairs import OverlappedPairs, PairedTiles
+from graphc.runtime.native.pieces import DEPTH
 from graphc.runtime.native.sharing import spread
 from graphc.runtime.native.target import Target
 from graphc.runtime.native.tile_operands import Load, flat_offset
@@ -46,7 +46,8 @@ MISS = 12  # cycles for a line of an operand beyond the cache that no processor 
 TURNED, TURNED_NEAR = 1.1, 1.05  # what exchanging the operands must gain; where it is stored and B is in the cache
 LEAST_BESIDE = 10  # rows of windows that a vector from the second-level cache should be multiplied by
 USUAL_RATE = 2  # vectors of multiply-adds that begin in a cycle
-SPLITTING, PAIRS_WORTH = 250, 1.1  # cycles to begin to pack pairs of bfloat16; how many times as fast they must seem
+SPLITTING, PARTIAL = 250, 1.5  # cycles to begin to pack pairs of bfloat16; how many whole squares take as long as a partial one
+PAIRS_WORTH = 1.1  # how many times as fast pairs must seem
 DOT_COLUMNS = 8  # up to so many columns dot products pay
 
 
@@ -98,7 +99,9 @@ def splitting(g: Blocking, k: int, loads: tuple[bool, bool], target: Target) -> 
     columns = of_element(g.b_n, g.b_k, g.b_run, loads[1], False)
     again_rows = 1 / g.batch if g.keeps and not g.split_rows else math.ceil(g.panels / g.panels_in_block)
     again_columns = 1 / g.batch if g.keeps and g.split_rows else math.ceil(g.row_tiles / g.tiles_in_block)
-    return k * (g.m * rows * again_rows + g.n * columns * again_columns)
+    whole, left = divmod(g.k_in_block, DEPTH)
+    deep = (whole + PARTIAL * (left > 0)) * DEPTH * (k / g.k_in_block)  # squares are packed as a whole
+    return deep * (g.m * rows * again_rows + g.n * columns * again_columns)
 
 
 def cost(c: Contraction, g: Blocking, plain: bool, turned: bool, dots: bool, target: Target, overlap: bool,
@@ -108,7 +111,7 @@ def cost(c: Contraction, g: Blocking, plain: bool, turned: bool, dots: bool, tar
     rate: vectors of multiply-adds that begin in a cycle.  loads: whether A, whether B is computed, where they become pairs.
     """
     m, n, k, masks = g.m, g.n, math.prod(c.k), target.has_masks
-    steps = g.pairs * g.k_blocks if g.pairs else k
+    steps = math.ceil(g.k_in_block / 2) * g.k_blocks if g.pairs else k
     if dots:
         total = m * k * (n + 1) / (rate * g.lanes) + 3 * m * n + (0 if dot_columns_in_place(c) else 1.3 * n * k)
     else:
@@ -148,7 +151,7 @@ def turning(g: Blocking) -> float:
 
 def multiplies_pairs(c: Contraction, target: Target) -> bool:
     """Whether vectors may multiply pairs of bfloat16 instead of float32 numbers."""
-    return target.pieces == 1 and target.has_pairs and c.dtype == "float" and 0 not in c.k and math.prod(c.k) >= LEAST_DEPTH
+    return target.pieces == 1 and target.has_pairs and c.dtype == "float" and math.prod(c.k) > 1
 
 
 @lru_cache(maxsize=512)

@@ -157,13 +157,13 @@ class Walk:
             ahead = f.offset(b, f.mul(step, i64(LINES_AHEAD)), "i8")
             for line in range(0, tile.columns * SIZES[tile.dtype], CACHE_LINE):
                 f.prefetch(f.offset(ahead, i64(line + CACHE_LINE - 1), "i8"))
-        result, in_memory = list(sums), range(0) if kernel.paired else rows_in_memory(self.target, tile)
+        result, in_memory = list(sums), rows_in_memory(self.target, tile)
 
         def add(r: int, vectors: Iterable[int]) -> None:
             one = f.broadcast(f.load(f.offset(a, i64(r * kernel.a_row), tile.dtype), tile.dtype), width)
             for v in vectors:
                 place = r * tile.vectors + v
-                result[place] = (multiply_add_pairs(f, one, columns[v], result[place]) if kernel.paired else
+                result[place] = (multiply_add_pairs(f, columns[v], one, result[place]) if kernel.paired else
                                  multiply_add(f, self.target, one, columns[v], result[place]))
 
         for r in range(tile.rows):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from graphc.runtime.native.emit import Value, i64
 from graphc.runtime.native.microkernel import MicroKernel
 from graphc.runtime.native.overlap import OverlappedTiles
-from graphc.runtime.native.pieces import DEPTH, SIDE, Layout
+from graphc.runtime.native.pieces import SIDE, Layout
 from graphc.runtime.native.split_operands import SplitOperands
 from graphc.runtime.native.tiles import TileLoops
 
@@ -36,9 +36,7 @@ class PairedTiles(SplitOperands, TileLoops):
         return Layout(deep=self.f.mul(i64(SIDE), apart), beside=i64(SIDE * BYTES), apart=apart, piece=i64(0))
 
     def steps(self, count: Value) -> Value:
-        """Pairs are packed DEPTH k at a time."""
-        f = self.f
-        return f.mul(f.binary("udiv", f.add(count, i64(DEPTH - 1)), i64(DEPTH)), i64(DEPTH // 2))
+        return self.f.binary("lshr", self.f.add(count, i64(1)), i64(1))
 
     def micro(self, height: int, vectors: int, streams: int = 0) -> MicroKernel:
         g, kernel = self.blocking, super().micro(height, vectors, streams)

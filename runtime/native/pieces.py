@@ -29,7 +29,7 @@ ALL = 3  # pieces that hold every float32
 # By number of pieces: (piece of A, piece of B); neighbours share an operand, so that registers are loaded once
 PRODUCTS = {1: ((0, 0),), 2: ((0, 1), (0, 0), (1, 0)), 3: ((0, 2), (0, 1), (1, 1), (1, 0), (0, 0), (2, 0))}
 SIDE, LANES, DEPTH = 16, 16, 32  # rows of a matrix register; float32 lanes of a vector; k of a matrix register
-REGISTER_BYTES = 1024  # 16 rows of 32 bfloat16, two for each lane: of k and of k + 16
+REGISTER_BYTES = 1024  # 16 rows of 32 bfloat16, two for each lane: of k and of k + 16, or half of those that are left
 
 RUNS = (("to", "ptr"), ("deep", "i64"), ("beside", "i64"), ("apart", "i64"), ("piece", "i64"), ("source", "ptr"),
         ("runs", "ptr"), ("number", "i64"), ("count", "i64"), ("k_stride", "i64"), ("k_table", "ptr"))
@@ -50,6 +50,12 @@ def registers_layout(pieces: int, registers: int) -> Layout:
     """For a matrix unit, of which `registers` hold the lines: squares are whole."""
     piece = registers * REGISTER_BYTES
     return Layout(i64(pieces * piece), i64(REGISTER_BYTES), i64(REGISTER_BYTES // SIDE), i64(piece))
+
+
+def half_of(f: Function, left: Value) -> Value:
+    """How many pairs there are where so many k are left: their first halves are neighbours, and so are their second halves."""
+    half = f.binary("lshr", f.add(left, i64(1)), i64(1))
+    return f.minimum(half, i64(DEPTH // 2))
 
 
 def loads(pieces: int) -> tuple[int, int]:
@@ -145,15 +151,16 @@ def split_runs_function(module: Module, pieces: int, step: int, table: bool) -> 
         square = f.mul(f.binary("lshr", at, i64(4)), beside)
         lane = f.mul(f.binary("and", at, i64(LANES - 1)), i64(4))
         first = f.offset(to, f.add(square, lane), "i8")
+        half = half_of(f, f.sub(count, f.mul(whole, i64(DEPTH))))  # of the last, partial block
         for low, high, partial in ((i64(0), whole, False), (whole, blocks, True)):
             with f.loop(low, high) as q, f.loop(0, SIDE) as r:
-                found = []
-                for more in (0, SIDE):
-                    k = f.add(f.add(f.mul(q, i64(DEPTH)), r), i64(more))
+                found, start = [], f.mul(q, i64(DEPTH))
+                for more, end in ((i64(0), f.add(start, half)), (half if partial else i64(SIDE), count)):
+                    k = f.add(f.add(start, r), more)
                     there = f.minimum(k, f.sub(count, i64(1))) if partial else k
                     x = read(f.offset(line, k_offset(f, there, k_stride, k_table, table), "float"))
                     if partial:
-                        x = f.select(f.compare("icmp slt", k, count), x, Value("zeroinitializer", line_type))
+                        x = f.select(f.compare("icmp slt", k, end), x, Value("zeroinitializer", line_type))
                     found.append(x)
                 place = f.offset(f.offset(first, f.mul(q, deep), "i8"), f.mul(r, apart), "i8")
                 for pair_of in split(f, found[0], found[1], pieces):

@@ -11,7 +11,16 @@ from graphc.runtime.native.axes import Axes
 from graphc.runtime.native.emit import Value, i64
 from graphc.runtime.native.matrix_blocking import in_runs, lies_across, lies_along
 from graphc.runtime.native.packing import list_pieces
-from graphc.runtime.native.pieces import DEPTH, LANES, SIDE, Layout, split_function, split_runs_function, turn_function
+from graphc.runtime.native.pieces import (
+    DEPTH,
+    LANES,
+    SIDE,
+    Layout,
+    half_of,
+    split_function,
+    split_runs_function,
+    turn_function,
+)
 from graphc.runtime.native.sharing import quotient
 from graphc.runtime.native.tile_operands import PackedOperands, flat_offset
 
@@ -92,9 +101,8 @@ class SplitOperands(PackedOperands):
 
         def part(k: Value, left: Value, t: Value) -> list[Value]:
             first = f.mul(t, i64(SIDE))
-            rows = f.sub(lines, first)
-            return [self.at(source, f.add(k, f.mul(first, stride))), stride, i64(LANES), rows, rows, left,
-                    f.sub(left, i64(LANES)), ahead]
+            rows, half = f.sub(lines, first), half_of(f, left)
+            return [self.at(source, f.add(k, f.mul(first, stride))), stride, half, rows, rows, half, f.sub(left, half), ahead]
 
         self.split(to, layout, groups, count, written, part, turned)
 
@@ -105,9 +113,9 @@ class SplitOperands(PackedOperands):
 
         def part(k: Value, left: Value, t: Value) -> list[Value]:
             first = f.mul(t, i64(LANES))
-            lanes = f.sub(lines, first)
-            return [self.at(source, f.add(f.mul(k, stride), first)), stride, f.mul(i64(SIDE), stride), left,
-                    f.sub(left, i64(SIDE)), lanes, lanes, ahead]
+            lanes, half = f.sub(lines, first), half_of(f, left)
+            return [self.at(source, f.add(f.mul(k, stride), first)), stride, f.mul(half, stride), half, f.sub(left, half),
+                    lanes, lanes, ahead]
 
         self.split(to, layout, groups, count, i64(SIDE), part, turned)
 
