@@ -61,6 +61,7 @@ def always(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(matrix_blocking, "LEAST_PRODUCTS", 0)
     monkeypatch.setattr(matrix_blocking, "LEAST_SIDE", 1)
     monkeypatch.setattr(matrix_blocking, "LEAST_DEPTH", 1)
+    monkeypatch.setattr(contract, "LEAST_PAIRED", 0)
     monkeypatch.setattr(contract, "PAIRS_WORTH", 1e-9)
     forget()
     yield

@@ -26,7 +26,7 @@ from graphc.runtime.native.matrix_blocking import (
     matrix_cost,
     pack_cycles,
 )
-from graphc.runtime.native.operands import LINE, PIECE_COST, UNFORESEEN
+from graphc.runtime.native.operands import LINE, PIECE_COST, SHALLOW, UNFORESEEN
 from graphc.runtime.native.overlap import FinishVector, OverlappedTiles
 from graphc.runtime.native.pairs import OverlappedPairs, PairedTiles
 from graphc.runtime.native.pieces import DEPTH
@@ -47,6 +47,7 @@ TURNED, TURNED_NEAR = 1.1, 1.05  # what exchanging the operands must gain; where
 LEAST_BESIDE = 10  # rows of windows that a vector from the second-level cache should be multiplied by
 USUAL_RATE = 2  # vectors of multiply-adds that begin in a cycle
 SPLITTING, PARTIAL = 250, 1.5  # cycles to begin to pack pairs of bfloat16; how many whole squares take as long as a partial one
+LEAST_PAIRED = SHALLOW  # up to so many k it is the result that takes time
 PAIRS_WORTH = 1.1  # how many times as fast pairs must seem
 DOT_COLUMNS = 8  # up to so many columns dot products pay
 
@@ -151,7 +152,7 @@ def turning(g: Blocking) -> float:
 
 def multiplies_pairs(c: Contraction, target: Target) -> bool:
     """Whether vectors may multiply pairs of bfloat16 instead of float32 numbers."""
-    return target.pieces == 1 and target.has_pairs and c.dtype == "float" and math.prod(c.k) > 1
+    return target.pieces == 1 and target.has_pairs and c.dtype == "float" and math.prod(c.k) > LEAST_PAIRED
 
 
 @lru_cache(maxsize=512)
