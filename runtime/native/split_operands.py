@@ -24,6 +24,9 @@ from graphc.runtime.native.pieces import (
 from graphc.runtime.native.sharing import quotient
 from graphc.runtime.native.tile_operands import PackedOperands, flat_offset
 
+# k, how many k are left, the group of lines: the last arguments of `split_function`
+Part = Callable[[Value, Value, Value], list[Value]]
+
 
 class SplitOperands(PackedOperands):
     """A and B of one contraction, in pieces.  Where squares go is up to whoever multiplies them."""
@@ -48,11 +51,16 @@ class SplitOperands(PackedOperands):
                           ) -> tuple[Value, Value] | None:
         return panels
 
+    def columns_there(self, j0: Value, columns: Value) -> Value:
+        """How many of a panel's columns are there."""
+        f, g = self.f, self.blocking
+        return f.minimum(columns, f.sub(i64(g.n), j0)) if g.n % (g.vectors * LANES) else columns
+
     def pack_columns(self, item: Value, b: Value, table: Value, j0: Value, columns: Value, k_first: Value, count: Value,
                      to: Value) -> None:
         f, g, load = self.f, self.blocking, self.load_b
         layout, groups = self.columns_layout(columns), quotient(f, columns, LANES)[0]
-        valid = f.minimum(columns, f.sub(i64(g.n), j0)) if g.n % (g.vectors * LANES) else columns
+        valid = self.columns_there(j0, columns)
         if lies_across(g.b_k, g.b_n) and not load:
             self.split_across(to, layout, groups, count, self.at(b, j0), i64(g.b_k or 0), valid, columns, turned=False)
         elif lies_along(g.b_k, g.b_n) and not load:
@@ -109,6 +117,9 @@ class SplitOperands(PackedOperands):
     def split_across(self, to: Value, layout: Layout, groups: Value, count: Value, source: Value, stride: Value, lines: Value,
                      ahead: Value, *, turned: bool) -> None:
         """The same of lines across k, of which `lines` elements are there."""
+        self.split(to, layout, groups, count, i64(SIDE), self.across_k(source, stride, lines, ahead), turned)
+
+    def across_k(self, source: Value, stride: Value, lines: Value, ahead: Value) -> Part:
         f = self.f
 
         def part(k: Value, left: Value, t: Value) -> list[Value]:
@@ -117,7 +128,7 @@ class SplitOperands(PackedOperands):
             return [self.at(source, f.add(f.mul(k, stride), first)), stride, f.mul(half, stride), half, f.sub(left, half),
                     lanes, lanes, ahead]
 
-        self.split(to, layout, groups, count, i64(SIDE), part, turned)
+        return part
 
     def split_runs(self, to: Value, layout: Layout, groups: Value, count: Value, source: Value, table: Value,
                    k_stride: int | None, axes: Axes, first: Value, width: Value, limit: int) -> None:
@@ -130,21 +141,24 @@ class SplitOperands(PackedOperands):
         name = split_runs_function(f.module, g.pieces, step, k_stride is None)
         f.call(name, [to, *layout, source, runs, number, count, i64(k_stride or 0), table])
 
-    def split(self, to: Value, layout: Layout, groups: Value, count: Value, height: Value,
-              part: Callable[[Value, Value, Value], list[Value]], turned: bool) -> None:
-        """`part(k, k left, group of lines)`: the last arguments of `split_function`."""
+    def split(self, to: Value, layout: Layout, groups: Value, count: Value, height: Value, part: Part, turned: bool) -> None:
+        f = self.f
+        with f.loop(0, f.binary("udiv", f.add(count, i64(DEPTH - 1)), i64(DEPTH))) as q:
+            k, place = f.mul(q, i64(DEPTH)), f.offset(to, f.mul(q, layout.deep), "i8")
+            self.split_squares(place, layout, groups, k, f.sub(count, k), height, part, turned)
+
+    def split_squares(self, to: Value, layout: Layout, groups: Value, k: Value, left: Value, height: Value, part: Part,
+                      turned: bool) -> None:
+        """Squares of DEPTH k, or of the `left` ones, side by side."""
         f = self.f
         name = split_function(f.module, self.blocking.pieces, turned)
 
-        def square(k: Value, place: Value, t: Value) -> None:
-            f.call(name, [f.offset(place, f.mul(t, layout.beside), "i8"), layout.apart, layout.piece, height,
-                          *part(k, f.sub(count, k), t)])
+        def square(t: Value) -> None:
+            f.call(name, [f.offset(to, f.mul(t, layout.beside), "i8"), layout.apart, layout.piece, height, *part(k, left, t)])
 
-        with f.loop(0, f.binary("udiv", f.add(count, i64(DEPTH - 1)), i64(DEPTH))) as q:
-            k, place = f.mul(q, i64(DEPTH)), f.offset(to, f.mul(q, layout.deep), "i8")
-            if groups.number is None:
-                with f.loop(i64(0), groups) as t:
-                    square(k, place, t)
-            else:
-                for number in range(groups.number):
-                    square(k, place, i64(number))
+        if groups.number is None:
+            with f.loop(i64(0), groups) as t:
+                square(t)
+        else:
+            for number in range(groups.number):
+                square(i64(number))
