@@ -22,7 +22,8 @@ from .second import Circular, Rewriting
 
 PRICES = (1.0, 0.25, 0.06, 0.015, 0.004, 0.0)  # bytes worth one operation: from cheap maps alone to any contraction
 SEGMENTS = (2, 3, 4, 6, 8, 11, 16, 24)
-ROUNDS = 3  # a fitted graph may be fitted again: its memory waits elsewhere
+ROUNDS = 4  # a fitted graph may be fitted again: its memory waits elsewhere
+LIGHT = 1.1  # times the operations: who gave no more has the most ways left, where fitting the best again does not suffice
 LayOut = Callable[[Graph], tuple[Fused, Plan]]
 
 
@@ -55,16 +56,25 @@ def fit(graph: Graph, budget: int, lay_out: LayOut) -> Fitted:
     Where nothing reaches the budget, the result is the one that comes closest.
     """
     fused, plan = lay_out(graph)
-    best, base = Fitted(graph, plan), None
+    best = Fitted(graph, plan)
+    waiting, light = [(best, fused)], None
     for _ in range(ROUNDS):
-        if best.plan.arena_bytes <= budget or best is base:
+        if best.plan.arena_bytes <= budget or not waiting:
             break
-        base = best
+        base, fused = waiting.pop()
+        found = None
         for fitted, how in _attempts(base, fused, lay_out):
             if fitted.plan.arena_bytes < best.plan.arena_bytes:
-                best, fused = fitted, how
+                best, found = fitted, (fitted, how)
+            less = light is None or fitted.plan.arena_bytes < light[0].plan.arena_bytes
+            if less and fitted.plan.flops <= LIGHT * plan.flops:
+                light = fitted, how
             if best.plan.arena_bytes <= budget:
                 break
+        if light is not None and light is not found and base.cost is None:
+            waiting.append(light)
+        if found is not None:
+            waiting.append(found)
     return best
 
 

@@ -271,26 +271,26 @@ def map_of_views(view: Node) -> Node | None:
 
     Operands must be views, or cheap maps of such; one that has the place of what is computed elsewhere stays with that.
     """
-
-    def moved(node: Node, most: int) -> tuple[Node, bool] | None:
-        """The node read through the view, and whether that undoes something; most: operations that it may consist of."""
-        if node.op.kind is Kind.MAP and most >= 0:
-            below = [moved(i, most - cost_per_element(i)) for i in node.inputs]
-            if None in below or not below:
-                return None
-            parts = [part for part in below if part is not None]
-            return make(node.op, [new for new, _ in parts], node.attributes), any(undone for _, undone in parts)
-        if node.op.kind is not Kind.VIEW:
-            return None
-        new = rebuild(view, (node,))
-        joined = simplify_view(new) or new
-        undone, base = joined is node.inputs[0], node
-        while base.op.moves in (Moves.AXES, Moves.NOTHING):
-            base = base.inputs[0]
-        return (joined, undone) if undone or base.op.kind in (Kind.VIEW, Kind.SOURCE) else None
-
-    found = moved(view.inputs[0], CHEAP) if view.inputs[0].op.kind is Kind.MAP else None
+    found = read_through(view.inputs[0], view, CHEAP) if view.inputs[0].op.kind is Kind.MAP else None
     return found[0] if found is not None and found[1] else None
+
+
+def read_through(node: Node, view: Node, most: int) -> tuple[Node, bool] | None:
+    """A node of at most so many operations read through a view, and whether that undoes a view; None where it does not pay."""
+    if node.op.kind is Kind.MAP and most >= 0:
+        below = [read_through(i, view, most - cost_per_element(i)) for i in node.inputs]
+        parts = [part for part in below if part is not None]
+        if not below or len(parts) < len(below):
+            return None
+        return make(node.op, [new for new, _ in parts], node.attributes), any(undone for _, undone in parts)
+    if node.op.kind is not Kind.VIEW:
+        return None
+    new = rebuild(view, (node,))
+    joined = simplify_view(new) or new
+    undone, base = joined is node.inputs[0], node
+    while base.op.moves in (Moves.AXES, Moves.NOTHING):
+        base = base.inputs[0]
+    return (joined, undone) if undone or base.op.kind in (Kind.VIEW, Kind.SOURCE) else None
 
 
 def absorb_permutes(node: Node) -> Node | None:

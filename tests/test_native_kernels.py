@@ -491,6 +491,19 @@ def test_column_sums(n: int, target: str) -> None:
 
 
 @many
+@pytest.mark.parametrize("n", [530, 1023, 1024, 2200])
+@pytest.mark.parametrize("m", [15, 16, 21, 530])
+def test_columns_of_long_rows(m: int, n: int, target: str) -> None:
+    """Some rows at a time, with the states of all columns in memory: for one part, and for chunks of rows."""
+    x, b = inputs(("float32", (m, n)), ("float32", (n,)))
+    shifted = x + g["expand"](b, (m, n))
+    outputs = [g["sum"](shifted, 0) * 2.0, g["max"](x, 0), shifted, g["any"](x > 2.5, 0)]
+    check(kernel(Form.COLUMNS, [x, b], outputs, (m, n), (0,)), tolerance=2000, threads=(1, 2, 3), target=target)
+    y, = inputs(("float64", (2, m, n)))
+    check(kernel(Form.COLUMNS, [y], [g["sum"](y, 1)], (2, m, n), (1,)), tolerance=2000, threads=(1, 2, 3), target=target)
+
+
+@many
 def test_columns_with_levels(target: str) -> None:
     for m, n in ((5, 3), (64, 40), (6000, 10), (700, 64), (600, 130), (70, 300)):
         x, = inputs(("float32", (m, n)))

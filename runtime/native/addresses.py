@@ -6,14 +6,14 @@ no lane asks for is never touched.  Must not know ops, or how an element that is
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from graphc.index import Index, linear
 from graphc.ir import Node
 from graphc.records import NamedTuple
 
 from .indices import GuardKey, Indices
-from .values import SIZES, Value, constant, vector
+from .values import SIZES, Value, constant, numbers, vector
 
 HALF_LINE = 32  # bytes, of which processors make lines that are written past the caches
 LLVM = {"float32": "float", "float64": "double", "int32": "i32", "int64": "i64", "bool": "i1"}
@@ -35,6 +35,11 @@ def row_major(node: Node, pointer: Value) -> Memory:
 def memory_type(node: Node) -> str:
     """The LLVM type of an element in memory: bools are bytes."""
     return "i8" if node.dtype.is_bool else LLVM[node.dtype.name]
+
+
+def mask_of(lanes: Sequence[bool]) -> Value:
+    """A constant mask."""
+    return numbers([int(lane) for lane in lanes], "i1")
 
 
 class Addresses(Indices):
@@ -81,7 +86,7 @@ class Addresses(Indices):
         return self.remember(key, self.f.emit(f"and {mask.type} {mask.name}, {condition.name}", mask.type))
 
     def load(self, node: Node, pointer: Value, place: Index, guard: GuardKey, size: int = 1) -> Value:
-        """An element in memory; never touches what no lane asks for."""
+        """An element in memory; never touches what no lane asks for.  Lanes outside the guard are 0."""
         scalar = memory_type(node)
         if size == 0:
             return constant(0, LLVM[node.dtype.name])
@@ -106,6 +111,9 @@ class Addresses(Indices):
         type_ = vector(self.lanes, scalar)
         mask = self.lane_mask(guard)
         factor = self.slope(place)
+        near = self.offsets(place) if factor not in (1, -1) else None
+        if near is not None and max(near) - min(near) < 2 * self.lanes:
+            return self._load_near(self.address(node, pointer, place), near, scalar, guard)
         if factor is None:
             return self.f.gather(pointer, self.index(place), scalar, mask)
         start = self.address(node, pointer, place)
@@ -118,13 +126,63 @@ class Addresses(Indices):
             return self.reverse(loaded)
         return self.f.gather(start, self._strides(factor), scalar, mask)
 
+    def _load_near(self, start: Value, offsets: Sequence[int], scalar: str, guard: GuardKey) -> Value:
+        """Lanes so far from the first one, at `start`, out of one vector or two that begin and end with some of them."""
+        low, most = min(offsets), max(offsets) - min(offsets) + 1
+        width = min(self.lanes, 1 << most.bit_length() - 1)
+        parts = [0] if most == width else [0, most - width]
+        wanted = [offset - low for offset in offsets]
+        known, condition, rest = self._lanes_known(guard)
+        mask = self.lane_mask(rest)
+        type_, loaded = vector(width, scalar), []
+        for part in parts:
+            at = self.f.offset(start, Value(str(low + part), "i64"), scalar)
+            lanes: list[list[int]] = [[] for _ in range(width)]  # that want each element
+            for lane, place in enumerate(wanted):
+                if known[lane] and 0 <= place - part < width:
+                    lanes[place - part].append(lane)
+            if mask is None and condition is None and (all(known) or all(lanes)):
+                loaded.append(self.f.load(at, type_))
+            else:
+                loaded.append(self.f.masked_load(at, type_, self._asked(lanes, condition, mask)))
+        order = [place if place < width else width + place - parts[1] for place in wanted]
+        found = self.f.shuffle(loaded[0], order, loaded[-1])
+        if not all(known):
+            found = self.f.select(mask_of(known), found, constant(0, found.type))
+        return self.f.select(mask, found, constant(0, found.type)) if mask and rest else found
+
+    def _lanes_known(self, guard: GuardKey) -> tuple[list[bool], Value | None, GuardKey]:
+        """A guard in three parts: lanes that the code knows, a condition (i1) that all share, what else must hold."""
+        known, shared, rest = [True] * self.lanes, [], []
+        for index, low, high in guard:
+            values = self.values(index)
+            if values is not None:
+                known = [k and low <= v < high for k, v in zip(known, values, strict=True)]
+            elif self.is_vector(index):
+                rest.append((index, low, high))
+            else:
+                shared.append((index, low, high))
+        return known, self.holds(tuple(shared)) if shared else None, tuple(rest)
+
+    def _asked(self, lanes: Sequence[Sequence[int]], condition: Value | None, mask: Value | None) -> Value:
+        """Which elements somebody wants, if the condition holds: each is wanted by some lanes, of those that the mask has."""
+        total: Value | None = None
+        if mask is None:
+            total = mask_of([bool(own) for own in lanes])
+        else:
+            nobody = constant(False, mask.type)
+            for turn in range(max(1, *map(len, lanes))):
+                here = self.f.shuffle(mask, [own[turn] if turn < len(own) else mask.lanes for own in lanes], nobody)
+                total = here if total is None else self.f.emit(f"or {here.type} {total.name}, {here.name}", here.type)
+        assert total is not None
+        return total if condition is None else self.f.select(condition, total, constant(False, total.type))
+
     def reverse(self, value: Value) -> Value:
         return self.f.shuffle(value, range(self.lanes)[::-1])
 
     def _strides(self, factor: int) -> Value:
         scalar = "i32" if abs(factor) * self.lanes < 1 << 31 else "i64"
-        numbers = ", ".join(f"{scalar} {i * factor}" for i in range(self.lanes))
-        return Value(f"<{numbers}>", vector(self.lanes, scalar))
+        return numbers([i * factor for i in range(self.lanes)], scalar)
 
     def passes(self, node: Node, pointer: Value, place: Index) -> bool:
         """Whether whole vectors are written past the caches: lines, or halves of them, in even scopes."""

@@ -14,7 +14,7 @@ from graphc.ir import Node
 
 from .elements import Elements
 from .emit import Carried
-from .folds import LARGE, Chunks, Folding, Passes, Space, column_chunks, passes_of
+from .folds import LARGE, Chunks, Folding, Passes, Space, column_chunks, numbers_bytes, passes_of
 from .loops import State, Work, affine_in, bind
 from .partials import Partials, Room, store_number
 from .recipes import Key
@@ -22,6 +22,9 @@ from .scopes import Scope
 from .sharing import quotient
 from .values import Value, i64
 
+ROWS_OF_STRIPE = 8  # that are read side by side
+STRIPE = 128  # vectors of columns of which some rows are read before the next rows: their states stay in the first-level cache
+LEAST_STRIPES = 4  # for threads to share, where rows are not cut into chunks
 OF_PLACE = 3  # instructions of a division by a constant, or of a mask
 CHEAP_COLUMNS = 8  # operations per element up to which rows are unrolled
 BLOCKS = ((CHEAP_COLUMNS, 4, 16), (3 * CHEAP_COLUMNS, 2, 8))  # operations: vectors of a block of long rows, and of short ones
@@ -77,6 +80,7 @@ class Columns:
         else:
             self.width = max((b for b in range(1, most + 1) if vectors % b == 0), default=1)
         self.rest = 0 if masks else self.inner_count - vectors * lanes  # columns that no vector covers
+        self.stripe = self.blocks_of_stripe(-(-vectors // self.width))
 
     def block_vectors(self, vectors: int, states: int) -> int:
         """How many vectors of columns a block has at most, of which so many states stay in registers.
@@ -84,9 +88,21 @@ class Columns:
         Rows that are read from end to end are what a processor foresees; pieces of long rows are read fastest a few at a time.
         """
         few, many = next(((few, many) for limit, few, many in BLOCKS if self.cost <= limit), (1, 1))
-        widest = min(states, many)
+        self.widest = widest = min(states, many)
         long = self.passes.kept_count * self.passes.reduced_count >= LARGE
         return max(few, widest) if long and vectors <= 2 * widest else few
+
+    def blocks_of_stripe(self, blocks: int) -> int:
+        """How many blocks of columns some rows are read for before the next rows; 0 where states need not wait in memory.
+
+        Rows that are longer than a block are read in pieces, and the next piece of a row is in another page: neither the
+        processor nor its table of pages foresees that.
+        """
+        short = blocks * self.width <= 2 * self.widest or self.passes.reduced_count < 2 * ROWS_OF_STRIPE
+        if short or self.rest or len(self.roots) > 1 or self.cost > CHEAP_COLUMNS or not self.passes.reductions[0]:
+            return 0
+        shared = 1 if self.chunks is not None or self.w.threads.serial else LEAST_STRIPES
+        return max(1, min(STRIPE // self.width, -(-blocks // shared)))
 
     def emit(self) -> None:
         e = self.w.elements
@@ -94,6 +110,9 @@ class Columns:
             e.hoist(roots)
         if self.chunks is not None:
             self.emit_chunked(self.chunks)
+            return
+        if self.stripe:
+            self.for_stripes(1, lambda part: (i64(0), i64(self.passes.reduced_count)), self.keep)
             return
         self.for_columns(1, self.emit_block)
 
@@ -104,7 +123,6 @@ class Columns:
                 whoever is free, unless given
         """
         w, f, e = self.w, self.w.f, self.w.elements
-        lanes = e.lanes
 
         def ranges(items: int) -> AbstractContextManager[tuple[Value, Value]]:
             return nullcontext(w.share(items)) if width else w.ranges(items)
@@ -115,22 +133,14 @@ class Columns:
                 with e.inside(Scope(bind(self.outer, outer))):
                     block([Scope()], part)
             return
-        lane = next(iter(self.inner.variables()))
         size = width or self.width
         blocks = -(-self.vectors // size)
         if blocks:
             with ranges(self.outer_count * blocks * parts) as bounds, f.loop(*bounds) as item:
                 part, rest = quotient(f, item, self.outer_count * blocks)  # what is beside a block is still in a cache
                 outer, number = quotient(f, rest, blocks)
-                low = f.mul(number, i64(size * lanes))
-                exact = self.inner_count % (size * lanes) == 0 or self.rest
-                scopes = []
-                for u in range(size):
-                    base = f.add(low, i64(u * lanes))
-                    mask = None if exact else w.tail_mask(f.sub(i64(self.inner_count), base))
-                    scopes.append(Scope(bind(self.inner, base), lane, mask, even=True))
                 with e.inside(Scope(bind(self.outer, outer))):
-                    block(scopes, part)
+                    block(self.scopes(number, size), part)
         if self.rest:
             with f.loop(*w.share(self.outer_count * self.rest * parts)) as item:
                 rest, part = quotient(f, item, parts)
@@ -139,19 +149,102 @@ class Columns:
                 with e.inside(Scope(bind(self.outer, outer))):
                     block([scope], part)
 
+    def scopes(self, number: Value, size: int) -> list[Scope]:
+        """Those of the vectors of a block of `size` vectors."""
+        w, f, lanes = self.w, self.w.f, self.w.elements.lanes
+        lane = next(iter(self.inner.variables()))
+        low = f.mul(number, i64(size * lanes))
+        exact = self.inner_count % (size * lanes) == 0 or self.rest
+        scopes = []
+        for u in range(size):
+            base = f.add(low, i64(u * lanes))
+            mask = None if exact else w.tail_mask(f.sub(i64(self.inner_count), base))
+            scopes.append(Scope(bind(self.inner, base), lane, mask, even=True))
+        return scopes
+
+    def for_stripes(self, parts: int, rows: Callable[[Value], tuple[Value, Value]],
+                    finish: Callable[[list[Scope], list[State], Value], None]) -> None:
+        """As `for_columns` where rows are long: `rows(part)` of all blocks of a stripe, some of them at a time, then
+        finish(scopes, states, part) for each block.
+        """
+        w, f, e = self.w, self.w.f, self.w.elements
+        folding, lanes = self.folding(0), e.lanes
+        blocks = -(-self.vectors // self.width)
+        stripes = -(-blocks // self.stripe)
+        columns = self.stripe * self.width * lanes
+        waiting = Partials(w, folding, Room(f, f.stack("i8", len(folding.types) * numbers_bytes(columns))), columns)
+
+        def get(scopes: list[Scope], first: Value) -> list[State]:
+            """The states of a block, as they wait in memory."""
+            found = []
+            for u, scope in enumerate(scopes):
+                with e.inside(scope):
+                    found.append(waiting.load(f.add(first, i64(u * lanes))))
+            return found
+
+        def put(scopes: list[Scope], first: Value, states: list[State]) -> None:
+            for u, (scope, state) in enumerate(zip(scopes, states, strict=True)):
+                with e.inside(scope):
+                    waiting.store(state, f.add(first, i64(u * lanes)))
+
+        with w.ranges(self.outer_count * stripes * parts) as bounds, f.loop(*bounds) as item:
+            part, rest = quotient(f, item, self.outer_count * stripes)
+            outer, stripe = quotient(f, rest, stripes)
+            begin = f.mul(stripe, i64(self.stripe))
+            end = f.minimum(f.add(begin, i64(self.stripe)), i64(blocks))
+            low, high = rows(part)
+
+            def each(body: Callable[[list[Scope], Value], None]) -> None:
+                """body(scopes, where the block's states are)"""
+                with f.loop(begin, end) as number:
+                    body(self.scopes(number, self.width), f.mul(f.sub(number, begin), i64(self.width * lanes)))
+
+            def some(start: Value, stop: Value, step: int) -> None:
+                with f.loop(start, stop, step) as row:
+                    def body(scopes: list[Scope], first: Value) -> None:
+                        found = get(scopes, first)
+                        for scope in scopes:
+                            with e.inside(scope):
+                                e.hoist(self.roots[0])
+                        for u in range(step):
+                            with e.inside(Scope(bind(self.r, f.add(row, i64(u))))):
+                                e.hoist(self.roots[0])
+                                for i, scope in enumerate(scopes):
+                                    with e.inside(scope), e.inside(Scope()):
+                                        found[i] = self.one(0, folding, found[i])
+                        put(scopes, first, found)
+                    each(body)
+
+            with e.inside(Scope(bind(self.outer, outer))):
+                each(lambda scopes, first: put(scopes, first, [folding.initial(lanes)] * len(scopes)))
+                whole = f.binary("udiv", f.sub(high, low), i64(ROWS_OF_STRIPE))
+                middle = f.add(low, f.mul(whole, i64(ROWS_OF_STRIPE)))
+                some(low, middle, ROWS_OF_STRIPE)
+                some(middle, high, 1)
+                each(lambda scopes, first: finish(scopes, get(scopes, first), part))
+
     def emit_block(self, scopes: list[Scope], part: Value) -> None:
         """All levels of a block of columns."""
-        w, e = self.w, self.w.elements
         for p, level in enumerate(self.passes.reductions):
             folding = self.folding(p)
             for scope, state in zip(scopes, self.fold(p, folding, scopes, i64(0), i64(self.passes.reduced_count)),
                                     strict=True):
                 if level:
                     scope.values.update(folding.results(state))
+        self.store_kept(scopes)
+
+    def keep(self, scopes: list[Scope], states: list[State], _: Value) -> None:
+        """What follows from the folds of some columns."""
+        folding = self.folding(0)
+        for scope, state in zip(scopes, states, strict=True):
+            scope.values.update(folding.results(state))
+        self.store_kept(scopes)
+
+    def store_kept(self, scopes: list[Scope]) -> None:
         if self.passes.kept:
             for scope in scopes:
-                with e.inside(scope):
-                    w.store_all(self.passes.kept, [self.space.kept_key(n) for _, n in self.passes.kept], self.k)
+                with self.w.elements.inside(scope):
+                    self.w.store_all(self.passes.kept, [self.space.kept_key(n) for _, n in self.passes.kept], self.k)
 
     def folding(self, p: int) -> Folding:
         level = self.passes.reductions[p]
@@ -215,15 +308,23 @@ class Columns:
             folding = self.folding(p)
             partials = Partials(w, folding, shared, kept * chunks.count)
 
-            def block(scopes: list[Scope], part: Value, p: int = p, partials: Partials = partials) -> None:
+            def rows(part: Value) -> tuple[Value, Value]:
                 low = f.mul(part, i64(chunks.size))
-                high = f.minimum(f.add(low, i64(chunks.size)), i64(length))
-                for scope, state in zip(scopes, self.fold(p, partials.folding, scopes, low, high), strict=True):
+                return low, f.minimum(f.add(low, i64(chunks.size)), i64(length))
+
+            def put(scopes: list[Scope], states: list[State], part: Value, partials: Partials = partials) -> None:
+                for scope, state in zip(scopes, states, strict=True):
                     if state:
                         with e.inside(scope):
                             partials.store(state, f.add(f.mul(part, i64(kept)), self.column()))
 
-            self.for_columns(chunks.count, block)
+            def block(scopes: list[Scope], part: Value, p: int = p, folding: Folding = partials.folding) -> None:
+                put(scopes, self.fold(p, folding, scopes, *rows(part)), part)
+
+            if self.stripe:
+                self.for_stripes(chunks.count, rows, put)
+            else:
+                self.for_columns(chunks.count, block)
             if not level:
                 continue
             w.meet()

@@ -13,7 +13,7 @@ from graphc.index import Divided, Index, Remainder, Term, Variable
 
 from .emit import Function
 from .scopes import LoweringError, Scopes
-from .values import Value, constant, lane_numbers, vector
+from .values import Value, constant, lane_numbers, numbers, vector
 
 GuardKey = tuple[tuple[Index, int, int], ...]
 
@@ -73,6 +73,48 @@ class Indices(Scopes):
         if step == 1 and self.even and term.by % self.lanes == 0 and self._starts_even(term.of):
             return 0 if isinstance(term, Divided) else 1  # the lanes lie between two multiples of the divisor
         return 0 if step == 0 else None
+
+    def offsets(self, index: Index) -> tuple[int, ...] | None:
+        """How far each lane of an index is from lane 0, where the code knows."""
+        total = [0] * self.lanes
+        for term, factor in index.terms:
+            step = self._slope(term)
+            lanes = self._pattern(term) if step is None else [step * i for i in range(self.lanes)]
+            if lanes is None:
+                return None
+            total = [t + factor * (lane - lanes[0]) for t, lane in zip(total, lanes, strict=True)]
+        return tuple(total)
+
+    def values(self, index: Index) -> tuple[int, ...] | None:
+        """Each lane's value of an index, where the code knows."""
+        total = [index.constant] * self.lanes
+        for term, factor in index.terms:
+            lanes = self._pattern(term) if isinstance(term, Remainder) else None
+            if lanes is None:
+                return None
+            total = [t + factor * lane for t, lane in zip(total, lanes, strict=True)]
+        return tuple(total)
+
+    def _pattern(self, term: Term) -> list[int] | None:
+        """Each lane's remainder, or how far its quotient is above the quotient of lane 0, where the code knows."""
+        if isinstance(term, Variable) or self.lanes % term.by or self.slope(term.of) != 1:
+            return None
+        start = self._residue(term.of, term.by)
+        if start is None:
+            return None
+        return [(start + i) // term.by if isinstance(term, Divided) else (start + i) % term.by for i in range(self.lanes)]
+
+    def _residue(self, index: Index, by: int) -> int | None:
+        """Lane 0 modulo `by`, a divisor of the number of lanes, where the code knows."""
+        total = index.constant
+        for term, factor in index.terms:
+            if factor % by == 0 or (term == self.lane and self.even):
+                continue
+            rest = self._residue(term.of, by) if isinstance(term, Remainder) and term.by % by == 0 else None
+            if rest is None:
+                return None
+            total += factor * rest
+        return total % by
 
     def _starts_even(self, index: Index) -> bool:
         """Whether lane 0 is a multiple of the number of lanes, as the lane variable's lane 0 is."""
@@ -138,6 +180,10 @@ class Indices(Scopes):
             base = self.broadcast(self.f.convert("trunc", value, scalar) if scalar != "i64" else value)
             result = self.f.emit(f"add {base.type} {base.name}, {lane_numbers(self.lanes, scalar).name}", base.type)
             return self.remember(("lanes", term, scalar), result)
+        if scalar:
+            known = self._known(term, scalar)
+            if known is not None:
+                return known
         value = self._vector_index(term.of, scalar) if scalar else self.first(term.of)
         shift = -(-max(0, -term.of.range[0]) // term.by)  # whole periods that make it non-negative
         by = constant(term.by, value.type)
@@ -153,6 +199,18 @@ class Indices(Scopes):
         if value.number is not None:
             return Value(str(value.number % term.by), "i64")
         return self.f.emit(f"urem {value.type} {value.name}, {by.name}", value.type)
+
+    def _known(self, term: Divided | Remainder, scalar: str) -> Value | None:
+        """A quotient or remainder as a vector of which the code knows how lanes differ: none of them divides."""
+        pattern = range(self.lanes) if self._slope(term) == 1 else self._pattern(term)
+        if pattern is None:
+            return None
+        more = numbers(pattern, scalar)
+        if isinstance(term, Remainder) and self.lanes % term.by == 0:
+            return more
+        first = self._term(term, "")
+        base = self.broadcast(self.f.convert("trunc", first, scalar) if scalar != "i64" else first)
+        return self.f.emit(f"add {base.type} {base.name}, {more.name}", base.type)
 
     def holds(self, guard: GuardKey) -> Value:
         """Whether all conditions hold: i1, or a vector of it."""

@@ -44,13 +44,16 @@ class Partials:
         for value, pointer in zip(state, self.pointers, strict=True):
             store_number(self.w, value, pointer, place)
 
+    def load(self, place: Value) -> State:
+        """What `store` put there: a vector where there are lanes."""
+        return [load_number(self.w, t, pointer, place) for t, pointer in zip(self.folding.types, self.pointers, strict=True)]
+
     def joined(self, parts: int, stride: int, first: Value) -> dict[Node, Value]:
         """The folds' results from so many states, `stride` apart, in order; as many side by side as there are lanes."""
-        w, f, e, folding = self.w, self.w.f, self.w.elements, self.folding
+        f, e, folding = self.w.f, self.w.elements, self.folding
         carried = Carried(folding.initial(e.lanes if e.lane is not None else 0))
         with f.loop(0, parts, 1, carried) as part:
-            place = f.add(f.mul(part, i64(stride)), first)
-            read = [load_number(w, t, pointer, place) for t, pointer in zip(folding.types, self.pointers, strict=True)]
+            read = self.load(f.add(f.mul(part, i64(stride)), first))
             carried.next = folding.combine(carried.values, read)
         return folding.results(carried.results)
 

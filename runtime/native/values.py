@@ -7,6 +7,7 @@ spelling, and how numbers are written.  Must not know instructions.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -94,6 +95,11 @@ def i64(value: int) -> Value:
     return Value(str(value), "i64")
 
 
+def numbers(each: Sequence[int], scalar: str = "i64") -> Value:
+    """A vector constant of these integers."""
+    return Value("<" + ", ".join(f"{scalar} {i}" for i in each) + ">", vector(len(each), scalar))
+
+
 def lane_numbers(count: int, scalar: str = "i64") -> Value:
     """The vector constant 0, 1, 2, ... count-1."""
-    return Value("<" + ", ".join(f"{scalar} {i}" for i in range(count)) + ">", vector(count, scalar))
+    return numbers(range(count), scalar)
