@@ -18,6 +18,7 @@ from graphc.runtime.native.operands import (
     PERIOD,
     SCANT_ROWS,
     SHALLOW,
+    SQUARE,
     WIDE,
     Extent,
     Rows,
@@ -27,6 +28,8 @@ from graphc.runtime.native.operands import (
     crooked,
     depths,
     extent_of,
+    lies_along,
+    listed,
     packs_a,
     packs_b,
     passing_depth,
@@ -60,7 +63,7 @@ FETCHED_BYTES, MOST_FETCHED = 96 << 10, 80  # rows of larger operands are fetche
 SHORT = 32  # k up to which rows of the result are waited for, where they come from beyond the cache
 FEW_TILES = 4  # row tiles for which a panel is packed just in time
 LOW_ROWS = 8  # of tiles that are equal, where they could have more: with much fewer B would be read too often
-PIECE_BYTES, SQUARE = 2, 16  # of bfloat16; pairs of k that are packed together
+PIECE_BYTES = 2  # of bfloat16
 LEAST_SUMS, MANY_SUMS = 12, 20  # registers of sums in a tile that keep multiply-add busy, and other instructions few
 
 
@@ -125,9 +128,16 @@ def choose_blocking(c: Contraction, target: Target, plain: bool, loads: tuple[bo
         least = math.ceil(least / 2)
     made = Blocking(**parts, a_line=a_line, row_tile_bytes=row_tile_bytes, panel_bytes=panel_bytes, regions={},
                     gathers_rows=whole_rows and tiles.panels > 1, pieces=int(paired), pairs=pairs,
-                    along=paired and sums.a_k == 1 and (loads[0] or len(extent.a_m) <= 1),
+                    along=paired and goes_along(extent, sums, depth.a_run, loads[0], target),
                     overlap=min(STEP_K, (least - 1) // (tiles.height * tiles.vectors)) if tiles.overlapped else 0)
     return with_regions(made, regions_of(made, itemsize, loads[1]))
+
+
+def goes_along(extent: Extent, sums: Sums, run: int, load: bool, target: Target) -> bool:
+    """Whether rows of A are packed as pairs without being turned."""
+    if load:
+        return sums.a_k == 1
+    return lies_along(sums.a_k, extent.a_m) or listed(sums.a_k, extent.a_m, run, load, target)
 
 
 def choose_tiles(extent: Extent, rows: Rows, sums: Sums, itemsize: int, target: Target, loads: tuple[bool, bool],

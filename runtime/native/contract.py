@@ -21,12 +21,12 @@ from graphc.runtime.native.emit import SIZES, Function, Value, i64
 from graphc.runtime.native.matrix import MatrixTiles
 from graphc.runtime.native.matrix_blocking import (
     SPLIT_CYCLES,
-    in_runs,
+    TURN_CYCLES,
     matrix_blocking,
     matrix_cost,
     pack_cycles,
 )
-from graphc.runtime.native.operands import LINE, PIECE_COST, SHALLOW, UNFORESEEN
+from graphc.runtime.native.operands import LINE, PIECE_COST, SHALLOW, UNFORESEEN, in_runs, listed
 from graphc.runtime.native.overlap import FinishVector, OverlappedTiles
 from graphc.runtime.native.pairs import OverlappedPairs, PairedTiles
 from graphc.runtime.native.pieces import DEPTH
@@ -92,6 +92,8 @@ def pack_cost(axes: Axes, stride: int | None, run: int, lanes: int, masks: bool)
 def splitting(g: Blocking, k: int, loads: tuple[bool, bool], target: Target) -> float:
     """Cycles to pack both operands as pairs of bfloat16, for one member of the batch."""
     def of_element(axes: Axes, stride: int | None, run: int, load: bool, along: bool) -> float:
+        if listed(stride, axes, run, load, target):
+            return SPLIT_CYCLES[g.pieces] + (0 if along else TURN_CYCLES * g.pieces)
         if run and not load and not in_runs(axes, target):  # copied, and turned by that, before it is split
             return SPLIT_CYCLES[g.pieces] + pack_cost(axes, stride, run, g.lanes, target.has_masks)
         return pack_cycles(stride, axes, load, g.pieces, along)

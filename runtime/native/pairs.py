@@ -7,8 +7,8 @@ how a `Blocking` was chosen, or what a finished tile is used for.
 from __future__ import annotations
 
 from graphc.runtime.native.emit import Value, i64
-from graphc.runtime.native.matrix_blocking import lies_across
 from graphc.runtime.native.microkernel import MicroKernel
+from graphc.runtime.native.operands import lies_across
 from graphc.runtime.native.overlap import OverlappedTiles
 from graphc.runtime.native.pieces import DEPTH, LANES, SIDE, Layout
 from graphc.runtime.native.sharing import quotient

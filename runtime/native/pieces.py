@@ -35,6 +35,7 @@ RUNS = (("to", "ptr"), ("deep", "i64"), ("beside", "i64"), ("apart", "i64"), ("p
         ("runs", "ptr"), ("number", "i64"), ("count", "i64"), ("k_stride", "i64"), ("k_table", "ptr"))
 PARAMETERS = (("to", "ptr"), ("apart", "i64"), ("piece", "i64"), ("height", "i64"), ("source", "ptr"), ("stride", "i64"),
               ("pair", "i64"), ("rows", "i64"), ("pair_rows", "i64"), ("lanes", "i64"), ("pair_lanes", "i64"), ("ahead", "i64"))
+LIST = (("lines", "ptr"),)
 
 
 class Layout(NamedTuple):
@@ -83,20 +84,21 @@ def back(f: Function, halves: Value, first: int) -> Value:
     return f.emit(f"bitcast {wide} to {numbers}", numbers)
 
 
-def split_function(module: Module, pieces: int, turned: bool) -> str:
+def split_function(module: Module, pieces: int, turned: bool, listed: bool) -> str:
     """``piece p of (source[r, j], source[r, j + pair])`` to row r, lane j of a square at ``to + p * piece``.
 
     turned: to row j, lane r
+    listed: rows are not `stride` elements apart, but begin at those of a list, which is one more argument
 
     r < height <= 16, which it is where squares are turned, and j < 16; rows are `stride` elements apart, and in the square
     `apart` bytes.  Beyond `rows`, `lanes` (of the pair: `pair_rows`, `pair_lanes`) elements are zero and not read.  What lies
     `ahead` elements further is fetched for a later call.
     """
-    name = f"pieces.split.{pieces}{'.turned' * turned}"
+    name = f"pieces.split.{pieces}{'.turned' * turned}{'.listed' * listed}"
     if name in module.functions:
         return name
-    f = module.function(name, PARAMETERS, attributes="noinline nounwind")
-    to, apart, piece, height, source, stride, pair, rows, pair_rows, lanes, pair_lanes, ahead = f.parameters
+    f = module.function(name, (*PARAMETERS, *LIST[:listed]), attributes="noinline nounwind")
+    to, apart, piece, height, source, stride, pair, rows, pair_rows, lanes, pair_lanes, ahead, *lists = f.parameters
     type_ = vector(LANES, "float")
     few_rows = f.compare("icmp slt", f.minimum(rows, pair_rows), height)
     few_lanes = f.compare("icmp slt", f.minimum(lanes, pair_lanes), i64(LANES))
@@ -105,7 +107,7 @@ def split_function(module: Module, pieces: int, turned: bool) -> str:
     for masked, label in ((True, partial), (False, whole)):
         f.block(label)
         with f.loop(0, height) as r:
-            line = f.offset(source, f.mul(r, stride), "float")
+            line = f.offset(source, f.load(f.offset(lists[0], r, "i64"), "i64") if lists else f.mul(r, stride), "float")
             found = []
             for place, most_rows, most_lanes in ((line, rows, lanes), (f.offset(line, pair, "float"), pair_rows, pair_lanes)):
                 f.prefetch(f.offset(place, ahead, "float"), locality=2)

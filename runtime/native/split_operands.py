@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from graphc.runtime.native.axes import Axes
 from graphc.runtime.native.emit import Value, i64
-from graphc.runtime.native.matrix_blocking import in_runs, lies_across, lies_along
+from graphc.runtime.native.operands import in_runs, lies_across, lies_along, listed
 from graphc.runtime.native.packing import list_pieces
 from graphc.runtime.native.pieces import (
     DEPTH,
@@ -69,6 +69,8 @@ class SplitOperands(PackedOperands):
             self.split_along(to, layout, groups, count, source, stride, valid, f.mul(columns, stride), i64(SIDE), turned=True)
         elif in_runs(g.b_n, self.target) and not load:
             self.split_runs(to, layout, groups, count, b, table, g.b_k, g.b_n, j0, columns, g.n)
+        elif g.pairs and listed(g.b_k, g.b_n, g.b_run, load is not None, self.target):
+            self.split_listed(to, layout, groups, count, b, table, g.b_k, g.b_n, j0, columns, g.n, i64(SIDE), turned=True)
         else:
             source = self.region("columns")
             super().pack_columns(item, b, table, j0, columns, k_first, count, source)
@@ -92,6 +94,8 @@ class SplitOperands(PackedOperands):
             if along:
                 squares = f.mul(f.binary("udiv", f.add(count, i64(DEPTH - 1)), i64(DEPTH)), i64(g.pieces * self.groups))
                 f.call(turn_function(f.module), [to, squares])
+        elif g.pairs and listed(g.a_k, g.a_m, g.a_run, load is not None, self.target):
+            self.split_listed(to, layout, groups, count, a, table, g.a_k, g.a_m, i0, height, g.m, written, turned=not along)
         else:
             source = self.region("lines")
             super().pack_rows(item, a, table, i0, height, k_first, count, source)
@@ -113,6 +117,26 @@ class SplitOperands(PackedOperands):
             return [self.at(source, f.add(k, f.mul(first, stride))), stride, half, rows, rows, half, f.sub(left, half), ahead]
 
         self.split(to, layout, groups, count, written, part, turned)
+
+    def split_listed(self, to: Value, layout: Layout, groups: Value, count: Value, source: Value, table: Value,
+                     k_stride: int | None, axes: Axes, first: Value, width: Value, limit: int, written: Value, *, turned: bool
+                     ) -> None:
+        """The same of lines that begin anywhere, `width` of them from the flattened index `first` on."""
+        f, lines = self.f, self.region("offsets")
+        with f.loop(i64(0), f.mul(groups, i64(LANES))) as j:
+            index = f.minimum(f.add(first, f.minimum(j, f.sub(width, i64(1)))), i64(limit - 1))
+            f.store(flat_offset(f, index, axes), f.offset(lines, j, "i64"))
+
+        def place(k: Value) -> Value:
+            return k if k_stride == 1 else f.load(f.offset(table, f.minimum(k, f.sub(count, i64(1))), "i64"), "i64")
+
+        def part(k: Value, left: Value, t: Value) -> list[Value]:
+            half, low = half_of(f, left), place(k)
+            pair = f.sub(place(f.add(k, half)), low)
+            return [self.at(source, low), i64(0), pair, i64(SIDE), i64(SIDE), half, f.sub(left, half), i64(DEPTH),
+                    f.offset(lines, f.mul(t, i64(LANES)), "i64")]
+
+        self.split(to, layout, groups, count, written, part, turned, listed=True)
 
     def split_across(self, to: Value, layout: Layout, groups: Value, count: Value, source: Value, stride: Value, lines: Value,
                      ahead: Value, *, turned: bool) -> None:
@@ -141,17 +165,18 @@ class SplitOperands(PackedOperands):
         name = split_runs_function(f.module, g.pieces, step, k_stride is None)
         f.call(name, [to, *layout, source, runs, number, count, i64(k_stride or 0), table])
 
-    def split(self, to: Value, layout: Layout, groups: Value, count: Value, height: Value, part: Part, turned: bool) -> None:
+    def split(self, to: Value, layout: Layout, groups: Value, count: Value, height: Value, part: Part, turned: bool,
+              listed: bool = False) -> None:
         f = self.f
         with f.loop(0, f.binary("udiv", f.add(count, i64(DEPTH - 1)), i64(DEPTH))) as q:
             k, place = f.mul(q, i64(DEPTH)), f.offset(to, f.mul(q, layout.deep), "i8")
-            self.split_squares(place, layout, groups, k, f.sub(count, k), height, part, turned)
+            self.split_squares(place, layout, groups, k, f.sub(count, k), height, part, turned, listed)
 
     def split_squares(self, to: Value, layout: Layout, groups: Value, k: Value, left: Value, height: Value, part: Part,
-                      turned: bool) -> None:
+                      turned: bool, listed: bool = False) -> None:
         """Squares of DEPTH k, or of the `left` ones, side by side."""
         f = self.f
-        name = split_function(f.module, self.blocking.pieces, turned)
+        name = split_function(f.module, self.blocking.pieces, turned, listed)
 
         def square(t: Value) -> None:
             f.call(name, [f.offset(to, f.mul(t, layout.beside), "i8"), layout.apart, layout.piece, height, *part(k, left, t)])
