@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 from graphc.runtime.native import contract, matrix_blocking, matrix_unit
+from graphc.runtime.native.axes import swapped
 from graphc.runtime.native.codegen import assembly_for
-from graphc.runtime.native.contract import choose_road, emit_contraction, scratch_bytes
+from graphc.runtime.native.contract import Contraction, choose_road, emit_contraction, scratch_bytes
 from graphc.runtime.native.emit import Module
 from graphc.runtime.native.jit import compile_module
 from graphc.runtime.native.target import PIECES, Target, describe, host, with_matrix_unit, with_pairs
@@ -26,6 +27,7 @@ from tests.test_native_contract import (
     Case,
     Operand,
     check,
+    convolution,
     convolutions,
     load_hooks,
     matmul,
@@ -145,6 +147,15 @@ class TestMatrixUnit:
         windows = [pixel_rows("float", width, step, swap) for width, step, swap in ((7, 1, False), (16, 2, True))]
         cases = [Case(c, misalign=number % 2) for number, c in enumerate([*strided(), *convolutions(), *windows])]
         check([replace(case, way=way) for case in cases for way in ("plain", "twice")], target, (1, 3))
+
+    def test_lines_along_k_that_begin_anywhere(self, target: Target) -> None:
+        """Windows whose pixels are neighbours along k, and rows in groups; either operand, exchanged or not."""
+        windows = [convolution("weight", *sizes) for sizes in ((3, 2, 17, 16, 3), (2, 3, 16, 32, 3), (1, 5, 40, 48, 2))]
+        rows = [Contraction("float", (), (3, 15), (40,), (k,), (), (2000, 110), (1,), (), (40,), (1,), (), (600, 40), (1,))
+                for k in (16, 75, 100)]
+        cases = [*windows, *rows]
+        check([Case(c, way, number % 2) for number, c in enumerate([*cases, *map(swapped, cases)])
+               for way in ("plain", "twice")], target, (1, 3))
 
     def test_computed_operands(self, target: Target) -> None:
         check(computed(), target)
