@@ -125,7 +125,7 @@ def cost(c: Contraction, g: Blocking, plain: bool, turned: bool, dots: bool, tar
             total += splitting(g, k, loads, target) + SPLITTING
         elif g.pack_b:
             total += n * k * pack_cost(g.b_n, g.b_k, g.b_run, g.lanes, masks) / (once if g.split_rows else 1)
-        if g.pack_a and not g.pairs:  # short pieces of lines are waited for where they are read, and where pairs are made of them
+        if g.pack_a and not g.pairs:  # where pairs are made of short pieces of lines they are waited for as well
             total += m * k * pack_cost(g.a_m, g.a_k, g.a_run, g.lanes, masks) / (1 if g.split_rows else once)
         elif g.a_row == 1 and m * k * SIZES[c.dtype] > target.l2_bytes // 2 and abs(g.a_k or 0) * SIZES[c.dtype] >= UNFORESEEN:
             total += m * k * SIZES[c.dtype] / LINE * MISS
