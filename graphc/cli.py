@@ -330,7 +330,7 @@ def info(options: argparse.Namespace) -> int:
         stored = sum(f.stat().st_size for f in entries) / 2**20
         state = f"{len(entries)} entries, {stored:.1f} MiB" if cache.default() else "off: GRAPHC_CACHE=0"
         rows += [("backend", "native"), ("target", f"{host.triple}, {host.cpu}"),
-                 ("matrix unit", matrix_unit([p for p in target.PIECES if target.host(p).pieces])),
+                 ("bfloat16", bfloat16([p for p in target.PIECES if target.host(p).pieces], host.has_matrix_unit)),
                  ("vectors", f"{host.vector_bytes * 8} bits, {host.registers} registers"),
                  ("threads", f"{threads.available_parallelism()} of {os.cpu_count()} cores"),
                  ("caches", f"L1 {host.l1_bytes >> 10} KiB, L2 {host.l2_bytes >> 10} KiB, L3 {host.l3_bytes >> 10} KiB"),
@@ -341,9 +341,12 @@ def info(options: argparse.Namespace) -> int:
     return 0
 
 
-def matrix_unit(precisions: Sequence[str]) -> str:
-    """What runs on it."""
-    return f"for matmul_precision {', '.join(map(repr, precisions))}" if precisions else "none, or kept from this process"
+def bfloat16(precisions: Sequence[str], matrix_unit: bool) -> str:
+    """What multiplies it, and when."""
+    if not precisions:
+        return "not multiplied: there are no such instructions, or they are kept from this process"
+    how = "on the matrix unit" if matrix_unit else "in pairs, by vectors"
+    return f"{how}, for matmul_precision {', '.join(map(repr, precisions))}"
 
 
 def completion(options: argparse.Namespace) -> int:

@@ -179,9 +179,9 @@ def report(program: Program, sizes: Mapping[str, int]) -> str:
         lines.append(f"  {special.planned.batch}")
     if program.matmul_precision != "highest":
         contractions = [kernel for kernel, _ in plan.runs if kernel.form is Form.CONTRACT]
-        less = sum(multiplied_in_pieces(program, special, kernel) for kernel in contractions)
-        lines.append(f"  {less} of {len(contractions)} contractions are of {program.matmul_precision} precision, on the matrix "
-                     "unit; the others are float32")
+        made = [how for kernel in contractions if (how := multiplied_in_pieces(program, special, kernel))]
+        lines.append(f"  {len(made)} of {len(contractions)} contractions are of {program.matmul_precision} precision"
+                     + "".join(f", {how}" for how in dict.fromkeys(made)) + "; the others are float32")
     for step in plan.steps:
         if isinstance(step, Loop):
             how = "shared by the threads" if step.parallel else "one after the other"
@@ -195,8 +195,8 @@ def report(program: Program, sizes: Mapping[str, int]) -> str:
             what += f"  {runs} times a step"
         if cells:
             what += f"  updates {', '.join(cells)} in place"
-        if multiplied_in_pieces(program, special, kernel):
-            what += "  on the matrix unit"
+        if how := multiplied_in_pieces(program, special, kernel):
+            what += f"  {how}"
         lines.append(what + (f"  [{kernel.scope}]" if kernel.scope else ""))
         if kernel.form is Form.CONTRACT and (reason := why_unfused(plan, kernel)):
             lines.append(f"{'':23}{reason}")
@@ -208,13 +208,13 @@ def report(program: Program, sizes: Mapping[str, int]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def multiplied_in_pieces(program: Program, special: Specialized, kernel: Kernel) -> bool:
-    """Whether a kernel's products are made by a matrix unit."""
+def multiplied_in_pieces(program: Program, special: Specialized, kernel: Kernel) -> str:
+    """How a kernel's products are made where that is less precise than float32."""
     if program.backend != "native" or kernel.form is not Form.CONTRACT or not hasattr(special.compiled.executable, "target"):
-        return False
-    from .runtime.native.contraction_kernels import on_matrix_unit
+        return ""
+    from .runtime.native.contraction_kernels import multiplies_pieces
 
-    return on_matrix_unit(kernel, special.compiled.executable.target)
+    return multiplies_pieces(kernel, special.compiled.executable.target)
 
 
 # -- profile ---------------------------------------------------------------------------------------------------------

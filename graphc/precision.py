@@ -19,12 +19,12 @@ def set_float32_matmul_precision(precision: str) -> None:
     """What `matmul_precision` is for programs built from now on that do not say it; as torch.set_float32_matmul_precision.
 
     "highest"  float32 numbers are multiplied as they are (24 bits)
-    "high"     as sums of two bfloat16 numbers (16 bits), where the processor has a unit that is faster then
-    "medium"   rounded to bfloat16 (8 bits), where the processor has such a unit
+    "high"     as sums of two bfloat16 numbers (16 bits), where the processor has a matrix unit, which is faster then
+    "medium"   rounded to bfloat16 (8 bits), where the processor has such a unit, or vectors that multiply pairs of bfloat16
 
     Sums are float32 in any case, and so are results, parameters, slots and all that is no contraction (matmul, linear layers,
-    convolutions, attention).  A processor without such a unit (Intel's AMX) multiplies float32 numbers as they are, and so
-    does backend="numpy".
+    convolutions, attention).  A processor with neither (Intel's AMX; AVX512-BF16, as AMD's Zen 4 has it) multiplies float32
+    numbers as they are, and so does backend="numpy".
 
     Raises: GraphError for any other name.
     """

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from graphc.runtime.native.target import host, with_matrix_unit
+from graphc.runtime.native.target import host, with_matrix_unit, with_pairs
 
 import graphc
 from graphc import timeline
@@ -322,8 +322,10 @@ def test_info(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: p
     text = succeed(capsys, "info")
     for part in ("graphc ", "Python ", "numpy ", "target ", "vectors ", "threads ", "caches ", str(tmp_path / "objects")):
         assert part in text
-    there = with_matrix_unit(host()).pieces > 0
-    assert ("matrix unit  for matmul_precision 'high', 'medium'" if there else "matrix unit  none") in text
+    unit, pairs = with_matrix_unit(host()).pieces, with_pairs(host()).pieces
+    said = ("on the matrix unit, for matmul_precision 'high', 'medium'" if unit else
+            "in pairs, by vectors, for matmul_precision 'medium'" if pairs else "not multiplied")
+    assert f"bfloat16     {said}" in text
     monkeypatch.setenv("GRAPHC_CACHE", "0")
     assert "off: GRAPHC_CACHE=0" in succeed(capsys, "info")
 

@@ -1,4 +1,4 @@
-"""Contractions on a matrix unit, and tiles that are finished while the next one is summed."""
+"""Contractions in pieces of bfloat16, on a matrix unit or by vectors; tiles that are finished while the next one is summed."""
 
 from __future__ import annotations
 
@@ -8,22 +8,26 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from graphc.runtime.native import contract, matrix_blocking
-from graphc.runtime.native.contract import choose_road, emit_contraction, scratch_bytes
+from graphc.runtime.native import contract, matrix_blocking, matrix_unit
+from graphc.runtime.native.axes import swapped
+from graphc.runtime.native.codegen import assembly_for
+from graphc.runtime.native.contract import Contraction, choose_road, emit_contraction, scratch_bytes
 from graphc.runtime.native.emit import Module
 from graphc.runtime.native.jit import compile_module
-from graphc.runtime.native.target import PIECES, Target, describe, host, with_matrix_unit
+from graphc.runtime.native.target import PIECES, Target, describe, host, with_matrix_unit, with_pairs
 from graphc.runtime.native.tile_stores import store_to, store_vector_to
 
 import graphc
 from graphc import nn, optim
 from graphc.records import replace
+from tests.matrix_registers import emulated
 from tests.test_native_contract import (
     PARAMETERS,
     SIGNATURE,
     Case,
     Operand,
     check,
+    convolution,
     convolutions,
     load_hooks,
     matmul,
@@ -34,13 +38,23 @@ from tests.test_native_contract import (
 )
 
 UNIT, WITHOUT = with_matrix_unit(host()), replace(host(), pieces=0)
-# nothing to run where there is no such unit: the rest is text
-HERE = {f"{precision}": with_matrix_unit(host(), precision) for precision in PIECES} if UNIT.pieces else {}
+# with vectors that multiply pairs, whether or not there is a matrix unit beside them
+PLAIN = replace(WITHOUT, features=",".join(name for name in WITHOUT.features.split(",") if "amx" not in name))
+HERE = {precision: with_matrix_unit(host(), precision) for precision in PIECES} if UNIT.pieces else {}
+PAIRS = {"pairs": with_pairs(PLAIN)} if with_pairs(PLAIN).pieces else {}
+# with a matrix unit whose registers are memory, where there is none; nothing to run where nothing multiplies bfloat16
+EMULATED = {f"emulated {precision}": replace(PLAIN, features=f"{PLAIN.features},+amx-tile,+amx-bf16", pieces=pieces)
+            for precision, pieces in PIECES.items()} if PAIRS and not HERE else {}
+EVERY = {**HERE, **EMULATED, **PAIRS}
+USED = [precision for precision in PIECES if precision in HERE or (precision == "medium" and PAIRS)]
 
 
 @pytest.fixture
 def always(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The matrix unit is used wherever it can be, however little that pays."""
+    """Pieces are multiplied wherever they can be, however little that pays."""
+    if EMULATED:
+        monkeypatch.setattr(matrix_unit, "_call", emulated)
+
     def forget() -> None:
         matrix_blocking.matrix_blocking.cache_clear()
         choose_road.cache_clear()
@@ -49,6 +63,8 @@ def always(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(matrix_blocking, "LEAST_PRODUCTS", 0)
     monkeypatch.setattr(matrix_blocking, "LEAST_SIDE", 1)
     monkeypatch.setattr(matrix_blocking, "LEAST_DEPTH", 1)
+    monkeypatch.setattr(contract, "LEAST_PAIRED", 0)
+    monkeypatch.setattr(contract, "PAIRS_WORTH", 1e-9)
     forget()
     yield
     monkeypatch.undo()
@@ -102,7 +118,14 @@ def products() -> list[Case]:
             for batch, misalign in ((1 + number % 3, number % 2),)]
 
 
-@pytest.mark.parametrize("target", HERE.values(), ids=HERE)
+def computed() -> list[Case]:
+    """Operands that are computed while they are packed, in both layouts."""
+    return [Case(matmul(m, n, k, a=a, b=b), loads=loads)
+            for m, n, k in ((40, 70, 50), (33, 100, 500)) for a, b in ((False, False), (True, True))
+            for loads in ((True, False), (False, True), (True, True))]
+
+
+@pytest.mark.parametrize("target", EVERY.values(), ids=EVERY)
 @pytest.mark.usefixtures("always")
 class TestMatrixUnit:
     def test_is_used(self, target: Target) -> None:
@@ -111,7 +134,7 @@ class TestMatrixUnit:
         f = text.function("f", PARAMETERS, internal=False)
         a, b, c, scratch, thread, threads = f.parameters
         emit_contraction(f, target, matmul(64, 64, 64), a, b, scratch=scratch, thread=thread, threads=threads, c_pointer=c)
-        assert "tdpbf16ps" in text.text()
+        assert ("tdpbf16ps" if target.has_matrix_unit else "avx512bf16.dpbf16ps") in text.text()
 
     def test_products(self, target: Target) -> None:
         check([replace(case, way=way) for case in products() for way in ("plain", "finish", "twice")], target)
@@ -125,12 +148,18 @@ class TestMatrixUnit:
         cases = [Case(c, misalign=number % 2) for number, c in enumerate([*strided(), *convolutions(), *windows])]
         check([replace(case, way=way) for case in cases for way in ("plain", "twice")], target, (1, 3))
 
+    def test_lines_along_k_that_begin_anywhere(self, target: Target) -> None:
+        """Windows whose pixels are neighbours along k, and rows in groups; either operand, exchanged or not."""
+        windows = [convolution("weight", *sizes) for sizes in ((3, 2, 17, 16, 3), (2, 3, 16, 32, 3), (1, 5, 40, 48, 2))]
+        rows = [Contraction("float", (), (3, 15), (40,), (k,), (), (2000, 110), (1,), (), (40,), (1,), (), (600, 40), (1,))
+                for k in (16, 75, 100)]
+        cases = [*windows, *rows]
+        check([Case(c, way, number % 2) for number, c in enumerate([*cases, *map(swapped, cases)])
+               for way in ("plain", "twice")], target, (1, 3))
+
     def test_computed_operands(self, target: Target) -> None:
-        cases = [Case(matmul(m, n, k, a=a, b=b), loads=loads)
-                 for m, n, k in ((40, 70, 50), (33, 100, 500)) for a, b in ((False, False), (True, True))
-                 for loads in ((True, False), (False, True), (True, True))]
-        check(cases, target)
-        assert run_by_vectors(cases, target) == len(cases)
+        check(computed(), target)
+        assert run_by_vectors(computed(), target) == len(computed())
 
     @pytest.mark.parametrize("wild", [0, 20])
     def test_is_as_exact_as_it_says(self, target: Target, wild: int) -> None:
@@ -182,7 +211,7 @@ def asked_for(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     host.cache_clear()
 
 
-@pytest.mark.parametrize("precision", HERE)
+@pytest.mark.parametrize("precision", USED)
 @pytest.mark.usefixtures("asked_for")
 def test_whole_steps(precision: str) -> None:
     """The same training with and without the unit; the same bits for 1, 2 and 3 threads; the report says where it works."""
@@ -199,7 +228,7 @@ def test_whole_steps(precision: str) -> None:
         found = [float(step(x, y)) for _ in range(20)]
         losses.append(found)
         if backend == "native":
-            assert "on the matrix unit" in step.report(batch=256)
+            assert ("on the matrix unit" if HERE else "in pairs of bfloat16") in step.report(batch=256)
             bits.add(b"".join(np.asarray(p.numpy()).tobytes() for p in model.parameters()))
     assert len(bits) == 1
     np.testing.assert_allclose(losses[1], losses[0], rtol={"highest": 2e-4, "high": 2e-4, "medium": 1e-2}[precision])
@@ -207,10 +236,11 @@ def test_whole_steps(precision: str) -> None:
 
 
 def test_nobody_gets_it_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
-    most = 3 if UNIT.pieces else 0
-    for value, wanted in (("", (0, 2, 1)), ("0", (0, 0, 0)), ("1", (3, 2, 1))):
+    """Three pieces only on a matrix unit for which somebody asks; one, as "medium" allows, on vectors as well."""
+    most = PIECES if HERE else {"medium": 1} if PAIRS else {}
+    for value, asked in (("", ("high", "medium")), ("0", ()), ("1", ("highest", "high", "medium"))):
         monkeypatch.setenv("GRAPHC_MATRIX_UNIT", value)
-        assert [host.__wrapped__(p).pieces for p in PIECES] == [min(most, n) for n in wanted]
+        assert {p: host.__wrapped__(p).pieces for p in PIECES} == {p: most.get(p, 0) * (p in asked) for p in PIECES}
 
 
 def multiply(target: Target, a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -230,20 +260,37 @@ def multiply(target: Target, a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def test_tiles_overlap_with_multiply_adds() -> None:
     cases = [*products(), *[replace(c, contraction=replace(c.contraction, dtype="double")) for c in products()]]
     assert run_by_vectors(cases, WITHOUT) == len(cases)
+    assert run_by_vectors(computed(), WITHOUT) > 0
     assert run_by_vectors(cases, WITHOUT, overlap=False) == 0
 
 
-def test_text_for_another_machine() -> None:
-    """A server with a matrix unit can be generated for anywhere; a small contraction does not use it."""
-    target = describe("x86_64-unknown-linux-gnu", "sapphirerapids",
-                      "+avx512f,+avx512vl,+avx512bw,+avx512dq,+fma,+avx2,+amx-tile,+amx-bf16,+avx512bf16")
-    assert target.pieces
+# as their processors say: with matrix registers, and with vectors that multiply pairs
+SERVERS = {"sapphirerapids": "+amx-tile,+amx-bf16,+avx512bf16", "znver4": "+avx512bf16", "cooperlake": "+avx512bf16"}
+
+
+@pytest.mark.parametrize("cpu", SERVERS)
+def test_text_for_another_machine(cpu: str) -> None:
+    """What multiplies bfloat16 can be generated for anywhere, and becomes its instructions; a tiny contraction is float32."""
+    target = describe("x86_64-unknown-linux-gnu", cpu, f"+avx512f,+avx512vl,+avx512bw,+avx512dq,+fma,+avx2,{SERVERS[cpu]}")
+    assert target.has_matrix_unit == (cpu == "sapphirerapids") == (target.pieces > 0) != target.has_pairs
+    target = replace(target, pieces=1)
     texts = []
-    for c in (matmul(512, 512, 512), matmul(16, 16, 16)):
+    for c in (matmul(512, 512, 512), matmul(12, 12, 12)):
         module = Module()
         f = module.function("f", PARAMETERS, internal=False)
         a, b, out, scratch, thread, threads = f.parameters
         emit_contraction(f, target, c, a, b, scratch=scratch, thread=thread, threads=threads, c_pointer=out)
-        texts.append(module.text())
-    assert "tdpbf16ps" in texts[0] and "tilerelease" in texts[0]
-    assert "tile" not in texts[1].replace("tile.float", "")
+        texts.append(assembly_for(module.text(), target))
+    assert "vcvtne2ps2bf16" in texts[0] and "bf16" not in texts[1]
+    assert ("vdpbf16ps" in texts[0]) == target.has_pairs
+    assert ("tdpbf16ps" in texts[0] and "tilerelease" in texts[0]) == target.has_matrix_unit
+    assert "vfmadd" in texts[1] and "tilerelease" not in texts[1]
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_more_than_one_piece_takes_a_matrix_unit(number: int) -> None:
+    precision = list(PIECES)[number]
+    pairs = describe("x86_64-unknown-linux-gnu", "znver5", "+avx512f,+avx512vl,+avx512bw,+avx512dq,+fma,+avx2,+avx512bf16")
+    assert with_pairs(pairs, precision).pieces == (precision == "medium") and not with_matrix_unit(pairs, precision).pieces
+    unlike = [describe("x86_64-unknown-linux-gnu", *cpu) for cpu in (("haswell", "+avx2,+fma"), ("x86-64", ""))]
+    assert not any(target.pieces or target.has_pairs or with_pairs(target, precision).pieces for target in unlike)

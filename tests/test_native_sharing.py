@@ -12,7 +12,7 @@ from graphc.runtime.native import blocking, contract, matrix_blocking, operands
 from graphc.runtime.native.contract import Contraction, Finish, FinishVector, Tile, choose_road, emit_contraction, scratch_bytes
 from graphc.runtime.native.emit import Function, Module
 from graphc.runtime.native.jit import compile_module
-from graphc.runtime.native.target import Target, host, with_matrix_unit
+from graphc.runtime.native.target import Target, host, with_matrix_unit, with_pairs
 from graphc.runtime.native.threads import Pool
 from graphc.runtime.native.values import SIZES, Value, i64, vector
 
@@ -112,7 +112,7 @@ def check_balanced(cases: list[Case], target: Target, pool: Pool, overlap: bool 
         a = Operand(c.dtype, [(c.batch, c.a_batch), (c.m, c.a_m), (c.k, c.a_k)], rng, case.misalign)
         b = Operand(c.dtype, [(c.batch, c.b_batch), (c.k, c.b_k), (c.n, c.b_n)], rng, case.misalign)
         x, y = (1 - v.view if hook else v.view for v, hook in zip((a, b), case.loads, strict=True))
-        wanted, magnitude = reference(c, x, y), reference(c, np.abs(x), np.abs(y))
+        wanted, magnitude = reference(c, x, y, target.pieces), reference(c, np.abs(x), np.abs(y))
         if case.way == "twice":
             wanted, magnitude = 2 * wanted + 1, 2 * magnitude + 1
         bound = (math.prod(c.k) + 2) * (2.0**-23 if c.dtype == "float" else 2.0**-52) * magnitude
@@ -174,10 +174,13 @@ def test_balanced_and_finished_beside_the_next_tile(pool: Pool) -> None:
     assert bool(check_balanced(cases, host(), pool, overlap=True)) == (blocking.KEPT_SHARE > 0)
 
 
-@pytest.mark.skipif(not with_matrix_unit(host()).pieces, reason="no matrix unit here")
-def test_balanced_in_pieces(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+IN_PIECES = [target for target in (with_matrix_unit(host()), with_pairs(host())) if target.pieces]
+
+
+@pytest.mark.parametrize("target", IN_PIECES)
+def test_balanced_in_pieces(target: Target, pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contract, "matrix_cost", lambda *_: -1.0)
-    target = with_matrix_unit(host())
+    monkeypatch.setattr(contract, "PAIRS_WORTH", 1e-9)
     cases = [case for case in CASES if case.contraction.dtype == "float"]
     assert all(choose_road(c.contraction, target, True, c.loads).blocking.pieces for c in cases)
     for overlap in (False, True):

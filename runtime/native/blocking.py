@@ -18,6 +18,7 @@ from graphc.runtime.native.operands import (
     PERIOD,
     SCANT_ROWS,
     SHALLOW,
+    SQUARE,
     WIDE,
     Extent,
     Rows,
@@ -27,6 +28,8 @@ from graphc.runtime.native.operands import (
     crooked,
     depths,
     extent_of,
+    lies_along,
+    listed,
     packs_a,
     packs_b,
     passing_depth,
@@ -60,42 +63,48 @@ FETCHED_BYTES, MOST_FETCHED = 96 << 10, 80  # rows of larger operands are fetche
 SHORT = 32  # k up to which rows of the result are waited for, where they come from beyond the cache
 FEW_TILES = 4  # row tiles for which a panel is packed just in time
 LOW_ROWS = 8  # of tiles that are equal, where they could have more: with much fewer B would be read too often
+PIECE_BYTES = 2  # of bfloat16
 LEAST_SUMS, MANY_SUMS = 12, 20  # registers of sums in a tile that keep multiply-add busy, and other instructions few
 
 
 @lru_cache(maxsize=512)
 def choose_blocking(c: Contraction, target: Target, plain: bool, loads: tuple[bool, bool] = (False, False),
-                    whole_rows: bool = False, overlap: bool = False) -> Blocking:
+                    whole_rows: bool = False, overlap: bool = False, paired: bool = False) -> Blocking:
     """The blocking of a contraction; `plain` asks for a result that the micro-kernel may write itself.
 
     loads: whether A, whether B is computed while it is packed.
     whole_rows: finished tiles must have all columns.
     overlap: a tile may be finished while the next one is summed, where registers and sizes allow.
+    paired: both operands are packed as pairs of bfloat16.
     """
     if 0 in c.k:  # an empty sum: one product of zeros, both operands being one number
         c = replace(c, k=(), a_k=(), b_k=(), a_batch=still(c.batch), a_m=still(c.m), b_batch=still(c.batch),
                     b_n=still(c.n))
     itemsize = SIZES[c.dtype]
+    packed = PIECE_BYTES if paired else itemsize  # bytes of an element where it is packed
     extent, sums = extent_of(c, target.lanes(itemsize)), sums_of(c)
     rows = rows_of(c, plain and (target.has_masks or not extent.ragged))
     overlap = overlap and not plain and not whole_rows
-    thin = passing_depth(extent, rows, sums, itemsize, target, loads, overlap)
-    tiles = choose_tiles(extent, rows, sums, itemsize, target, loads, overlap, thin)
+    thin = 0 if paired else passing_depth(extent, rows, sums, itemsize, target, loads, overlap)
+    tiles = choose_tiles(extent, rows, sums, itemsize, target, loads, overlap, thin, packed)
     thin_blocks = max(1, round(sums.k_inner / thin)) if thin else 0
     if thin_blocks > 1 and rows.c_row * itemsize % LINE != 0:  # added to many times, in lines that threads share
         rows = replace(rows, direct=False)
     deep = 0 if thin else deepest(extent, sums, tiles, itemsize, target)
-    depth = choose_depth(sums, math.prod(size for size, _ in sums.a_k_outer), thin_blocks, deep, itemsize, tiles.pack_b)
+    depth = choose_depth(sums, math.prod(size for size, _ in sums.a_k_outer), thin_blocks, deep, packed, tiles.pack_b)
     large_b = spans_much(extent, sums, itemsize, tiles.stretch) and not thin
     by_lines = not loads[1] and adjacent(extent.b_n)
-    blocks = choose_blocks(extent, rows, tiles, depth, itemsize, target, large_b, by_lines, whole_rows, thin)
+    blocks = choose_blocks(extent, rows, tiles, depth, itemsize, packed, target, large_b, by_lines, whole_rows, thin)
     if thin == FAR_DEPTH and sums.b_k is not None:
         blocks = replace(blocks, ahead=math.ceil(depth.k_in_block / tiles.row_tiles))
     elif not thin and not loads[0]:
         blocks = replace(blocks, fetched=lines_fetched(extent, rows, sums, tiles, depth, blocks, itemsize, target))
-    a_line = tiles.height if tiles.height <= extent.lanes else extent.lanes * math.ceil(tiles.height / extent.lanes)
-    row_tile_bytes = align((depth.k_in_block * a_line + extent.lanes) * itemsize)
-    panel_bytes = align((depth.k_in_block * tiles.vectors * extent.lanes + extent.lanes) * itemsize)
+    whole_lines = extent.lanes * math.ceil(tiles.height / extent.lanes)
+    a_line = whole_lines if paired or tiles.height > extent.lanes else tiles.height
+    pairs = SQUARE * math.ceil(depth.k_in_block / (2 * SQUARE)) if paired else 0
+    steps = pairs or depth.k_in_block
+    row_tile_bytes = align((steps * a_line + extent.lanes) * itemsize)
+    panel_bytes = align((steps * tiles.vectors * extent.lanes + extent.lanes) * itemsize)
     sharing = Sharing()
     packs = tiles.pack_b if blocks.split_rows else tiles.pack_a
     kept = depth.k_blocks * (tiles.panels * panel_bytes if blocks.split_rows else tiles.row_tiles * row_tile_bytes)
@@ -115,20 +124,32 @@ def choose_blocking(c: Contraction, target: Target, plain: bool, loads: tuple[bo
                                      straight)
     parts = {**vars(extent), **vars(rows), **vars(sums), **vars(tiles), **vars(depth), **vars(blocks), **vars(sharing)}
     least = sums.k_inner - (depth.k_inner_blocks - 1) * depth.k_in_block  # k of the last block
+    if paired:
+        least = math.ceil(least / 2)
     made = Blocking(**parts, a_line=a_line, row_tile_bytes=row_tile_bytes, panel_bytes=panel_bytes, regions={},
-                    gathers_rows=whole_rows and tiles.panels > 1,
+                    gathers_rows=whole_rows and tiles.panels > 1, pieces=int(paired), pairs=pairs,
+                    along=paired and goes_along(extent, sums, depth.a_run, loads[0], target),
                     overlap=min(STEP_K, (least - 1) // (tiles.height * tiles.vectors)) if tiles.overlapped else 0)
     return with_regions(made, regions_of(made, itemsize, loads[1]))
 
 
+def goes_along(extent: Extent, sums: Sums, run: int, load: bool, target: Target) -> bool:
+    """Whether rows of A are packed as pairs without being turned."""
+    if load:
+        return sums.a_k == 1
+    return lies_along(sums.a_k, extent.a_m) or listed(sums.a_k, extent.a_m, run, load, target)
+
+
 def choose_tiles(extent: Extent, rows: Rows, sums: Sums, itemsize: int, target: Target, loads: tuple[bool, bool],
-                 overlap: bool, thin: int) -> Tiles:
+                 overlap: bool, thin: int, packed: int) -> Tiles:
+    """packed: bytes of an element where it is packed; fewer than it has elsewhere where all are packed as pairs."""
     lanes, segment = extent.lanes, rows.segment
     segments = extent.m // segment if segment else 0
-    stretch = stretch_of(extent, sums, target, loads[1], overlap)
+    paired = packed < itemsize
+    stretch = 0 if paired else stretch_of(extent, sums, target, loads[1], overlap)
     stacked = extent.b_n[-2][1] if stretch and stacks(extent, stretch) else 0
     stretches = extent.n // stretch if stretch and not stacked else 1
-    pack_b = not thin and not stretch and packs_b(extent, rows, sums, itemsize, target, loads[1], overlap)
+    pack_b = paired or (not thin and not stretch and packs_b(extent, rows, sums, itemsize, target, loads[1], overlap))
     total_vectors = extent.n // stretch if stacked else max(1, math.ceil((stretch or extent.n) / lanes))
     long = sums.k_inner > 2 * SHALLOW  # else it is the result that takes time: long pieces of its rows
     most_vectors = 2 if (pack_b and extent.m > 8 and long) or target.registers == 16 else 4
@@ -140,10 +161,10 @@ def choose_tiles(extent: Extent, rows: Rows, sums: Sums, itemsize: int, target: 
         most_vectors = 2
     elif not pack_b and few_rows:  # few tiles read all of B: one or two if possible
         most_vectors = vectors_beside(segment, target, crooked(sums, itemsize), most_vectors)
-    depth = usual_depth(sums, itemsize, pack_b)
+    depth = usual_depth(sums, packed, pack_b)
     panels, vectors, wide = split_evenly(total_vectors, most_vectors)
     least = MANY_SUMS if rows.direct and extent.m * extent.n * sums.k_inner >= LONG else LEAST_SUMS
-    segment_tiles, height, tall = split_rows_of(segment, vectors, depth * lanes * itemsize, target, least)
+    segment_tiles, height, tall = split_rows_of(segment, vectors, depth * lanes * packed, target, least)
     unequal = tall or crooked(sums, itemsize)
     in_one_set = itemsize >= WIDE and sums.a_k == 1 and rows.a_row * itemsize % PERIOD == 0  # tall tiles would be copied
     taller = unequal and not in_one_set and not pack_b and not few_rows
@@ -152,13 +173,13 @@ def choose_tiles(extent: Extent, rows: Rows, sums: Sums, itemsize: int, target: 
         segment_tiles, height, tall = split_rows_of(segment, vectors, depth * lanes * itemsize, target, MANY_SUMS)
     overlap = (overlap and target.has_masks and target.registers >= 32 and segments == 1 and extent.m >= LEAST_OVERLAPPED
                and extent.n >= 2 * lanes and itemsize >= 4 and None not in (sums.a_k, sums.b_k)
-               and sums.k_inner > LEAST_STEP_K * OVERLAPPED_ROWS)
+               and sums.k_inner * packed > LEAST_STEP_K * OVERLAPPED_ROWS * itemsize)
     if overlap:  # tiles of one size: the last ones begin earlier, and only finish what is theirs
         panels, vectors, wide = math.ceil(total_vectors / 2), 2, 0
         segment_tiles, height, _ = split_evenly(segment, OVERLAPPED_ROWS)
         tall = 0
     several = 1 if large_b else panels * stretches  # that share a packed tile
-    pack_a = packs_a(extent, rows, sums, itemsize, height, several, loads[0])
+    pack_a = paired or packs_a(extent, rows, sums, itemsize, height, several, loads[0])
     if stays_the_same(extent)[0] and segments * segment_tiles < panels * stretches:  # packed once for all members of the batch
         touched = bytes_touched_of_a(extent, sums, itemsize)
         pack_a |= touched > target.l1_bytes // 2 and (sums.a_k is None or touched > 2 * extent.m * sums.k_inner * itemsize)
@@ -215,7 +236,10 @@ def choose_depth(sums: Sums, k_outer: int, thin_blocks: int, deep: int, itemsize
     size = math.ceil(sums.k_inner / blocks)
     a_run, b_run = run(sums.a_inner), run(sums.b_inner)
     whole_runs = math.lcm(a_run or 1, b_run or 1)
-    if whole_runs <= size:
+    squares = math.lcm(whole_runs, 2 * SQUARE)
+    if itemsize == PIECE_BYTES and blocks > 1 and squares <= size:
+        size = math.ceil(size / squares) * squares
+    elif whole_runs <= size:
         size = math.ceil(size / whole_runs) * whole_runs
     else:
         a_run = b_run = 0
@@ -228,13 +252,13 @@ def evened(count: int, most: int) -> int:
     return math.ceil(count / math.ceil(count / max(1, most)))
 
 
-def choose_blocks(extent: Extent, rows: Rows, t: Tiles, depth: Depth, itemsize: int, target: Target, large_b: bool,
+def choose_blocks(extent: Extent, rows: Rows, t: Tiles, depth: Depth, itemsize: int, packed: int, target: Target, large_b: bool,
                   by_lines: bool, whole_rows: bool, thin: int) -> Blocks:
     """large_b: whether a block of B that is read where it is does not stay in cache by itself; by_lines: B is packed so;
     thin: k of the blocks in which B just passes by; else 0.
     """
     width = t.vectors * extent.lanes
-    panel_bytes = max(1, depth.k_in_block * width * itemsize)
+    panel_bytes = max(1, depth.k_in_block * width * packed)
     panels_in_block, tiles_in_block = t.panels, max(1, t.row_tiles)
     if t.pack_b:
         # few row tiles use a panel while it is in the first-level cache
@@ -326,6 +350,8 @@ def regions_of(g: Blocking, itemsize: int, load_b: bool) -> dict[str, int]:
         "rows": g.height * g.padded_n * itemsize if g.gathers_rows else 0,
         "a": rows_packed * g.row_tile_bytes if g.pack_a else 0,
         "loaded": g.k_in_block * width * itemsize if load_b and g.b_k == 1 else 0,
+        "lines": (g.k_in_block * g.a_line + g.lanes) * itemsize if g.pairs else 0,  # before they are split
+        "columns": (g.k_in_block * width + g.lanes) * itemsize if g.pairs else 0,
         "partial": g.tiles_in_block * g.panels_in_block * tile if g.k_blocks > 1 and not g.direct else 0,
         "b": panels_packed * g.panel_bytes if g.pack_b else 0,
     }

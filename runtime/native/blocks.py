@@ -83,7 +83,9 @@ class Blocking(Extent, Rows, Sums, Tiles, Depth, Blocks, Sharing, Scratch):
     """Every decision about one contraction; lengths in elements unless said otherwise."""
 
     gathers_rows: bool = False  # the tiles of a row meet in scratch, and are finished together
-    pieces: int = 0  # that a matrix unit multiplies for each element; 0: no such unit does it
+    pieces: int = 0  # of bfloat16 that are multiplied for each element; 0: elements are multiplied as they are
+    pairs: int = 0  # of k in a packed block, where vectors multiply pieces; 0: a matrix unit does, or there are none
+    along: bool = False  # pairs of a row of A are neighbours where it is packed; else those of a k are
     overlap: int = 0  # k in which a vector of the tile before is finished while this one is summed; 0: tiles finish themselves
 
     @property
@@ -100,7 +102,9 @@ class Blocking(Extent, Rows, Sums, Tiles, Depth, Blocks, Sharing, Scratch):
     @property
     def cycles(self) -> int:
         """Of a tile's multiply-adds in a block of k, at their limit."""
-        return 0 if self.pieces else self.height * self.vectors * self.k_in_block // 2
+        if self.pieces and not self.pairs:
+            return 0
+        return self.height * self.vectors * (self.pairs or self.k_in_block) // 2
 
     @property
     def coarse(self) -> bool:

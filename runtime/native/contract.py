@@ -19,9 +19,11 @@ from graphc.runtime.native.correlations import Correlation, correlation, emit_co
 from graphc.runtime.native.dots import DotTile, dot_function, dot_rows
 from graphc.runtime.native.emit import SIZES, Function, Value, i64
 from graphc.runtime.native.matrix import MatrixTiles
-from graphc.runtime.native.matrix_blocking import matrix_blocking, matrix_cost
-from graphc.runtime.native.operands import LINE, PIECE_COST, UNFORESEEN
+from graphc.runtime.native.matrix_blocking import SPLIT_CYCLES, TURN_CYCLES, matrix_blocking, matrix_cost, pack_cycles
+from graphc.runtime.native.operands import LINE, PIECE_COST, SHALLOW, UNFORESEEN, in_runs, listed
 from graphc.runtime.native.overlap import FinishVector, OverlappedTiles
+from graphc.runtime.native.pairs import OverlappedPairs, PairedTiles
+from graphc.runtime.native.pieces import DEPTH
 from graphc.runtime.native.sharing import spread
 from graphc.runtime.native.target import Target
 from graphc.runtime.native.tile_operands import Load, flat_offset
@@ -37,6 +39,10 @@ __all__ = ["Contraction", "Finish", "FinishVector", "Load", "Prefetch", "Tile", 
 MISS = 12  # cycles for a line of an operand beyond the cache that no processor foresees
 TURNED, TURNED_NEAR = 1.1, 1.05  # what exchanging the operands must gain; where it is stored and B is in the cache
 LEAST_BESIDE = 10  # rows of windows that a vector from the second-level cache should be multiplied by
+USUAL_RATE = 2  # vectors of multiply-adds that begin in a cycle
+SPLITTING, PARTIAL = 250, 1.5  # cycles to begin to pack pairs of bfloat16; how many whole squares take as long as a partial one
+LEAST_PAIRED = SHALLOW  # up to so many k it is the result that takes time
+PAIRS_WORTH = 1.1  # how many times as fast pairs must seem
 DOT_COLUMNS = 8  # up to so many columns dot products pay
 
 
@@ -77,24 +83,49 @@ def pack_cost(axes: Axes, stride: int | None, run: int, lanes: int, masks: bool)
     return 6 / lanes if stride == 1 or run else 1.3
 
 
-def cost(c: Contraction, g: Blocking, plain: bool, turned: bool, dots: bool, target: Target, overlap: bool) -> float:
-    """Estimated cycles for one member of the batch; overlap: a turned tile is not finished while the next one is summed."""
+def splitting(g: Blocking, k: int, loads: tuple[bool, bool], target: Target) -> float:
+    """Cycles to pack both operands as pairs of bfloat16, for one member of the batch."""
+    def of_element(axes: Axes, stride: int | None, run: int, load: bool, along: bool) -> float:
+        if listed(stride, axes, run, load, target):
+            return SPLIT_CYCLES[g.pieces] + (0 if along else TURN_CYCLES * g.pieces)
+        if run and not load and not in_runs(axes, target):  # copied, and turned by that, before it is split
+            return SPLIT_CYCLES[g.pieces] + pack_cost(axes, stride, run, g.lanes, target.has_masks)
+        return pack_cycles(stride, axes, load, g.pieces, along)
+
+    rows = of_element(g.a_m, g.a_k, g.a_run, loads[0], g.along)
+    columns = of_element(g.b_n, g.b_k, g.b_run, loads[1], False)
+    again_rows = 1 / g.batch if g.keeps and not g.split_rows else math.ceil(g.panels / g.panels_in_block)
+    again_columns = 1 / g.batch if g.keeps and g.split_rows else math.ceil(g.row_tiles / g.tiles_in_block)
+    whole, left = divmod(g.k_in_block, DEPTH)
+    deep = (whole + PARTIAL * (left > 0)) * DEPTH * (k / g.k_in_block)  # squares are packed as a whole
+    return deep * (g.m * rows * again_rows + g.n * columns * again_columns)
+
+
+def cost(c: Contraction, g: Blocking, plain: bool, turned: bool, dots: bool, target: Target, overlap: bool,
+         rate: int = USUAL_RATE, loads: tuple[bool, bool] = (False, False)) -> float:
+    """Estimated cycles for one member of the batch; overlap: a turned tile is not finished while the next one is summed.
+
+    rate: vectors of multiply-adds that begin in a cycle.  loads: whether A, whether B is computed, where they become pairs.
+    """
     m, n, k, masks = g.m, g.n, math.prod(c.k), target.has_masks
+    steps = math.ceil(g.k_in_block / 2) * g.k_blocks if g.pairs else k
     if dots:
-        total = m * k * (n + 1) / (2 * g.lanes) + 3 * m * n + (0 if dot_columns_in_place(c) else 1.3 * n * k)
+        total = m * k * (n + 1) / (rate * g.lanes) + 3 * m * n + (0 if dot_columns_in_place(c) else 1.3 * n * k)
     else:
         vectors = n // g.stretch * math.ceil(g.stretch / g.lanes) if g.stretch else math.ceil(n / g.lanes)
         sums = g.height * g.vectors
         slower = max(1, 8 / sums)
         if g.stretch:  # vectors that do not begin at lines are two loads
             slower = max(slower, (g.height + 2 * g.vectors) / sums)
-        elif g.a_k is None and g.streamed:
+        elif g.a_k is None and g.streamed and not g.pairs:
             slower = max(slower, LEAST_BESIDE / g.height)
-        total = m * k * vectors / 2 * slower
+        total = m * steps * vectors / rate * slower
         once = g.batch if g.batch > 1 and g.keeps else 1  # for all members of the batch
-        if g.pack_b:
+        if g.pairs:
+            total += splitting(g, k, loads, target) + SPLITTING
+        elif g.pack_b:
             total += n * k * pack_cost(g.b_n, g.b_k, g.b_run, g.lanes, masks) / (once if g.split_rows else 1)
-        if g.pack_a:
+        if g.pack_a and not g.pairs:  # where pairs are made of short pieces of lines they are waited for as well
             total += m * k * pack_cost(g.a_m, g.a_k, g.a_run, g.lanes, masks) / (1 if g.split_rows else once)
         elif g.a_row == 1 and m * k * SIZES[c.dtype] > target.l2_bytes // 2 and abs(g.a_k or 0) * SIZES[c.dtype] >= UNFORESEEN:
             total += m * k * SIZES[c.dtype] / LINE * MISS
@@ -115,6 +146,11 @@ def turning(g: Blocking) -> float:
     return squares * g.lanes * (g.lanes.bit_length() + 4)
 
 
+def multiplies_pairs(c: Contraction, target: Target) -> bool:
+    """Whether vectors may multiply pairs of bfloat16 instead of float32 numbers."""
+    return target.pieces == 1 and target.has_pairs and c.dtype == "float" and math.prod(c.k) > LEAST_PAIRED
+
+
 @lru_cache(maxsize=512)
 def choose_road(c: Contraction, target: Target, plain: bool, loads: tuple[bool, bool], whole_rows: bool = False,
                 overlap: bool = False) -> Road:
@@ -123,43 +159,55 @@ def choose_road(c: Contraction, target: Target, plain: bool, loads: tuple[bool, 
     whole_rows: every finished tile must have all columns of its rows.
     overlap: tiles may be finished while the next ones are summed.
     """
-    choices = []
+    def blocking_of(turned: bool, dots: bool, paired: bool) -> Blocking:
+        return choose_blocking(swapped(c) if turned else c, target, plain, loads[::-1] if turned else loads,
+                               whole_rows and not turned, overlap and not turned and not dots, paired)
+
+    choices, paired = [], []
     for turned in (False, True):
-        d = swapped(c) if turned else c
-        g = choose_blocking(d, target, plain, loads[::-1] if turned else loads, whole_rows and not turned,
-                            overlap and not turned)
+        d, computed = (swapped(c), loads[::-1]) if turned else (c, loads)
+        g = blocking_of(turned, False, False)
         dots = not g.empty and 0 not in c.k and not any(loads) and dots_fit(d, target)
         if whole_rows and turned:  # the columns are rows by then: all of them in one tile
             dots = dots and g.m <= dot_rows(g.m, g.n, target)
         if dots:
             choices.append((cost(d, g, plain, turned, True, target, overlap), turned, True))
+        near = plain and g.n * g.k_inner * SIZES[c.dtype] <= target.l2_bytes
+        more = 1 if not turned else TURNED_NEAR if near else TURNED
         if not (whole_rows and turned and g.row_tiles > 1):
-            near = plain and g.n * g.k_inner * SIZES[c.dtype] <= target.l2_bytes
-            more = 1 if not turned else TURNED_NEAR if near else TURNED
             choices.append((cost(d, g, plain, turned, False, target, overlap) * more, turned, False))
+        if multiplies_pairs(c, target):
+            g = blocking_of(turned, False, True)
+            if not (whole_rows and turned and g.row_tiles > 1):
+                rate = target.multiply_adds
+                paired.append((cost(d, g, plain, turned, False, target, overlap, rate, computed) * more, turned))
     matrix = matrix_blocking(c, target, loads, whole_rows)
     least, turned, dots = min(choices)
     along = correlation(c, target) if not any(loads) and not whole_rows else None
     by_rows = math.inf if along is None else along.cost(c, target.lanes(SIZES[c.dtype]))
     if matrix is not None and matrix_cost(c, matrix, loads) < min(least, by_rows):
         return Road(False, False, matrix, matrix.scratch_bytes, matrix.height, matrix.scratch_bytes)
+    d, blocking = swapped(c) if turned else c, blocking_of(turned, dots, False)
+    if paired:
+        here = cost(d, blocking, plain, turned, dots, target, overlap, target.multiply_adds)
+        cycles, exchanged = min(paired)
+        if PAIRS_WORTH * cycles < min(here, by_rows * USUAL_RATE / target.multiply_adds):
+            return tiled_road(c, blocking_of(exchanged, False, True), exchanged, plain)
     if along is not None and by_rows < least:
         g = choose_blocking(c, target, plain, loads)
         return Road(False, False, g, along.scratch_bytes, along.rows, along.scratch_bytes, along)
-    d = swapped(c) if turned else c
-    blocking = choose_blocking(d, target, plain, loads[::-1] if turned else loads, whole_rows and not turned,
-                               overlap and not turned and not dots)
-    itemsize = SIZES[c.dtype]
-    if dots:
-        n, k = blocking.n, math.prod(d.k)
-        rows = dot_rows(blocking.m, n, target)
-        tile_bytes = align(rows * n * itemsize)
-        used = tile_bytes + (0 if dot_columns_in_place(d) else align(n * k * itemsize))
-    else:
-        used = blocking.scratch_bytes
-        rows = blocking.height
-        tile_bytes = align(blocking.height * blocking.vectors * blocking.lanes * itemsize)
-    return Road(turned, dots, blocking, used, rows, used + (tile_bytes if turned and not plain else 0))
+    if not dots:
+        return tiled_road(c, blocking, turned, plain)
+    rows, itemsize = dot_rows(blocking.m, blocking.n, target), SIZES[c.dtype]
+    used = align(rows * blocking.n * itemsize)
+    if not dot_columns_in_place(d):
+        used += align(blocking.n * math.prod(d.k) * itemsize)
+    return Road(turned, True, blocking, used, rows, used + (align(rows * blocking.n * itemsize) if turned and not plain else 0))
+
+
+def tiled_road(c: Contraction, g: Blocking, turned: bool, plain: bool) -> Road:
+    tile_bytes = align(g.height * g.vectors * g.lanes * SIZES[c.dtype])
+    return Road(turned, False, g, g.scratch_bytes, g.height, g.scratch_bytes + (tile_bytes if turned and not plain else 0))
 
 
 def scratch_bytes(c: Contraction, target: Target, *, load_a: bool = False, load_b: bool = False,
@@ -229,7 +277,7 @@ def emit_contraction(f: Function, target: Target, c: Contraction, a: Value, b: V
     if 0 in c.k:  # an empty sum: one product of zeros
         a = b = f.module.table([0], c.dtype)
         load_a = load_b = None
-    if road.blocking.pieces:
+    if road.blocking.pieces and not road.blocking.pairs:
         if finish is None:
             finish, vector = store_to(to, c, target), store_vector_to(to, c, target)
         MatrixTiles(f, target, c, road.blocking, a, b, scratch, finish, prefetch, load_a, load_b, vector).emit(thread, threads)
@@ -249,14 +297,15 @@ def emit_contraction(f: Function, target: Target, c: Contraction, a: Value, b: V
         elif road.dots or not road.blocking.direct:
             finish = store_to(to, c, target)
     if road.blocking.overlap and vector and finish and not road.dots:
-        OverlappedTiles(f, target, c, road.blocking, a, b, scratch, finish, prefetch, load_a, load_b,
-                        vector).emit(thread, threads)
+        overlapped = OverlappedPairs if road.blocking.pairs else OverlappedTiles
+        overlapped(f, target, c, road.blocking, a, b, scratch, finish, prefetch, load_a, load_b, vector).emit(thread, threads)
     elif road.dots and finish is not None:
         emit_dots(f, target, c, road.blocking, a, b, scratch, thread, threads, finish)
         return False
     else:
-        TileLoops(f, target, c, road.blocking, a, b, scratch, finish, c_pointer, prefetch, load_a,
-                  load_b, past).emit(thread, threads)
+        tiles = PairedTiles if road.blocking.pairs else TileLoops
+        tiles(f, target, c, road.blocking, a, b, scratch, finish, c_pointer, prefetch, load_a, load_b,
+              past).emit(thread, threads)
     return road.blocking.quick
 
 

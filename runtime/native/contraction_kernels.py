@@ -44,11 +44,12 @@ def overlaps(kernel: Kernel, target: Target) -> bool:
         scalar_cost(n) for n in kernel.body.nodes if n.op.kind is Kind.MAP and n.type.size == size) >= LONG
 
 
-def on_matrix_unit(kernel: Kernel, target: Target) -> bool:
-    """Whether the kernel's contraction is multiplied by a matrix unit, in bfloat16 pieces."""
+def multiplies_pieces(kernel: Kernel, target: Target) -> str:
+    """What multiplies the kernel's contraction in pieces of bfloat16: nothing where it is multiplied as it is."""
     node = contraction_node(kernel)
-    return choose_road(contraction_of(node)[0], target, kernel.body.outputs == (node,), computed_operands(node),
-                       tile_folds(kernel).by_row, overlaps(kernel, target)).blocking.pieces > 0
+    blocking = choose_road(contraction_of(node)[0], target, kernel.body.outputs == (node,), computed_operands(node),
+                           tile_folds(kernel).by_row, overlaps(kernel, target)).blocking
+    return "" if not blocking.pieces else "in pairs of bfloat16" if blocking.pairs else "on the matrix unit"
 
 
 def tile_bytes(kernel: Kernel, target: Target) -> int:

@@ -56,7 +56,7 @@ class Native(Running):
                  target: Target | None = None, flush_denormals: bool = True) -> None:
         self.graph, self.plan, self.flush_denormals = graph, plan, flush_denormals
         self.target = target or host()
-        if not flush_denormals:  # a matrix unit always does
+        if not flush_denormals:  # what multiplies bfloat16 always does
             self.target = replace(self.target, pieces=0)
         alone = unrolled or all(step_is_serial(s) for s in plan.steps)  # then waking workers would be for nothing
         self.unrolled, team = unrolled, 1 if alone else threads_

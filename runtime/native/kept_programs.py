@@ -83,4 +83,4 @@ def store(key: bytes, built: Built, native: Native) -> None:
     found[0].store(key, b"".join((code, *(a.tobytes() for a in made))), {
         "image": meta, "bytes": len(code), "needs": native.needs, "cells": [cells[cell] for cell in native.cells],
         "constants": [places.get(id(a), (a.dtype.str, a.shape)) for a in native.constants], "threads": native.threads,
-        "matrix_unit": native.target.pieces > 0})
+        "matrix_unit": native.target.pieces > 0 and native.target.has_matrix_unit})

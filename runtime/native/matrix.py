@@ -10,26 +10,25 @@ pieces cannot tell infinity from NaN.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from graphc.runtime.native import matrix_unit as unit
-from graphc.runtime.native.axes import Axes, Contraction
+from graphc.runtime.native.axes import Contraction
 from graphc.runtime.native.blocks import Blocking
 from graphc.runtime.native.emit import SIZES, Function, Value, constant, i64
-from graphc.runtime.native.matrix_blocking import in_runs, lies_across, lies_along
 from graphc.runtime.native.microkernel import MicroKernel, TileShape, tile_function
 from graphc.runtime.native.overlap import FinishVector, Waiting, fetch_row
-from graphc.runtime.native.packing import list_pieces
 from graphc.runtime.native.pieces import (
     DEPTH,
     LANES,
     PRODUCTS,
     REGISTER_BYTES,
     SIDE,
+    Layout,
     finite_function,
-    split_function,
-    split_runs_function,
+    registers_layout,
 )
+from graphc.runtime.native.split_operands import SplitOperands
 from graphc.runtime.native.target import Target
 from graphc.runtime.native.tile_operands import Load, flat_offset
 from graphc.runtime.native.tiles import Finish, Prefetch, Tile, TileLoops
@@ -38,7 +37,7 @@ EXACT_ROWS = 8  # rows of a vector tile that computes a part of a matrix tile ag
 NO_TABLE = Value("null", "ptr")
 
 
-class MatrixTiles(TileLoops):
+class MatrixTiles(SplitOperands, TileLoops):
     """The loops of one contraction; `vector`, where given, finishes a tile while the next one is multiplied."""
 
     def __init__(self, f: Function, target: Target, c: Contraction, blocking: Blocking, a: Value, b: Value,
@@ -47,6 +46,7 @@ class MatrixTiles(TileLoops):
         super().__init__(f, target, c, blocking, a, b, scratch, finish, None, prefetch, load_a, load_b)
         self.vector = vector
         self.down, self.across = blocking.height // SIDE, blocking.vectors
+        self.groups = self.down
         self.width = blocking.vectors * LANES
 
     def emit(self, thread: Value, threads: Value) -> None:
@@ -59,98 +59,22 @@ class MatrixTiles(TileLoops):
         if self.vector:
             self.waiting.finish(f, self.finish)
 
-    # -- packing -----------------------------------------------------------------------------------------------
-
     def tile_extent(self, row_tile: Value) -> tuple[Value, Value, Value]:
         f, g = self.f, self.blocking
         i0 = f.mul(row_tile, i64(g.height))
         return i0, f.minimum(i64(g.height), f.sub(i64(g.m), i0)) if g.m % g.height else i64(g.height), i64(0)
 
-    def pack_whole_panels(self, b: Value, table: Value, k_block: Value, panels: tuple[Value, Value], count: Value
-                          ) -> tuple[Value, Value] | None:
-        return panels
+    def rows_along(self) -> bool:
+        return True
 
-    def pack_columns(self, item: Value, b: Value, table: Value, j0: Value, columns: Value, k_first: Value, count: Value,
-                     to: Value) -> None:
-        f, g, load = self.f, self.blocking, self.load_b
-        valid = f.minimum(columns, f.sub(i64(g.n), j0)) if g.n % self.width else i64(self.width)
-        if lies_across(g.b_k, g.b_n) and not load:
-            self.split_across(to, count, self.across, self.at(b, j0), g.b_k or 0, valid, i64(self.width), turned=False)
-        elif lies_along(g.b_k, g.b_n) and not load:
-            stride = g.b_n[0][1]
-            source = self.at(b, f.mul(j0, i64(stride)))
-            self.split_along(to, count, self.across, source, stride, valid, i64(self.width * stride), turned=True)
-        elif in_runs(g.b_n, self.target) and not load:
-            self.split_runs(to, count, self.across, b, table, g.b_k, g.b_n, j0, i64(self.width), g.n, turned=False)
-        else:
-            source = self.region("columns")
-            super().pack_columns(item, b, table, j0, columns, k_first, count, source)
-            self.split_across(to, count, self.across, source, self.width, valid, i64(0), turned=False)
+    def rows_written(self, height: Value) -> Value:
+        return i64(SIDE)
 
-    def pack_rows(self, item: Value, a: Value, table: Value, i0: Value, height: Value, k_first: Value, count: Value,
-                  to: Value) -> None:
-        f, g, load = self.f, self.blocking, self.load_a
-        if lies_along(g.a_k, g.a_m) and not load:
-            stride = g.a_m[0][1] if g.a_m else 0
-            source = self.at(a, f.mul(i0, i64(stride)))
-            self.split_along(to, count, self.down, source, stride, height, i64(g.height * stride), turned=False)
-        elif lies_across(g.a_k, g.a_m) and not load:
-            self.split_across(to, count, self.down, self.at(a, i0), g.a_k or 0, height, i64(g.height), turned=True)
-        elif in_runs(g.a_m, self.target) and not load:
-            self.split_runs(to, count, self.down, a, table, g.a_k, g.a_m, i0, height, g.m, turned=True)
-        else:
-            source = self.region("lines")
-            super().pack_rows(item, a, table, i0, height, k_first, count, source)
-            if load and g.a_k == 1:
-                self.split_along(to, count, self.down, source, g.k_in_block, height, i64(0), turned=False)
-            else:
-                self.split_across(to, count, self.down, source, g.height, height, i64(0), turned=True)
+    def rows_layout(self) -> Layout:
+        return registers_layout(self.blocking.pieces, self.down)
 
-    def split_along(self, to: Value, count: Value, registers: int, source: Value, stride: int, lines: Value, ahead: Value, *,
-                    turned: bool) -> None:
-        """Write the pieces of a block of k, of `lines` lines along k."""
-        f = self.f
-
-        def part(k: Value, left: Value, t: int) -> list[Value]:
-            rows = f.sub(lines, i64(t * SIDE))
-            return [self.at(source, f.add(k, i64(t * SIDE * stride))), i64(stride), i64(LANES), rows, rows, left,
-                    f.sub(left, i64(LANES)), ahead]
-
-        self.split(to, count, registers, part, turned)
-
-    def split_across(self, to: Value, count: Value, registers: int, source: Value, stride: int, lines: Value, ahead: Value, *,
-                     turned: bool) -> None:
-        """The same of lines across k, of which `lines` elements are there."""
-        f = self.f
-
-        def part(k: Value, left: Value, t: int) -> list[Value]:
-            lanes = f.sub(lines, i64(t * LANES))
-            return [self.at(source, f.add(f.mul(k, i64(stride)), i64(t * LANES))), i64(stride), i64(SIDE * stride), left,
-                    f.sub(left, i64(SIDE)), lanes, lanes, ahead]
-
-        self.split(to, count, registers, part, turned)
-
-    def split_runs(self, to: Value, count: Value, registers: int, source: Value, table: Value, k_stride: int | None, axes: Axes,
-                   first: Value, width: Value, limit: int, *, turned: bool) -> None:
-        """The same of lines across k that lie in memory in runs, `width` of them from the flattened index `first` on."""
-        f, g, runs = self.f, self.blocking, self.region("offsets")
-        along, step = axes[-1]
-        valid = f.minimum(width, f.sub(i64(limit), first))
-        number = list_pieces(f, runs, first, valid, i64(registers * LANES), LANES, along,
-                             lambda index: flat_offset(f, index, axes), whole=True)
-        name = split_runs_function(f.module, g.pieces, registers, step, k_stride is None, turned)
-        f.call(name, [to, source, runs, number, count, i64(k_stride or 0), table])
-
-    def split(self, to: Value, count: Value, registers: int, part: Callable[[Value, Value, int], list[Value]], turned: bool
-              ) -> None:
-        """`part(k, k left, register)`: the last arguments of `split_function`."""
-        f, g = self.f, self.blocking
-        name = split_function(f.module, g.pieces, turned)
-        with f.loop(0, f.binary("udiv", f.add(count, i64(DEPTH - 1)), i64(DEPTH))) as q:
-            k, place = f.mul(q, i64(DEPTH)), self.panel(to, q, registers)
-            for t in range(registers):
-                f.call(name, [f.offset(place, i64(t * REGISTER_BYTES), "i8"), i64(registers * REGISTER_BYTES),
-                              *part(k, f.sub(count, k), t)])
+    def columns_layout(self, columns: Value) -> Layout:
+        return registers_layout(self.blocking.pieces, self.across)
 
     # -- tiles -------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from functools import lru_cache
 from graphc.runtime.native.axes import Axes, Contraction, pieces_run
 from graphc.runtime.native.blocking import KEPT_SHARE, LARGE, choose_blocking, choose_sharing, with_regions
 from graphc.runtime.native.blocks import Blocking, Sharing
-from graphc.runtime.native.operands import stays_the_same
+from graphc.runtime.native.operands import lies_across, lies_along, stays_the_same
 from graphc.runtime.native.packing import PIECE
 from graphc.runtime.native.pieces import DEPTH, LANES, PRODUCTS, REGISTER_BYTES, SIDE
 from graphc.runtime.native.pieces import loads as loads_of
@@ -49,21 +49,6 @@ def tile_sides(m: int, n: int, pieces: int) -> tuple[int, int]:
     return min(((d, a) for d in (2, 1) for a in (2, 1)), key=lambda sides: (cycles(*sides), -sum(sides)))
 
 
-def lies_along(k: int | None, axes: Axes) -> bool:
-    """Whether an operand lies in memory as evenly spaced lines along k."""
-    return k == 1 and len(axes) <= 1
-
-
-def lies_across(k: int | None, axes: Axes) -> bool:
-    """Whether it lies there as evenly spaced lines across k."""
-    return k is not None and (not axes or (len(axes) == 1 and axes[0][1] == 1))
-
-
-def in_runs(axes: Axes, target: Target) -> bool:
-    """Whether lines lie there in runs, long enough to be read as vectors."""
-    return target.has_masks and pieces_run(axes) > 0
-
-
 def pack_cycles(k: int | None, axes: Axes, load: bool, pieces: int, along: bool) -> float:
     """Of an element.  along: whether registers have rows along k."""
     natural, turned = (lies_along, lies_across) if along else (lies_across, lies_along)
@@ -82,8 +67,8 @@ def matrix_blocking(c: Contraction, target: Target, loads: tuple[bool, bool], wh
     """The blocking for a matrix unit; None where there is none, or where it cannot pay."""
     base = choose_blocking(c, target, False, loads)
     m, n, k, pieces = base.m, base.n, math.prod(c.k), target.pieces
-    if (not pieces or c.dtype != "float" or base.empty or 0 in c.k or min(m, n) < LEAST_SIDE or k < LEAST_DEPTH
-            or m * n * k < LEAST_PRODUCTS):
+    if (not pieces or not target.has_matrix_unit or c.dtype != "float" or base.empty or 0 in c.k or min(m, n) < LEAST_SIDE
+            or k < LEAST_DEPTH or m * n * k < LEAST_PRODUCTS):
         return None
     down, across = tile_sides(m, n, pieces)
     height, width = SIDE * down, LANES * across

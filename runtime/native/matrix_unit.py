@@ -1,7 +1,5 @@
 """Matrix registers as LLVM intrinsics: Intel's AMX, whose eight registers hold 16 rows of 64 bytes each.
 
-And the conversion to what they multiply, which every processor with such registers has.
-
 Knows instructions.  Must not know what is multiplied.  Source: Intel 64 and IA-32 Architectures Software Developer's
 Manual, volume 1, chapter 18, and TDPBF16PS in volume 2.
 """
@@ -9,7 +7,6 @@ Manual, volume 1, chapter 18, and TDPBF16PS in volume 2.
 from __future__ import annotations
 
 from graphc.runtime.native.emit import Function, Value
-from graphc.runtime.native.values import vector
 
 REGISTERS = 8
 
@@ -42,13 +39,6 @@ def store(f: Function, register: int, pointer: Value, stride: Value) -> None:
 def multiply_add(f: Function, sums: int, a: int, b: int) -> None:
     """``sums[r, j] += sum over lanes l and both halves h of a[r, l, h] * b[l, j, h]``, bfloat16 into float32."""
     _call(f, "tdpbf16ps", [_number(sums), _number(a), _number(b)])
-
-
-def to_bfloat16(f: Function, low: Value, high: Value) -> Value:
-    """32 bfloat16 numbers, as integers: the nearest to 16 float32, and to 16 more; denormal ones are zero."""
-    name, numbers, bits = "llvm.x86.avx512bf16.cvtne2ps2bf16.512", vector(32, "bfloat"), vector(32, "i16")
-    f.module.declare(name, numbers, [high.type, low.type])
-    return f.emit(f"bitcast {f.call(name, [high, low], numbers)} to {bits}", bits)
 
 
 def _number(register: int) -> Value:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+from graphc.runtime.native.bfloat16 import multiply_add_pairs
 from graphc.runtime.native.emit import Carried, Function, Module
 from graphc.runtime.native.target import Target
 from graphc.runtime.native.values import SIZES, Value, i64, vector
@@ -50,6 +51,7 @@ class MicroKernel(NamedTuple):
     b_apart: int = 0  # elements between the vectors of a row of B, each of which is masked then; 0: they are neighbours
     apart: int = 0  # and between those of the result
     past: bool = False  # vectors of the result are aligned, and whole ones are written past the caches
+    paired: bool = False  # an element of A and of B is a pair of bfloat16, of two k
 
     @property
     def name(self) -> str:
@@ -57,7 +59,7 @@ class MicroKernel(NamedTuple):
         parts = [t.dtype, f"{t.rows}x{t.vectors}x{t.lanes}", self.a_row, self.a_k, "g" if self.given else self.b_k,
                  ("m" if self.masked else "f") + "a" * self.accumulates + "s" * self.streamed + f"{self.streams}"
                  + f"e{self.spacing}" * (self.streams > 0 and self.spacing != SPACING)
-                 + f"v{self.b_apart}.{self.apart}" * (self.b_apart > 0) + "p" * self.past]
+                 + f"v{self.b_apart}.{self.apart}" * (self.b_apart > 0) + "p" * self.past + "w" * self.paired]
         return "tile." + ".".join(str(p).replace("-", "n").replace("None", "t") for p in parts)
 
 
@@ -161,7 +163,8 @@ class Walk:
             one = f.broadcast(f.load(f.offset(a, i64(r * kernel.a_row), tile.dtype), tile.dtype), width)
             for v in vectors:
                 place = r * tile.vectors + v
-                result[place] = multiply_add(f, self.target, one, columns[v], result[place])
+                result[place] = (multiply_add_pairs(f, columns[v], one, result[place]) if kernel.paired else
+                                 multiply_add(f, self.target, one, columns[v], result[place]))
 
         for r in range(tile.rows):
             add(r, [0] if r in in_memory else range(tile.vectors))

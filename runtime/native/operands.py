@@ -9,13 +9,15 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 
-from graphc.runtime.native.axes import Axes, Contraction, adjacent, merge, merge_all, offsets
+from graphc.runtime.native.axes import Axes, Contraction, adjacent, merge, merge_all, offsets, pieces_run
 from graphc.runtime.native.microkernel import most_rows
 from graphc.runtime.native.target import Target
 
 from graphc.records import record
 
 DEPTH, DEPTH_MOST, DEPTH_LIMIT = 256, 288, 384  # k of a block: usually, where a sum is cut, and up to which it is one block
+SQUARE = 16  # pairs of k, and lines, that are packed together where operands become bfloat16
+NARROWEST = 2  # bytes of an element up to which blocks are twice as deep
 WIDE = 8  # bytes of an element from which blocks are less deep, so that a tile of A stays in the first-level cache
 WIDE_DEPTH, WIDE_MOST, WIDE_LIMIT = 192, 216, 224
 WIDE_PACKED_DEPTH, WIDE_PACKED_MOST, WIDE_PACKED_LIMIT = 128, 136, 144  # where panels of B stream past it
@@ -126,8 +128,32 @@ def sums_of(c: Contraction) -> Sums:
                 a_table=offsets(a) if a_k is None else (), b_table=offsets(b) if b_k is None else ())
 
 
+def lies_along(k: int | None, axes: Axes) -> bool:
+    """Whether an operand lies in memory as evenly spaced lines along k."""
+    return k == 1 and len(axes) <= 1
+
+
+def lies_across(k: int | None, axes: Axes) -> bool:
+    """Whether it lies there as evenly spaced lines across k."""
+    return k is not None and (not axes or (len(axes) == 1 and axes[0][1] == 1))
+
+
+def in_runs(axes: Axes, target: Target) -> bool:
+    """Whether lines lie there in runs, long enough to be read as vectors."""
+    return target.has_masks and pieces_run(axes) > 0
+
+
+def listed(k: int | None, axes: Axes, run: int, load: bool, target: Target) -> bool:
+    """Whether lines lie there along k, beginning anywhere, in whole rows of squares; run: of how many k, where not of all."""
+    if load or lies_across(k, axes) or lies_along(k, axes) or in_runs(axes, target):
+        return False
+    return k == 1 or (run > 0 and run % SQUARE == 0)
+
+
 def depths(itemsize: int, packed: bool) -> tuple[int, int, int]:
     """(k that a block usually has, the most where a sum is cut into equal blocks, the most of a sum that is not cut)."""
+    if itemsize <= NARROWEST:
+        return 2 * DEPTH, 2 * DEPTH_MOST, 2 * DEPTH_LIMIT
     if itemsize < WIDE:
         return DEPTH, DEPTH_MOST, DEPTH_LIMIT
     if packed:

@@ -119,10 +119,11 @@ class OverlappedTiles(TileLoops):
             own = Tile(result, width, height, columns, i0, j0, item, row_tile, panel, width)
             streams += self.prefetch(f, own)
         accumulate = f.compare("icmp ne", k_block, i64(0)) if several else last
-        strides = i64(g.a_line if g.pack_a else g.a_k or 0), i64(width if g.pack_b else g.b_k or 0)
+        kernel = self.micro(g.height, g.vectors)
+        strides = i64(kernel.a_k or 0), i64(kernel.b_k or 0)
         with outlined(f, "overlap", *strides, when=g.coarse) as (a_k, b_k):
-            sums = self.sum_beside(streams, a, a_k, b, b_k, count, a_table, b_table)
-            write_sums(f, self.micro(g.height, g.vectors), sums, accumulate, start, i64(width), result, i64(width))
+            sums = self.sum_beside(streams, a, a_k, b, b_k, self.steps(count), a_table, b_table)
+            write_sums(f, kernel, sums, accumulate, start, i64(width), result, i64(width))
         rows = f.sub(i64(g.height), first_row)
         self.waiting.put(self.at(result, f.add(f.mul(first_row, i64(width)), first_column)),
                          f.select(last, rows, i64(0)) if several else rows, f.sub(i64(width), first_column),

@@ -1,4 +1,4 @@
-"""float32 numbers as sums of bfloat16 pieces, laid out for a matrix unit.
+"""float32 numbers as sums of bfloat16 pieces, in pairs of k, laid out for a matrix unit or for vectors that multiply pairs.
 
 A matrix unit multiplies bfloat16 numbers (8 bits of mantissa) exactly and adds their products in float32.  A float32 has
 24 bits, so it is the sum of three bfloat16 numbers, and a product of two such sums is a sum of nine products.  The six
@@ -18,21 +18,45 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from graphc.runtime.native import matrix_unit as unit
+from graphc.runtime.native.bfloat16 import to_bfloat16
 from graphc.runtime.native.emit import Carried, Function, Module
 from graphc.runtime.native.packing import PIECE, k_offset, open_piece, transposed
 from graphc.runtime.native.values import Value, constant, i64, vector
+
+from graphc.records import NamedTuple
 
 ALL = 3  # pieces that hold every float32
 # By number of pieces: (piece of A, piece of B); neighbours share an operand, so that registers are loaded once
 PRODUCTS = {1: ((0, 0),), 2: ((0, 1), (0, 0), (1, 0)), 3: ((0, 2), (0, 1), (1, 1), (1, 0), (0, 0), (2, 0))}
 SIDE, LANES, DEPTH = 16, 16, 32  # rows of a matrix register; float32 lanes of a vector; k of a matrix register
-REGISTER_BYTES = 1024  # 16 rows of 32 bfloat16, two for each lane: of k and of k + 16
+REGISTER_BYTES = 1024  # 16 rows of 32 bfloat16, two for each lane: of k and of k + 16, or half of those that are left
 
-RUNS = (("to", "ptr"), ("source", "ptr"), ("runs", "ptr"), ("number", "i64"), ("count", "i64"), ("k_stride", "i64"),
-        ("k_table", "ptr"))
-PARAMETERS = (("to", "ptr"), ("piece_stride", "i64"), ("source", "ptr"), ("stride", "i64"), ("pair", "i64"),
-              ("rows", "i64"), ("pair_rows", "i64"), ("lanes", "i64"), ("pair_lanes", "i64"), ("ahead", "i64"))
+RUNS = (("to", "ptr"), ("deep", "i64"), ("beside", "i64"), ("apart", "i64"), ("piece", "i64"), ("source", "ptr"),
+        ("runs", "ptr"), ("number", "i64"), ("count", "i64"), ("k_stride", "i64"), ("k_table", "ptr"))
+PARAMETERS = (("to", "ptr"), ("apart", "i64"), ("piece", "i64"), ("height", "i64"), ("source", "ptr"), ("stride", "i64"),
+              ("pair", "i64"), ("rows", "i64"), ("pair_rows", "i64"), ("lanes", "i64"), ("pair_lanes", "i64"), ("ahead", "i64"))
+LIST = (("lines", "ptr"),)
+
+
+class Layout(NamedTuple):
+    """Where squares of 16 rows of 16 pairs go: bytes."""
+
+    deep: Value  # from DEPTH k to the next
+    beside: Value  # from LANES lines to the next
+    apart: Value  # from row to row of a square
+    piece: Value  # from a piece to the next one
+
+
+def registers_layout(pieces: int, registers: int) -> Layout:
+    """For a matrix unit, of which `registers` hold the lines: squares are whole."""
+    piece = registers * REGISTER_BYTES
+    return Layout(i64(pieces * piece), i64(REGISTER_BYTES), i64(REGISTER_BYTES // SIDE), i64(piece))
+
+
+def half_of(f: Function, left: Value) -> Value:
+    """How many pairs there are where so many k are left: their first halves are neighbours, and so are their second halves."""
+    half = f.binary("lshr", f.add(left, i64(1)), i64(1))
+    return f.minimum(half, i64(DEPTH // 2))
 
 
 def loads(pieces: int) -> tuple[int, int]:
@@ -45,7 +69,7 @@ def split(f: Function, low: Value, high: Value, pieces: int) -> list[Value]:
     """Vectors of pairs (piece of low[j], piece of high[j]), one for each piece."""
     found = []
     for number in range(pieces):
-        halves = unit.to_bfloat16(f, low, high)
+        halves = to_bfloat16(f, low, high)
         found.append(f.shuffle(halves, [j // 2 + LANES * (j % 2) for j in range(2 * LANES)]))
         if number < pieces - 1:
             low, high = (f.binary("fsub", x, back(f, halves, first)) for x, first in ((low, 0), (high, LANES)))
@@ -60,27 +84,30 @@ def back(f: Function, halves: Value, first: int) -> Value:
     return f.emit(f"bitcast {wide} to {numbers}", numbers)
 
 
-def split_function(module: Module, pieces: int, turned: bool) -> str:
-    """``piece p of (source[r, j], source[r, j + pair])`` to row r, lane j of a register at ``to + p * piece_stride``.
+def split_function(module: Module, pieces: int, turned: bool, listed: bool) -> str:
+    """``piece p of (source[r, j], source[r, j + pair])`` to row r, lane j of a square at ``to + p * piece``.
 
     turned: to row j, lane r
+    listed: rows are not `stride` elements apart, but begin at those of a list, which is one more argument
 
-    r < 16 and j < 16; rows are `stride` elements apart.  Beyond `rows`, `lanes` (of the pair: `pair_rows`, `pair_lanes`)
-    elements are zero and not read.  What lies `ahead` elements further is fetched for a later call.
+    r < height <= 16, which it is where squares are turned, and j < 16; rows are `stride` elements apart, and in the square
+    `apart` bytes.  Beyond `rows`, `lanes` (of the pair: `pair_rows`, `pair_lanes`) elements are zero and not read.  What lies
+    `ahead` elements further is fetched for a later call.
     """
-    name = f"pieces.split.{pieces}{'.turned' * turned}"
+    name = f"pieces.split.{pieces}{'.turned' * turned}{'.listed' * listed}"
     if name in module.functions:
         return name
-    f = module.function(name, PARAMETERS, attributes="noinline nounwind")
-    to, piece_stride, source, stride, pair, rows, pair_rows, lanes, pair_lanes, ahead = f.parameters
+    f = module.function(name, (*PARAMETERS, *LIST[:listed]), attributes="noinline nounwind")
+    to, apart, piece, height, source, stride, pair, rows, pair_rows, lanes, pair_lanes, ahead, *lists = f.parameters
     type_ = vector(LANES, "float")
-    least = f.minimum(f.minimum(rows, pair_rows), f.minimum(lanes, pair_lanes))
+    few_rows = f.compare("icmp slt", f.minimum(rows, pair_rows), height)
+    few_lanes = f.compare("icmp slt", f.minimum(lanes, pair_lanes), i64(LANES))
     partial, whole, done = f.label("partial"), f.label("whole"), f.label("end")
-    f.branch_if(f.compare("icmp slt", least, i64(SIDE)), partial, whole)
+    f.branch_if(f.binary("or", few_rows, few_lanes), partial, whole)
     for masked, label in ((True, partial), (False, whole)):
         f.block(label)
-        with f.loop(0, SIDE) as r:
-            line = f.offset(source, f.mul(r, stride), "float")
+        with f.loop(0, height) as r:
+            line = f.offset(source, f.load(f.offset(lists[0], r, "i64"), "i64") if lists else f.mul(r, stride), "float")
             found = []
             for place, most_rows, most_lanes in ((line, rows, lanes), (f.offset(line, pair, "float"), pair_rows, pair_lanes)):
                 f.prefetch(f.offset(place, ahead, "float"), locality=2)
@@ -89,62 +116,70 @@ def split_function(module: Module, pieces: int, turned: bool) -> str:
                     found.append(f.masked_load(place, type_, f.lane_mask(there, LANES)))
                 else:
                     found.append(f.load(place, type_))
-            row = f.offset(to, f.mul(r, i64(64)), "i8")
+            row = f.offset(to, f.mul(r, apart), "i8")
             for pair_of in split(f, found[0], found[1], pieces):
                 f.store(pair_of, row, align=64)
-                row = f.offset(row, piece_stride, "i8")
+                row = f.offset(row, piece, "i8")
         f.branch(done)
     f.block(done)
     if turned:
         with f.loop(0, pieces) as p:
-            turn(f, f.offset(to, f.mul(p, piece_stride), "i8"))
+            turn(f, f.offset(to, f.mul(p, piece), "i8"), apart)
     return name
 
 
-def turn(f: Function, register: Value) -> None:
-    """Exchanges rows and lanes of a register in memory."""
-    places = [f.offset(register, i64(64 * r), "i8") for r in range(SIDE)]
+def turn(f: Function, square: Value, apart: Value) -> None:
+    """Exchanges rows and lanes of a square in memory, whose rows are so many bytes apart."""
+    places = [f.offset(square, f.mul(i64(r), apart), "i8") for r in range(SIDE)]
     rows = [f.load(place, vector(LANES, "i32")) for place in places]
     for row, place in zip(transposed(f, rows), places, strict=True):
         f.store(row, place, align=64)
 
 
-def split_runs_function(module: Module, pieces: int, registers: int, step: int, table: bool, turned: bool) -> str:
-    """The same of lines across k that lie in memory in the pieces of `list_pieces`, all registers of a block of k.
+def split_runs_function(module: Module, pieces: int, step: int, table: bool) -> str:
+    """The same of lines across k that lie in memory in the pieces of `list_pieces`, all of a block of k.
 
-    Lane j of register t has line 16 t + j.  Arguments as of `pack_pieces`.
+    Lane j of square t has line 16 t + j.  Arguments are a Layout, and those of `pack_pieces`.
     """
-    name = f"pieces.runs.{pieces}.{registers}.{step}.{'t' if table else 'f'}{'.turned' * turned}"
+    name = f"pieces.runs.{pieces}.{step}.{'t' if table else 'f'}"
     if name in module.functions:
         return name
     f = module.function(name, RUNS, attributes="noinline nounwind")
-    to, source, runs, number, count, k_stride, k_table = f.parameters
-    deep, line_type = pieces * registers * REGISTER_BYTES, vector(LANES, "float")
-    blocks = f.binary("udiv", f.add(count, i64(DEPTH - 1)), i64(DEPTH))
+    to, deep, beside, apart, piece, source, runs, number, count, k_stride, k_table = f.parameters
+    line_type = vector(LANES, "float")
+    blocks, whole = (f.binary("udiv", n, i64(DEPTH)) for n in (f.add(count, i64(DEPTH - 1)), count))
     with f.loop(i64(0), number) as p:
         at, line, read, mask = open_piece(f, f.offset(runs, f.mul(p, i64(PIECE)), "i64"), source, "float", LANES, step)
-        register = f.mul(f.binary("lshr", at, i64(4)), i64(REGISTER_BYTES))
+        square = f.mul(f.binary("lshr", at, i64(4)), beside)
         lane = f.mul(f.binary("and", at, i64(LANES - 1)), i64(4))
-        first = f.offset(to, f.add(register, lane), "i8")
-        whole = f.binary("udiv", count, i64(DEPTH))
+        first = f.offset(to, f.add(square, lane), "i8")
+        half = half_of(f, f.sub(count, f.mul(whole, i64(DEPTH))))  # of the last, partial block
         for low, high, partial in ((i64(0), whole, False), (whole, blocks, True)):
             with f.loop(low, high) as q, f.loop(0, SIDE) as r:
-                found = []
-                for more in (0, SIDE):
-                    k = f.add(f.add(f.mul(q, i64(DEPTH)), r), i64(more))
+                found, start = [], f.mul(q, i64(DEPTH))
+                for more, end in ((i64(0), f.add(start, half)), (half if partial else i64(SIDE), count)):
+                    k = f.add(f.add(start, r), more)
                     there = f.minimum(k, f.sub(count, i64(1))) if partial else k
                     x = read(f.offset(line, k_offset(f, there, k_stride, k_table, table), "float"))
                     if partial:
-                        x = f.select(f.compare("icmp slt", k, count), x, Value("zeroinitializer", line_type))
+                        x = f.select(f.compare("icmp slt", k, end), x, Value("zeroinitializer", line_type))
                     found.append(x)
-                place = f.offset(f.offset(first, f.mul(q, i64(deep)), "i8"), f.mul(r, i64(64)), "i8")
+                place = f.offset(f.offset(first, f.mul(q, deep), "i8"), f.mul(r, apart), "i8")
                 for pair_of in split(f, found[0], found[1], pieces):
                     lanes = vector(LANES, "i32")
                     f.masked_store(f.emit(f"bitcast {pair_of} to {lanes}", lanes), place, mask)
-                    place = f.offset(place, i64(registers * REGISTER_BYTES), "i8")
-    if turned:
-        with f.loop(i64(0), f.mul(blocks, i64(pieces * registers))) as number:
-            turn(f, f.offset(to, f.mul(number, i64(REGISTER_BYTES)), "i8"))
+                    place = f.offset(place, piece, "i8")
+    return name
+
+
+def turn_function(module: Module) -> str:
+    """Exchanges rows and lanes of `number` squares one after the other."""
+    name = "pieces.turn"
+    if name not in module.functions:
+        f = module.function(name, (("to", "ptr"), ("number", "i64")), attributes="noinline nounwind")
+        to, number = f.parameters
+        with f.loop(i64(0), number) as square:
+            turn(f, f.offset(to, f.mul(square, i64(REGISTER_BYTES)), "i8"), i64(REGISTER_BYTES // SIDE))
     return name
 
 

@@ -15,6 +15,8 @@ from graphc.records import record, replace
 CACHE_FOLDER = "/sys/devices/system/cpu/cpu0/cache"  # where Linux tells
 PIECES = {"highest": 3, "high": 2, "medium": 1}  # that stand for a float32, by the precision of contractions
 
+SCARCE = {"znver4": 1}  # multiply-adds that begin in a cycle, where vectors are as wide as `describe` says
+
 
 @record(frozen=True)
 class Target:
@@ -29,12 +31,27 @@ class Target:
     l1_bytes: int
     l2_bytes: int  # per core
     l3_bytes: int
-    pieces: int = 0  # bfloat16 numbers that stand for a float32 where a matrix unit multiplies them; 0: none does
+    pieces: int = 0  # bfloat16 numbers that stand for a float32 in contractions; 0: float32 is multiplied as it is
 
     @property
     def has_lookups(self) -> bool:
         """Whether 16 float32 numbers are found in a table of 32 by one instruction."""
         return self.vector_bytes == 64 and self._has("avx512f")
+
+    @property
+    def has_matrix_unit(self) -> bool:
+        """Whether matrix registers multiply bfloat16, if the system keeps them for a process."""
+        return self.vector_bytes == 64 and all(map(self._has, ("amx-tile", "amx-bf16", "avx512bf16")))
+
+    @property
+    def has_pairs(self) -> bool:
+        """Whether vectors multiply pairs of bfloat16 as fast as float32 numbers; beside a matrix unit they are not needed."""
+        return self.vector_bytes == 64 and self._has("avx512bf16") and not self.has_matrix_unit
+
+    @property
+    def multiply_adds(self) -> int:
+        """Vectors of multiply-adds that a core begins in a cycle, of float32 or of pairs: most processors begin two."""
+        return SCARCE.get(self.cpu, 2)
 
     @property
     def has_fma(self) -> bool:
@@ -95,28 +112,37 @@ def describe(triple: str, cpu: str, features: str, caches: tuple[int, int, int] 
         width, registers, masks = 16, 32 if "v" in has else 8, False  # without vectors four numbers are four registers
     else:
         width, registers, masks = 16, 16, False
-    return Target(triple, cpu, features, width, registers, masks, *(caches or cache_sizes()),
-                  pieces=PIECES["highest"] if masks and {"amx-tile", "amx-bf16", "avx512bf16"} <= has else 0)
+    target = Target(triple, cpu, features, width, registers, masks, *(caches or cache_sizes()))
+    return replace(target, pieces=PIECES["highest"] if target.has_matrix_unit else 0)
 
 
 @lru_cache(maxsize=len(PIECES))
 def host(precision: str = "highest") -> Target:
     """The machine that runs this process, for contractions of float32 of this precision ("highest", "high" or "medium").
 
-    With its matrix unit where the precision is lower, unless GRAPHC_MATRIX_UNIT is 0; for the highest only where that is 1:
-    a core that is shared with other work slows a matrix unit to a third, and vectors to three quarters, so who has cores to
-    himself says so.
+    With what multiplies bfloat16 where the precision is lower, unless GRAPHC_MATRIX_UNIT is 0; for the highest, which a matrix
+    unit can do as well, only where that is 1: a core that is shared with other work slows a matrix unit to a third, and vectors
+    to three quarters, so who has cores to himself says so.
     """
     import llvmlite.binding as llvm
 
     features = llvm.get_host_cpu_features().flatten()
-    target = describe(llvm.get_process_triple(), llvm.get_host_cpu_name(), features)
+    target = replace(describe(llvm.get_process_triple(), llvm.get_host_cpu_name(), features), pieces=0)
     said = os.environ.get("GRAPHC_MATRIX_UNIT")
     wanted = said == "1" if precision == "highest" else said != "0"
-    return with_matrix_unit(target, precision) if wanted else replace(target, pieces=0)
+    if not wanted:
+        return target
+    return with_matrix_unit(target, precision) if target.has_matrix_unit else with_pairs(target, precision)
 
 
 def with_matrix_unit(target: Target, precision: str = "highest") -> Target:
     """The same machine with its matrix unit, if it has one that this process may use."""
-    there = describe(target.triple, target.cpu, target.features).pieces > 0
-    return replace(target, pieces=PIECES[precision] if there and permitted() else 0)
+    return replace(target, pieces=PIECES[precision] if target.has_matrix_unit and permitted() else 0)
+
+
+def with_pairs(target: Target, precision: str = "medium") -> Target:
+    """The same machine with vectors that multiply pairs of bfloat16, if it has them.
+
+    They multiply one piece of each number twice as fast as float32; three products of two pieces would take longer than that.
+    """
+    return replace(target, pieces=1 if target.has_pairs and PIECES[precision] == 1 else 0)

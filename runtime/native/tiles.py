@@ -279,7 +279,7 @@ class TileLoops(PackedOperands):
             sums = (start, width * SIZES[self.c.dtype])
             streams = [sums, *((f.select(last, address, start), f.select(last, i64(stride_), i64(sums[1])))
                                for address, stride_ in fetched)]
-        arguments = [a, b, start, stride, result, result_stride, count, accumulate, tail, a_table, b_table,
+        arguments = [a, b, start, stride, result, result_stride, self.steps(count), accumulate, tail, a_table, b_table,
                      self.stream_table(streams), columns if g.pack_b else i64(g.b_k or 0)]
         function = self.choose_function(height, columns, len(streams))
         f.do(f"call void {function}({', '.join(map(str, arguments))})")
@@ -320,6 +320,10 @@ class TileLoops(PackedOperands):
         if len(chosen) == 1:
             return chosen[0].name
         return f.select(f.compare("icmp eq", height, i64(heights[0])), chosen[0], chosen[1]).name
+
+    def steps(self, count: Value) -> Value:
+        """Of a micro-kernel that sums so many k."""
+        return count
 
     def kernel(self, height: int, vectors: int, streams: int) -> str:
         return tile_function(self.f.module, self.target, self.micro(height, vectors, streams))
