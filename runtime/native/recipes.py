@@ -132,8 +132,8 @@ class Recipes:
     def _expand(self, key: Key) -> Step:
         node, indices, guard = key
         if node in self.memory:
-            place = self.memory[node].place(indices)
-            return Step(Action.LOAD, node, base=node, place=narrowed(place, guard) if guard else place, guard=guard)
+            at = self.memory[node].place(indices)
+            return Step(Action.LOAD, node, base=node, place=narrowed(at, guard) if guard else at, guard=guard)
         if node in self.folded:
             if linear(indices, node.shape) != self.folded[node]:
                 raise LoweringError(f"{node!r} is read at {linear(indices, node.shape)}, not at its own position "
