@@ -12,6 +12,7 @@ from math import prod
 import numpy as np
 
 from graphc.ir import SMALL, Graph, Node, inherit, make, make_like, rebuild, transform
+from graphc.labels import labels_of
 from graphc.op import REGISTRY, Kind, Moves, Op
 from graphc.ops.contractions import contract
 from graphc.ops.elementwise import cast
@@ -309,12 +310,29 @@ def absorb_permutes(node: Node) -> Node | None:
     return contract(Tensor(operands[0]), Tensor(operands[1]), labels[0], labels[1], out).node
 
 
+def drop_ones(node: Node) -> Node | None:
+    """A contraction without its labels of size 1, beside others of their group: the last label of a result says how it lies."""
+    groups = labels_of(node.attributes["spec"])
+    operands, out = node.attributes["spec"].split("->")
+    sizes = {label: size for labels, i in zip(operands.split(","), node.inputs, strict=True)
+             for label, size in zip(labels, i.shape, strict=True)}
+    ones: set[str] = set()
+    for group in (groups.batch, groups.m, groups.n, groups.k):
+        found = {label for label in group if sizes[label] == 1}
+        ones |= found if len(found) < len(group) else set()
+    if not ones:
+        return None
+    kept = ["".join(label for label in labels if label not in ones) for labels in (*operands.split(","), out)]
+    a, b = (reshape(Tensor(i), tuple(sizes[label] for label in labels)) for i, labels in zip(node.inputs, kept, strict=False))
+    return reshape(contract(a, b, *kept), node.shape).node
+
+
 # What may apply to a node of each kind, in this order.
 OTHERS = (simplify_by_rules,)
 ATTEMPTS = {
     Kind.MAP: (fold_constant, sink_expands, simplify_cast, fold_chain, simplify_by_rules),
     Kind.VIEW: (fold_constant, simplify_view, simplify_by_rules),
     Kind.REDUCE: (fold_constant, simplify_sum, simplify_by_rules),
-    Kind.CONTRACT: (fold_constant, absorb_permutes, simplify_by_rules),
+    Kind.CONTRACT: (fold_constant, absorb_permutes, drop_ones, simplify_by_rules),
     Kind.GATHER: (fold_constant, simplify_by_rules),
 }
