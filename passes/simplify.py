@@ -311,13 +311,13 @@ def absorb_permutes(node: Node) -> Node | None:
 
 
 def drop_ones(node: Node) -> Node | None:
-    """A contraction without its labels of size 1, beside others of their group: the last label of a result says how it lies."""
+    """A contraction without labels of size 1, but for those that are alone: the last label of a result says how that lies."""
     groups = labels_of(node.attributes["spec"])
     operands, out = node.attributes["spec"].split("->")
     sizes = {label: size for labels, i in zip(operands.split(","), node.inputs, strict=True)
              for label, size in zip(labels, i.shape, strict=True)}
-    ones: set[str] = set()
-    for group in (groups.batch, groups.m, groups.n, groups.k):
+    ones = {label for label in groups.batch if sizes[label] == 1}
+    for group in (groups.m, groups.n, groups.k):
         found = {label for label in group if sizes[label] == 1}
         ones |= found if len(found) < len(group) else set()
     if not ones:
