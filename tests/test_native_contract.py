@@ -55,6 +55,11 @@ def targets() -> dict[str, Target]:
 TARGETS = targets()
 
 
+def two_a_cycle(target: Target) -> Target:
+    """The same machine with two multiply-adds in a cycle."""
+    return replace(target, cpu="skylake-avx512") if target.vector_bytes == 64 else target
+
+
 def matrix_strides(rows: int, columns: int, transposed: bool) -> tuple[int, int]:
     return (1, rows) if transposed else (columns, 1)
 
@@ -544,7 +549,7 @@ BEYOND_CACHES: list[tuple[Contraction, int, dict[str, object]]] = [
 @pytest.mark.parametrize("name", TARGETS)
 def test_operands_beyond_the_caches(name: str) -> None:
     for l2, group in itertools.groupby(BEYOND_CACHES, lambda one: one[1]):
-        target = replace(TARGETS[name], l1_bytes=48 << 10, l2_bytes=l2 << 10)
+        target = replace(two_a_cycle(TARGETS[name]), l1_bytes=48 << 10, l2_bytes=l2 << 10)
         cases = []
         for c, _, decided in group:
             if target.vector_bytes == 64:
@@ -564,7 +569,7 @@ EXCHANGED = [matmul(302, 50, 328, a=True), matmul(48, 131, 200, b=True, batch=2)
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_exchanged_operands(name: str) -> None:
-    target = TARGETS[name]
+    target = two_a_cycle(TARGETS[name])
     if target.vector_bytes == 64:
         assert all(choose_road(c, target, True, (False, False)).turned for c in EXCHANGED)
         assert sum(choose_road(c, target, False, (False, False)).turned for c in EXCHANGED) >= 5

@@ -15,7 +15,6 @@ from graphc.runtime.native.microkernel import most_rows
 from graphc.runtime.native.operands import (
     FAR_DEPTH,
     LINE,
-    PERIOD,
     SCANT_ROWS,
     SHALLOW,
     SQUARE,
@@ -30,16 +29,19 @@ from graphc.runtime.native.operands import (
     extent_of,
     lies_along,
     listed,
+    most_in_set,
     packs_a,
     packs_b,
     passing_depth,
     rows_of,
+    share_sets,
     spans_much,
     stacks,
     stays_the_same,
     stretch_of,
     sums_of,
     usual_depth,
+    ways,
 )
 from graphc.runtime.native.packing import PIECE
 from graphc.runtime.native.sharing import MOST_BALANCED
@@ -88,10 +90,12 @@ def choose_blocking(c: Contraction, target: Target, plain: bool, loads: tuple[bo
     thin = 0 if paired else passing_depth(extent, rows, sums, itemsize, target, loads, overlap)
     tiles = choose_tiles(extent, rows, sums, itemsize, target, loads, overlap, thin, packed)
     thin_blocks = max(1, round(sums.k_inner / thin)) if thin else 0
-    if thin_blocks > 1 and rows.c_row * itemsize % LINE != 0:  # added to many times, in lines that threads share
+    crowded = share_sets(rows.c_row, itemsize) and tiles.height > ways(target)
+    if thin_blocks > 1 and (crowded or rows.c_row * itemsize % LINE != 0):  # added to many times, in lines that threads share
         rows = replace(rows, direct=False)
     deep = 0 if thin else deepest(extent, sums, tiles, itemsize, target)
-    depth = choose_depth(sums, math.prod(size for size, _ in sums.a_k_outer), thin_blocks, deep, packed, tiles.pack_b)
+    depth = choose_depth(sums, math.prod(size for size, _ in sums.a_k_outer), thin_blocks, deep, packed,
+                         target if tiles.pack_b else None)
     large_b = spans_much(extent, sums, itemsize, tiles.stretch) and not thin
     by_lines = not loads[1] and adjacent(extent.b_n)
     blocks = choose_blocks(extent, rows, tiles, depth, itemsize, packed, target, large_b, by_lines, whole_rows, thin)
@@ -158,15 +162,16 @@ def choose_tiles(extent: Extent, rows: Rows, sums: Sums, itemsize: int, target: 
     large_b = not pack_b and spans_much(extent, sums, itemsize, stretch)
     few_rows = segment <= (2 * most_rows(target, 2) if large_b else SCANT_ROWS)
     if thin and segment > most_rows(target, 2):  # tall tiles read a block of B less often
-        most_vectors = 2
+        again = share_sets(sums.b_k or 0, itemsize)  # and what a set does not hold is read again
+        most_vectors = 3 if again and segment <= 2 * most_rows(target, 3) else 2
     elif not pack_b and few_rows:  # few tiles read all of B: one or two if possible
         most_vectors = vectors_beside(segment, target, crooked(sums, itemsize), most_vectors)
-    depth = usual_depth(sums, packed, pack_b)
+    depth = usual_depth(sums, packed, target if pack_b else None)
     panels, vectors, wide = split_evenly(total_vectors, most_vectors)
     least = MANY_SUMS if rows.direct and extent.m * extent.n * sums.k_inner >= LONG else LEAST_SUMS
     segment_tiles, height, tall = split_rows_of(segment, vectors, depth * lanes * packed, target, least)
     unequal = tall or crooked(sums, itemsize)
-    in_one_set = itemsize >= WIDE and sums.a_k == 1 and rows.a_row * itemsize % PERIOD == 0  # tall tiles would be copied
+    in_one_set = itemsize >= WIDE and sums.a_k == 1 and share_sets(rows.a_row, itemsize)  # tall tiles would be copied
     taller = unequal and not in_one_set and not pack_b and not few_rows
     if taller and vectors > 2 and panels > 2 and sums.k_inner > SHALLOW:
         panels, vectors, wide = split_evenly(total_vectors, 2)  # taller tiles read B less often
@@ -178,16 +183,20 @@ def choose_tiles(extent: Extent, rows: Rows, sums: Sums, itemsize: int, target: 
         panels, vectors, wide = math.ceil(total_vectors / 2), 2, 0
         segment_tiles, height, _ = split_evenly(segment, OVERLAPPED_ROWS)
         tall = 0
-    several = 1 if large_b else panels * stretches  # that share a packed tile
-    pack_a = paired or packs_a(extent, rows, sums, itemsize, height, several, loads[0])
+    several = 1 if large_b and not thin else panels * stretches  # that share a packed tile
+    pack_a = paired or packs_a(extent, rows, sums, itemsize, height, several, loads[0], target)
     if stays_the_same(extent)[0] and segments * segment_tiles < panels * stretches:  # packed once for all members of the batch
         touched = bytes_touched_of_a(extent, sums, itemsize)
         pack_a |= touched > target.l1_bytes // 2 and (sums.a_k is None or touched > 2 * extent.m * sums.k_inner * itemsize)
+    if sums.a_k == 1 and share_sets(rows.a_row, itemsize) and height > most_in_set(target) and not (pack_a or overlap):
+        segment_tiles, height, tall = split_evenly(segment, ways(target))  # rows would drive out each other
+    masked = (stretch or extent.n) % lanes != 0 and target.has_masks and (rows.direct or not pack_b) and not overlap
+    alone = not (stretch or paired) and (panels == 1 or wide == panels - 1)  # the last panel has a micro-kernel of its own
+    half = lanes // 2 if masked and alone and target.multiply_adds == 1 and 0 < extent.n % lanes <= lanes // 2 else 0
     return Tiles(pack_a=pack_a, pack_b=pack_b,
                  segment_tiles=segment_tiles, row_tiles=segments * segment_tiles, height=height, tall=tall,
                  panels=panels * stretches, vectors=vectors, wide=wide, overlapped=overlap, stretch=stretch,
-                 stretch_panels=panels if stretch else 0, stacked=stacked,
-                 masked=(stretch or extent.n) % lanes != 0 and target.has_masks and (rows.direct or not pack_b) and not overlap)
+                 stretch_panels=panels if stretch else 0, stacked=stacked, masked=masked, narrow=half)
 
 
 def split_rows_of(segment: int, vectors: int, column: int, target: Target, least: int) -> tuple[int, int, int]:
@@ -225,13 +234,13 @@ def deepest(extent: Extent, sums: Sums, t: Tiles, itemsize: int, target: Target)
     return min(DEEP, target.l2_bytes // DEEP_SHARE // (t.panels * t.vectors * extent.lanes * itemsize))
 
 
-def choose_depth(sums: Sums, k_outer: int, thin_blocks: int, deep: int, itemsize: int, packed: bool) -> Depth:
+def choose_depth(sums: Sums, k_outer: int, thin_blocks: int, deep: int, itemsize: int, packed_for: Target | None) -> Depth:
     if thin_blocks:
         blocks = thin_blocks
-    elif deep > depths(itemsize, packed)[-1]:
+    elif deep > depths(itemsize, packed_for)[-1]:
         blocks = math.ceil(sums.k_inner / deep)
     else:
-        _, most, limit = depths(itemsize, packed)
+        _, most, limit = depths(itemsize, packed_for)
         blocks = 1 if sums.k_inner <= limit else math.ceil(sums.k_inner / most)
     size = math.ceil(sums.k_inner / blocks)
     a_run, b_run = run(sums.a_inner), run(sums.b_inner)

@@ -27,6 +27,7 @@ class Tiles:
     wide: int  # this many panels have `vectors` registers, the others one less; 0: all are equal
     masked: bool
     overlapped: bool  # a tile is finished while the next one is summed
+    narrow: int = 0  # lanes of the last vector of the last panel, where half a register takes half the time; else 0
     stretch: int = 0  # columns that are neighbours in B, over and over, where panels end with them; 0: they do not
     stretch_panels: int = 0  # of each
     stacked: int = 0  # elements between stretches in B, where each vector of a tile is one; else 0

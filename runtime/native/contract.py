@@ -110,9 +110,12 @@ def cost(c: Contraction, g: Blocking, plain: bool, turned: bool, dots: bool, tar
     m, n, k, masks = g.m, g.n, math.prod(c.k), target.has_masks
     steps = math.ceil(g.k_in_block / 2) * g.k_blocks if g.pairs else k
     if dots:
-        total = m * k * (n + 1) / (rate * g.lanes) + 3 * m * n + (0 if dot_columns_in_place(c) else 1.3 * n * k)
+        total = m * k * (n + 1) / (rate * g.lanes) + (2 if plain and in_one_piece(c) else 3) * m * n
+        total += 0 if dot_columns_in_place(c) else 1.3 * n * k
     else:
-        vectors = n // g.stretch * math.ceil(g.stretch / g.lanes) if g.stretch else math.ceil(n / g.lanes)
+        # what overlaps has whole vectors, and is worth more than half of one; beside no other vector broadcasts take the time
+        narrow = 0.5 if g.narrow and n > g.lanes and not overlap else 0
+        vectors = n // g.stretch * math.ceil(g.stretch / g.lanes) if g.stretch else math.ceil(n / g.lanes) - narrow
         sums = g.height * g.vectors
         slower = max(1, 8 / sums)
         if g.stretch:  # vectors that do not begin at lines are two loads
@@ -169,7 +172,7 @@ def choose_road(c: Contraction, target: Target, plain: bool, loads: tuple[bool, 
         g = blocking_of(turned, False, False)
         dots = not g.empty and 0 not in c.k and not any(loads) and dots_fit(d, target)
         if whole_rows and turned:  # the columns are rows by then: all of them in one tile
-            dots = dots and g.m <= dot_rows(g.m, g.n, target)
+            dots = dots and g.m <= rows_of_dots(g, SIZES[c.dtype], target)
         if dots:
             choices.append((cost(d, g, plain, turned, True, target, overlap), turned, True))
         near = plain and g.n * g.k_inner * SIZES[c.dtype] <= target.l2_bytes
@@ -198,7 +201,8 @@ def choose_road(c: Contraction, target: Target, plain: bool, loads: tuple[bool, 
         return Road(False, False, g, along.scratch_bytes, along.rows, along.scratch_bytes, along)
     if not dots:
         return tiled_road(c, blocking, turned, plain)
-    rows, itemsize = dot_rows(blocking.m, blocking.n, target), SIZES[c.dtype]
+    itemsize = SIZES[c.dtype]
+    rows = rows_of_dots(blocking, itemsize, target)
     used = align(rows * blocking.n * itemsize)
     if not dot_columns_in_place(d):
         used += align(blocking.n * math.prod(d.k) * itemsize)
@@ -236,7 +240,7 @@ def tile_parts(c: Contraction, target: Target, *, load_a: bool = False, load_b: 
     if road.correlation is not None:
         return road.correlation.row_tiles, road.correlation.blocks
     g = road.blocking
-    rows, columns = (-(-g.m // dot_rows(g.m, g.n, target)), 1) if road.dots else (g.row_tiles, g.panels)
+    rows, columns = (-(-g.m // rows_of_dots(g, SIZES[c.dtype], target)), 1) if road.dots else (g.row_tiles, g.panels)
     if g.gathers_rows:
         columns = 1
     return (columns, rows) if road.turned else (rows, columns)
@@ -292,6 +296,9 @@ def emit_contraction(f: Function, target: Target, c: Contraction, a: Value, b: V
         if finish is not None:
             finish = turned_back(finish, c.dtype, road, f.offset(scratch, i64(road.turned_offset), "i8"), target)
     if finish is None:
+        if road.dots and in_one_piece(c):
+            emit_dots(f, target, c, road.blocking, a, b, scratch, thread, threads, None, to)
+            return False
         if road.dots and road.blocking.n == 1:  # a column of results is stored as a row
             finish = turned_back(store_to(to, swapped(c), target), c.dtype, road, scratch, target)
         elif road.dots or not road.blocking.direct:
@@ -331,12 +338,25 @@ def turned_back(finish: Finish, dtype: str, road: Road, memory: Value, target: T
     return turn
 
 
+def rows_of_dots(g: Blocking, itemsize: int, target: Target) -> int:
+    """Rows of a tile of dot products."""
+    return dot_rows(g.m, g.n, (g.a_m[0][1] if g.a_m else 0) * itemsize, target)
+
+
+def in_one_piece(c: Contraction) -> bool:
+    """Whether rows of the result with all their columns follow each other in memory."""
+    return merge((*c.m, *c.n), (*c.c_m, *c.c_n)) in ((), ((math.prod(c.m) * math.prod(c.n), 1),))
+
+
 def emit_dots(f: Function, target: Target, c: Contraction, g: Blocking, a: Value, b: Value, scratch: Value,
-              thread: Value, threads: Value, finish: Finish) -> None:
-    """The loops of a contraction as dot products: tiles of rows, all the columns at once."""
+              thread: Value, threads: Value, finish: Finish | None, result: Value | None = None) -> None:
+    """The loops of a contraction as dot products: tiles of rows, all the columns at once.
+
+    Without a finish they are stored at `result`, where each member's results are in one piece.
+    """
     k = math.prod(c.k)
-    rows = dot_rows(g.m, g.n, target)
     a_row = g.a_m[0][1] if g.a_m else 0
+    rows = rows_of_dots(g, SIZES[c.dtype], target)
     in_place = dot_columns_in_place(c)
     b_column = (g.b_n[0][1] if g.b_n else 0) if in_place else k
     packed = f.offset(scratch, i64(align(rows * g.n * SIZES[c.dtype])), "i8")
@@ -357,8 +377,14 @@ def emit_dots(f: Function, target: Target, c: Contraction, g: Blocking, a: Value
             start = f.mul(tile, i64(rows))
             begin = start if g.m % rows == 0 else f.minimum(start, i64(g.m - rows))  # the last tile may overlap
             skipped = f.sub(start, begin)
-            f.call(name, [f.offset(first, f.mul(begin, i64(a_row)), c.dtype), columns, scratch])
-            finish(f, Tile(f.offset(scratch, f.mul(skipped, i64(g.n)), c.dtype), g.n, f.sub(i64(rows), skipped),
-                           i64(g.n), start, i64(0), batch, tile, i64(0), g.n))
+            operands = f.offset(first, f.mul(begin, i64(a_row)), c.dtype), columns
+            if finish is None:
+                assert result is not None
+                place = f.add(flat_offset(f, batch, g.c_batch), f.mul(begin, i64(g.n)))
+                f.call(name, [*operands, f.offset(result, place, c.dtype)])
+            else:
+                f.call(name, [*operands, scratch])
+                finish(f, Tile(f.offset(scratch, f.mul(skipped, i64(g.n)), c.dtype), g.n, f.sub(i64(rows), skipped),
+                               i64(g.n), start, i64(0), batch, tile, i64(0), g.n))
 
     spread(f, g.batch, -(-g.m // rows), thread, threads, item)

@@ -7,7 +7,7 @@ result.  Each sum has a fixed number of partial sums, one per lane, added in a f
 from __future__ import annotations
 
 from graphc.runtime.native.emit import Carried, Function
-from graphc.runtime.native.microkernel import multiply_add, plus
+from graphc.runtime.native.microkernel import PERIOD, multiply_add, plus
 from graphc.runtime.native.target import Target
 from graphc.runtime.native.values import Value, i64, vector
 
@@ -33,9 +33,17 @@ class DotTile:
         return 8 if sums == 1 else 4 if sums <= 2 else 2 if sums <= 4 else 1
 
 
-def dot_rows(m: int, n: int, target: Target) -> int:
-    """Rows of a tile: enough sums at a time to hide the latency of multiply-add, and no more rows than there are."""
-    return max(1, min(m, target.registers // 2 // n))
+def dot_rows(m: int, n: int, stride: int, target: Target) -> int:
+    """Rows of a tile: enough sums at a time to hide the latency of multiply-add, and no more rows than there are.
+
+    stride: bytes between rows.  Where they share a set of the cache, a vector that lies in two lines would find the first
+    one driven out by other rows.
+    """
+    rows = target.registers // 2 // n
+    ways = max(1, target.l1_bytes // PERIOD * 2 // 3)
+    if stride % PERIOD == 0 and rows > ways:
+        rows = 1 << ways.bit_length() - 1
+    return max(1, min(m, rows))
 
 
 def summed(f: Function, sums: list[Value]) -> Value:

@@ -6,7 +6,7 @@ A micro-kernel is an internal function shared by every contraction of a module w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from graphc.runtime.native.bfloat16 import multiply_add_pairs
 from graphc.runtime.native.emit import Carried, Function, Module
@@ -25,10 +25,15 @@ class TileShape(NamedTuple):
     rows: int
     vectors: int
     lanes: int
+    last: int = 0  # lanes of the last vector of a row, where it is half a register; else 0
 
     @property
     def columns(self) -> int:
         return self.vectors * self.lanes
+
+    def width(self, vector: int) -> int:
+        """Lanes of a vector of a row."""
+        return self.last if self.last and vector == self.vectors - 1 else self.lanes
 
 
 class MicroKernel(NamedTuple):
@@ -56,7 +61,8 @@ class MicroKernel(NamedTuple):
     @property
     def name(self) -> str:
         t = self.tile
-        parts = [t.dtype, f"{t.rows}x{t.vectors}x{t.lanes}", self.a_row, self.a_k, "g" if self.given else self.b_k,
+        parts = [t.dtype, f"{t.rows}x{t.vectors}x{t.lanes}" + "h" * (t.last > 0), self.a_row, self.a_k,
+                 "g" if self.given else self.b_k,
                  ("m" if self.masked else "f") + "a" * self.accumulates + "s" * self.streamed + f"{self.streams}"
                  + f"e{self.spacing}" * (self.streams > 0 and self.spacing != SPACING)
                  + f"v{self.b_apart}.{self.apart}" * (self.b_apart > 0) + "p" * self.past + "w" * self.paired]
@@ -69,9 +75,13 @@ PARAMETERS = (
     ("streams", "ptr"), ("b_k", "i64"),
 )
 
-# k between the prefetch of a line of B and its use: fewer than a cache set has ways, for one set may hold them all
-LINES_AHEAD = 8
-CACHE_LINE = 64
+LINES_AHEAD, LINES_IN_USE = 8, 4  # the most k between the prefetch of a line of B and its use; lines of a set left for others
+CACHE_LINE, PERIOD = 64, 4096  # bytes of a line, and between lines that may share a set of the first-level cache
+
+
+def lines_ahead(target: Target) -> int:
+    """k between the prefetch of a line of B and its use: fewer than a cache set has ways, for one set may hold them all."""
+    return max(2, min(LINES_AHEAD, target.l1_bytes // PERIOD - LINES_IN_USE))
 
 
 def multiply_add(function: Function, target: Target, a: Value, b: Value, c: Value) -> Value:
@@ -106,7 +116,7 @@ def tile_function(module: Module, target: Target, kernel: MicroKernel) -> str:
     tile = kernel.tile
     f = module.function(name, PARAMETERS, attributes="noinline nounwind")
     a, b, start, start_stride, out, out_stride, count, accumulate, tail, a_table, b_table, streams, b_k = f.parameters
-    mask = f.lane_mask(tail, tile.lanes) if kernel.masked else None
+    mask = f.lane_mask(tail, tile.width(tile.vectors - 1)) if kernel.masked else None
     walk = Walk(f, target, kernel, a, b, a_table, b_table, count, mask, b_k if kernel.given else None)
     sums = sums_beside(walk, streams) if kernel.streams else walk.all()
     write_sums(f, kernel, sums, accumulate, start, start_stride, out, out_stride, mask)
@@ -150,21 +160,23 @@ class Walk:
     def products(self, a: Value, b: Value, sums: Sequence[Value]) -> list[Value]:
         """The sums with the products of one k, whose first elements are at `a` and `b`."""
         f, kernel, tile, width = self.f, self.kernel, self.kernel.tile, self.kernel.tile.lanes
-        columns = [read(f, f.offset(b, i64(v * (kernel.b_apart or width)), tile.dtype), vector(width, tile.dtype),
+        columns = [read(f, f.offset(b, i64(v * (kernel.b_apart or width)), tile.dtype), vector(tile.width(v), tile.dtype),
                         self.mask if kernel.b_apart or v == tile.vectors - 1 else None) for v in range(tile.vectors)]
         step = self.steps[0]
         if kernel.streamed and step:  # a row that begins inside a line shares its first one with the panel before
-            ahead = f.offset(b, f.mul(step, i64(LINES_AHEAD)), "i8")
+            ahead = f.offset(b, f.mul(step, i64(lines_ahead(self.target))), "i8")
             for line in range(0, tile.columns * SIZES[tile.dtype], CACHE_LINE):
                 f.prefetch(f.offset(ahead, i64(line + CACHE_LINE - 1), "i8"))
         result, in_memory = list(sums), rows_in_memory(self.target, tile)
 
-        def add(r: int, vectors: Iterable[int]) -> None:
-            one = f.broadcast(f.load(f.offset(a, i64(r * kernel.a_row), tile.dtype), tile.dtype), width)
+        def add(r: int, vectors: Sequence[int]) -> None:
+            one = f.load(f.offset(a, i64(r * kernel.a_row), tile.dtype), tile.dtype)
+            ones = {w: f.broadcast(one, w) for w in dict.fromkeys(tile.width(v) for v in vectors)}
             for v in vectors:
                 place = r * tile.vectors + v
-                result[place] = (multiply_add_pairs(f, columns[v], one, result[place]) if kernel.paired else
-                                 multiply_add(f, self.target, one, columns[v], result[place]))
+                each = ones[tile.width(v)]
+                result[place] = (multiply_add_pairs(f, columns[v], each, result[place]) if kernel.paired else
+                                 multiply_add(f, self.target, each, columns[v], result[place]))
 
         for r in range(tile.rows):
             add(r, [0] if r in in_memory else range(tile.vectors))
@@ -233,15 +245,15 @@ class Walk:
         return self.sums(now)
 
 
-def fetch_to_write(f: Function, row: Value, size: int) -> None:
-    """Fetch the lines of a piece of a row, to be written.
+def fetch_to_write(f: Function, row: Value, size: int, near: bool = True) -> None:
+    """Fetch the lines of a piece of a row, to be written; else into the second-level cache, where it is not to be `near`.
 
     Each to its last byte: where a row begins inside a line, its first line was fetched for the piece before it, and it is
     the last one that would be waited for.
     """
     first = min(size, CACHE_LINE) - 1
     for end in range(first, size, CACHE_LINE):
-        f.prefetch(f.offset(row, i64(end), "i8"), write=True)
+        f.prefetch(f.offset(row, i64(end), "i8"), write=near, locality=3 if near else 2)
 
 
 def sums_beside(walk: Walk, streams: Value) -> list[Value]:
@@ -271,7 +283,7 @@ def rows_in_memory(target: Target, tile: TileShape) -> range:
 
 
 def no_sums(tile: TileShape) -> list[Value]:
-    return [Value("zeroinitializer", vector(tile.lanes, tile.dtype))] * (tile.rows * tile.vectors)
+    return [Value("zeroinitializer", vector(tile.width(v), tile.dtype)) for v in range(tile.vectors)] * tile.rows
 
 
 def write_sums(f: Function, kernel: MicroKernel, sums: Sequence[Value], accumulate: Value, start: Value,

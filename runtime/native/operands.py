@@ -10,7 +10,7 @@ import math
 from functools import lru_cache
 
 from graphc.runtime.native.axes import Axes, Contraction, adjacent, merge, merge_all, offsets, pieces_run
-from graphc.runtime.native.microkernel import most_rows
+from graphc.runtime.native.microkernel import PERIOD, most_rows
 from graphc.runtime.native.target import Target
 
 from graphc.records import record
@@ -23,6 +23,7 @@ WIDE_DEPTH, WIDE_MOST, WIDE_LIMIT = 192, 216, 224
 WIDE_PACKED_DEPTH, WIDE_PACKED_MOST, WIDE_PACKED_LIMIT = 128, 136, 144  # where panels of B stream past it
 SCANT_ROWS, THIN_ROWS = 4, 64  # rows that are less than few; so few read a B from beyond the second-level cache once
 BEYOND, FAR = 0.5, 4.0  # second-level caches: few rows read so large a B once; it is far away
+FAR_SHARE = 0.25  # of the third-level cache: a B of more is so far away that even one tile waits for it
 THIN_DEPTH, FAR_DEPTH = 64, 32  # k of the blocks in which few rows read a large B, and where the next one is fetched beside
 UNPACKED_BYTES = 256 << 10  # a block of an operand that spans no more than this is used where it is
 LEAST_PASSING = 96  # k of each of a batch's products that is worth fetching in blocks
@@ -30,7 +31,8 @@ LINE = 64  # bytes of a line of the cache
 MANY_ROWS = 128  # so many use B: copying it pays where its rows begin inside lines, or where columns of A are neighbours
 SHALLOW = 8  # up to so many k it is the result that takes time: long pieces of its rows, and nothing is copied
 REREAD_SHARE = 0.4  # of the second-level cache: so much of A is rather read anew for every panel of B than B copied
-UNFORESEEN, PERIOD = 1024, 4096  # bytes between lines from which no processor foresees them, and at which they share a set
+UNFORESEEN = 1024  # bytes between lines from which no processor foresees them
+SPARE_WAYS = 2  # more lines of one set than it has ways cost little: the next level keeps up
 NARROW = 0.15  # more time that tiles of one vector take, which load for each multiply-add
 PIECE_COST = 6  # cycles to copy a vector of a row of an image, which seldom begins at a line
 TABLE_LIMIT = 4096  # offsets in one table of k offsets
@@ -150,20 +152,24 @@ def listed(k: int | None, axes: Axes, run: int, load: bool, target: Target) -> b
     return k == 1 or (run > 0 and run % SQUARE == 0)
 
 
-def depths(itemsize: int, packed: bool) -> tuple[int, int, int]:
-    """(k that a block usually has, the most where a sum is cut into equal blocks, the most of a sum that is not cut)."""
+def depths(itemsize: int, packed_for: Target | None = None) -> tuple[int, int, int]:
+    """(k that a block usually has, the most where a sum is cut into equal blocks, the most of a sum that is not cut).
+
+    packed_for: the machine, where B is packed; else it is read where it is.
+    """
     if itemsize <= NARROWEST:
         return 2 * DEPTH, 2 * DEPTH_MOST, 2 * DEPTH_LIMIT
     if itemsize < WIDE:
         return DEPTH, DEPTH_MOST, DEPTH_LIMIT
-    if packed:
-        return WIDE_PACKED_DEPTH, WIDE_PACKED_MOST, WIDE_PACKED_LIMIT
+    if packed_for:
+        longer = 2 // packed_for.multiply_adds  # the second-level cache keeps up with slower multiply-adds
+        return longer * WIDE_PACKED_DEPTH, longer * WIDE_PACKED_MOST, longer * WIDE_PACKED_LIMIT
     return WIDE_DEPTH, WIDE_MOST, WIDE_LIMIT
 
 
-def usual_depth(sums: Sums, itemsize: int, packed: bool = False) -> int:
-    """About how many k a block has; packed: where B is."""
-    depth, _, limit = depths(itemsize, packed)
+def usual_depth(sums: Sums, itemsize: int, packed_for: Target | None = None) -> int:
+    """About how many k a block has."""
+    depth, _, limit = depths(itemsize, packed_for)
     return sums.k_inner if sums.k_inner <= limit else depth
 
 
@@ -200,6 +206,16 @@ def columns_beside(extent: Extent, itemsize: int, target: Target) -> int:
     return target.l2_bytes // 4 // max(1, extent.m * itemsize)
 
 
+def ways(target: Target) -> int:
+    """Lines of one set of the first-level cache."""
+    return max(1, target.l1_bytes // PERIOD)
+
+
+def most_in_set(target: Target) -> int:
+    """The most lines that share a set, each of which is used several times in turn, without being fetched anew each time."""
+    return ways(target) + SPARE_WAYS
+
+
 def stays_the_same(extent: Extent) -> tuple[bool, bool]:
     """Whether A, whether B is the same for all members of a batch, as the weights of a convolution are."""
     axes = extent.a_batch, extent.b_batch
@@ -217,11 +233,11 @@ def passing_depth(extent: Extent, rows: Rows, sums: Sums, itemsize: int, target:
 
     Nothing is packed then: copying B would take about as long as multiplying it.  0: B does not pass by.
     """
-    one_tile, two_tiles = most_rows(target, 2), 2 * most_rows(target, 2)
-    depth, _, _ = depths(itemsize, True)
-    if extent.n > columns_beside(extent, itemsize, target) and (extent.m <= two_tiles or sums.k_inner <= depth):
-        return 0  # summed in one or two tiles or blocks, a part of the result need not stay
-    if (overlap and extent.m > two_tiles) or True in loads or rows.gathered or not adjacent(extent.b_n):
+    one_tile = most_rows(target, 2)
+    one_block = depths(itemsize)[-1] if extent.m <= 2 * one_tile else depths(itemsize, target)[0]
+    if sums.k_inner <= one_block and extent.n > columns_beside(extent, itemsize, target):
+        return 0  # summed in one block, a part of the result need not stay
+    if (overlap and extent.m > 2 * one_tile) or True in loads or rows.gathered or not adjacent(extent.b_n):
         return 0
     if extent.ragged and not target.has_masks:
         return 0
@@ -231,7 +247,10 @@ def passing_depth(extent: Extent, rows: Rows, sums: Sums, itemsize: int, target:
     most = THIN_ROWS if not near and (crooked(sums, itemsize) or itemsize >= WIDE) else MANY_ROWS
     if caches <= BEYOND or extent.m > most:
         return 0
-    return THIN_DEPTH if near or extent.m <= one_tile else FAR_DEPTH
+    far = caches * target.l2_bytes > FAR_SHARE * target.l3_bytes
+    if extent.m == 1 and (far or share_sets(sums.b_k or 0, itemsize)):
+        return max(2, ways(target) - SPARE_WAYS)
+    return FAR_DEPTH if not near and (far or extent.m > one_tile) else THIN_DEPTH
 
 
 def stretch_of(extent: Extent, sums: Sums, target: Target, load: bool, overlap: bool) -> int:
@@ -266,7 +285,13 @@ def packs_b(extent: Extent, rows: Rows, sums: Sums, itemsize: int, target: Targe
     return extent.m * sums.k_inner * itemsize > REREAD_SHARE * target.l2_bytes or caches > FAR
 
 
-def packs_a(extent: Extent, rows: Rows, sums: Sums, itemsize: int, height: int, panels: int, load: bool) -> bool:
+def share_sets(step: int, itemsize: int) -> bool:
+    """Whether lines so many elements apart fall into one set of the first-level cache."""
+    return step * itemsize % PERIOD == 0
+
+
+def packs_a(extent: Extent, rows: Rows, sums: Sums, itemsize: int, height: int, panels: int, load: bool,
+            target: Target) -> bool:
     """Whether rows of A are packed, tile by tile."""
     if load or rows.gathered:
         return True
@@ -275,6 +300,6 @@ def packs_a(extent: Extent, rows: Rows, sums: Sums, itemsize: int, height: int, 
         scattered = large and abs(sums.a_k or 0) * itemsize >= UNFORESEEN * (1 if panels >= 8 else 2)
     else:  # rows whose starts fall into one set of the cache, or whose elements need a table
         k = sums.k_inner * math.prod(size for size, _ in sums.a_k_outer)
-        awkward = sums.a_k is None or rows.a_row * itemsize % PERIOD == 0
-        scattered = awkward and height > 8 and extent.m * k * itemsize > UNPACKED_BYTES
+        awkward = sums.a_k is None or share_sets(rows.a_row, itemsize)
+        scattered = awkward and height > 8 and (extent.m * k * itemsize > UNPACKED_BYTES or height > most_in_set(target))
     return panels > 2 and scattered

@@ -16,6 +16,7 @@ from graphc.runtime.native.axes import Contraction
 from graphc.runtime.native.blocks import Blocking
 from graphc.runtime.native.emit import SIZES, Function, Value, constant, i64
 from graphc.runtime.native.microkernel import Walk, fetch_to_write, write_sums
+from graphc.runtime.native.operands import share_sets, ways
 from graphc.runtime.native.outline import outlined
 from graphc.runtime.native.target import Target
 from graphc.runtime.native.tile_operands import Load
@@ -131,17 +132,26 @@ class OverlappedTiles(TileLoops):
 
     def sum_beside(self, streams: Sequence[tuple[Value, int]], a: Value, a_k: Value, b: Value, b_k: Value, count: Value,
                    a_table: Value, b_table: Value) -> list[Value]:
-        """The sums of a tile; meanwhile the tile before is finished, and the rows of the streams are fetched."""
+        """The sums of a tile; meanwhile the tile before is finished, and the rows of the streams are fetched.
+
+        Where these share sets of the first-level cache, which would not keep them until they are needed, they are fetched into
+        the second one, and from there a row ahead.
+        """
         f, g = self.f, self.blocking
         before, itemsize = self.waiting.tile(), SIZES[self.c.dtype]
         walk = Walk(f, self.target, self.micro(g.height, g.vectors), a, b, a_table, b_table, count, b_k=b_k, a_k=a_k)
         vectors = f.binary("udiv", f.add(before.columns, i64(g.lanes - 1)), i64(g.lanes))
+        crowded = g.height > ways(self.target) and any(share_sets(stride, 1) for _, stride in streams)
+        nearer = self.prefetch(f, before) if crowded and self.prefetch else ()
 
         def event(state: Sequence[Value]) -> list[Value]:
             row, column = state
+            for address, stride in nearer:
+                line = f.offset(address, f.mul(f.add(row, i64(1)), i64(stride)), "i8")
+                fetch_to_write(f, self.at(line, column), g.lanes * itemsize)
             for address, stride in streams:
                 line = f.offset(address, f.mul(row, i64(stride)), "i8")
-                fetch_to_write(f, self.at(line, column), g.lanes * itemsize)
+                fetch_to_write(f, self.at(line, column), g.lanes * itemsize, near=not crowded)
             self.finish_vector(before, row, column)
             following = f.add(column, i64(g.lanes))
             ends = f.compare("icmp sge", following, before.columns)

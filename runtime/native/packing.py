@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from graphc.runtime.native.emit import Carried, Function, Module
 from graphc.runtime.native.values import SIZES, Value, i64, vector
 
+LINES_AHEAD = 2  # lines of panels that are fetched before they are copied
+
 PARAMETERS = (
     ("to", "ptr"), ("to_stride", "i64"), ("source", "ptr"), ("offsets", "ptr"), ("width", "i64"), ("padded", "i64"),
     ("count", "i64"), ("k_stride", "i64"), ("k_table", "ptr"),
@@ -69,7 +71,8 @@ def pack_lines(module: Module, dtype: str, lanes: int, table: bool, masks: bool)
 def pack_panels(module: Module, dtype: str, lanes: int, vectors: int, table: bool) -> str:
     """``to[p, k, j] = source[p * width + j + offset(k)]`` for j < width = vectors * lanes: panels of neighbouring columns.
 
-    Lines are read whole, in the order of memory, which memory far away is fastest at.  `to_stride` is from panel to panel,
+    Lines are read whole, in the order of memory, which memory far away is fastest at; they are too short for a processor to
+    foresee the next ones, which are fetched.  `to_stride` is from panel to panel,
     and `padded` their number.
     """
     name = f"pack.panels.{dtype}.{lanes}.{vectors}.{'t' if table else 'f'}"
@@ -77,13 +80,16 @@ def pack_panels(module: Module, dtype: str, lanes: int, vectors: int, table: boo
         return name
     f = module.function(name, PARAMETERS, attributes="noinline nounwind")
     to, to_stride, source, _offsets, _width, panels, count, k_stride, k_table = f.parameters
-    type_ = vector(lanes, dtype)
+    type_, further = vector(lanes, dtype), f.mul(k_stride, i64(LINES_AHEAD))
     with f.loop(i64(0), count) as k:
         line = f.offset(source, k_offset(f, k, k_stride, k_table, table), dtype)
         first = f.offset(to, f.mul(k, i64(vectors * lanes)), dtype)
         with f.loop(i64(0), panels) as panel:
             begin = f.offset(line, f.mul(panel, i64(vectors * lanes)), dtype)
             target = f.offset(first, f.mul(panel, to_stride), dtype)
+            ahead = f.offset(begin, further, dtype)
+            for v in range(vectors) if not table else ():
+                f.prefetch(f.offset(ahead, i64((v + 1) * lanes - 1), dtype), locality=2)
             values = [f.load(f.offset(begin, i64(v * lanes), dtype), type_) for v in range(vectors)]
             for v, value in enumerate(values):
                 f.store(value, f.offset(target, i64(v * lanes), dtype))

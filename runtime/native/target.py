@@ -15,7 +15,7 @@ from graphc.records import record, replace
 CACHE_FOLDER = "/sys/devices/system/cpu/cpu0/cache"  # where Linux tells
 PIECES = {"highest": 3, "high": 2, "medium": 1}  # that stand for a float32, by the precision of contractions
 
-SCARCE = {"znver4": 1}  # multiply-adds that begin in a cycle, where vectors are as wide as `describe` says
+SCARCE = {"znver4": 1}  # multiply-adds of vectors of 64 bytes that begin in a cycle
 
 
 @record(frozen=True)
@@ -51,7 +51,7 @@ class Target:
     @property
     def multiply_adds(self) -> int:
         """Vectors of multiply-adds that a core begins in a cycle, of float32 or of pairs: most processors begin two."""
-        return SCARCE.get(self.cpu, 2)
+        return SCARCE.get(self.cpu, 2) if self.vector_bytes == 64 else 2
 
     @property
     def has_fma(self) -> bool:

@@ -330,7 +330,7 @@ class TileLoops(PackedOperands):
 
     def micro(self, height: int, vectors: int, streams: int = 0) -> MicroKernel:
         g = self.blocking
-        tile = TileShape(self.c.dtype, height, vectors, g.lanes)
+        tile = TileShape(self.c.dtype, height, vectors, g.lanes, g.narrow if vectors == g.vectors - (g.wide > 0) else 0)
         a_row, a_k = (1, g.a_line) if g.pack_a else (g.a_row, g.a_k)
         if self.load_a and g.a_k == 1:
             a_row, a_k = g.k_in_block, 1
