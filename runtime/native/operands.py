@@ -32,6 +32,7 @@ MANY_ROWS = 128  # so many use B: copying it pays where its rows begin inside li
 SHALLOW = 8  # up to so many k it is the result that takes time: long pieces of its rows, and nothing is copied
 REREAD_SHARE = 0.4  # of the second-level cache: so much of A is rather read anew for every panel of B than B copied
 UNFORESEEN = 1024  # bytes between lines from which no processor foresees them
+FEW_WAYS = 8  # of a first-level cache that does not keep what a processor fetches of many rows in one set
 SPARE_WAYS = 2  # more lines of one set than it has ways cost little: the next level keeps up
 NARROW = 0.15  # more time that tiles of one vector take, which load for each multiply-add
 PIECE_COST = 6  # cycles to copy a vector of a row of an image, which seldom begins at a line
@@ -248,7 +249,7 @@ def passing_depth(extent: Extent, rows: Rows, sums: Sums, itemsize: int, target:
     if caches <= BEYOND or extent.m > most:
         return 0
     far = caches * target.l2_bytes > FAR_SHARE * target.l3_bytes
-    if extent.m == 1 and (far or share_sets(sums.b_k or 0, itemsize)):
+    if extent.m == 1 and ways(target) <= FEW_WAYS and (far or share_sets(sums.b_k or 0, itemsize)):
         return max(2, ways(target) - SPARE_WAYS)
     return FAR_DEPTH if not near and (far or extent.m > one_tile) else THIN_DEPTH
 
