@@ -80,8 +80,7 @@ class Fusion(Assignment):
             if node not in self.home:
                 continue
             cost = costs[node] = self.recompute_cost(node, costs)
-            if node in needed or (node in read_elsewhere and (cost is None or not (
-                    self.is_cheap(node, *cost) or self.is_read_once(node)))):
+            if node in needed or (node in read_elsewhere and not self.pays_again(node, cost)):
                 self.store(node)
                 costs[node] = None
             elif node in read_elsewhere:
@@ -127,9 +126,12 @@ class Fusion(Assignment):
         one = len(readers) == 1 and None not in readers and self.home[node] not in readers
         return one and cut and padded and size <= int(node.type.size)
 
-    def is_cheap(self, node: Node, operations: int, buffers: frozenset[Node]) -> bool:
-        """Whether computing a node again is cheaper than a trip through memory."""
-        return operations <= RECOMPUTE and self.large(node, buffers) <= LEAVES
+    def pays_again(self, node: Node, cost: tuple[int, frozenset[Node]] | None) -> bool:
+        """Whether computing a node where it is read, at this cost, is cheaper than a trip through memory."""
+        if cost is None:
+            return False
+        operations, buffers = cost
+        return (operations <= RECOMPUTE and self.large(node, buffers) <= LEAVES) or self.is_read_once(node)
 
     def large(self, node: Node, buffers: Iterable[Node]) -> int:
         """How many of the buffers are not small beside the node."""
