@@ -71,8 +71,8 @@ def simplify(graph: Graph, rounds: int = 4, change: Change | None = None) -> Gra
     change   something else to do before the rules, in the first round: it is given a node and what that is on its new inputs
     """
     for _ in range(rounds):
-        new = transform(graph, partial(simplify_node, turned=only_read_transposed(graph), moved=only_read_moved(graph),
-                                       change=change))
+        new = transform(graph, partial(simplify_node, turned=only_readers(graph, Kind.CONTRACT, (Moves.AXES,)),
+                                       moved=only_readers(graph, Kind.MAP, (Moves.AXES, Moves.NOTHING)), change=change))
         if new.roots == graph.roots:
             return new
         graph, change = new, None
@@ -234,14 +234,14 @@ def simplify_sum(node: Node) -> Node | None:
     return None
 
 
-def only_read_transposed(graph: Graph) -> frozenset[Node]:
-    """The permutes that are all that reads a contraction, or all that reads such a permute."""
+def only_readers(graph: Graph, kind: Kind, moves: tuple[Moves, ...]) -> frozenset[Node]:
+    """The views of these moves that are all that reads a node of the kind, or all that reads such a view."""
     found: set[Node] = set()
     roots = set(graph.roots)
     for node in graph.nodes:
-        if node.op.moves is Moves.AXES:
+        if node.op.moves in moves:
             source = node.inputs[0]
-            if (source.op.kind is Kind.CONTRACT or source in found) and len(graph.users[source]) == 1 and source not in roots:
+            if (source.op.kind is kind or source in found) and len(graph.users[source]) == 1 and source not in roots:
                 found.add(node)
     return frozenset(found)
 
@@ -253,18 +253,6 @@ def transposed(node: Node) -> Node:
     left, right = operands.split(",")
     turned = "".join(out[a] for a in node.attributes["axes"])
     return contract(Tensor(source.inputs[0]), Tensor(source.inputs[1]), left, right, turned).node
-
-
-def only_read_moved(graph: Graph) -> frozenset[Node]:
-    """The reshapes and permutes that are all that reads a map, or all that reads such a view."""
-    found: set[Node] = set()
-    roots = set(graph.roots)
-    for node in graph.nodes:
-        if node.op.moves in (Moves.AXES, Moves.NOTHING):
-            source = node.inputs[0]
-            if (source.op.kind is Kind.MAP or source in found) and len(graph.users[source]) == 1 and source not in roots:
-                found.add(node)
-    return frozenset(found)
 
 
 def map_of_views(view: Node) -> Node | None:

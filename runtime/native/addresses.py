@@ -7,6 +7,7 @@ no lane asks for is never touched.  Must not know ops, or how an element that is
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import reduce
 
 from graphc.index import Index, linear
 from graphc.ir import Node
@@ -166,15 +167,13 @@ class Addresses(Indices):
 
     def _asked(self, lanes: Sequence[Sequence[int]], condition: Value | None, mask: Value | None) -> Value:
         """Which elements somebody wants, if the condition holds: each is wanted by some lanes, of those that the mask has."""
-        total: Value | None = None
-        if mask is None:
-            total = mask_of([bool(own) for own in lanes])
-        else:
+        total = mask_of([bool(own) for own in lanes])
+        if mask is not None:
             nobody = constant(False, mask.type)
-            for turn in range(max(1, *map(len, lanes))):
-                here = self.f.shuffle(mask, [own[turn] if turn < len(own) else mask.lanes for own in lanes], nobody)
-                total = here if total is None else self.f.emit(f"or {here.type} {total.name}, {here.name}", here.type)
-        assert total is not None
+            turns = range(max(1, *map(len, lanes)))
+            first, *others = (self.f.shuffle(mask, [own[turn] if turn < len(own) else mask.lanes for own in lanes], nobody)
+                              for turn in turns)
+            total = reduce(lambda a, b: self.f.binary("or", a, b), others, first)
         return total if condition is None else self.f.select(condition, total, constant(False, total.type))
 
     def reverse(self, value: Value) -> Value:

@@ -5,7 +5,7 @@ Knows how columns are shared among threads and long ones cut.  Must not know op 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from math import prod
 
@@ -203,15 +203,10 @@ class Columns:
                 with f.loop(start, stop, step) as row:
                     def body(scopes: list[Scope], first: Value) -> None:
                         found = get(scopes, first)
-                        for scope in scopes:
-                            with e.inside(scope):
-                                e.hoist(self.roots[0])
+                        self.hoist(0, scopes)
                         for u in range(step):
-                            with e.inside(Scope(bind(self.r, f.add(row, i64(u))))):
-                                e.hoist(self.roots[0])
-                                for i, scope in enumerate(scopes):
-                                    with e.inside(scope), e.inside(Scope()):
-                                        found[i] = self.one(0, folding, found[i])
+                            for i in self.vectors_of(0, scopes, f.add(row, i64(u))):
+                                found[i] = self.one(0, folding, found[i])
                         put(scopes, first, found)
                     each(body)
 
@@ -253,9 +248,7 @@ class Columns:
     def fold(self, p: int, folding: Folding, scopes: list[Scope], low: Value, high: Value) -> list[State]:
         """One state per scope, over rows low to high; stores the outputs of pass p on the way."""
         f, e = self.w.f, self.w.elements
-        for scope in scopes:
-            with e.inside(scope):
-                e.hoist(self.roots[p])
+        self.hoist(p, scopes)
         lanes = e.lanes if scopes[0].lane is not None else 0
         length = self.passes.reduced_count
         unroll = max(1, 4 // len(scopes)) if self.cost <= CHEAP_COLUMNS and length >= 16 else 1
@@ -267,12 +260,9 @@ class Columns:
             with f.loop(start, stop, step, carried) as index:
                 new: State = []
                 for u in range(step):
-                    with e.inside(Scope(bind(self.r, f.add(index, i64(u))))):
-                        e.hoist(self.roots[p])
-                        for i, scope in enumerate(scopes):
-                            at = (u * len(scopes) + i) * width
-                            with e.inside(scope), e.inside(Scope()):
-                                new += self.one(p, folding, carried.values[at:at + width])
+                    for i in self.vectors_of(p, scopes, f.add(index, i64(u))):
+                        at = (u * len(scopes) + i) * width
+                        new += self.one(p, folding, carried.values[at:at + width])
                 carried.next = new
             flat = carried.results
             return [flat[i * width:(i + 1) * width] for i in range(len(flat) // width)] if width else states
@@ -288,6 +278,21 @@ class Columns:
                 states[:count] = rows(end, high, 1, states[:count])
         return [folding.tree([states[u * len(scopes) + i] for u in range(unroll)]) if width else []
                 for i in range(len(scopes))]
+
+    def hoist(self, p: int, scopes: Sequence[Scope]) -> None:
+        """What vectors of pass p need that does not depend on the row."""
+        for scope in scopes:
+            with self.w.elements.inside(scope):
+                self.w.elements.hoist(self.roots[p])
+
+    def vectors_of(self, p: int, scopes: Sequence[Scope], row: Value) -> Iterator[int]:
+        """The number of each vector of a row, while its element's scope is open."""
+        e = self.w.elements
+        with e.inside(Scope(bind(self.r, row))):
+            e.hoist(self.roots[p])
+            for i, scope in enumerate(scopes):
+                with e.inside(scope), e.inside(Scope()):
+                    yield i
 
     def one(self, p: int, folding: Folding, state: State) -> State:
         """One row of one vector of columns."""

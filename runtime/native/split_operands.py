@@ -5,6 +5,7 @@ Knows how lines that lie in memory in any way become squares of `pieces`.  Must 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 from graphc.runtime.native.axes import Axes
@@ -28,24 +29,26 @@ from graphc.runtime.native.tile_operands import PackedOperands, flat_offset
 Part = Callable[[Value, Value, Value], list[Value]]
 
 
-class SplitOperands(PackedOperands):
+class SplitOperands(PackedOperands, ABC):
     """A and B of one contraction, in pieces.  Where squares go is up to whoever multiplies them."""
 
     groups = 1  # of LANES rows in a row tile
 
+    @abstractmethod
     def rows_layout(self) -> Layout:
-        raise NotImplementedError
+        """Where squares of A go."""
 
+    @abstractmethod
     def columns_layout(self, columns: Value) -> Layout:
-        raise NotImplementedError
+        """Where squares of a panel of B with so many columns go."""
 
+    @abstractmethod
     def rows_along(self) -> bool:
         """Whether rows of A's squares are rows of A; else they are pairs of k, as rows of B's are."""
-        raise NotImplementedError
 
+    @abstractmethod
     def rows_written(self, height: Value) -> Value:
         """How many rows a square of A has, where they are rows of A."""
-        raise NotImplementedError
 
     def pack_whole_panels(self, b: Value, table: Value, k_block: Value, panels: tuple[Value, Value], count: Value
                           ) -> tuple[Value, Value] | None:
