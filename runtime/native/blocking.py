@@ -63,6 +63,7 @@ PORTIONS = 64  # that row tiles are cut into
 ROWS_OF_PART, MOST_PARTS = 256, 4  # rows for which a panel is packed again
 FETCHED_BYTES, MOST_FETCHED = 96 << 10, 80  # rows of larger operands are fetched beside the tile before; lines beside a panel
 SHORT = 32  # k up to which rows of the result are waited for, where they come from beyond the cache
+STAYING_SHARE = 0.125  # of the third-level cache, which other cores use as well: rows that stay packed for many panels
 FEW_TILES = 4  # row tiles for which a panel is packed just in time
 LOW_ROWS = 8  # of tiles that are equal, where they could have more: with much fewer B would be read too often
 PIECE_BYTES = 2  # of bfloat16
@@ -126,6 +127,7 @@ def choose_blocking(c: Contraction, target: Target, plain: bool, loads: tuple[bo
         elif extent.batch == 1 or not packs:
             sharing = choose_sharing(blocks.split_rows, packs, tiles.row_tiles, tiles.panels, extent.m, extent.n, kept_share,
                                      straight)
+    blocks = keep_rows(rows, tiles, depth, blocks, sharing, row_tile_bytes, target)
     parts = {**vars(extent), **vars(rows), **vars(sums), **vars(tiles), **vars(depth), **vars(blocks), **vars(sharing)}
     least = sums.k_inner - (depth.k_inner_blocks - 1) * depth.k_in_block  # k of the last block
     if paired:
@@ -159,6 +161,8 @@ def choose_tiles(extent: Extent, rows: Rows, sums: Sums, itemsize: int, target: 
     most_vectors = 2 if (pack_b and extent.m > 8 and long) or target.registers == 16 else 4
     if pack_b and segment >= ODD_ROWS and target.registers >= 32 and total_vectors in ODD and sums.a_k is not None:
         most_vectors = 3
+    if pack_b and not (paired or overlap) and target.multiply_adds == 1 and crowds(rows, sums, itemsize) and long:
+        most_vectors = 4  # low tiles, whose rows a set holds: nothing is copied, and few sums keep a slower multiply-add busy
     large_b = not pack_b and spans_much(extent, sums, itemsize, stretch)
     few_rows = segment <= (2 * most_rows(target, 2) if large_b else SCANT_ROWS)
     if thin and segment > most_rows(target, 2):  # tall tiles read a block of B less often
@@ -197,6 +201,11 @@ def choose_tiles(extent: Extent, rows: Rows, sums: Sums, itemsize: int, target: 
                  segment_tiles=segment_tiles, row_tiles=segments * segment_tiles, height=height, tall=tall,
                  panels=panels * stretches, vectors=vectors, wide=wide, overlapped=overlap, stretch=stretch,
                  stretch_panels=panels if stretch else 0, stacked=stacked, masked=masked, narrow=half)
+
+
+def crowds(rows: Rows, sums: Sums, itemsize: int) -> bool:
+    """Whether rows of A that may be read where they are, or rows of the result, begin in one set of the first-level cache."""
+    return (sums.a_k == 1 and share_sets(rows.a_row, itemsize)) or (rows.direct and share_sets(rows.c_row, itemsize))
 
 
 def split_rows_of(segment: int, vectors: int, column: int, target: Target, least: int) -> tuple[int, int, int]:
@@ -311,6 +320,23 @@ def lines_fetched(extent: Extent, rows: Rows, sums: Sums, t: Tiles, depth: Depth
     return min(math.ceil(depth.k_in_block / panels), MOST_FETCHED // 2) if rows.a_row == 1 else 0
 
 
+def keep_rows(rows: Rows, t: Tiles, depth: Depth, blocks: Blocks, sharing: Sharing, row_tile_bytes: int, target: Target) -> Blocks:
+    """The blocks where rows that many panels read are packed just once, if the third-level cache takes them.
+
+    From there they come while they are multiplied, which the cache keeps up with where multiply-adds are slower.
+    """
+    if target.multiply_adds > 1 or not (t.pack_a and t.pack_b) or t.panels == blocks.panels_in_block:
+        return blocks
+    if sharing.keeps and not blocks.split_rows:
+        return blocks
+    most = int(target.l3_bytes * STAYING_SHARE) // row_tile_bytes
+    if sharing.by_block:
+        return replace(blocks, rows_stay=True) if t.row_tiles <= most else blocks
+    if rows.direct or depth.k_blocks == 1:
+        return replace(blocks, rows_stay=True, by_depth=True, tiles_in_block=min(blocks.tiles_in_block, evened(t.row_tiles, most)))
+    return replace(blocks, rows_stay=True) if blocks.tiles_in_block * depth.k_blocks <= most else blocks
+
+
 def threads_that_pack(units: int, length: int) -> int:
     """The most threads that may each pack all that `units` units, of `length` rows or columns together, need."""
     return min(units // LEAST_UNITS, length // COLUMNS_A_THREAD)
@@ -352,6 +378,8 @@ def regions_of(g: Blocking, itemsize: int, load_b: bool) -> dict[str, int]:
     width = g.vectors * g.lanes
     tile = g.height * width * itemsize
     rows_packed = g.row_tiles * g.k_blocks if g.keeps and not g.split_rows else 1
+    if g.rows_stay:
+        rows_packed = g.row_tiles if g.by_block else g.tiles_in_block * (1 if g.by_depth else g.k_blocks)
     panels_packed = g.panels * g.k_blocks if g.keeps and g.split_rows else g.panels_in_block
     return {
         "offsets": 8 * PIECE * (max(width, g.a_line) + 2 * g.lanes),

@@ -55,6 +55,8 @@ class Blocks:
     split_rows: bool
     ahead: int = 0  # k of the next block whose rows of B are fetched beside each tile
     fetched: int = 0  # lines of the next tile's rows that are fetched beside each panel
+    rows_stay: bool = False  # a block's row tiles are packed once for all panels, and stay in the third-level cache
+    by_depth: bool = False  # blocks of panels follow each other for each block of k, not the other way round
 
 
 @record(frozen=True, kw_only=True, eq=False)

@@ -48,12 +48,17 @@ class PackedOperands:
     def at(self, pointer: Value, offset: Value) -> Value:
         return self.f.offset(pointer, offset, self.c.dtype)
 
-    def packed_rows(self, k_block: Value, row_tile: Value) -> Value:
-        """Where a row tile is packed."""
+    def packed_rows(self, k_block: Value, row_tile: Value, first: Value) -> Value:
+        """Where a row tile is packed, in the block whose first row tile is `first`."""
         f, g = self.f, self.blocking
-        if not g.keeps or g.split_rows:
+        if g.rows_stay:
+            place = row_tile if g.by_block else f.sub(row_tile, first)
+            if not g.by_depth:
+                place = f.add(f.mul(k_block, i64(g.tiles_in_block)), place)
+        elif g.keeps and not g.split_rows:
+            place = f.add(f.mul(k_block, i64(g.row_tiles)), row_tile)
+        else:
             return self.region("a")
-        place = f.add(f.mul(k_block, i64(g.row_tiles)), row_tile)
         return f.offset(self.region("a"), f.mul(place, i64(g.row_tile_bytes)), "i8")
 
     def packed_panel(self, k_block: Value, panel: Value, first: Value) -> Value:

@@ -54,6 +54,7 @@ class TileLoops(PackedOperands):
         self.a, self.b, self.finish, self.c_pointer, self.prefetch = a, b, finish, c_pointer, prefetch
         self.a_table = f.module.table(blocking.a_table, "i64") if blocking.a_table else Value("null", "ptr")
         self.b_table = f.module.table(blocking.b_table, "i64") if blocking.b_table else Value("null", "ptr")
+        self.rows_packed: Value | None = None  # whether (i1) those of a block are that stay for all panels
         self.packed: Value | None = None  # whether (i1) what the thread keeps packed is packed already
 
     def emit(self, thread: Value, threads: Value) -> None:
@@ -82,6 +83,7 @@ class TileLoops(PackedOperands):
             return
         with f.loop(*panels, g.panels_in_block) as panel_block:
             block = panel_block, f.minimum(f.add(panel_block, i64(g.panels_in_block)), panels[1])
+            self.rows_packed = f.compare("icmp ne", panel_block, panels[0]) if g.rows_stay else None
             self.emit_block(i64(0), self.a, self.b, self.c_pointer if g.direct else None, rows, block, i64(0))
 
     def emit_balanced(self, thread: Value, threads: Value) -> None:
@@ -132,6 +134,9 @@ class TileLoops(PackedOperands):
 
             def body(bounds: Sequence[Value], of_rest: Value) -> None:
                 self.packed = of_rest
+                if g.rows_stay:  # a thread's own rows are the same for all panels
+                    others = f.compare("icmp ne", panel_block, panels[0])
+                    self.rows_packed = f.binary("and", f.binary("xor", of_rest, constant(True, "i1")), others)
                 out = self.c_pointer if g.direct else None
                 self.emit_block(i64(0), self.a, self.b, out, (bounds[0], bounds[1]), block, i64(0))
 
@@ -179,11 +184,18 @@ class TileLoops(PackedOperands):
         packed = self.packed
         with f.loop(*rows, g.tiles_in_block) as row_block:
             row_stop = f.minimum(f.add(row_block, i64(g.tiles_in_block)), rows[1])
+            if g.by_depth:
+                with f.loop(0, g.k_blocks) as k_block, f.loop(*panels, g.panels_in_block) as panel_block:
+                    panel_stop = f.minimum(f.add(panel_block, i64(g.panels_in_block)), panels[1])
+                    self.rows_packed = f.compare("icmp ne", panel_block, panels[0])
+                    self.emit_block(item, a, b, out, (row_block, row_stop), (panel_block, panel_stop), k_block)
+                return
             with f.loop(*panels, g.panels_in_block) as panel_block:
                 panel_stop = f.minimum(f.add(panel_block, i64(g.panels_in_block)), panels[1])
                 if packed is not None:
                     place, first = (row_block, rows[0]) if g.split_rows else (panel_block, panels[0])
                     self.packed = f.binary("or", packed, f.compare("icmp ne", place, first))
+                self.rows_packed = f.compare("icmp ne", panel_block, panels[0]) if g.rows_stay else None
                 with f.loop(0, g.k_blocks) as k_block:
                     self.emit_block(item, a, b, out, (row_block, row_stop), (panel_block, panel_stop), k_block)
 
@@ -203,8 +215,8 @@ class TileLoops(PackedOperands):
             i0, height, a_rows = self.tile_extent(row_tile)
             a_here = self.at(a, a_rows)
             if g.pack_a:
-                a_here = self.packed_rows(k_block, row_tile)
-                with self.unless(None if g.split_rows else self.packed):
+                a_here = self.packed_rows(k_block, row_tile, rows[0])
+                with self.unless(self.rows_packed if g.rows_stay else None if g.split_rows else self.packed):
                     self.pack_rows(item, a, a_table, i0, height, k_first, count, a_here)
             with f.loop(*panels) as panel:
                 if g.fetched:
