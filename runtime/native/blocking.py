@@ -204,8 +204,9 @@ def choose_tiles(extent: Extent, rows: Rows, sums: Sums, itemsize: int, target: 
 
 
 def crowds(rows: Rows, sums: Sums, itemsize: int) -> bool:
-    """Whether rows of A that may be read where they are, or rows of the result, begin in one set of the first-level cache."""
-    return (sums.a_k == 1 and share_sets(rows.a_row, itemsize)) or (rows.direct and share_sets(rows.c_row, itemsize))
+    """Whether rows of A, or of the result, begin in one set of the first-level cache; A need not be packed but for that."""
+    return sums.a_k == 1 and not rows.gathered and (
+        share_sets(rows.a_row, itemsize) or (rows.direct and share_sets(rows.c_row, itemsize)))
 
 
 def split_rows_of(segment: int, vectors: int, column: int, target: Target, least: int) -> tuple[int, int, int]:
