@@ -54,6 +54,57 @@ def test_rows_that_share_a_set(name: str) -> None:
         check(cases, target)
 
 
+# Products by a packed B, the bytes of the second-level cache, and what is decided for one multiply-add a cycle.
+LOW: list[tuple[Contraction, int, dict[str, object]]] = [
+    (matmul(150, 300, 1024), 1024, {"pack_a": False, "height": 6, "vectors": 4}),
+    (matmul(130, 528, 512, dtype="double"), 256, {"pack_a": False, "height": 6, "vectors": 4, "panels_in_block": 2}),
+    (matmul(150, 1024, 300, b=True), 1024, {"pack_a": False, "height": 6, "vectors": 4}),  # rows of the result
+    (matmul(140, 90, 1024, dtype="double", b=True, batch=2), 1024, {"pack_a": False, "height": 6}),
+    (matmul(150, 300, 1020, b=True), 1024, {"height": 14, "vectors": 2}),
+]
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_low_tiles(name: str) -> None:
+    """Rows of one set are read where they are by tiles of few rows, if few sums keep multiply-adds busy."""
+    for l2 in (256, 1024):
+        target, cases = small(TARGETS[name], l2), []
+        for c, _, decided in (one for one in LOW if one[1] == l2):
+            if target.vector_bytes == 64:
+                blocking = vars(choose_road(c, target, True, (False, False)).blocking)
+                assert {field: blocking[field] for field in decided} == decided, c
+                assert choose_road(c, two_a_cycle(target), True, (False, False)).blocking.vectors == 2, c
+            cases += [Case(c, "plain", 1), Case(c, "plain"), Case(c, "twice")]
+        check(cases, target)
+
+
+# Products that pack rows of A which many blocks of panels read, whether results are only stored, and KiB of both caches.
+STAYING: list[tuple[Contraction, bool, int, int, dict[str, object]]] = [
+    (matmul(260, 300, 300, a=True), True, 64, 1024, {"rows_stay": True, "by_depth": True, "tiles_in_block": 7}),
+    (matmul(260, 300, 300, a=True), True, 64, 4096, {"rows_stay": True, "by_depth": True, "tiles_in_block": 19}),
+    (matmul(530, 400, 500, a=True), True, 64, 1024, {"by_depth": True, "tiles_in_block": 8, "k_blocks": 2}),
+    (matmul(270, 300, 450, a=True, dtype="double", batch=2), True, 64, 1024, {"by_depth": True, "tiles_in_block": 4}),
+    (matmul(270, 600, 450, a=True, dtype="double"), True, 512, 1024, {"rows_stay": False}),  # B would be packed more often
+    (matmul(260, 400, 300, a=True), False, 64, 1024, {"rows_stay": True, "by_depth": True}),
+    (matmul(280, 300, 400, a=True), False, 64, 1024, {"rows_stay": False, "k_blocks": 2}),  # too many for all blocks of k
+    (matmul(280, 300, 400, a=True), False, 64, 4096, {"rows_stay": True, "by_depth": False, "k_blocks": 2}),
+    (matmul(520, 500, 90, a=True), True, 64, 4096, {"rows_stay": True, "by_depth": False, "by_block": True}),
+    (matmul(520, 500, 90, a=True), True, 64, 1024, {"rows_stay": False, "by_block": True}),
+]
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_rows_that_stay_packed(name: str) -> None:
+    """What many panels read is packed once, if the third-level cache takes it."""
+    for c, plain, l2, l3, decided in STAYING:
+        target = small(TARGETS[name], l2, l3 << 10)
+        if target.vector_bytes == 64:
+            blocking = vars(choose_road(c, target, plain, (False, False)).blocking)
+            assert {field: blocking[field] for field in decided} == decided, c
+            assert not choose_road(c, two_a_cycle(target), plain, (False, False)).blocking.rows_stay, c
+        check([Case(c, "plain", 1), Case(c)] if plain else [Case(c, "twice"), Case(c, "finish", loads=(True, False))], target)
+
+
 # The same for a third-level cache of 2 MB, of which a quarter is near.
 FAR: list[tuple[Contraction, dict[str, object]]] = [
     (matmul(1, 400, 480), {"height": 1, "k_in_block": 6}),

@@ -25,6 +25,7 @@ from graphc.runtime.native.operands import (
     bytes_touched_of_a,
     columns_beside,
     crooked,
+    crowds,
     depths,
     extent_of,
     lies_along,
@@ -127,7 +128,7 @@ def choose_blocking(c: Contraction, target: Target, plain: bool, loads: tuple[bo
         elif extent.batch == 1 or not packs:
             sharing = choose_sharing(blocks.split_rows, packs, tiles.row_tiles, tiles.panels, extent.m, extent.n, kept_share,
                                      straight)
-    blocks = keep_rows(rows, tiles, depth, blocks, sharing, row_tile_bytes, target)
+    blocks = keep_rows(rows, tiles, depth, blocks, sharing, row_tile_bytes, extent.lanes, target)
     parts = {**vars(extent), **vars(rows), **vars(sums), **vars(tiles), **vars(depth), **vars(blocks), **vars(sharing)}
     least = sums.k_inner - (depth.k_inner_blocks - 1) * depth.k_in_block  # k of the last block
     if paired:
@@ -201,12 +202,6 @@ def choose_tiles(extent: Extent, rows: Rows, sums: Sums, itemsize: int, target: 
                  segment_tiles=segment_tiles, row_tiles=segments * segment_tiles, height=height, tall=tall,
                  panels=panels * stretches, vectors=vectors, wide=wide, overlapped=overlap, stretch=stretch,
                  stretch_panels=panels if stretch else 0, stacked=stacked, masked=masked, narrow=half)
-
-
-def crowds(rows: Rows, sums: Sums, itemsize: int) -> bool:
-    """Whether rows of A, or of the result, begin in one set of the first-level cache; A need not be packed but for that."""
-    return sums.a_k == 1 and not rows.gathered and (
-        share_sets(rows.a_row, itemsize) or (rows.direct and share_sets(rows.c_row, itemsize)))
 
 
 def split_rows_of(segment: int, vectors: int, column: int, target: Target, least: int) -> tuple[int, int, int]:
@@ -321,20 +316,21 @@ def lines_fetched(extent: Extent, rows: Rows, sums: Sums, t: Tiles, depth: Depth
     return min(math.ceil(depth.k_in_block / panels), MOST_FETCHED // 2) if rows.a_row == 1 else 0
 
 
-def keep_rows(rows: Rows, t: Tiles, depth: Depth, blocks: Blocks, sharing: Sharing, row_tile_bytes: int, target: Target) -> Blocks:
+def keep_rows(rows: Rows, t: Tiles, depth: Depth, blocks: Blocks, sharing: Sharing, row_tile_bytes: int, lanes: int,
+              target: Target) -> Blocks:
     """The blocks where rows that many panels read are packed just once, if the third-level cache takes them.
 
     From there they come while they are multiplied, which the cache keeps up with where multiply-adds are slower.
     """
-    if target.multiply_adds > 1 or not (t.pack_a and t.pack_b) or t.panels == blocks.panels_in_block:
-        return blocks
-    if sharing.keeps and not blocks.split_rows:
+    if target.multiply_adds > 1 or not (t.pack_a and t.pack_b) or t.panels == blocks.panels_in_block or sharing.keeps:
         return blocks
     most = int(target.l3_bytes * STAYING_SHARE) // row_tile_bytes
     if sharing.by_block:
         return replace(blocks, rows_stay=True) if t.row_tiles <= most else blocks
     if rows.direct or depth.k_blocks == 1:
-        return replace(blocks, rows_stay=True, by_depth=True, tiles_in_block=min(blocks.tiles_in_block, evened(t.row_tiles, most)))
+        fewer = min(blocks.tiles_in_block, evened(t.row_tiles, most))
+        again = fewer < t.row_tiles and fewer * t.height < blocks.panels_in_block * t.vectors * lanes  # B is packed more often
+        return blocks if again else replace(blocks, rows_stay=True, by_depth=True, tiles_in_block=fewer)
     return replace(blocks, rows_stay=True) if blocks.tiles_in_block * depth.k_blocks <= most else blocks
 
 

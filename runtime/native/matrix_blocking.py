@@ -110,7 +110,8 @@ def matrix_blocking(c: Contraction, target: Target, loads: tuple[bool, bool], wh
         base, segment=m, a_segments=(), c_segments=(), segment_tiles=row_tiles, row_tiles=row_tiles, height=height, tall=0,
         panels=panels, vectors=across, wide=0, masked=False, stretch=0, stretch_panels=0, stacked=0,
         k_in_block=k_in_block, k_inner_blocks=inner_blocks, k_blocks=k_blocks, pack_a=True, pack_b=True, streamed=False,
-        fetched=0, a_line=height, tiles_in_block=tiles_in_block, panels_in_block=panels_in_block, split_rows=split_rows,
+        fetched=0, rows_stay=False, by_depth=False,
+        a_line=height, tiles_in_block=tiles_in_block, panels_in_block=panels_in_block, split_rows=split_rows,
         **vars(sharing), row_tile_bytes=row_tile_bytes, panel_bytes=panel_bytes, gathers_rows=gathers, overlapped=False,
         overlap=0, pieces=pieces)
     return with_regions(made, {

@@ -291,6 +291,12 @@ def share_sets(step: int, itemsize: int) -> bool:
     return step * itemsize % PERIOD == 0
 
 
+def crowds(rows: Rows, sums: Sums, itemsize: int) -> bool:
+    """Whether rows of A, or of the result, begin in one set of the first-level cache; A need not be packed but for that."""
+    return sums.a_k == 1 and not rows.gathered and (
+        share_sets(rows.a_row, itemsize) or (rows.direct and share_sets(rows.c_row, itemsize)))
+
+
 def packs_a(extent: Extent, rows: Rows, sums: Sums, itemsize: int, height: int, panels: int, load: bool,
             target: Target) -> bool:
     """Whether rows of A are packed, tile by tile."""

@@ -220,7 +220,8 @@ class TileLoops(PackedOperands):
                     self.pack_rows(item, a, a_table, i0, height, k_first, count, a_here)
             with f.loop(*panels) as panel:
                 if g.fetched:
-                    self.fetch_rows(a, i0, height, f.sub(panel, panels[0]))
+                    with self.unless(self.rows_packed):
+                        self.fetch_rows(a, i0, height, f.sub(panel, panels[0]))
                 j0, columns = self.panel_extent(panel)
                 if g.ahead:
                     self.fetch_ahead(b, k_block, f.sub(row_tile, rows[0]), j0)
