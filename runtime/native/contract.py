@@ -16,6 +16,7 @@ from graphc.runtime.native.axes import Axes, Contraction, merge, pieces_run, swa
 from graphc.runtime.native.blocking import choose_blocking
 from graphc.runtime.native.blocks import Blocking
 from graphc.runtime.native.correlations import Correlation, correlation, emit_correlation
+from graphc.runtime.native.dot_tiles import DotTiles, dot_tiles, emit_dot_tiles
 from graphc.runtime.native.dots import DotTile, dot_function, dot_rows
 from graphc.runtime.native.emit import SIZES, Function, Value, i64
 from graphc.runtime.native.matrix import MatrixTiles
@@ -43,6 +44,7 @@ USUAL_RATE = 2  # vectors of multiply-adds that begin in a cycle
 SPLITTING, PARTIAL = 250, 1.5  # cycles to begin to pack pairs of bfloat16; how many whole squares take as long as a partial one
 LEAST_PAIRED = SHALLOW  # up to so many k it is the result that takes time
 PAIRS_WORTH = 1.1  # how many times as fast pairs must seem
+DOTS_WORTH = 1.1  # how many times as fast tiles of dot products must seem
 DOT_COLUMNS = 8  # up to so many columns dot products pay
 
 
@@ -56,6 +58,7 @@ class Road(NamedTuple):
     turned_stride: int  # elements between its rows: the rows of a tile
     scratch_bytes: int
     correlation: Correlation | None = None  # vectors run along k, which are several axes
+    dot_tiles: DotTiles | None = None  # vectors run along k, and results are only stored
 
 
 def dots_fit(c: Contraction, target: Target) -> bool:
@@ -199,6 +202,10 @@ def choose_road(c: Contraction, target: Target, plain: bool, loads: tuple[bool, 
     if along is not None and by_rows < least:
         g = choose_blocking(c, target, plain, loads)
         return Road(False, False, g, along.scratch_bytes, along.rows, along.scratch_bytes, along)
+    near = [(tiles.cycles, t, tiles) for t in (False, True) if plain and not any(loads) and not blocking.empty
+            and (tiles := dot_tiles(swapped(c) if t else c, target))]
+    if near and DOTS_WORTH * min(near)[0] < cost(d, blocking, plain, turned, dots, target, overlap, target.multiply_adds):
+        return Road(min(near)[1], True, blocking, 0, 0, 0, dot_tiles=min(near)[2])
     if not dots:
         return tiled_road(c, blocking, turned, plain)
     itemsize = SIZES[c.dtype]
@@ -295,6 +302,9 @@ def emit_contraction(f: Function, target: Target, c: Contraction, a: Value, b: V
         load_a, load_b = load_b, load_a
         if finish is not None:
             finish = turned_back(finish, c.dtype, road, f.offset(scratch, i64(road.turned_offset), "i8"), target)
+    if road.dot_tiles is not None:
+        emit_dot_tiles(f, target, c, road.dot_tiles, a, b, to, thread, threads)
+        return False
     if finish is None:
         if road.dots and in_one_piece(c):
             emit_dots(f, target, c, road.blocking, a, b, scratch, thread, threads, None, to)

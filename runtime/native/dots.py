@@ -25,6 +25,8 @@ class DotTile:
     lanes: int
     a_row: int  # elements between rows of A
     b_column: int  # elements between columns of B
+    out_row: int = 0  # between rows of the result and between its columns, of which one is 1; 0: all are in one piece
+    out_column: int = 0
 
     @property
     def chains(self) -> int:
@@ -63,7 +65,8 @@ def summed(f: Function, sums: list[Value]) -> Value:
 
 def dot_function(f: Function, target: Target, tile: DotTile) -> str:
     """The name of the function (a, b, out) that writes ``out[r, j] = sum over k of a[r, k] * b[j, k]`` row-major."""
-    parts = [tile.dtype, tile.rows, tile.columns, tile.count, tile.lanes, tile.a_row, tile.b_column]
+    parts = [tile.dtype, tile.rows, tile.columns, tile.count, tile.lanes, tile.a_row, tile.b_column,
+             *([tile.out_row, tile.out_column] if tile.out_row else [])]
     name = "dots." + ".".join(str(p).replace("-", "n") for p in parts)
     if name in f.module.functions:
         return name
@@ -110,6 +113,9 @@ def dot_function(f: Function, target: Target, tile: DotTile) -> str:
         sums = carried.results
     if rest and target.has_masks:
         sums = step(i64(whole), sums, g.lane_mask(i64(rest), tile.lanes))
+    if tile.out_row:
+        store_lines(g, target, tile, sums, out)
+        return name
     for start in range(0, len(sums), tile.lanes):
         group = sums[start : start + tile.lanes]
         total = summed(g, group)
@@ -133,3 +139,20 @@ def dot_function(f: Function, target: Target, tile: DotTile) -> str:
                 total_so_far.next = [multiply_add(g, target, x, y, total_so_far.values[0])]
             g.store(total_so_far.results[0], place)
     return name
+
+
+def store_lines(f: Function, target: Target, tile: DotTile, sums: list[Value], out: Value) -> None:
+    """Store each row of the results, or each column where these are neighbours in memory: masked, and at most a vector long."""
+    turned = tile.out_column != 1
+    count, length, step = tile.rows, tile.columns, tile.out_row
+    if turned:
+        count, length, step = tile.columns, tile.rows, tile.out_column
+        sums = [sums[r * tile.columns + j] for j in range(tile.columns) for r in range(tile.rows)]
+    each = max(1, tile.lanes // length)  # whole lines in a vector
+    for first in range(0, count, each):
+        lines = range(first, min(count, first + each))
+        total = summed(f, sums[first * length : (lines[-1] + 1) * length])
+        for line in lines:
+            start = (line - first) * length
+            value = f.shuffle(total, [(start + lane) % tile.lanes for lane in range(tile.lanes)], total) if start else total
+            f.masked_store(value, f.offset(out, i64(line * step), tile.dtype), f.lane_mask(i64(length), tile.lanes))
