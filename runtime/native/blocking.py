@@ -318,11 +318,11 @@ def lines_fetched(extent: Extent, rows: Rows, sums: Sums, t: Tiles, depth: Depth
 
 def keep_rows(rows: Rows, t: Tiles, depth: Depth, blocks: Blocks, sharing: Sharing, row_tile_bytes: int, lanes: int,
               target: Target) -> Blocks:
-    """The blocks where rows that many panels read are packed just once, if the third-level cache takes them.
+    """The blocks where rows for three blocks of panels or more are packed just once, if the third-level cache takes them.
 
     From there they come while they are multiplied, which the cache keeps up with where multiply-adds are slower.
     """
-    if target.multiply_adds > 1 or not (t.pack_a and t.pack_b) or t.panels == blocks.panels_in_block or sharing.keeps:
+    if target.multiply_adds > 1 or not (t.pack_a and t.pack_b) or sharing.keeps or t.panels <= 2 * blocks.panels_in_block:
         return blocks
     most = int(target.l3_bytes * STAYING_SHARE) // row_tile_bytes
     if sharing.by_block:
