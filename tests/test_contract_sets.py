@@ -150,7 +150,8 @@ NARROW = [(matmul(60, 17, 100), 8), (matmul(140, 20, 300), 8), (matmul(70, 33, 3
           (matmul(100, 72, 200), 8), (matmul(200, 8, 300), 8), (matmul(64, 10, 40, dtype="double"), 4),
           (matmul(30, 20, 1600, dtype="double", a=True), 4), (matmul(60, 20, 31, batch=3), 8),
           (matmul(50, 23, 60, dtype="i32"), 8), (matmul(150, 103, 40), 8), (matmul(60, 25, 100), 0), (matmul(60, 32, 100), 0),
-          (matmul(60, 13, 100, dtype="double"), 0)]
+          (matmul(60, 13, 100, dtype="double"), 0), (matmul(156, 50, 90), 8), (matmul(140, 26, 90, dtype="double"), 4),
+          (matmul(156, 60, 90), 0)]
 
 
 @pytest.mark.parametrize("name", TARGETS)

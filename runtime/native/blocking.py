@@ -162,7 +162,8 @@ def choose_tiles(extent: Extent, rows: Rows, sums: Sums, itemsize: int, target: 
     most_vectors = 2 if (pack_b and extent.m > 8 and long) or target.registers == 16 else 4
     if pack_b and segment >= ODD_ROWS and target.registers >= 32 and total_vectors in ODD and sums.a_k is not None:
         most_vectors = 3
-    if pack_b and not (paired or overlap) and target.multiply_adds == 1 and crowds(rows, sums, itemsize) and long:
+    alone = total_vectors == 4 and rows.direct and 0 < extent.n % lanes <= lanes // 2  # in one panel: half a vector is narrow
+    if pack_b and not (paired or overlap) and target.multiply_adds == 1 and (alone or crowds(rows, sums, itemsize)) and long:
         most_vectors = 4  # low tiles, whose rows a set holds: nothing is copied, and few sums keep a slower multiply-add busy
     large_b = not pack_b and spans_much(extent, sums, itemsize, stretch)
     few_rows = segment <= (2 * most_rows(target, 2) if large_b else SCANT_ROWS)
@@ -196,8 +197,8 @@ def choose_tiles(extent: Extent, rows: Rows, sums: Sums, itemsize: int, target: 
     if sums.a_k == 1 and share_sets(rows.a_row, itemsize) and height > most_in_set(target) and not (pack_a or overlap):
         segment_tiles, height, tall = split_evenly(segment, ways(target))  # rows would drive out each other
     masked = (stretch or extent.n) % lanes != 0 and target.has_masks and (rows.direct or not pack_b) and not overlap
-    alone = not (stretch or paired) and (panels == 1 or wide == panels - 1)  # the last panel has a micro-kernel of its own
-    half = lanes // 2 if masked and alone and target.multiply_adds == 1 and 0 < extent.n % lanes <= lanes // 2 else 0
+    own = not (stretch or paired) and (panels == 1 or wide == panels - 1)  # the last panel has a micro-kernel of its own
+    half = lanes // 2 if masked and own and target.multiply_adds == 1 and 0 < extent.n % lanes <= lanes // 2 else 0
     return Tiles(pack_a=pack_a, pack_b=pack_b,
                  segment_tiles=segment_tiles, row_tiles=segments * segment_tiles, height=height, tall=tall,
                  panels=panels * stretches, vectors=vectors, wide=wide, overlapped=overlap, stretch=stretch,
@@ -325,13 +326,12 @@ def keep_rows(rows: Rows, t: Tiles, depth: Depth, blocks: Blocks, sharing: Shari
     if target.multiply_adds > 1 or not (t.pack_a and t.pack_b) or sharing.keeps or t.panels <= 2 * blocks.panels_in_block:
         return blocks
     most = int(target.l3_bytes * STAYING_SHARE) // row_tile_bytes
-    if sharing.by_block:
-        return replace(blocks, rows_stay=True) if t.row_tiles <= most else blocks
-    if rows.direct or depth.k_blocks == 1:
-        fewer = min(blocks.tiles_in_block, evened(t.row_tiles, most))
-        again = fewer < t.row_tiles and fewer * t.height < blocks.panels_in_block * t.vectors * lanes  # B is packed more often
-        return blocks if again else replace(blocks, rows_stay=True, by_depth=True, tiles_in_block=fewer)
-    return replace(blocks, rows_stay=True) if blocks.tiles_in_block * depth.k_blocks <= most else blocks
+    if sharing.by_block or not (rows.direct or depth.k_blocks == 1):
+        kept = t.row_tiles if sharing.by_block else blocks.tiles_in_block * depth.k_blocks
+        return replace(blocks, rows_stay=True) if kept <= most else blocks
+    fewer = min(blocks.tiles_in_block, evened(t.row_tiles, most))
+    again = fewer < t.row_tiles and fewer * t.height < blocks.panels_in_block * t.vectors * lanes  # B is packed more often
+    return blocks if again else replace(blocks, rows_stay=True, by_depth=True, tiles_in_block=fewer)
 
 
 def threads_that_pack(units: int, length: int) -> int:
