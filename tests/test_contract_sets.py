@@ -128,6 +128,27 @@ def test_lines_ahead() -> None:
     assert all(g.pack_b for g in deep)
 
 
+# Columns, or rows, that are turned while they are copied: some share a set, some are no whole register, some are far away.
+TURNED = [matmul(m, n, k, dtype=dtype, b=True) for dtype in ("float", "double")
+          for m, n, k in ((150, 70, 1024), (140, 64, 1030), (131, 33, 2048), (300, 40, 250))]
+
+
+@pytest.mark.parametrize("l2", [128, 4096])
+@pytest.mark.parametrize("name", TARGETS)
+def test_lines_that_are_turned(name: str, l2: int) -> None:
+    """Packing turns as many lines at once as a set holds, and fetches those that come next where they are far away."""
+    target = small(TARGETS[name], l2)
+    check([Case(c, way) for c in TURNED for way in ("plain", "twice")], target, (1, 2))
+    text, c = Module(), TURNED[0]
+    f = text.function("case", PARAMETERS, internal=False)
+    left, right, out, scratch, thread, threads = f.parameters
+    emit_contraction(f, target, c, left, right, scratch=scratch, thread=thread, threads=threads, c_pointer=out)
+    turned = [function for function in text.functions if function.startswith("pack.transposed.float")]
+    lanes, together = target.lanes(4), min(8, target.lanes(4))
+    end = ".far" if l2 == 128 else ""
+    assert f"pack.transposed.float.{lanes}" + f".{together}" * (together < lanes) + end in turned
+
+
 @pytest.mark.skipif(not (host().has_masks and host().registers >= 32), reason="tiles overlap with 32 masked registers")
 def test_updated_rows_that_share_a_set() -> None:
     """Rows that finishing will touch are fetched twice where they share sets; results are the same bits."""
