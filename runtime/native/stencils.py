@@ -231,7 +231,8 @@ def taps_function(module: Module, target: Target, s: Stencil, dtype: str) -> str
     def block(rows: int, beside: Value, line: Value, at: Value, sums: Sequence[Value], count: int = s.lanes) -> list[Value]:
         image, after = Image(f, s, dtype, rows), list(sums)
         found: dict[int, Value] = {}
-        ahead = [*lines_ahead(f, s, dtype, line, s.row_step, rows, at), *lines_ahead(f, s, dtype, beside, s.other_row, rows, at)]
+        ahead = [*lines_ahead(f, s, dtype, line, s.row_step, rows, at),
+                 *lines_ahead(f, s, dtype, beside, s.other_row, rows, at)]
         beside, line = f.offset(beside, at, dtype), f.offset(line, f.mul(at, i64(s.step)), dtype)
         for value, uses in image.vectors(line, count, ahead):
             for r, tap in uses:
