@@ -91,14 +91,15 @@ def stencil(c: Contraction, target: Target) -> Stencil | None:
     along_n = math.prod(c.k) <= MOST_TAPS and math.prod(c.k) <= math.prod(c.n)
     places = merge_all(c.n, c.b_n, c.b_n) if along_n else merge_all(c.k, c.b_k, c.a_k)
     taps = merge(c.k, c.b_k) if along_n else merge(c.n, c.b_n)
-    if not places or not taps or places[-1][1][0] not in (1, 2) or not 1 < math.prod(size for size, _ in taps) <= MOST_TAPS:
+    number = math.prod(size for size, _ in taps)
+    if not places or places[-1][1][0] not in (1, 2) or number > MOST_TAPS or (number == 1 and not along_n):
         return None
     run, (step, beside) = places[-1]
     rows, (row_step, other_row) = places[-2] if len(places) > 1 else (1, (0, 0))
     itemsize, most = SIZES[c.dtype], target.lanes(SIZES[c.dtype])
     masked = target.has_masks and run < most
     lanes = min(most, 1 << (run - 1).bit_length() if masked else 1 << run.bit_length() - 1)
-    meets = any(abs(by) < run * step for _, by in taps) or any(by and by % row_step == 0 for _, by in taps if row_step)
+    meets = number == 1 or any(abs(by) < run * step or (row_step and by and by % row_step == 0) for _, by in taps)
     if run < LEAST_RUN or lanes < 2 or not meets or (not along_n and (beside != 1 or not target.has_masks)):
         return None
     found, groups, group_step = offsets(taps), 1, 0
