@@ -6,6 +6,7 @@ import random
 
 import numpy as np
 import pytest
+from graphc.runtime.native import epilogues
 from graphc.runtime.native.contract import Contraction, choose_road
 from graphc.runtime.native.stencils import MOST_SUMS
 from graphc.runtime.native.target import Target, host
@@ -118,3 +119,30 @@ def test_a_step_of_single_channels(stride: int, dilation: int, size: tuple[int, 
         for k, v in values.items():
             assert v.tobytes() == found[1][1][k].tobytes()
             assert np.allclose(v, found[0][1][k], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_images_just_longer_than_lines(dtype: str) -> None:
+    """Images of 7 x 7 are columns of one contraction where sums are long; what follows finds its image and pixel."""
+    apart = epilogues.apart_in_result("ncd", {"n": 5, "c": 7, "d": 7}, {"n": 588, "c": 7, "d": 1}, 288, 4)
+    assert apart == 0
+    assert epilogues.apart_in_result("ncd", {"n": 5, "c": 7, "d": 7}, {"n": 588, "c": 7, "d": 1}, 27, 4) == 1  # short sums
+    assert epilogues.apart_in_result("ncd", {"n": 5, "c": 8, "d": 8}, {"n": 768, "c": 8, "d": 1}, 288, 4) == 1  # whole lines
+    rng = np.random.default_rng(3)
+    x0 = rng.standard_normal((5, 32, 7, 7)).astype(dtype)
+    x = graphc.placeholder("x", x0.shape, dtype)
+    found = []
+    for options in ({"backend": "numpy"}, {"threads": 1}, {"threads": 2}, {"threads": 3}):
+        model = nn.Sequential(nn.Conv2d(32, 12, 3, padding=1), nn.ReLU(), nn.Conv2d(12, 32, 1), nn.BatchNorm2d(32), nn.Tanh(),
+                              nn.Conv2d(32, 5, 3, padding=1))
+        values = np.random.default_rng(1)
+        model.load_state_dict({k: (0.2 * values.standard_normal(v.shape)).astype(v.dtype) + (k.endswith("var"))
+                               for k, v in model.state_dict().items()})
+        model = model.to(dtype) if dtype == "float64" else model
+        step = graphc.train_step((model(x) + x[:, :5]).square().mean(), graphc.optim.SGD(model.parameters(), lr=0.1), **options)
+        losses = [float(step(x0)) for _ in range(2)]
+        found.append((losses, {k: np.array(v) for k, v in model.state_dict().items()}))
+    for losses, values in found[1:]:
+        assert losses == found[1][0] and np.allclose(losses, found[0][0], rtol=1e-5)
+        for k, v in values.items():
+            assert v.tobytes() == found[1][1][k].tobytes() and np.allclose(v, found[0][1][k], rtol=1e-3, atol=1e-5)
