@@ -124,10 +124,10 @@ def test_a_step_of_single_channels(stride: int, dilation: int, size: tuple[int, 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_images_just_longer_than_lines(dtype: str) -> None:
     """Images of 7 x 7 are columns of one contraction where sums are long; what follows finds its image and pixel."""
-    apart = epilogues.apart_in_result("ncd", {"n": 5, "c": 7, "d": 7}, {"n": 588, "c": 7, "d": 1}, 288, 4)
+    apart = epilogues.apart_in_result("ncd", {"n": 5, "c": 7, "d": 7}, {"n": 588, "c": 7, "d": 1}, 12, 288, 4)
     assert apart == 0
-    assert epilogues.apart_in_result("ncd", {"n": 5, "c": 7, "d": 7}, {"n": 588, "c": 7, "d": 1}, 27, 4) == 1  # short sums
-    assert epilogues.apart_in_result("ncd", {"n": 5, "c": 8, "d": 8}, {"n": 768, "c": 8, "d": 1}, 288, 4) == 1  # whole lines
+    assert epilogues.apart_in_result("ncd", {"n": 5, "c": 7, "d": 7}, {"n": 588, "c": 7, "d": 1}, 12, 27, 4) == 1  # short
+    assert epilogues.apart_in_result("ncd", {"n": 5, "c": 8, "d": 8}, {"n": 768, "c": 8, "d": 1}, 12, 288, 4) == 1  # whole
     rng = np.random.default_rng(3)
     x0 = rng.standard_normal((5, 32, 7, 7)).astype(dtype)
     x = graphc.placeholder("x", x0.shape, dtype)

@@ -66,7 +66,7 @@ def contraction_of(node: Node) -> tuple[Contraction, Strided, Strided, tuple[str
         steps[label] = step
         step *= sizes[label]
 
-    apart = apart_in_result(n, sizes, steps, prod(sizes[x] for x in k), node.dtype.itemsize)
+    apart = apart_in_result(n, sizes, steps, prod(sizes[x] for x in m), prod(sizes[x] for x in k), node.dtype.itemsize)
     batch, n = batch + n[:apart], n[apart:]
 
     def group(labels: str, values: dict[str, int]) -> tuple[int, ...]:
@@ -85,11 +85,12 @@ def computed_operands(node: Node) -> tuple[bool, bool]:
     return a.base.op.kind is Kind.MAP, b.base.op.kind is Kind.MAP
 
 
-def apart_in_result(labels: str, sizes: dict[str, int], steps: dict[str, int], k: int, itemsize: int) -> int:
+def apart_in_result(labels: str, sizes: dict[str, int], steps: dict[str, int], m: int, k: int, itemsize: int) -> int:
     """How many leading labels of n become a batch, so that a row of a tile is adjacent in the result.
 
     The images of a convolution are such: the channels lie between them and their pixels.  Images that are just longer than
-    some lines stay together where sums are long: then their vectors are full, and what they end in does not count.
+    some lines stay together where sums are long: then their vectors are full, and what they end in does not count.  Where
+    there is but one row, nothing is shared by images that stay together.
     """
     for place in range(len(labels) - 1, 0, -1):
         length = prod(sizes[x] for x in labels[place:])
@@ -97,7 +98,7 @@ def apart_in_result(labels: str, sizes: dict[str, int], steps: dict[str, int], k
             lanes = LINE // itemsize
             whole = -(-length // lanes) * lanes
             full = whole > MOST_LOST * length and k * (whole - length) > SCATTERED * lanes * length
-            return place if length >= LEAST_ROW and not full else 0
+            return place if m == 1 or (length >= LEAST_ROW and not full) else 0
     return 0
 
 

@@ -187,8 +187,7 @@ def stencil_function(module: Module, target: Target, s: Stencil, dtype: str) -> 
     f = module.function(name, ALONG_N, attributes="noinline nounwind")
     a, b, to, *counts = f.parameters
     factors = [f.broadcast(f.load(f.offset(a, i64(w), dtype), dtype), s.lanes) for w in s.weights]
-    count, begin = min(s.run, s.lanes), i64(0)
-    mask = f.lane_mask(i64(count), s.lanes) if count < s.lanes else None
+    count, begin, half = min(s.run, s.lanes), i64(0), s.lanes // 2
 
     def block(rows: int, row: Value, at: Value, result: Value) -> None:
         line, ahead = f.offset(row, f.mul(at, i64(s.step)), dtype), lines_ahead(f, s, dtype, row, s.row_step, rows, at)
@@ -203,10 +202,11 @@ def stencil_function(module: Module, target: Target, s: Stencil, dtype: str) -> 
                 left[r] -= 1
                 if not left[r]:
                     place = f.offset(result, i64(r * s.run), dtype)
-                    if mask:
-                        f.masked_store(after, place, mask)
-                    else:
+                    if count == s.lanes:
                         f.store(after, place)
+                        continue
+                    for lane in (0, count - half):  # two halves that overlap: some processors take long for masked stores
+                        f.store(f.shuffle(after, range(lane, lane + half)), f.offset(place, i64(lane), dtype))
 
     for rows, number in zip((s.high, s.high - 1) if s.tall else (s.high,), counts, strict=False):
         with f.loop(i64(0), number) as i, f.loop(0, math.ceil(s.run / s.lanes)) as v:
