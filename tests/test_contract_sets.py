@@ -168,3 +168,13 @@ def test_images_whose_rows_share_a_set(name: str) -> None:
             assert not choose_road(c, replace(target, l1_bytes=48 << 10), True, (False, False)).blocking.pack_b
         cases += [Case(c), Case(c, "twice", 1)]
     check(cases, target)
+
+
+def test_rows_too_long_for_correlations() -> None:
+    """Gradients of 1 x 1 convolutions of large images are tiles where a cache with few ways does not hold a row of each operand."""
+    for k, along in ((300, True), (1024, False)):
+        c = Contraction("float", (), (32,), (64,), (3, k), (), (k,), (32 * k, 1), (), (64 * k, 1), (k,), (), (64,), (1,))
+        if host().vector_bytes == 64:
+            assert (choose_road(c, small(host(), 1024), True, (False, False)).correlation is not None) == along
+            assert choose_road(c, two_a_cycle(replace(host(), l1_bytes=48 << 10)), True, (False, False)).correlation is not None
+        check([Case(c), Case(c, "twice")], small(host(), 1024), (1, 2))
