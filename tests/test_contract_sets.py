@@ -171,7 +171,7 @@ def test_images_whose_rows_share_a_set(name: str) -> None:
 
 
 def test_rows_too_long_for_correlations() -> None:
-    """Gradients of 1 x 1 convolutions of large images are tiles where a cache with few ways does not hold a row of each operand."""
+    """Gradients of 1 x 1 convolutions are tiles where a cache with few ways does not hold a row of each operand."""
     for k, along in ((300, True), (1024, False)):
         c = Contraction("float", (), (32,), (64,), (3, k), (), (k,), (32 * k, 1), (), (64 * k, 1), (k,), (), (64,), (1,))
         if host().vector_bytes == 64:
