@@ -176,3 +176,26 @@ def test_updated_rows_that_share_a_set() -> None:
     assert results[0][0] == results[1][0] + 1
     np.testing.assert_array_equal(results[0][1], results[1][1])
     np.testing.assert_allclose(results[0][1], a.T @ b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_images_whose_rows_share_a_set(name: str) -> None:
+    """Panels of several images are copied where their rows, a power of two apart, would drive out each other."""
+    target, cases = small(TARGETS[name], 1024), []
+    for n, batch, packed in ((1024, 3, True), (1008, 3, False), (1024, 1, False)):
+        c = replace(matmul(40, n, 20, batch=batch), a_batch=(0,))
+        if target.vector_bytes == 64:
+            assert choose_road(c, target, True, (False, False)).blocking.pack_b == packed
+            assert not choose_road(c, replace(target, l1_bytes=48 << 10), True, (False, False)).blocking.pack_b
+        cases += [Case(c), Case(c, "twice", 1)]
+    check(cases, target)
+
+
+def test_rows_too_long_for_correlations() -> None:
+    """Gradients of 1 x 1 convolutions are tiles where a cache with few ways does not hold a row of each operand."""
+    for k, along in ((300, True), (1024, False)):
+        c = Contraction("float", (), (32,), (64,), (3, k), (), (k,), (32 * k, 1), (), (64 * k, 1), (k,), (), (64,), (1,))
+        if host().vector_bytes == 64:
+            assert (choose_road(c, small(host(), 1024), True, (False, False)).correlation is not None) == along
+            assert choose_road(c, two_a_cycle(replace(host(), l1_bytes=48 << 10)), True, (False, False)).correlation is not None
+        check([Case(c), Case(c, "twice")], small(host(), 1024), (1, 2))

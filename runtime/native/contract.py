@@ -25,6 +25,7 @@ from graphc.runtime.native.overlap import FinishVector, OverlappedTiles
 from graphc.runtime.native.pairs import OverlappedPairs, PairedTiles
 from graphc.runtime.native.pieces import DEPTH
 from graphc.runtime.native.sharing import spread
+from graphc.runtime.native.stencils import Stencil, emit_stencil, stencil
 from graphc.runtime.native.target import Target
 from graphc.runtime.native.tile_operands import Load, flat_offset
 from graphc.runtime.native.tile_stores import store_columns, store_to, store_vector_to, stores_columns, turns_by_vectors
@@ -56,6 +57,7 @@ class Road(NamedTuple):
     turned_stride: int  # elements between its rows: the rows of a tile
     scratch_bytes: int
     correlation: Correlation | None = None  # vectors run along k, which are several axes
+    stencil: Stencil | None = None  # a few taps meet neighbouring positions
 
 
 def dots_fit(c: Contraction, target: Target) -> bool:
@@ -166,6 +168,9 @@ def choose_road(c: Contraction, target: Target, plain: bool, loads: tuple[bool, 
         return choose_blocking(swapped(c) if turned else c, target, plain, loads[::-1] if turned else loads,
                                whole_rows and not turned, overlap and not turned and not dots, paired)
 
+    places = stencil(c, target) if not any(loads) and not whole_rows else None
+    if places is not None:
+        return Road(False, False, blocking_of(False, False, False), places.scratch_bytes, 1, places.scratch_bytes, None, places)
     choices, paired = [], []
     for turned in (False, True):
         d, computed = (swapped(c), loads[::-1]) if turned else (c, loads)
@@ -239,6 +244,8 @@ def tile_parts(c: Contraction, target: Target, *, load_a: bool = False, load_b: 
     road = choose_road(c, target, False, (load_a, load_b), whole_rows)
     if road.correlation is not None:
         return road.correlation.row_tiles, road.correlation.blocks
+    if road.stencil:
+        return 1, road.stencil.units
     g = road.blocking
     rows, columns = (-(-g.m // rows_of_dots(g, SIZES[c.dtype], target)), 1) if road.dots else (g.row_tiles, g.panels)
     if g.gathers_rows:
@@ -289,6 +296,9 @@ def emit_contraction(f: Function, target: Target, c: Contraction, a: Value, b: V
     if road.correlation is not None:
         finish = finish or store_to(to, c, target)
         emit_correlation(f, target, c, road.correlation, a, b, scratch, thread, threads, finish)
+        return False
+    if road.stencil:
+        emit_stencil(f, target, c, road.stencil, a, b, scratch, thread, threads, finish, to)
         return False
     if road.turned:
         c, a, b, prefetch = swapped(c), b, a, None
