@@ -180,6 +180,27 @@ def test_lines_ahead() -> None:
     assert all(g.pack_b for g in deep)
 
 
+# Columns, or rows, that are turned while they are copied: some share a set, some are no whole register, some are far away.
+TURNED = [matmul(m, n, k, dtype=dtype, b=True) for dtype in ("float", "double")
+          for m, n, k in ((150, 70, 1024), (140, 64, 1030), (131, 33, 2048), (300, 40, 250))]
+
+
+@pytest.mark.parametrize("l2", [128, 4096])
+@pytest.mark.parametrize("name", TARGETS)
+def test_lines_that_are_turned(name: str, l2: int) -> None:
+    """Packing turns as many lines at once as a set holds, and fetches those that come next where they are far away."""
+    target = small(TARGETS[name], l2)
+    check([Case(c, way) for c in TURNED for way in ("plain", "twice")], target, (1, 2))
+    text, c = Module(), TURNED[0]
+    f = text.function("case", PARAMETERS, internal=False)
+    left, right, out, scratch, thread, threads = f.parameters
+    emit_contraction(f, target, c, left, right, scratch=scratch, thread=thread, threads=threads, c_pointer=out)
+    turned = [function for function in text.functions if function.startswith("pack.transposed.float")]
+    lanes, together = target.lanes(4), min(8, target.lanes(4))
+    end = ".far" if l2 == 128 else ""
+    assert f"pack.transposed.float.{lanes}" + f".{together}" * (together < lanes) + end in turned
+
+
 @pytest.mark.skipif(not (host().has_masks and host().registers >= 32), reason="tiles overlap with 32 masked registers")
 def test_updated_rows_that_share_a_set() -> None:
     """Rows that finishing will touch are fetched twice where they share sets; results are the same bits."""
@@ -207,3 +228,26 @@ def test_updated_rows_that_share_a_set() -> None:
     assert results[0][0] == results[1][0] + 1
     np.testing.assert_array_equal(results[0][1], results[1][1])
     np.testing.assert_allclose(results[0][1], a.T @ b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_images_whose_rows_share_a_set(name: str) -> None:
+    """Panels of several images are copied where their rows, a power of two apart, would drive out each other."""
+    target, cases = small(TARGETS[name], 1024), []
+    for n, batch, packed in ((1024, 3, True), (1008, 3, False), (1024, 1, False)):
+        c = replace(matmul(40, n, 20, batch=batch), a_batch=(0,))
+        if target.vector_bytes == 64:
+            assert choose_road(c, target, True, (False, False)).blocking.pack_b == packed
+            assert not choose_road(c, replace(target, l1_bytes=48 << 10), True, (False, False)).blocking.pack_b
+        cases += [Case(c), Case(c, "twice", 1)]
+    check(cases, target)
+
+
+def test_rows_too_long_for_correlations() -> None:
+    """Gradients of 1 x 1 convolutions are tiles where a cache with few ways does not hold a row of each operand."""
+    for k, along in ((300, True), (1024, False)):
+        c = Contraction("float", (), (32,), (64,), (3, k), (), (k,), (32 * k, 1), (), (64 * k, 1), (k,), (), (64,), (1,))
+        if host().vector_bytes == 64:
+            assert (choose_road(c, small(host(), 1024), True, (False, False)).correlation is not None) == along
+            assert choose_road(c, two_a_cycle(replace(host(), l1_bytes=48 << 10)), True, (False, False)).correlation is not None
+        check([Case(c), Case(c, "twice")], small(host(), 1024), (1, 2))

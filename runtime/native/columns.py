@@ -11,13 +11,14 @@ from math import prod
 
 from graphc.index import Index, Variable
 from graphc.ir import Node
+from graphc.plan import Form
 
 from .elements import Elements
 from .emit import Carried
 from .folds import LARGE, Chunks, Folding, Passes, Space, column_chunks, numbers_bytes, passes_of
-from .loops import State, Work, affine_in, bind
+from .loops import MOST_CODE, MOST_VECTORS, OF_LOAD, State, Work, affine_in, bind
 from .partials import Partials, Room, store_number
-from .recipes import Key
+from .recipes import Action, Key
 from .scopes import Scope
 from .sharing import quotient
 from .values import Value, i64
@@ -80,7 +81,17 @@ class Columns:
         else:
             self.width = max((b for b in range(1, most + 1) if vectors % b == 0), default=1)
         self.rest = 0 if masks else self.inner_count - vectors * lanes  # columns that no vector covers
-        self.stripe = self.blocks_of_stripe(-(-vectors // self.width))
+        self.straight = self.is_straight()
+        if self.straight and vectors <= MOST_VECTORS:  # which lanes a guard holds for is known then
+            self.width = max(1, vectors)
+        self.stripe = 0 if self.straight else self.blocks_of_stripe(-(-vectors // self.width))
+
+    def is_straight(self) -> bool:
+        """Whether the few rows are written one after the other: windows, whose places are numbers then."""
+        e, kernel = self.w.elements, self.w.kernel
+        loads = sum(e.step(key).action is Action.LOAD for roots in self.roots for key in e.reachable(roots))
+        code = self.passes.reduced_count * (self.cost * len(self.roots) + OF_LOAD * loads)
+        return kernel.form is Form.ROWS and not self.chunks and code * min(MOST_VECTORS, self.vectors) <= MOST_CODE
 
     def block_vectors(self, vectors: int, states: int) -> int:
         """How many vectors of columns a block has at most, of which so many states stay in registers.
@@ -250,6 +261,12 @@ class Columns:
         f, e = self.w.f, self.w.elements
         self.hoist(p, scopes)
         lanes = e.lanes if scopes[0].lane is not None else 0
+        if self.straight:
+            states = [folding.initial(lanes) for _ in scopes]
+            for row in range(self.passes.reduced_count):
+                for i in self.vectors_of(p, scopes, i64(row)):
+                    states[i] = self.one(p, folding, states[i])
+            return states
         length = self.passes.reduced_count
         unroll = max(1, 4 // len(scopes)) if self.cost <= CHEAP_COLUMNS and length >= 16 else 1
         width = len(folding.initial(lanes))

@@ -16,7 +16,7 @@ from graphc.runtime.native.axes import Axes, Contraction, merge, pieces_run, swa
 from graphc.runtime.native.blocking import choose_blocking
 from graphc.runtime.native.blocks import Blocking
 from graphc.runtime.native.correlations import Correlation, correlation, emit_correlation
-from graphc.runtime.native.dot_tiles import DotTiles, dot_tiles, emit_dot_tiles
+from graphc.runtime.native.dot_tiles import DotTiles, dot_columns_in_place, dot_tiles, dots_fit, emit_dot_tiles
 from graphc.runtime.native.dots import DotTile, dot_function, dot_rows
 from graphc.runtime.native.emit import SIZES, Function, Value, i64
 from graphc.runtime.native.matrix import MatrixTiles
@@ -26,6 +26,7 @@ from graphc.runtime.native.overlap import FinishVector, OverlappedTiles
 from graphc.runtime.native.pairs import OverlappedPairs, PairedTiles
 from graphc.runtime.native.pieces import DEPTH
 from graphc.runtime.native.sharing import spread
+from graphc.runtime.native.stencils import Stencil, emit_stencil, stencil
 from graphc.runtime.native.target import Target
 from graphc.runtime.native.tile_operands import Load, flat_offset
 from graphc.runtime.native.tile_stores import store_columns, store_to, store_vector_to, stores_columns, turns_by_vectors
@@ -45,7 +46,6 @@ SPLITTING, PARTIAL = 250, 1.5  # cycles to begin to pack pairs of bfloat16; how 
 LEAST_PAIRED = SHALLOW  # up to so many k it is the result that takes time
 PAIRS_WORTH = 1.1  # how many times as fast pairs must seem
 DOTS_WORTH = 1.1  # how many times as fast tiles of dot products must seem
-DOT_COLUMNS = 8  # up to so many columns dot products pay
 
 
 class Road(NamedTuple):
@@ -58,20 +58,8 @@ class Road(NamedTuple):
     turned_stride: int  # elements between its rows: the rows of a tile
     scratch_bytes: int
     correlation: Correlation | None = None  # vectors run along k, which are several axes
+    stencil: Stencil | None = None  # a few taps meet neighbouring positions
     dot_tiles: DotTiles | None = None  # vectors run along k, and results are only stored
-
-
-def dots_fit(c: Contraction, target: Target) -> bool:
-    """Whether vectors along k suit: few columns, k adjacent in A, rows of A evenly spaced."""
-    a_k = merge(c.k, c.a_k)
-    return (math.prod(c.n) <= min(DOT_COLUMNS, target.registers // 4) and len(a_k) == 1 and a_k[0][1] == 1
-            and a_k[0][0] >= target.lanes(SIZES[c.dtype]) and len(merge(c.m, c.a_m)) <= 1 and math.prod(c.m) > 0)
-
-
-def dot_columns_in_place(c: Contraction) -> bool:
-    """Whether the columns of B can be read where they are: k adjacent, columns evenly spaced."""
-    b_k = merge(c.k, c.b_k)
-    return len(b_k) == 1 and b_k[0][1] == 1 and len(merge(c.n, c.b_n)) <= 1
 
 
 def pack_cost(axes: Axes, stride: int | None, run: int, lanes: int, masks: bool) -> float:
@@ -169,6 +157,9 @@ def choose_road(c: Contraction, target: Target, plain: bool, loads: tuple[bool, 
         return choose_blocking(swapped(c) if turned else c, target, plain, loads[::-1] if turned else loads,
                                whole_rows and not turned, overlap and not turned and not dots, paired)
 
+    places = stencil(c, target) if not any(loads) and not whole_rows else None
+    if places is not None:
+        return Road(False, False, blocking_of(False, False, False), places.scratch_bytes, 1, places.scratch_bytes, None, places)
     choices, paired = [], []
     for turned in (False, True):
         d, computed = (swapped(c), loads[::-1]) if turned else (c, loads)
@@ -246,6 +237,8 @@ def tile_parts(c: Contraction, target: Target, *, load_a: bool = False, load_b: 
     road = choose_road(c, target, False, (load_a, load_b), whole_rows)
     if road.correlation is not None:
         return road.correlation.row_tiles, road.correlation.blocks
+    if road.stencil:
+        return 1, road.stencil.units
     g = road.blocking
     rows, columns = (-(-g.m // rows_of_dots(g, SIZES[c.dtype], target)), 1) if road.dots else (g.row_tiles, g.panels)
     if g.gathers_rows:
@@ -296,6 +289,9 @@ def emit_contraction(f: Function, target: Target, c: Contraction, a: Value, b: V
     if road.correlation is not None:
         finish = finish or store_to(to, c, target)
         emit_correlation(f, target, c, road.correlation, a, b, scratch, thread, threads, finish)
+        return False
+    if road.stencil:
+        emit_stencil(f, target, c, road.stencil, a, b, scratch, thread, threads, finish, to)
         return False
     if road.turned:
         c, a, b, prefetch = swapped(c), b, a, None

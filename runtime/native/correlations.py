@@ -17,7 +17,7 @@ from graphc.runtime.native.blocking import LARGE
 from graphc.runtime.native.dots import summed
 from graphc.runtime.native.emit import Carried, Function, Module
 from graphc.runtime.native.microkernel import multiply_add, plus
-from graphc.runtime.native.operands import TABLE_LIMIT
+from graphc.runtime.native.operands import FEW_WAYS, TABLE_LIMIT, ways
 from graphc.runtime.native.sharing import quotient, spread
 from graphc.runtime.native.target import Target
 from graphc.runtime.native.tile_operands import flat_offset
@@ -31,6 +31,7 @@ MOST_TAPS, LEAST_SUMS = 9, 8  # columns of a tile; sums that keep multiply-adds 
 WIDE = 128  # columns that are finished together, if there are so many
 KEPT_SHARE = 4  # the part of the second-level cache that the sums of all tiles may take
 NEAR = 2 / 3  # of the first-level cache: a block of k of a tile's rows and of what they meet
+FAR_LOAD = 4  # times as long as a multiply-add on two units a vector from the second-level cache takes
 LONG_ROW = 4  # vectors of a row of k whose code is written one after the other
 PARAMETERS = (("a", "ptr"), ("b", "ptr"), ("a_table", "ptr"), ("b_table", "ptr"), ("count", "i64"), ("to", "ptr"),
               ("anew", "i1"))
@@ -60,6 +61,7 @@ class Correlation:
     a_many: Axes  # of these, which are outside of them, there are too many
     b_many: Axes
     b_groups: Axes
+    far: bool  # not even one row of k of what a tile meets stays in a first-level cache, which has few ways
     sums: int  # room of a tile's sums, in whole vectors
     parts_bytes: int
     scratch_bytes: int
@@ -70,6 +72,8 @@ class Correlation:
         sums = self.rows * self.taps
         shuffles = self.taps if self.apart > 1 else 0
         slower = max(1.1 + shuffles / sums, (self.rows + 2 * self.taps + shuffles) / sums, LEAST_SUMS / sums)
+        if self.far:
+            slower = max(slower, FAR_LOAD * (self.rows + self.apart * self.taps) / sums)
         many = math.prod(size for size, _ in self.a_many)
         return m * n * many * (self.outer * vectors / 2 * slower + 4 * math.ceil(self.outer / self.outer_in_block))
 
@@ -101,6 +105,7 @@ def correlation(c: Contraction, target: Target) -> Correlation | None:
     apart = k[-1][1][1]
     of_a_row = (rows * run + apart * run + (taps - 1) * min(step, run)) * itemsize
     passes = math.ceil(outer / max(1, int(NEAR * target.l1_bytes) // of_a_row))
+    far = of_a_row > NEAR * target.l1_bytes and ways(target) <= FEW_WAYS
     large = math.prod((*c.batch, *c.m, *c.n, *c.k)) * itemsize >= LARGE * SIZES["float"]
     sums = math.ceil(rows * taps / lanes) * lanes
     parts = align(groups_in_block * sums * itemsize)
@@ -110,7 +115,7 @@ def correlation(c: Contraction, target: Target) -> Correlation | None:
     return Correlation(rows=rows, tall=tall, row_tiles=row_tiles, taps=taps, tap=step, groups=groups,
                        groups_in_block=groups_in_block, blocks=blocks, together=together, portion=int(large), run=run,
                        apart=apart, outer=outer, outer_in_block=math.ceil(outer / passes), a_row=a_m[0][1], a_outer=a_outer,
-                       b_outer=b_outer, a_many=a_many, b_many=b_many, b_groups=b_groups, sums=sums, parts_bytes=parts,
+                       b_outer=b_outer, a_many=a_many, b_many=b_many, b_groups=b_groups, far=far, sums=sums, parts_bytes=parts,
                        scratch_bytes=together * parts + align((rows * groups_in_block * taps + lanes) * itemsize))
 
 

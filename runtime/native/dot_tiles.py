@@ -2,7 +2,7 @@
 
 A register tile would copy one of them first, turned, which takes about as long as few rows multiply; and few columns fill no
 vectors.  Here vectors run along k, several rows meet several columns, and the result is stored where it belongs.
-Knows sizes, strides and what a tile of dot products takes.  Must not know other ways to compute a contraction.
+Knows sizes, strides, where dot products suit, and what tiles of them take.  Must not know other ways to compute contractions.
 """
 
 from __future__ import annotations
@@ -19,9 +19,23 @@ from graphc.runtime.native.tile_operands import flat_offset
 
 from graphc.records import NamedTuple
 
+DOT_COLUMNS = 8  # up to so many columns dot products pay
 MOST_COLUMNS = 32  # of which each row meets all: more of them fill vectors of a register tile
 BETWEEN = 12  # cycles from tile to tile
 LEAST_SUMS = 4  # on their way at a time
+
+
+def dots_fit(c: Contraction, target: Target) -> bool:
+    """Whether vectors along k suit: few columns, k adjacent in A, rows of A evenly spaced."""
+    a_k = merge(c.k, c.a_k)
+    return (math.prod(c.n) <= min(DOT_COLUMNS, target.registers // 4) and len(a_k) == 1 and a_k[0][1] == 1
+            and a_k[0][0] >= target.lanes(SIZES[c.dtype]) and len(merge(c.m, c.a_m)) <= 1 and math.prod(c.m) > 0)
+
+
+def dot_columns_in_place(c: Contraction) -> bool:
+    """Whether the columns of B can be read where they are: k adjacent, columns evenly spaced."""
+    b_k = merge(c.k, c.b_k)
+    return len(b_k) == 1 and b_k[0][1] == 1 and len(merge(c.n, c.b_n)) <= 1
 
 
 class DotTiles(NamedTuple):

@@ -22,12 +22,14 @@ from graphc.plan import Kernel
 from .addresses import LLVM, Memory, memory_type, row_major
 from .contract import Contraction, Tile
 from .emit import Function
+from .lines_ahead import LINE_BYTES as LINE
 from .loops import State, Work, bind, output_key, variable_of
 from .recipes import Key
 from .scopes import LoweringError, Scope
 from .values import SIZES, Value, i64
 
 LEAST_ROW = 48  # elements of a result's row for which its images are worth a contraction each
+MOST_LOST, SCATTERED = 1.2, 4  # times as long as its elements its vectors are; cycles an element, where vectors end elsewhere
 STREAM = 1 << 17  # bytes that an epilogue touches from which fetching ahead pays: other kernels fill the cache too
 
 
@@ -64,7 +66,7 @@ def contraction_of(node: Node) -> tuple[Contraction, Strided, Strided, tuple[str
         steps[label] = step
         step *= sizes[label]
 
-    apart = apart_in_result(n, sizes, steps)
+    apart = apart_in_result(n, sizes, steps, prod(sizes[x] for x in m), prod(sizes[x] for x in k), node.dtype.itemsize)
     batch, n = batch + n[:apart], n[apart:]
 
     def group(labels: str, values: dict[str, int]) -> tuple[int, ...]:
@@ -83,15 +85,20 @@ def computed_operands(node: Node) -> tuple[bool, bool]:
     return a.base.op.kind is Kind.MAP, b.base.op.kind is Kind.MAP
 
 
-def apart_in_result(labels: str, sizes: dict[str, int], steps: dict[str, int]) -> int:
+def apart_in_result(labels: str, sizes: dict[str, int], steps: dict[str, int], m: int, k: int, itemsize: int) -> int:
     """How many leading labels of n become a batch, so that a row of a tile is adjacent in the result.
 
-    The images of a convolution are such: the channels lie between them and their pixels.
+    The images of a convolution are such: the channels lie between them and their pixels.  Images that are just longer than
+    some lines stay together where sums are long: then their vectors are full, and what they end in does not count.  Where
+    there is but one row, nothing is shared by images that stay together.
     """
     for place in range(len(labels) - 1, 0, -1):
-        outer, inner = labels[place - 1], labels[place:]
-        if steps[outer] != prod(sizes[x] for x in inner):
-            return place if prod(sizes[x] for x in inner) >= LEAST_ROW else 0
+        length = prod(sizes[x] for x in labels[place:])
+        if steps[labels[place - 1]] != length:
+            lanes = LINE // itemsize
+            whole = -(-length // lanes) * lanes
+            full = whole > MOST_LOST * length and k * (whole - length) > SCATTERED * lanes * length
+            return place if m == 1 or (length >= LEAST_ROW and not full) else 0
     return 0
 
 

@@ -79,7 +79,7 @@ class Indices(Scopes):
         total = [0] * self.lanes
         for term, factor in index.terms:
             step = self._slope(term)
-            lanes = self._pattern(term) if step is None else [step * i for i in range(self.lanes)]
+            lanes = [step * i for i in range(self.lanes)] if step is not None else self._pattern(term) or self._numbers(term)
             if lanes is None:
                 return None
             total = [t + factor * (lane - lanes[0]) for t, lane in zip(total, lanes, strict=True)]
@@ -89,11 +89,22 @@ class Indices(Scopes):
         """Each lane's value of an index, where the code knows."""
         total = [index.constant] * self.lanes
         for term, factor in index.terms:
-            lanes = self._pattern(term) if isinstance(term, Remainder) else None
+            lanes = self._numbers(term)
             if lanes is None:
                 return None
             total = [t + factor * lane for t, lane in zip(total, lanes, strict=True)]
         return tuple(total)
+
+    def _numbers(self, term: Term) -> Sequence[int] | None:
+        """Each lane's value of a term, where the code knows."""
+        if isinstance(term, Variable):
+            value = self.bound(term)
+            first = None if value is None or value.lanes else value.number
+            return None if first is None else [first + i * (term == self.lane) for i in range(self.lanes)]
+        inside = self.values(term.of)
+        if inside is None:
+            return self._pattern(term) if isinstance(term, Remainder) else None
+        return [v // term.by if isinstance(term, Divided) else v % term.by for v in inside]
 
     def _pattern(self, term: Term) -> list[int] | None:
         """Each lane's remainder, or how far its quotient is above the quotient of lane 0, where the code knows."""
@@ -220,10 +231,14 @@ class Indices(Scopes):
             return known
         total: Value | None = None
         for index, low, high in guard:
-            value = self.index(index)
-            if low:
-                value = self.f.emit(f"sub {value.type} {value.name}, {constant(low, value.type).name}", value.type)
-            test = self.f.compare("icmp ult", value, constant(high - low, value.type))
+            each = self.values(index) if self.is_vector(index) else None
+            if each is not None:
+                test = numbers([int(low <= v < high) for v in each], "i1")
+            else:
+                value = self.index(index)
+                if low:
+                    value = self.f.emit(f"sub {value.type} {value.name}, {constant(low, value.type).name}", value.type)
+                test = self.f.compare("icmp ult", value, constant(high - low, value.type))
             if total is not None:
                 total, test = self.aligned([total, test])
                 test = self.f.emit(f"and {test.type} {total.name}, {test.name}", test.type)

@@ -26,6 +26,7 @@ from .values import Value, i64, lane_numbers, vector
 
 State = list[Value]
 CHEAP, MODERATE, HEAVY = 8, 30, 60  # operations of a loop body that is unrolled 4 times, twice, written only once
+OF_LOAD, MOST_VECTORS, MOST_CODE = 4, 4, 700  # instructions of a load of near lanes; of a line that is written straight on
 LINE = 64  # elements: threads' ranges start at multiples of it
 PARTS = 128  # of a kernel's work, in which threads share it out where they take turns
 
@@ -179,11 +180,12 @@ class Work:
 
     def sweep(self, variable: Index, low: Value, high: Value, cost: int, body: Callable[[State], State],
               initial: Callable[[int], State] = lambda lanes: [], aligned: bool = False,
-              even: bool = False) -> list[State]:
+              even: bool = False, straight: bool = False) -> list[State]:
         """Runs `body` over low <= variable < high, a vector at a time; returns partial states in a fixed order.
 
         body(state) is called inside the lane's scope and returns the new state.  initial(lanes) is the neutral state, of
-        scalars for 0 lanes.  aligned: the range's length is a multiple of a vector.  even: so is its start.
+        scalars for 0 lanes.  aligned: the range's length is a multiple of a vector.  even: so is its start.  straight: vectors
+        are written one after the other, so that the code knows which lanes a guard holds for, if the range is known.
         """
         f, e = self.f, self.elements
         lanes = e.lanes
@@ -205,6 +207,12 @@ class Work:
             return [piece(low, None if length == lanes else self.tail_mask(i64(length)), initial(lanes))]
         if length is not None:
             aligned = length % lanes == 0
+        if straight and length is not None and (masks or aligned):
+            state = initial(lanes)
+            for begin in range(0, length, lanes):
+                mask = None if begin + lanes <= length else self.tail_mask(i64(length - begin))
+                state = piece(f.add(low, i64(begin)), mask, state)
+            return [state]
         unroll = 4 if cost <= CHEAP else 2 if cost <= MODERATE else 1
         if not masks and not aligned:
             unroll = 1
@@ -278,6 +286,25 @@ def affine_in(e: Elements, roots: Sequence[Key], lane: Index) -> bool:
     return True
 
 
+def near_in(e: Elements, roots: Sequence[Key], lane: Index) -> bool:
+    """Whether every load's place is affine in the lane variable but for quotients and remainders that the code knows."""
+    if lane.number is not None:
+        return False
+    variable = variable_of(lane)
+    return all(isinstance(term, Variable) or variable not in term.of.variables()
+               or (e.lanes % term.by == 0 and term.of.factor(variable) == 1)
+               for key in e.reachable(roots) if e.step(key).action is Action.LOAD for term, _ in e.step(key).place.terms)
+
+
+def is_straight(w: Work, roots: Sequence[Key], extent: int) -> bool:
+    """Whether a line is written straight on, vector by vector: few of them, some of whose lanes guards leave out."""
+    e = w.elements
+    steps = [e.step(key) for key in e.reachable(roots)]
+    code = sum(OF_LOAD if s.action is Action.LOAD else scalar_cost(s.node) for s in steps)
+    vectors = -(-extent // e.lanes)
+    return vectors <= MOST_VECTORS and code * vectors <= MOST_CODE and any(s.guard for s in steps)
+
+
 def output_key(e: Elements, node: Node, indices: tuple[Index, ...], space: tuple[int, ...]) -> Key:
     """An output's element at a position of the space: the same position of its own shape."""
     if node.shape == space:
@@ -323,7 +350,8 @@ def emit_map(w: Work) -> None:
         candidate = split_space(space, depth)
         if candidate.inner_count < 4 and candidate.outer_count > 1:
             break
-        if affine_in(e, roots_of(candidate), candidate.inner):
+        if affine_in(e, roots_of(candidate), candidate.inner) or (depth == 1 and near_in(e, roots_of(candidate),
+                                                                                        candidate.inner)):
             split = candidate
             break
     roots = roots_of(split)
@@ -332,6 +360,7 @@ def emit_map(w: Work) -> None:
     e.hoist(roots)
     by_outer = w.threads.alone or split.outer_count >= 16
     whole = (i64(0), i64(split.outer_count)), (i64(0), i64(split.inner_count))
+    straight = is_straight(w, roots, split.inner_count)
 
     def body(state: State) -> State:
         w.store_all(outputs, roots, split.position)
@@ -342,7 +371,8 @@ def emit_map(w: Work) -> None:
             if split.outer.number is None:
                 e.hoist(roots)
             even = LINE % e.lanes == 0
-            w.sweep(split.inner, *inner_range, cost, body, aligned=split.inner_count % e.lanes == 0 and even, even=even)
+            w.sweep(split.inner, *inner_range, cost, body, aligned=split.inner_count % e.lanes == 0 and even, even=even,
+                    straight=straight)
 
     if by_outer and split.outer_count > 1:
         with w.ranges(split.outer_count) as bounds:

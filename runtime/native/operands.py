@@ -279,11 +279,24 @@ def packs_b(extent: Extent, rows: Rows, sums: Sums, itemsize: int, target: Targe
     many = extent.m >= MANY_ROWS or (caches > 1 and not few)
     if many and extent.n > extent.lanes and crooked(sums, itemsize) and sums.k_inner > SHALLOW:
         return True
+    if crowds_sets(extent, sums, itemsize, target):
+        return True
     if few or not spans_much(extent, sums, itemsize):
         return False
     if overlap or (many and rows.a_row == 1):  # a tile of A that is not packed takes lines of which it needs a part
         return True
     return extent.m * sums.k_inner * itemsize > REREAD_SHARE * target.l2_bytes or caches > FAR
+
+
+def crowds_sets(extent: Extent, sums: Sums, itemsize: int, target: Target) -> bool:
+    """Whether the rows of a panel of B drive out each other before the next tile of A meets them, and are far away by then.
+
+    Those of images whose size is a power of two do, if there are several images.
+    """
+    again = extent.m > most_rows(target, 2) and sums.k_inner > most_in_set(target) and ways(target) <= FEW_WAYS
+    several = extent.batch > 1 and any(step for _, step in extent.b_batch)
+    far = several or (extent.m >= MANY_ROWS and spans_much(extent, sums, itemsize))
+    return again and far and bool(sums.b_k) and share_sets(sums.b_k or 0, itemsize)
 
 
 def share_sets(step: int, itemsize: int) -> bool:

@@ -12,6 +12,7 @@ from graphc.runtime.native.emit import Carried, Function, Module
 from graphc.runtime.native.values import SIZES, Value, i64, vector
 
 LINES_AHEAD = 2  # lines of panels that are fetched before they are copied
+CACHE_LINE, PIECE_BYTES = 64, 16  # bytes of a line of memory, and of a piece of it that is turned at once
 
 PARAMETERS = (
     ("to", "ptr"), ("to_stride", "i64"), ("source", "ptr"), ("offsets", "ptr"), ("width", "i64"), ("padded", "i64"),
@@ -237,34 +238,54 @@ def across_lines(f: Function, lines: Sequence[Value], place: Value, dtype: str) 
 
 def in_piece(dtype: str, lanes: int) -> int:
     """How many columns of so many lines are turned at once."""
-    return min(lanes, 16 // SIZES[dtype])
+    return min(lanes, PIECE_BYTES // SIZES[dtype])
 
 
-def pack_transposed(module: Module, dtype: str, lanes: int) -> str:
+def fetch_lines(f: Function, lines: Sequence[Value], k: Value, apart: Value, dtype: str) -> None:
+    """Fetch the lines of memory that are `apart` elements behind these ones at k, once for each line.
+
+    A processor does not foresee short pieces of many lines, and waits for as few of them at a time as it reads together.
+    """
+    each, group = CACHE_LINE // SIZES[dtype], PIECE_BYTES // SIZES[dtype]
+    with f.when(f.compare("icmp slt", f.binary("and", k, i64(each - 1)), i64(group))):
+        place = f.add(k, apart)
+        for line in lines:
+            f.prefetch(f.offset(line, place, dtype), locality=2)
+
+
+def pack_transposed(module: Module, dtype: str, lanes: int, together: int, far: bool = False) -> str:
     """``to[k, j] = source[offsets[j] + k]`` for j < padded: successive k are adjacent in the source.
 
-    `padded` counts whole registers, or is less than one: then each line is written `lanes` wide, the next line
+    `padded` counts whole registers of `lanes`, or is less than one: then each line is written `lanes` wide, the next line
     overwrites what is too much, and the block needs `lanes` elements of slack at its end.  There must be offsets for
     whole registers.
+
+    together: lines that are turned at once, a power of two; fewer than `lanes` only where `padded` counts whole registers.
+    far: they come from beyond the caches.
     """
-    name = f"pack.transposed.{dtype}.{lanes}"
+    far = far and together > 1
+    name = f"pack.transposed.{dtype}.{lanes}" + f".{together}" * (together < lanes) + ".far" * far
     if name in module.functions:
         return name
     rest = pack_general(module, dtype, False)
     f = module.function(name, PARAMETERS, attributes="noinline nounwind")
     to, to_stride, source, offsets, width, padded, count, k_stride, k_table = f.parameters
-    group = in_piece(dtype, lanes)
+    group = in_piece(dtype, together)
     few = f.compare("icmp slt", count, i64(group))
     left = f.binary("urem", f.sub(count, i64(1)), i64(group))  # the second group begins where the others end with the last k
     steps = [f.add(left, i64(1)), i64(group)]
     apart = [f.mul(step, to_stride) for step in steps]
-    with f.loop(i64(0), f.select(few, i64(0), padded), lanes) as j:
-        lines, place = [], f.offset(offsets, j, "i64")
-        for r in range(lanes):
-            lines.append(f.offset(source, f.load(f.offset(place, i64(r), "i64"), "i64"), dtype))
+    whole = f.mul(f.binary("udiv", f.add(padded, i64(lanes - 1)), i64(lanes)), i64(lanes))
+    with f.loop(i64(0), f.select(few, i64(0), whole), together) as j:
+        place = f.offset(offsets, j, "i64")
+        starts = [f.load(f.offset(place, i64(r), "i64"), "i64") for r in range(together)]
+        lines = [f.offset(source, start, dtype) for start in starts]
+        behind = f.mul(f.sub(starts[1], starts[0]), i64(lanes)) if far else i64(0)  # as if all were as far apart
         carried = Carried([i64(0), f.offset(to, j, dtype), steps[0], apart[0]])
         with f.repeat(carried):
             k, first, step, further = carried.values
+            if far:
+                fetch_lines(f, lines, k, behind, dtype)
             line = first
             for values in across_lines(f, lines, k, dtype):
                 f.store(values, line)

@@ -11,7 +11,7 @@ from math import prod
 from graphc.index import Index
 from graphc.ir import Node
 
-from .columns import emit_columns
+from .columns import Columns, emit_columns
 from .emit import Carried
 from .folds import (
     KEPT_VALUES,
@@ -28,7 +28,7 @@ from .folds import (
     row_chunks,
 )
 from .lines_ahead import ROWS_AHEAD, Line, LinesAhead
-from .loops import CountingScalar, State, Work, affine_in, bind, scalar_cost
+from .loops import CountingScalar, State, Work, affine_in, bind, is_straight, scalar_cost, variable_of
 from .partials import Partials, Room, store_number
 from .recipes import Action, Key
 from .row_blocks import RowBlocks
@@ -37,6 +37,7 @@ from .sharing import quotient
 from .short_rows import LEAST_BLOCKS, MOST_PLACES, ShortRows
 from .values import Value, i64
 
+LEAST_WINDOWS = 4  # side by side
 EXPENSIVE = 8  # operations that are worth a trip through row scratch
 STRAIGHT = (4, 160)  # vectors of a row that stay in registers between levels, and their operations, at most
 STRAIGHT_LARGE = (8, 400)  # likewise, where there is much to be done
@@ -58,13 +59,27 @@ def emit_rows(w: Work) -> None:
     passes = passes_of(w.kernel)
     if passes.kept_count == 0:
         return
+    windows = meets_windows(w, passes)
     rows = Rows(w, passes)
     if (short := rows.short()) is not None:
         short.emit()
-    elif across_rows(w.kernel, passes):
+    elif windows or across_rows(w.kernel, passes):
         emit_columns(w)
     else:
         rows.emit()
+
+
+def meets_windows(w: Work, passes: Passes) -> bool:
+    """Whether rows are windows that lie beside each other along the last kept axis, so that vectors run across them."""
+    if not passes.kept_axes or passes.reduced_count > MOST_PLACES:
+        return False
+    columns, e = Columns(w, passes), w.elements
+    roots = [k for roots in columns.roots for k in roots]
+    if columns.inner.number is not None or columns.inner_count < LEAST_WINDOWS or columns.rest:
+        return False
+    lane, along = variable_of(columns.inner), [e.step(key) for key in e.reachable(roots)]
+    factors = [s.place.factor(lane) for s in along if s.action is Action.LOAD]
+    return bool(factors) and any(factors) and all(factor in (0, 1, 2) for factor in factors)
 
 
 class Rows:
@@ -238,7 +253,8 @@ class Rows:
         carried = Carried(folding.initial(0))
         with f.loop(0, self.outer_count, 1, carried) as line, e.inside(Scope(bind(self.outer, line))):
             e.hoist(self.roots[p])
-            states = w.sweep(self.inner, i64(0), i64(self.inner_count), self.costs[p], body, folding.initial)
+            states = w.sweep(self.inner, i64(0), i64(self.inner_count), self.costs[p], body, folding.initial,
+                             straight=is_straight(w, self.roots[p], self.inner_count))
             if folding.reductions:
                 carried.next = folding.combine(carried.values, folding.finish(states))
         return [carried.results]

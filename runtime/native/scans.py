@@ -19,7 +19,7 @@ from .loops import CHEAP, LINE, CountingScalar, State, Work, bind, output_key, v
 from .recipes import Key
 from .scopes import LoweringError, Scope
 from .sharing import share
-from .values import Value, constant, i64, vector
+from .values import Value, constant, i64, numbers, vector
 
 MOST_VECTORS = 8  # whose running folds go on side by side
 LEAST_LINE = 4  # elements of a line that are worth a vector
@@ -183,11 +183,10 @@ class Along:
         f, e = self.w.f, self.w.elements
         lanes = e.lanes
         own = e.broadcast(self.lifted())
-        neutral = constant(self.neutral, own.type)
         distance = 1
-        while distance < lanes:
-            before = f.shuffle(neutral, [i + lanes - distance if i >= distance else i for i in range(lanes)], own)
-            own = self.combine(before, own)
+        while distance < lanes:  # lanes are turned round, and those that came from behind stay as they are
+            before = f.shuffle(own, [(i - distance) % lanes for i in range(lanes)])
+            own = f.select(numbers([int(i >= distance) for i in range(lanes)], "i1"), self.combine(before, own), own)
             distance *= 2
         total = f.shuffle(own, [lanes - 1] * lanes)
         self.stored(carry, own)

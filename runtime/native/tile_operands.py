@@ -10,12 +10,13 @@ from collections.abc import Callable, Sequence
 from graphc.runtime.native.axes import Axes, Contraction, adjacent, pieces_run
 from graphc.runtime.native.blocks import Blocking
 from graphc.runtime.native.emit import SIZES, Function, Value, i64
-from graphc.runtime.native.operands import LINE
+from graphc.runtime.native.operands import LINE, share_sets, ways
 from graphc.runtime.native.outline import outlined
 from graphc.runtime.native.packing import list_pieces, pack_general, pack_lines, pack_panels, pack_pieces, pack_transposed
 from graphc.runtime.native.sharing import maximum, quotient
 from graphc.runtime.native.target import Target
 
+FAR_SHARE = 8  # the part (one in so many) of the second-level cache beyond which lines that are turned are fetched
 FETCHED_TOGETHER = 8  # lines that are fetched in one turn of a loop: the code of all of them would be long
 
 # The elements of an operand that is computed: (function, flattened index in m or n, in k, in the batch, lanes).  Lanes
@@ -32,6 +33,12 @@ def flat_offset(f: Function, index: Value, axes: Axes) -> Value:
         if place:
             rest = f.binary("udiv", rest, i64(size))
     return total
+
+
+def lines_together(axes: Axes, lanes: int, itemsize: int, target: Target) -> int:
+    """How many lines, which begin at the places of the axes, are turned at once: no more than a set of the cache holds."""
+    crowded = bool(axes) and share_sets(axes[-1][1], itemsize)
+    return min(lanes, 1 << (ways(target).bit_length() - 1)) if crowded else lanes
 
 
 class PackedOperands:
@@ -205,14 +212,17 @@ class PackedOperands:
             index = f.minimum(f.add(first, f.minimum(j, f.sub(width, i64(1)))), i64(limit - 1))
             f.store(flat_offset(f, index, axes), f.offset(offsets, j, "i64"))
         if run:
-            name = pack_transposed(f.module, dtype, g.lanes)
+            name = pack_transposed(f.module, dtype, g.lanes, g.lanes)
             with f.loop(i64(0), count, run) as k:
                 line = self.at(source, f.load(f.offset(table, k, "i64"), "i64"))
                 f.call(name, [self.at(to, f.mul(k, to_stride)), to_stride, line, offsets, width, padded, i64(run),
                               i64(1), table])
             return
         if k_stride == 1:
-            name = pack_transposed(f.module, dtype, g.lanes)
+            far = limit * g.k_inner * SIZES[dtype] > self.target.l2_bytes // FAR_SHARE
+            whole = to_stride.number is None or to_stride.number % g.lanes == 0  # else lines are written one after the other
+            together = lines_together(axes, g.lanes, SIZES[dtype], self.target) if whole else g.lanes
+            name = pack_transposed(f.module, dtype, g.lanes, together, far)
         else:
             name = pack_general(f.module, dtype, by_table)
         f.call(name, [to, to_stride, source, offsets, width, padded, count, i64(k_stride or 0), table])
