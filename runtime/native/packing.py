@@ -41,7 +41,11 @@ def pack_general(module: Module, dtype: str, table: bool) -> str:
 
 
 def pack_lines(module: Module, dtype: str, lanes: int, table: bool, masks: bool) -> str:
-    """``to[k, j] = source[j + offset(k)]`` for j < width, zero for width <= j < padded: lines are adjacent already."""
+    """``to[k, j] = source[j + offset(k)]`` for j < width, zero for width <= j < padded: lines are adjacent already.
+
+    With masks each line is written in whole registers, the next line overwrites what is too much, and the block needs `lanes`
+    elements of slack at its end: some processors take long for masked stores.
+    """
     name = f"pack.lines.{dtype}.{lanes}.{'t' if table else 'f'}"
     if name in module.functions:
         return name
@@ -50,7 +54,6 @@ def pack_lines(module: Module, dtype: str, lanes: int, table: bool, masks: bool)
     type_ = vector(lanes, dtype)
     whole = f.mul(f.binary("udiv", width, i64(lanes)), i64(lanes))
     mask = f.lane_mask(f.sub(width, whole), lanes)
-    store_mask = f.lane_mask(f.sub(padded, whole), lanes)
     ragged = f.compare("icmp slt", whole, padded)
     with f.loop(i64(0), count) as k:
         line = f.offset(source, k_offset(f, k, k_stride, k_table, table), dtype)
@@ -60,7 +63,7 @@ def pack_lines(module: Module, dtype: str, lanes: int, table: bool, masks: bool)
         with f.when(ragged):
             if masks:
                 value = f.masked_load(f.offset(line, whole, dtype), type_, mask)
-                f.masked_store(value, f.offset(target, whole, dtype), store_mask)
+                f.store(value, f.offset(target, whole, dtype))
             else:
                 with f.loop(whole, width) as j:
                     f.store(f.load(f.offset(line, j, dtype), dtype), f.offset(target, j, dtype))
