@@ -209,7 +209,7 @@ def check(cases: list[Case], target: Target, thread_counts: tuple[int, ...] = (1
         b = Operand(c.dtype, [(c.batch, c.b_batch), (c.k, c.b_k), (c.n, c.b_n)], rng, case.misalign)
         x = 1 - a.view if case.loads[0] else a.view
         y = 1 - b.view if case.loads[1] else b.view
-        exact = choose_road(c, target, True, case.loads).stencil is not None  # vectors of float32 numbers, whatever may be rounded
+        exact = choose_road(c, target, True, case.loads).stencil is not None  # float32 numbers, whatever may be rounded
         wanted, magnitude = reference(c, x, y, 0 if exact else target.pieces), reference(c, np.abs(x), np.abs(y))
         if case.way == "twice":
             wanted, magnitude = 2 * wanted + 1, 2 * magnitude + 1
