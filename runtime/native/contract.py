@@ -193,10 +193,12 @@ def choose_road(c: Contraction, target: Target, plain: bool, loads: tuple[bool, 
     if along is not None and by_rows < least:
         g = choose_blocking(c, target, plain, loads)
         return Road(False, False, g, along.scratch_bytes, along.rows, along.scratch_bytes, along)
-    near = [(tiles.cycles, t, tiles) for t in (False, True) if plain and not any(loads) and not blocking.empty
-            and (tiles := dot_tiles(swapped(c) if t else c, target))]
-    if near and DOTS_WORTH * min(near)[0] < cost(d, blocking, plain, turned, dots, target, overlap, target.multiply_adds):
-        return Road(min(near)[1], True, blocking, 0, 0, 0, dot_tiles=min(near)[2])
+    along_k = [(tiles, t) for t in (False, True) if plain and not any(loads) and not blocking.empty
+               and (tiles := dot_tiles(swapped(c) if t else c, target))]
+    if along_k:
+        best, exchanged = min(along_k, key=lambda one: one[0].cycles)
+        if DOTS_WORTH * best.cycles < cost(d, blocking, plain, turned, dots, target, overlap, target.multiply_adds):
+            return Road(exchanged, True, blocking, 0, 0, 0, dot_tiles=best)
     if not dots:
         return tiled_road(c, blocking, turned, plain)
     itemsize = SIZES[c.dtype]

@@ -50,7 +50,7 @@ class MicroKernel(NamedTuple):
     masked: bool  # the last vector of a row may be partly outside of B and of the result
     accumulates: bool = False  # may be asked to add to earlier sums
     streamed: bool = False  # B comes from the second-level cache: prefetch its lines
-    streams: int = 0  # arrays laid out like the tile that will be touched next: prefetch their rows
+    streams: bool = False  # there are arrays laid out like the tile that will be touched next: prefetch their rows
     spacing: int = SPACING  # k from row to row
     given: bool = False  # the function gets b_k when it runs: packed panels and a B that is read where it is share it
     b_apart: int = 0  # elements between the vectors of a row of B, each of which is masked then; 0: they are neighbours
@@ -63,8 +63,8 @@ class MicroKernel(NamedTuple):
         t = self.tile
         parts = [t.dtype, f"{t.rows}x{t.vectors}x{t.lanes}" + "h" * (t.last > 0), self.a_row, self.a_k,
                  "g" if self.given else self.b_k,
-                 ("m" if self.masked else "f") + "a" * self.accumulates + "s" * self.streamed + f"{self.streams}"
-                 + f"e{self.spacing}" * (self.streams > 0 and self.spacing != SPACING)
+                 ("m" if self.masked else "f") + "a" * self.accumulates + "s" * self.streamed
+                 + f"e{self.spacing}" * self.streams
                  + f"v{self.b_apart}.{self.apart}" * (self.b_apart > 0) + "p" * self.past + "w" * self.paired]
         return "tile." + ".".join(str(p).replace("-", "n").replace("None", "t") for p in parts)
 
@@ -257,18 +257,25 @@ def fetch_to_write(f: Function, row: Value, size: int, near: bool = True) -> Non
 
 
 def sums_beside(walk: Walk, streams: Value) -> list[Value]:
-    """All sums; at every few k a row of each stream is fetched: at `streams` are addresses and bytes between rows."""
-    f, tile = walk.f, walk.kernel.tile
-    words = [f.load(f.offset(streams, i64(word), "i64"), ("ptr", "i64")[word % 2]) for word in range(2 * walk.kernel.streams)]
+    """All sums; at every few k a row of each stream is fetched.
 
-    def fetch(lines: Sequence[Value]) -> list[Value]:
-        for line in lines:
+    At `streams` are their number, which is not in the code so that more tiles share it, and of each an address, which moves on,
+    and the bytes between rows.
+    """
+    f, tile = walk.f, walk.kernel.tile
+    number, first = f.load(streams, "i64"), f.offset(streams, i64(1), "i64")
+
+    def fetch(state: Sequence[Value]) -> Sequence[Value]:
+        with f.loop(0, number) as stream:
+            place = f.offset(first, f.mul(stream, i64(2)), "i64")
+            line, stride = f.load(place, "ptr"), f.load(f.offset(place, i64(1), "i64"), "i64")
             fetch_to_write(f, line, tile.columns * SIZES[tile.dtype])
-        return [f.offset(line, stride, "i8") for line, stride in zip(lines, words[1::2], strict=True)]
+            f.store(f.offset(line, stride, "i8"), place)
+        return state
 
     spacing = walk.kernel.spacing
     times = f.binary("udiv", f.add(walk.count, i64(spacing - 2)), i64(spacing))
-    return walk.all_beside(spacing, f.minimum(times, i64(tile.rows)), words[::2], fetch)
+    return walk.all_beside(spacing, f.minimum(times, i64(tile.rows)), [], fetch)
 
 
 def rows_in_memory(target: Target, tile: TileShape) -> range:

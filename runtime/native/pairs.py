@@ -55,7 +55,7 @@ class PairedTiles(SplitOperands, TileLoops):
     def steps(self, count: Value) -> Value:
         return self.f.binary("lshr", self.f.add(count, i64(1)), i64(1))
 
-    def micro(self, height: int, vectors: int, streams: int = 0) -> MicroKernel:
+    def micro(self, height: int, vectors: int, streams: bool = False) -> MicroKernel:
         g, kernel = self.blocking, super().micro(height, vectors, streams)
         a_row, a_k = (g.pairs, 1) if g.along else (1, g.a_line)
         return kernel._replace(a_row=a_row, a_k=a_k, paired=True)

@@ -294,7 +294,7 @@ class TileLoops(PackedOperands):
                                for address, stride_ in fetched)]
         arguments = [a, b, start, stride, result, result_stride, self.steps(count), accumulate, tail, a_table, b_table,
                      self.stream_table(streams), columns if g.pack_b else i64(g.b_k or 0)]
-        function = self.choose_function(height, columns, len(streams))
+        function = self.choose_function(height, columns, bool(streams))
         f.do(f"call void {function}({', '.join(map(str, arguments))})")
         if out is None and self.finish and not g.gathers_rows:
             self.finish_after(k_block, tile)
@@ -308,17 +308,19 @@ class TileLoops(PackedOperands):
             self.finish(f, tile)
 
     def stream_table(self, streams: Sequence[tuple[Value, Value | int]]) -> Value:
-        """(address, bytes a row) of each stream, in memory."""
+        """The number of streams, and (address, bytes a row) of each, in memory: see `microkernel.sums_beside`."""
         f = self.f
         if not streams:
             return Value("null", "ptr")
-        table = f.stack("i64", 2 * len(streams))
-        for place, (address, stride) in enumerate(streams):
-            f.store(address, f.offset(table, i64(2 * place), "i64"))
-            f.store(i64(stride) if isinstance(stride, int) else stride, f.offset(table, i64(2 * place + 1), "i64"))
+        words = [i64(len(streams))]
+        for address, stride in streams:
+            words += [address, i64(stride) if isinstance(stride, int) else stride]
+        table = f.stack("i64", len(words))
+        for place, word in enumerate(words):
+            f.store(word, f.offset(table, i64(place), "i64"))
         return table
 
-    def choose_function(self, height: Value, columns: Value, streams: int) -> str:
+    def choose_function(self, height: Value, columns: Value, streams: bool) -> str:
         """The micro-kernel of a tile this high and wide: a name, or a pointer chosen when the code runs."""
         f, g = self.f, self.blocking
         heights = [g.height, g.height - 1] if g.tall else [g.height]
@@ -338,10 +340,10 @@ class TileLoops(PackedOperands):
         """Of a micro-kernel that sums so many k."""
         return count
 
-    def kernel(self, height: int, vectors: int, streams: int) -> str:
+    def kernel(self, height: int, vectors: int, streams: bool) -> str:
         return tile_function(self.f.module, self.target, self.micro(height, vectors, streams))
 
-    def micro(self, height: int, vectors: int, streams: int = 0) -> MicroKernel:
+    def micro(self, height: int, vectors: int, streams: bool = False) -> MicroKernel:
         g = self.blocking
         tile = TileShape(self.c.dtype, height, vectors, g.lanes, g.narrow if vectors == g.vectors - (g.wide > 0) else 0)
         a_row, a_k = (1, g.a_line) if g.pack_a else (g.a_row, g.a_k)
