@@ -41,17 +41,23 @@ CROWDED: list[tuple[Contraction, int, dict[str, object]]] = [
 ]
 
 
-@pytest.mark.parametrize("name", TARGETS)
-def test_rows_that_share_a_set(name: str) -> None:
-    """Tiles have no more rows of one set than it has ways, or copy them; what is added to many times waits in scratch."""
-    for l2 in (512, 1024):
+def check_decided(name: str, products: list[tuple[Contraction, int, dict[str, object]]], slower: bool = False) -> None:
+    """What is decided for each, and what it computes.  slower: only for one multiply-add a cycle."""
+    for l2 in sorted({bytes_ for _, bytes_, _ in products}):
         target, cases = small(TARGETS[name], l2), []
-        for c, _, decided in (one for one in CROWDED if one[1] == l2):
+        for c, _, decided in (one for one in products if one[1] == l2):
             if target.vector_bytes == 64:
                 blocking = vars(choose_road(c, target, True, (False, False)).blocking)
                 assert {field: blocking[field] for field in decided} == decided, c
+                assert not slower or choose_road(c, two_a_cycle(target), True, (False, False)).blocking.vectors == 2, c
             cases += [Case(c, "plain", 1), Case(c, "plain"), Case(c, "twice")]
         check(cases, target)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_rows_that_share_a_set(name: str) -> None:
+    """Tiles have no more rows of one set than it has ways, or copy them; what is added to many times waits in scratch."""
+    check_decided(name, CROWDED)
 
 
 # Products by a packed B, the bytes of the second-level cache, and what is decided for one multiply-add a cycle.
@@ -67,15 +73,7 @@ LOW: list[tuple[Contraction, int, dict[str, object]]] = [
 @pytest.mark.parametrize("name", TARGETS)
 def test_low_tiles(name: str) -> None:
     """Rows of one set are read where they are by tiles of few rows, if few sums keep multiply-adds busy."""
-    for l2 in (256, 1024):
-        target, cases = small(TARGETS[name], l2), []
-        for c, _, decided in (one for one in LOW if one[1] == l2):
-            if target.vector_bytes == 64:
-                blocking = vars(choose_road(c, target, True, (False, False)).blocking)
-                assert {field: blocking[field] for field in decided} == decided, c
-                assert choose_road(c, two_a_cycle(target), True, (False, False)).blocking.vectors == 2, c
-            cases += [Case(c, "plain", 1), Case(c, "plain"), Case(c, "twice")]
-        check(cases, target)
+    check_decided(name, LOW, slower=True)
 
 
 # Products that pack rows of A which many blocks of panels read, whether results are only stored, and KiB of both caches.

@@ -168,7 +168,7 @@ def test_rows_of_one_block_after_the_other(pool: Pool) -> None:
             check_balanced(cases, target, pool, overlap)
 
 
-@pytest.mark.skipif(host().vector_bytes < 64, reason="rows stay packed where few vectors of multiply-adds begin in a cycle")
+@pytest.mark.skipif(host().vector_bytes < 64, reason="rows stay packed with vectors of 64 bytes only")
 def test_rows_that_stay_packed(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a thread has packed for its own rows it does not look for in the rows that it takes from others."""
     target = replace(host(), cpu="znver4", l2_bytes=1 << 15, l3_bytes=4 << 20)

@@ -7,7 +7,8 @@ result.  Each sum has a fixed number of partial sums, one per lane, added in a f
 from __future__ import annotations
 
 from graphc.runtime.native.emit import Carried, Function
-from graphc.runtime.native.microkernel import PERIOD, multiply_add, plus
+from graphc.runtime.native.microkernel import multiply_add, plus
+from graphc.runtime.native.operands import share_sets, ways
 from graphc.runtime.native.target import Target
 from graphc.runtime.native.values import Value, i64, vector
 
@@ -42,9 +43,9 @@ def dot_rows(m: int, n: int, stride: int, target: Target) -> int:
     one driven out by other rows.
     """
     rows = target.registers // 2 // n
-    ways = max(1, target.l1_bytes // PERIOD * 2 // 3)
-    if stride % PERIOD == 0 and rows > ways:
-        rows = 1 << ways.bit_length() - 1
+    most = max(1, ways(target) * 2 // 3)
+    if share_sets(stride, 1) and rows > most:
+        rows = 1 << most.bit_length() - 1
     return max(1, min(m, rows))
 
 

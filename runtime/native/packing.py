@@ -11,8 +11,10 @@ from collections.abc import Callable, Sequence
 from graphc.runtime.native.emit import Carried, Function, Module
 from graphc.runtime.native.values import SIZES, Value, i64, vector
 
+from graphc.pages import LINE
+
 LINES_AHEAD = 2  # lines of panels that are fetched before they are copied
-CACHE_LINE, PIECE_BYTES = 64, 16  # bytes of a line of memory, and of a piece of it that is turned at once
+TURNED_BYTES = 16  # of a line of memory that are turned at once
 
 PARAMETERS = (
     ("to", "ptr"), ("to_stride", "i64"), ("source", "ptr"), ("offsets", "ptr"), ("width", "i64"), ("padded", "i64"),
@@ -76,8 +78,7 @@ def pack_panels(module: Module, dtype: str, lanes: int, vectors: int, table: boo
     """``to[p, k, j] = source[p * width + j + offset(k)]`` for j < width = vectors * lanes: panels of neighbouring columns.
 
     Lines are read whole, in the order of memory, which memory far away is fastest at; they are too short for a processor to
-    foresee the next ones, which are fetched.  `to_stride` is from panel to panel,
-    and `padded` their number.
+    foresee the next ones, which are fetched.  `to_stride` is from panel to panel, and `padded` their number.
     """
     name = f"pack.panels.{dtype}.{lanes}.{vectors}.{'t' if table else 'f'}"
     if name in module.functions:
@@ -241,7 +242,7 @@ def across_lines(f: Function, lines: Sequence[Value], place: Value, dtype: str) 
 
 def in_piece(dtype: str, lanes: int) -> int:
     """How many columns of so many lines are turned at once."""
-    return min(lanes, PIECE_BYTES // SIZES[dtype])
+    return min(lanes, TURNED_BYTES // SIZES[dtype])
 
 
 def fetch_lines(f: Function, lines: Sequence[Value], k: Value, apart: Value, dtype: str) -> None:
@@ -249,7 +250,7 @@ def fetch_lines(f: Function, lines: Sequence[Value], k: Value, apart: Value, dty
 
     A processor does not foresee short pieces of many lines, and waits for as few of them at a time as it reads together.
     """
-    each, group = CACHE_LINE // SIZES[dtype], PIECE_BYTES // SIZES[dtype]
+    each, group = LINE // SIZES[dtype], TURNED_BYTES // SIZES[dtype]
     with f.when(f.compare("icmp slt", f.binary("and", k, i64(each - 1)), i64(group))):
         place = f.add(k, apart)
         for line in lines:

@@ -83,7 +83,7 @@ class TileLoops(PackedOperands):
             return
         with f.loop(*panels, g.panels_in_block) as panel_block:
             block = panel_block, f.minimum(f.add(panel_block, i64(g.panels_in_block)), panels[1])
-            self.rows_packed = f.compare("icmp ne", panel_block, panels[0]) if g.rows_stay else None
+            self.rows_packed = self.has_rows(panel_block, panels[0])
             self.emit_block(i64(0), self.a, self.b, self.c_pointer if g.direct else None, rows, block, i64(0))
 
     def emit_balanced(self, thread: Value, threads: Value) -> None:
@@ -134,9 +134,10 @@ class TileLoops(PackedOperands):
 
             def body(bounds: Sequence[Value], of_rest: Value) -> None:
                 self.packed = of_rest
-                if g.rows_stay:  # a thread's own rows are the same for all panels
-                    others = f.compare("icmp ne", panel_block, panels[0])
-                    self.rows_packed = f.binary("and", f.binary("xor", of_rest, constant(True, "i1")), others)
+                self.rows_packed = self.has_rows(panel_block, panels[0])
+                if self.rows_packed:  # its own are the same for all panels, those that it takes from others are not
+                    own = f.binary("xor", of_rest, constant(True, "i1"))
+                    self.rows_packed = f.binary("and", own, self.rows_packed)
                 out = self.c_pointer if g.direct else None
                 self.emit_block(i64(0), self.a, self.b, out, (bounds[0], bounds[1]), block, i64(0))
 
@@ -187,7 +188,7 @@ class TileLoops(PackedOperands):
             if g.by_depth:
                 with f.loop(0, g.k_blocks) as k_block, f.loop(*panels, g.panels_in_block) as panel_block:
                     panel_stop = f.minimum(f.add(panel_block, i64(g.panels_in_block)), panels[1])
-                    self.rows_packed = f.compare("icmp ne", panel_block, panels[0])
+                    self.rows_packed = self.has_rows(panel_block, panels[0])
                     self.emit_block(item, a, b, out, (row_block, row_stop), (panel_block, panel_stop), k_block)
                 return
             with f.loop(*panels, g.panels_in_block) as panel_block:
@@ -195,9 +196,13 @@ class TileLoops(PackedOperands):
                 if packed is not None:
                     place, first = (row_block, rows[0]) if g.split_rows else (panel_block, panels[0])
                     self.packed = f.binary("or", packed, f.compare("icmp ne", place, first))
-                self.rows_packed = f.compare("icmp ne", panel_block, panels[0]) if g.rows_stay else None
+                self.rows_packed = self.has_rows(panel_block, panels[0])
                 with f.loop(0, g.k_blocks) as k_block:
                     self.emit_block(item, a, b, out, (row_block, row_stop), (panel_block, panel_stop), k_block)
+
+    def has_rows(self, panel_block: Value, first: Value) -> Value | None:
+        """Whether (i1) a thread has packed its rows for the first of its blocks of panels; None: they do not stay."""
+        return self.f.compare("icmp ne", panel_block, first) if self.blocking.rows_stay else None
 
     def emit_block(self, item: Value, a: Value, b: Value, out: Value | None, rows: tuple[Value, Value],
                    panels: tuple[Value, Value], k_block: Value) -> None:
