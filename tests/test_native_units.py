@@ -14,7 +14,7 @@ from graphc.runtime.native.emit import Function, Module
 from graphc.runtime.native.executable import Native
 from graphc.runtime.native.parallel import at_once
 from graphc.runtime.native.target import describe, host
-from graphc.runtime.native.texts import Texts
+from graphc.runtime.native.texts import Text, Texts
 from graphc.runtime.native.values import i64
 
 import graphc
@@ -24,25 +24,33 @@ from graphc.plan import repeated
 CALL = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64)
 
 
-def towers(count: int) -> Module:
-    """``i64 top(i64 x)``: a chain of functions that share an array, a counter and a function that is always inlined."""
+def towers(count: int, quick: bool = False) -> Module:
+    """``i64 top(i64 x)``: a chain of functions that share an array, a counter and a function that is always inlined.
+
+    quick   `top` and every third function are worth no care
+    """
     module = Module()
     twice = module.function("twice", [("x", "i64")], returns="i64", attributes="alwaysinline nounwind")
     twice.ret(twice.mul(twice.parameters[0], i64(2)))
     numbers, seen = module.table(range(10, 10 + count), "i64"), module.counters(1)
     for floor in range(count):
-        f = module.function(f"floor.{floor}", [("x", "i64")], returns="i64", attributes="noinline nounwind")
+        f = module.function(f"floor.{floor}", [("x", "i64")], returns="i64", attributes="noinline nounwind",
+                            care=0 if quick and floor % 3 == 1 else 2)
         x = f.parameters[0] if floor == 0 else f.call(f"floor.{floor - 1}", f.parameters, "i64")
         f.store(f.add(f.load(seen, "i64"), i64(1)), seen)
         f.ret(f.add(f.call("twice", [x], "i64"), f.load(f.offset(numbers, i64(floor), "i64"), "i64")))
-    top = module.function("top", [("x", "i64")], returns="i64", internal=False)
+    top = module.function("top", [("x", "i64")], returns="i64", internal=False, care=0 if quick else 2)
     below = top.call(f"floor.{count - 1}", top.parameters, "i64")
     top.ret(top.add(below, top.mul(top.load(seen, "i64"), i64(1000))))
     return module
 
 
-def cut(module: Module, characters: int, last: tuple[str, ...] = ()) -> list[str]:
-    return list(Texts(module, characters, last).rest(apart=bool(last)))
+def cut(module: Module, characters: int, last: tuple[str, ...] = ()) -> list[Text]:
+    return list(Texts(module, characters, last).rest())
+
+
+def units(texts: list[Text]) -> list[codegen.Unit]:
+    return [codegen.Unit(text, 0 if quick else 2) for text, quick in texts]
 
 
 def expected(count: int, x: int, calls: int) -> int:
@@ -52,25 +60,29 @@ def expected(count: int, x: int, calls: int) -> int:
 
 
 @pytest.mark.parametrize("characters", [1, 300, 900, 10**6])
-@pytest.mark.parametrize("cold", [(), ("top",)])
-def test_texts_link_to_the_whole(characters, cold):
-    texts = cut(towers(7), characters, cold)
-    assert (len(texts) == 1) == (characters == 10**6 and not cold)
-    code = jit.compile_units([codegen.Unit(t) for t in texts], target=host(), name="towers", exports=("top",), threads=3)
+@pytest.mark.parametrize("quick", [False, True])
+def test_texts_link_to_the_whole(characters, quick):
+    texts = cut(towers(7, quick), characters, ("top",))
+    assert len(texts) == 1 + quick if characters == 10**6 else len(texts) > 2
+    assert {text.quick for text in texts} == {False, quick}
+    for text, is_quick in texts:  # each has functions of one kind alone
+        assert all(("optnone" in line) == is_quick for line in text.splitlines() if line.startswith("define") and "twice" not in line)
+    code = jit.compile_units(units(texts), target=host(), name="towers", exports=("top",), threads=3)
     top = CALL(code.address("top"))
     assert [top(5), top(6)] == [expected(7, 5, 1), expected(7, 6, 2)]  # one counter and one array for all texts
     assert code.externals == ()
-    assert cut(towers(7), characters, cold) == texts
+    assert cut(towers(7, quick), characters, ("top",)) == texts
+    assert all(f"floor.{n}" in code.assembly() and f"@floor.{n}" in code.llvm for n in range(7))
 
 
 def test_the_first_texts_are_short_so_that_compiling_begins_soon():
-    lengths = [len(text) for text in cut(towers(60), 3000)]
+    lengths = [len(text) for text, _ in cut(towers(60), 3000)]
     assert lengths[0] <= lengths[1] < lengths[2] < lengths[3] and 3 * lengths[0] < lengths[3]
 
 
 def test_objects_do_not_depend_on_threads():
-    units = [codegen.Unit(text, level) for text in cut(towers(9), 300) for level in (0, 2)]
-    alone, *more = (jit.compile_objects(units, target=host(), name="towers", threads=n)[0] for n in (1, 2, 3))
+    texts = [codegen.Unit(text, level) for text, _ in cut(towers(9), 300) for level in (0, 2)]
+    alone, *more = (jit.compile_objects(texts, target=host(), name="towers", threads=n)[0] for n in (1, 2, 3))
     assert all(objects == alone for objects in more)
 
 
@@ -88,13 +100,13 @@ def test_tools_serve_one_text_at_a_time_and_few_are_left(monkeypatch):
 
     monkeypatch.setattr(codegen.Tools, "optimise", optimise)
     texts = cut(towers(7), 1)
-    units = [codegen.Unit(t, level) for t, level in zip(texts, (2, 0) * len(texts), strict=False)]
-    jit.compile_units(units, target=host(), name="towers", exports=("top",), threads=3)
+    mixed = [codegen.Unit(t, level) for (t, _), level in zip(texts, (2, 0) * len(texts), strict=False)]
+    jit.compile_units(mixed, target=host(), name="towers", exports=("top",), threads=3)
     assert max(most) > 1 and [key[1:] for key, tools in codegen._idle.items() for _ in tools] == [(2, True)]
 
 
 def test_a_function_that_no_text_has_is_named():
-    *first, last = cut(towers(5), 1)
+    *first, last = (text for text, _ in cut(towers(5), 1))
     assert "@top" in last
     with pytest.raises(codegen.CompileError, match=r"outside the module: floor\.3"):
         jit.compile_units([codegen.Unit(t) for t in (*first[:3], *first[4:], last)], target=host(), name="towers", threads=2)
@@ -106,31 +118,31 @@ def test_a_function_that_no_text_has_is_named():
 
 def test_each_text_of_a_program_is_an_entry_of_the_cache(tmp_path):
     store = cache.Cache(tmp_path / "graphc")
-    units = [codegen.Unit(t) for t in cut(towers(6), 300)]
+    whole = units(cut(towers(6), 300))
 
     def compiled(parts):
         return jit.compile_units(parts, target=host(), name="towers", exports=("top",), cache=store)
 
-    assert "codegen" in compiled(units).seconds and store.entries()[0] == len(units)
-    again = compiled(units)
+    assert "codegen" in compiled(whole).seconds and store.entries()[0] == len(whole)
+    again = compiled(whole)
     assert "codegen" not in again.seconds and CALL(again.address("top"))(5) == expected(6, 5, 1)
-    assert "codegen" in compiled([*units[:-1], codegen.Unit(units[-1].text, 1)]).seconds  # how it is compiled counts, too
-    assert store.entries()[0] == len(units) + 1
+    assert "codegen" in compiled([*whole[:-1], codegen.Unit(whole[-1].text, 1)]).seconds  # how it is compiled counts, too
+    assert store.entries()[0] == len(whole) + 1
 
 
 def test_texts_are_compiled_while_others_are_written(tmp_path):
     """The same texts, whether they are taken as they become complete or at the end; a failure elsewhere ends the threads."""
-    module, whole = Module(), towers(7)
-    taken = []
+    module, whole = Module(), towers(7, quick=True)
+    taken: list[Text] = []
     texts = Texts(module, 300, ("top",))
     for name, function in whole.functions.items():
         module.functions[name], module.globals = function, whole.globals
         taken += texts.ready()
-    assert len(taken) > 2 and taken + list(texts.rest(apart=True)) == cut(whole, 300, ("top",))
+    assert len(taken) > 2 and taken + list(texts.rest()) == cut(whole, 300, ("top",))
     before, turns = threading.active_count(), sys.getswitchinterval()
     with pytest.raises(LookupError), jit.Build(target=host(), name="towers", threads=3) as build:
-        build.add(codegen.Unit(taken[0]))
-        build.add(codegen.Unit(taken[1]))
+        build.add(codegen.Unit(taken[0].text))
+        build.add(codegen.Unit(taken[1].text))
         assert threading.active_count() > before
         raise LookupError
     assert threading.active_count() == before and sys.getswitchinterval() == turns and not codegen._switched

@@ -9,7 +9,7 @@ from graphc.runtime.native.operands import Extent, Rows, Sums
 
 from graphc.records import field, record
 
-COARSE = 1000  # cycles of a tile's multiply-adds beside which calls, and a driver that is compiled quickly, do not count
+COARSE = 1000  # cycles of a tile's multiply-adds beside which calls, and a driver that is compiled with few passes, do not count
 
 
 @record(frozen=True, kw_only=True, eq=False)
@@ -115,9 +115,9 @@ class Blocking(Extent, Rows, Sums, Tiles, Depth, Blocks, Sharing, Scratch):
         return self.cycles >= COARSE
 
     @property
-    def quick(self) -> bool:
-        """Whether the loops around tiles may be compiled quickly: so divisions are divisions, where no shift will do."""
+    def care(self) -> int:
+        """What the loops around tiles are worth: see `emit.Function`.  With less, divisions are divisions where no shift will do."""
         groups = (self.a_batch, self.b_batch, self.c_batch, self.a_m, self.b_n, self.a_segments, self.c_segments,
                   self.a_k_outer, self.b_k_outer)
         divisions = sum(size & size - 1 > 0 for axes in groups for size, _ in axes[1:])
-        return self.cycles >= COARSE * (1 + divisions)
+        return max(0, 2 - self.cycles // (COARSE * (1 + divisions)))

@@ -252,8 +252,8 @@ def emit_contraction(f: Function, target: Target, c: Contraction, a: Value, b: V
                      thread: Value, threads: Value, finish: Finish | None = None,
                      c_pointer: Value | None = None, prefetch: Prefetch | None = None,
                      load_a: Load | None = None, load_b: Load | None = None, whole_rows: bool = False,
-                     vector: FinishVector | None = None, overlap: bool = False, past: bool = False) -> bool:
-    """Write the contraction at the end of the current block; whether its loops may be compiled quickly.
+                     vector: FinishVector | None = None, overlap: bool = False, past: bool = False) -> int:
+    """Write the contraction at the end of the current block; what care its loops are worth: see `emit.Function`.
 
     Each finished tile goes to `finish`, whose code is written once; without it the result is stored at `c_pointer`
     by the strides of `c`.  `scratch` is this thread's own memory, 64-byte aligned, `scratch_bytes(c, target)` long.
@@ -276,7 +276,7 @@ def emit_contraction(f: Function, target: Target, c: Contraction, a: Value, b: V
     """
     road = choose_road(c, target, finish is None, (load_a is not None, load_b is not None), whole_rows, overlap)
     if road.blocking.empty:
-        return False
+        return 2
     if finish is None and c_pointer is None:
         raise ValueError("a contraction needs finish or c_pointer")
     to = c_pointer or Value("null", "ptr")  # with a finish nothing is stored
@@ -287,14 +287,14 @@ def emit_contraction(f: Function, target: Target, c: Contraction, a: Value, b: V
         if finish is None:
             finish, vector = store_to(to, c, target), store_vector_to(to, c, target)
         MatrixTiles(f, target, c, road.blocking, a, b, scratch, finish, prefetch, load_a, load_b, vector).emit(thread, threads)
-        return False
+        return 2
     if road.correlation is not None:
         finish = finish or store_to(to, c, target)
         emit_correlation(f, target, c, road.correlation, a, b, scratch, thread, threads, finish)
-        return False
+        return 2
     if road.stencil:
         emit_stencil(f, target, c, road.stencil, a, b, scratch, thread, threads, finish, to)
-        return False
+        return 2
     if road.turned:
         c, a, b, prefetch = swapped(c), b, a, None
         load_a, load_b = load_b, load_a
@@ -302,11 +302,11 @@ def emit_contraction(f: Function, target: Target, c: Contraction, a: Value, b: V
             finish = turned_back(finish, c.dtype, road, f.offset(scratch, i64(road.turned_offset), "i8"), target)
     if road.dot_tiles is not None:
         emit_dot_tiles(f, target, c, road.dot_tiles, a, b, to, thread, threads)
-        return False
+        return 2
     if finish is None:
         if road.dots and in_one_piece(c):
             emit_dots(f, target, c, road.blocking, a, b, scratch, thread, threads, None, to)
-            return False
+            return 2
         if road.dots and road.blocking.n == 1:  # a column of results is stored as a row
             finish = turned_back(store_to(to, swapped(c), target), c.dtype, road, scratch, target)
         elif road.dots or not road.blocking.direct:
@@ -316,12 +316,12 @@ def emit_contraction(f: Function, target: Target, c: Contraction, a: Value, b: V
         overlapped(f, target, c, road.blocking, a, b, scratch, finish, prefetch, load_a, load_b, vector).emit(thread, threads)
     elif road.dots and finish is not None:
         emit_dots(f, target, c, road.blocking, a, b, scratch, thread, threads, finish)
-        return False
+        return 2
     else:
         tiles = PairedTiles if road.blocking.pairs else TileLoops
         tiles(f, target, c, road.blocking, a, b, scratch, finish, c_pointer, prefetch, load_a, load_b,
               past).emit(thread, threads)
-    return road.blocking.quick
+    return road.blocking.care
 
 
 def turned_back(finish: Finish, dtype: str, road: Road, memory: Value, target: Target) -> Finish:

@@ -16,7 +16,7 @@ from graphc.op import Kind
 from graphc.plan import Kernel, align
 
 from .contract import Contraction, Load, choose_road, emit_contraction, lanes_along_k, scratch_bytes
-from .emit import QUICK, Function, Value
+from .emit import Function, Value
 from .epilogues import Epilogue, base_pointer, computed_operands, contraction_node, contraction_of
 from .loops import Work, bind, scalar_cost, vector_lanes
 from .outline import outlined
@@ -123,14 +123,14 @@ def emit_contract(w: Work) -> None:
     elif not plain:
         epilogue = FoldingEpilogue(w, node, c, labels) if folds else Epilogue(w, node, c, labels)
     load_a, load_b = operand_loads(w, node, c, folds)
-    quick = emit_contraction(f, w.target, c, *pointers, scratch=w.private, thread=w.threads.thread, threads=w.threads.count,
+    care = emit_contraction(f, w.target, c, *pointers, scratch=w.private, thread=w.threads.thread, threads=w.threads.count,
                              c_pointer=w.writes[0] if plain else None, finish=epilogue.finish if epilogue else None,
                              prefetch=epilogue.prefetch if isinstance(epilogue, Epilogue) and epilogue.streams else None,
                              load_a=load_a, load_b=load_b, whole_rows=folds.by_row,
                              vector=(epilogue.vector if isinstance(epilogue, Epilogue) and by_vectors(kernel, w.target)
                                      else None), overlap=overlaps(kernel, w.target), past=w.writes[0].name in w.elements.past)
     if epilogue and folds:
-        with outlined(f, "complete", when=quick):
+        with outlined(f, "complete", when=care < 2):
             epilogue.complete()
-    if quick and not f.has_vectors:
-        f.attributes = QUICK
+    if not f.has_vectors:
+        f.care = min(f.care, care)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from .values import SIZES, Number, Value, constant, element, i64, lane_numbers, literal, mangled, vector
 
-QUICK = "nounwind noinline optnone"  # attributes of functions that mostly call others: LLVM leaves most of its passes out
+QUICK = "nounwind noinline optnone"  # attributes of functions for which LLVM leaves most of its passes out
 
 new_tuple = tuple.__new__
 # instructions whose results depend on nothing but their operands
@@ -33,7 +33,7 @@ class Module:
         self.functions: dict[str, Function] = {}
         self.declarations: dict[str, str] = {}
         self.globals: dict[str, str] = {}
-        self.outlined: dict[str, str] = {}  # what functions say that are parts of others, and their names
+        self.outlined: dict[tuple[str, int], str] = {}  # what parts of functions say, what care they are worth, and their names
 
     def declare(self, name: str, returns: str, parameters: Sequence[str]) -> None:
         self.declarations.setdefault(name, f"declare {returns} @{name}({', '.join(parameters)})")
@@ -53,9 +53,9 @@ class Module:
         return Value(name, "ptr")
 
     def function(self, name: str, parameters: Sequence[tuple[str, str]], *, returns: str = "void",
-                 internal: bool = True, attributes: str = "nounwind") -> Function:
-        """A new function; parameters are (name, type) where type may carry attributes: ``"ptr noalias"``."""
-        function = Function(self, name, parameters, returns, internal, attributes)
+                 internal: bool = True, attributes: str = "nounwind", care: int = 2) -> Function:
+        """A new function; parameters are (name, type) where type may carry attributes: ``"ptr noalias"``; care: see there."""
+        function = Function(self, name, parameters, returns, internal, attributes, care)
         self.functions[name] = function
         return function
 
@@ -79,14 +79,18 @@ class Carried:
 
 
 class Function:
-    """Writes one function, instruction by instruction, at the end of the current block."""
+    """Writes one function, instruction by instruction, at the end of the current block.
+
+    care    how much of LLVM's time its code is worth.  2: all that pays.  1: few passes, for what mostly calls.  0: next to
+            nothing, for what takes no time worth mentioning: not even registers are allotted with care
+    """
 
     def __init__(self, module: Module, name: str, parameters: Sequence[tuple[str, str]], returns: str,
-                 internal: bool, attributes: str) -> None:
+                 internal: bool, attributes: str, care: int) -> None:
         self.module, self.name, self.returns = module, name, returns
         self.parameters = [Value(f"%{n}", t[: t.index(">") + 1] if t.startswith("<") else t.split(" ")[0])
                            for n, t in parameters]
-        self.attributes = attributes
+        self._attributes, self.care = attributes, care
         named = ", ".join(f"{t} %{n}" for n, t in parameters)
         self._head = f"define {'internal ' if internal else ''}{returns} @{name}({named})"
         self._declaration = f"declare {returns} @{name}({', '.join(t for _, t in parameters)})"
@@ -105,6 +109,10 @@ class Function:
     @property
     def declaration(self) -> str:
         return f"{self._declaration} {self.attributes.replace(' optnone', '')}"
+
+    @property
+    def attributes(self) -> str:
+        return self._attributes if self.care == 2 else QUICK
 
     @property
     def always_inlined(self) -> bool:

@@ -17,7 +17,8 @@ from graphc.plan import Plan, repeated
 from graphc.records import replace
 
 from . import cache, jit, memory, threads
-from .lower import lower, lower_unrolled, remaining
+from .codegen import Unit
+from .lower import Give, lower, lower_unrolled, remaining
 from .meetings import step_is_serial
 from .running import Running
 from .table import Layout, constants_of, needs_of
@@ -40,6 +41,13 @@ def lowering(graph: Graph, unrolled: bool, marked: bool) -> Callable[..., tuple[
 def text_of(lowered: Callable[[], tuple[Texts, Layout]]) -> str:
     """All of a lowered plan as one module."""
     return lowered()[0].module.text()
+
+
+def units_of(lowered: Callable[[Give], tuple[Texts, Layout]]) -> list[Unit]:
+    """The texts of a lowered plan, as they are compiled."""
+    given: list[Unit] = []
+    texts, _ = lowered(given.append)
+    return given + remaining(texts)
 
 
 class Native(Running):
@@ -65,7 +73,8 @@ class Native(Running):
         start = perf_counter()
         lowered = lowering(graph, unrolled, self.marked)
         # not of this object, which holds the code: what holds itself keeps its parameters until garbage is collected
-        self._text = partial(text_of, partial(lowered, plan, self.target, flush_denormals))
+        again = partial(lowered, plan, self.target, flush_denormals)
+        self._text = partial(text_of, again)
         with jit.Build(target=self.target, name="step", cache=cache.default(),
                        threads=threads.available_parallelism()) as build:
             texts, self.layout = lowered(plan, self.target, flush_denormals, build.add)
@@ -74,7 +83,7 @@ class Native(Running):
             del texts
             self.seconds["lower"] = perf_counter() - start
             start = perf_counter()
-            code = build.finish(rest, exports=("run", "alone"), source=self._text)
+            code = build.finish(rest, exports=("run", "alone"), source=partial(units_of, again))
         if pool_is_ready is not None:
             pool_is_ready()
         memory.give_back()

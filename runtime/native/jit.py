@@ -37,6 +37,8 @@ from graphc.runtime.native.object_files import symbol_table
 from graphc.runtime.native.parallel import Jobs
 from graphc.runtime.native.target import Target
 
+QUICKER = 4  # times as fast a text is compiled at level 0
+
 _lock = threading.Lock()
 _numbers = itertools.count(1)
 _loader: Any = None  # the one LLJIT of this process, never disposed: objects point into it
@@ -50,10 +52,10 @@ class Code:
     symbols   the functions that have an address
     """
 
-    def __init__(self, name: str, objects: Sequence[bytes], symbols: Sequence[str], target: Target, level: int,
-                 source: Callable[[], str] | None, seconds: dict[str, float]) -> None:
+    def __init__(self, name: str, objects: Sequence[bytes], symbols: Sequence[str], target: Target,
+                 source: Callable[[], Sequence[Unit]] | None, seconds: dict[str, float]) -> None:
         self.name, self.objects, self.symbols = name, tuple(objects), tuple(symbols)
-        self.target, self.level, self.seconds = target, level, seconds
+        self.target, self.seconds = target, seconds
         self._source = source
         start = time.perf_counter()
         self.image = _image(self.objects, self.symbols)
@@ -71,12 +73,12 @@ class Code:
 
     @property
     def llvm(self) -> str:
-        """The optimised LLVM text, made anew at each request: nobody pays for it who does not look."""
-        return optimised_text(self._text(), self.target, level=self.level, name=self.name)
+        """The optimised LLVM text, of each of its parts, made anew at each request: nobody pays for it who does not look."""
+        return "\n".join(optimised_text(u.text, self.target, level=u.level, name=self.name) for u in self._units())
 
     def assembly(self) -> str:
-        """The assembly text of this code."""
-        return assembly_for(self._text(), self.target, level=self.level, name=self.name)
+        """The assembly text of this code, of each of its parts."""
+        return "\n".join(assembly_for(u.text, self.target, level=u.level, name=self.name) for u in self._units())
 
     @property
     def externals(self) -> tuple[str, ...]:
@@ -84,7 +86,7 @@ class Code:
         found = [symbol_table(data) for data in self.objects]
         return tuple(sorted(set().union(*(missing for _, missing in found)) - set().union(*(own for own, _ in found))))
 
-    def _text(self) -> str:
+    def _units(self) -> Sequence[Unit]:
         if self._source is None:
             raise CompileError(f"{self.name}: loaded without its LLVM text")
         return self._source()
@@ -101,14 +103,14 @@ def compile_module(text: str, *, target: Target, level: int = 2, name: str, cach
 
 
 def compile_units(units: Sequence[Unit], *, target: Target, name: str, cache: disk.Cache | None = None,
-                  exports: Sequence[str] | None = None, source: Callable[[], str] | None = None, threads: int = 1) -> Code:
+                  exports: Sequence[str] | None = None, threads: int = 1) -> Code:
     """Compile and load a program that comes as several texts, up to `threads` at once.
 
-    exports, source: as `Build.finish`.
+    exports: as `Build.finish`.
     Raises: CompileError as `compile_module`.
     """
     with Build(target=target, name=name, cache=cache, threads=threads) as build:
-        return build.finish(units, exports=exports, source=source or (lambda: units[0].text))
+        return build.finish(units, exports=exports, source=lambda: units)
 
 
 class Build:
@@ -126,7 +128,6 @@ class Build:
         self.target, self.name, self.cache = target, name, cache
         self._jobs = Jobs[Part](threads)
         self._open = contextlib.ExitStack()
-        self._level = 2
 
     def __enter__(self) -> Build:
         initialize()
@@ -140,27 +141,26 @@ class Build:
 
     def add(self, unit: Unit, *, begin: bool = True) -> None:
         """Compile a text as soon as a thread is free; `begin`: see `Jobs.add`."""
-        self._level = max(self._level, unit.level)
-        self._jobs.add(partial(self._part, unit), len(unit.text), begin=begin)
+        self._jobs.add(partial(self._part, unit), work(unit), begin=begin)
 
     def finish(self, units: Sequence[Unit] = (), *, exports: Sequence[str] | None = None,
-               source: Callable[[], str] | None = None) -> Code:
+               source: Callable[[], Sequence[Unit]] | None = None) -> Code:
         """The program of all texts, these the last, loaded.
 
-        exports: the functions whose addresses are wanted; all that are not internal by default.  source: gives the whole
-        as one text, for those who want to read it.
+        exports: the functions whose addresses are wanted; all that are not internal by default.  source: gives all texts
+        again, for those who want to read what became of them.
         Raises: CompileError with LLVM's message for text that is not valid, or calls what is not there.
         """
         parts = self.parts(units)
         seconds = total_seconds(parts)
         symbols = tuple(symbol for part in parts for symbol in part.exported) if exports is None else exports
         try:
-            return Code(self.name, [p.data for p in parts], symbols, self.target, self._level, source, seconds)
+            return Code(self.name, [p.data for p in parts], symbols, self.target, source, seconds)
         except CompileError:
             if not any(part.unit for part in parts):
                 raise
         made = [part if part.unit is None else self._compiled(part.unit) for part in parts]  # what is kept does not load
-        return Code(self.name, [p.data for p in made], symbols, self.target, self._level, source, total_seconds(made))
+        return Code(self.name, [p.data for p in made], symbols, self.target, source, total_seconds(made))
 
     def parts(self, units: Sequence[Unit] = ()) -> list[Part]:
         """What all texts, these the last, became, in order; each function that one wants is there."""
@@ -190,6 +190,11 @@ class Build:
         return part
 
 
+def work(unit: Unit) -> float:
+    """What a text costs LLVM, beside others."""
+    return len(unit.text) / (QUICKER if unit.level == 0 else 1)
+
+
 def unit_key(unit: Unit, target: Target) -> bytes:
     """The key of the disk cache under which a text's object is kept."""
     return disk.key("module", unit.text, target, unit.level)
@@ -201,10 +206,9 @@ def total_seconds(parts: Sequence[Part]) -> dict[str, float]:
     return {phase: sum(part.seconds.get(phase, 0.0) for part in parts) for phase in phases}
 
 
-def load_object(data: bytes, *, symbols: Sequence[str], target: Target, name: str, level: int = 2,
-                source: Callable[[], str] | None = None) -> Code:
-    """Load object bytes that `compile_object` made for this target; `source` gives the LLVM text if it is asked for."""
-    return Code(name, (data,), symbols, target, level, source, {})
+def load_object(data: bytes, *, symbols: Sequence[str], target: Target, name: str) -> Code:
+    """Load object bytes that `compile_object` made for this target."""
+    return Code(name, (data,), symbols, target, None, {})
 
 
 def compile_object(text: str, *, target: Target, level: int = 2,

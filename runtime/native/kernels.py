@@ -106,11 +106,12 @@ def scratch_sizes(kernel: Kernel, target: Target) -> tuple[int, int]:
 
 
 def emit_kernel(module: Module, name: str, kernel: Kernel, target: Target, alone: bool = False,
-                past: frozenset[int] = frozenset()) -> Function:
+                past: frozenset[int] = frozenset(), care: int = 2) -> Function:
     """Writes the function of a kernel.
 
     past    results that are written past the caches, where the target can
     alone   for a step that no other thread shares: the last parameters are private and shared; results are the same bits
+    care    how much of LLVM's time its code is worth: see `emit.Function`; the same bits with any
     Raises: LoweringError where the body breaks the rules of the kernel's form.
     """
     emitter = EMITTERS.get(kernel.form)
@@ -121,7 +122,7 @@ def emit_kernel(module: Module, name: str, kernel: Kernel, target: Target, alone
     counters = [("tickets", "ptr")] if takes_turns(kernel) else []
     f = module.function(name, [*((f"r{i}", "ptr") for i in range(reads)), *((f"w{i}", "ptr") for i in range(writes)),
                                ("private", "ptr"), ("shared", "ptr"), *([] if alone else [*team, *counters])],
-                        attributes="nounwind noinline")
+                        attributes="nounwind noinline", care=care)
     pointers = f.parameters[:reads + writes]
     private, shared, *rest = f.parameters[reads + writes:]
 

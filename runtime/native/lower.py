@@ -17,18 +17,19 @@ from graphc.plan import Buffer, Kernel, Loop, Plan
 
 from .codegen import Unit
 from .denormals import restore_denormal_mode, set_denormal_mode
-from .emit import QUICK, Function, Module, Value, i64
+from .emit import Function, Module, Value, i64
 from .kernels import element_operations
 from .meetings import plan_scratch
 from .steps import Places, StepWriter, Team
 from .table import ARENA, COUNT, PRIVATE, PRIVATE_STRIDE, SHARED, Layout, table_layout
 from .target import Target
-from .texts import Texts
+from .texts import Text, Texts
 from .unroll import emit_unrolled_run
 
-UNIT = 72_000  # characters of text, about 40 ms of LLVM's time
+UNIT = 48_000  # characters of text, about 25 ms of LLVM's time
 LONG_STEP = 16_000  # characters of a step's calls, about 30 kernels
 LONG_RUN = 1 << 21  # operations of a step, about 100 microseconds: what calls its kernels need not be fast
+BESIDE = 1 << 15  # times as many operations has a step than a kernel that is worth no care
 
 UNROLLED = "unrolled step"  # the only part of a step that has no kernels
 
@@ -38,21 +39,19 @@ Give = Callable[[Unit], None]
 
 
 def remaining(texts: Texts) -> list[Unit]:
-    """What is left of a module that is complete: its last kernels, and what calls kernels, by itself where it is long.
-
-    The calls take no time worth mentioning when they run, and much when LLVM optimises a long row of them.
-    """
-    step = texts.module.functions.get("step")
-    if step is None:
+    """What is left of a module that is complete: its last kernels, and what calls kernels."""
+    if "step" not in texts.module.functions:
         return [Unit(texts.module.text(), level=3)]  # unrolled: one long row of scalar instructions
-    apart = step.characters >= LONG_STEP
-    *kernels, calls = texts.rest(apart)
-    return [*map(unit, kernels), Unit(calls, level=0) if apart else unit(calls)]
+    return [*map(unit, texts.rest())]
 
 
-def unit(text: str) -> Unit:
-    """A text of kernels.  Instructions are combined where places are computed lane by lane: what views and windows divide."""
-    return Unit(text, level=3 if LANES_DIVIDED.search(text) else 2)
+def unit(text: Text) -> Unit:
+    """A text of kernels, or of what calls them.
+
+    Instructions are combined where places are computed lane by lane: what views and windows divide.  What mostly calls takes
+    no time worth mentioning when it runs, and four times as long to compile if LLVM allots registers with care.
+    """
+    return Unit(text.text, level=0 if text.quick else 3 if LANES_DIVIDED.search(text.text) else 2)
 
 
 def lower_unrolled(graph: Graph, plan: Plan, target: Target, flush_denormals: bool = True,
@@ -116,6 +115,8 @@ def lower(loop: Loop, target: Target, flush_denormals: bool = True, give: Give |
             for text in texts.ready():
                 give(unit(text))
 
+    total = operations(plan)
+    few = total // BESIDE
     arena, address = words.word(ARENA), constants.__getitem__
     places = Places(step, plan, lambda: arena, words.address)
     if marked:
@@ -123,11 +124,11 @@ def lower(loop: Loop, target: Target, flush_denormals: bool = True, give: Give |
 
         first, stride = words.word(layout.marks), words.word(layout.marks + 1, "i64")
         marks = Marks(module, step, target, step.offset(first, step.mul(thread, stride), "i8"))
-        MarkingWriter(module, step, target, address, written, marks, barrier).whole(plan, places, team)
+        MarkingWriter(module, step, target, address, written, marks, barrier, few).whole(plan, places, team)
         layout = layout._replace(parts=tuple(marks.parts))
     else:
-        StepWriter(module, step, target, address, written).whole(plan, places, team)
-    emit_run(module, target, flush_denormals, "nounwind" if operations(plan) < LONG_RUN else QUICK)
+        StepWriter(module, step, target, address, written, few=few).whole(plan, places, team)
+    emit_run(module, target, flush_denormals, 0 if total >= LONG_RUN or step.characters >= LONG_STEP else 2)
     private_bytes, shared_bytes = plan_scratch(plan, target)  # last: it would keep the first texts waiting
     return texts, layout._replace(private_bytes=private_bytes, shared_bytes=shared_bytes)
 
@@ -161,10 +162,10 @@ def operations(plan: Plan) -> int:
                (step.count or 0) * operations(step.body) if isinstance(step, Loop) else 0 for step in plan.steps)
 
 
-def emit_run(module: Module, target: Target, flush_denormals: bool, attributes: str) -> None:
+def emit_run(module: Module, target: Target, flush_denormals: bool, care: int) -> None:
     """The exported function: `count` steps, denormals flushed, stopping early when the pool is told to cancel."""
     run = module.function("run", [("table", "ptr"), ("thread", "i64"), ("threads", "i64"), ("barrier", "ptr")],
-                          returns="i32", internal=False, attributes=attributes)
+                          returns="i32", internal=False, care=care)
     table, thread, threads, barrier = run.parameters
     saved = set_denormal_mode(run, target) if flush_denormals else None
     count = run.load(run.offset(table, i64(COUNT), "i64"), "i64")

@@ -24,10 +24,11 @@ TYPE = re.compile(r"<\d+ x \w+>|\b(?:ptr|float|double|i\d+)\b")
 
 
 @contextmanager
-def outlined(f: Function, name: str, *given: Value, when: bool = True) -> Iterator[list[Value]]:
+def outlined(f: Function, name: str, *given: Value, when: bool = True, care: int = 2) -> Iterator[list[Value]]:
     """The body is written into a function of its own, which is called here; `name`: how its name begins.
 
     given: yielded as parameters, even where they are numbers.  when: else nothing happens, and `given` is yielded as it is.
+    care: see `emit.Function`; only functions of equal care are shared.
     What the body computes must not be used behind it, but for what it stores.
     """
     if not when:
@@ -40,13 +41,13 @@ def outlined(f: Function, name: str, *given: Value, when: bool = True) -> Iterat
     text = "\n".join([*f.stack_lines, *f.lines])
     f.lines, f.stack_lines, f.current, f.computed, f.count = outside
     text, arguments = with_parameters(text, dict(zip([p.name for p in inside], given, strict=True)))
-    known = f.module.outlined
-    if text not in known:
-        known[text] = f"{name}.{len(known)}"
+    known, key = f.module.outlined, (text, care)
+    if key not in known:
+        known[key] = f"{name}.{len(known)}"
         parameters = [(f"p{place}", argument.type) for place, argument in enumerate(arguments)]
-        own = f.module.function(known[text], parameters, attributes="noinline nounwind")
+        own = f.module.function(known[key], parameters, attributes="noinline nounwind", care=care)
         own.lines.append(text)
-    f.call(known[text], arguments)
+    f.call(known[key], arguments)
 
 
 def with_parameters(text: str, given: dict[str, Value]) -> tuple[str, list[Value]]:

@@ -23,6 +23,9 @@ from graphc.runtime.native.tile_operands import Load
 from graphc.runtime.native.tiles import Finish, Prefetch, Tile, TileLoops
 
 
+MANY = 1024  # tiles, of which it does not count how long the last one takes
+
+
 class FinishVector(Protocol):
     """Finishes one vector of a row of a tile, from a column on; lanes beyond the mask are not there."""
 
@@ -62,6 +65,8 @@ class Waiting:
             finish(f, tile)
 
 
+
+
 def fetch_row(f: Function, streams: Sequence[tuple[Value, int]], row: Value, size: int) -> None:
     """Fetch `size` bytes of a row of each stream (address, bytes between rows), to be written."""
     for address, stride in streams:
@@ -85,7 +90,9 @@ class OverlappedTiles(TileLoops):
         f = self.f
         self.waiting = Waiting(f, self.blocking.vectors * self.blocking.lanes)
         super().emit(thread, threads)
-        with outlined(f, "finish", when=self.blocking.coarse):  # nobody follows
+        g = self.blocking
+        many = g.batch * g.row_tiles * g.panels >= MANY
+        with outlined(f, "finish", when=g.coarse, care=0 if many else 2):  # nobody follows
             tile = self.waiting.tile()
             with f.loop(i64(0), tile.rows) as row, f.loop(i64(0), tile.columns, self.blocking.lanes) as column:
                 self.finish_vector(tile, row, column)

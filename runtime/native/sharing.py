@@ -36,10 +36,12 @@ def share(f: Function, work: int, thread: Value, threads: Value) -> tuple[Value,
     return low, f.binary("udiv", f.mul(f.add(thread, i64(1)), i64(work)), threads)
 
 
-def quotient(f: Function, a: Value, b: int) -> tuple[Value, Value]:
-    """(a // b, a % b) of a non-negative i64."""
+def quotient(f: Function, a: Value, b: int, below: int = 0) -> tuple[Value, Value]:
+    """(a // b, a % b) of a non-negative i64, which is known to be less than `below` if that is given."""
     if b == 1:
         return a, i64(0)
+    if 0 < below <= b:
+        return i64(0), a
     if a.number is not None:
         return i64(a.number // b), i64(a.number % b)
     high = f.binary("udiv", a, i64(b))
@@ -51,7 +53,7 @@ def grid_parts(f: Function, threads: Value, long: int, short: int) -> Value:
     name = "share.parts"
     if name not in f.module.functions:
         own = f.module.function(name, (("threads", "i64"), ("long", "i64"), ("short", "i64")), returns="i64",
-                                attributes="noinline nounwind")
+                                care=0)
         count, long_, short_ = own.parameters
         parts = i64(1)
         for p in (2, 4, 8):

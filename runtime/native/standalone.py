@@ -21,7 +21,7 @@ from graphc.records import NamedTuple
 
 from .codegen import CompileError
 from .denormals import restore_denormal_mode, set_denormal_mode
-from .emit import QUICK, Function, Module, Value, i64
+from .emit import Function, Module, Value, i64
 from .kernels import NOBODY
 from .lower import LANES_DIVIDED, LONG_STEP
 from .meetings import plan_scratch
@@ -151,7 +151,7 @@ def write_steps(module: Module, entry: Entry, offsets: Mapping[Cell, int], targe
         writer = StepWriter(module, f, target, constant, known=functions)
         writer.whole(plan, Places(f, plan, lambda: scratch, outside(step)), Team(i64(0), i64(1), NOBODY, private, shared))
     if f.characters >= LONG_STEP:
-        f.attributes = QUICK
+        f.care = 1
     return align(plan.arena_bytes) + shared_bytes + private_bytes
 
 

@@ -13,7 +13,7 @@ from graphc.plan import ALIGNMENT, Branch, Buffer, Carry, Kernel, Loop, Plan, Ro
 from graphc.records import NamedTuple
 
 from .emit import Function, Module, Value, i64
-from .kernels import NOBODY, emit_kernel
+from .kernels import NOBODY, element_operations, emit_kernel
 from .meetings import EVERYBODY, FIRST, LAST, Turn, function_key, plan_scratch, step_takes_turns, turns
 from .passing import written_past
 from .sharing import HALF, SLOT_BYTES, balanced, share
@@ -69,17 +69,20 @@ class StepWriter:
     constant   the address of a large constant, of whichever plan it is
     written    is called when the function of another kernel is complete
     known      of a step that no other thread shares: the functions of kernels that other steps have
+    few        operations, beside which the others are so many that kernels of no more are worth no care
     """
 
     def __init__(self, module: Module, f: Function, target: Target, constant: Callable[[Buffer], Value],
-                 written: Callable[[], None] = lambda: None, known: dict[tuple, str] | None = None) -> None:
+                 written: Callable[[], None] = lambda: None, known: dict[tuple, str] | None = None, few: int = 0) -> None:
         self.module, self.f, self.target, self.constant = module, f, target, constant
-        self.written, self.alone = written, known is not None
+        self.written, self.alone, self.few = written, known is not None, few
+        self.outermost: Plan | None = None
         self.barrier = "" if self.alone else emit_barrier(module, target)
         self.functions = {} if known is None else known
 
     def whole(self, plan: Plan, places: Places, team: Team) -> None:
         """The plan that no other holds: all that a thread does in one step."""
+        self.outermost = plan
         self.plan(plan, places, team)
 
     def plan(self, plan: Plan, places: Places, team: Team) -> None:
@@ -171,11 +174,12 @@ class StepWriter:
             write(team)
 
     def kernel(self, kernel: Kernel, plan: Plan, places: Places, team: Team, thread: Value, tickets: Value) -> None:
-        key = function_key(plan, kernel)
+        care = 0 if plan is self.outermost and element_operations(kernel) <= self.few else 2
+        key = *function_key(plan, kernel), care
         name = self.functions.get(key)
         if name is None:
             name = self.functions[key] = f"k{len(self.functions)}_{kernel.form.value}"
-            emit_kernel(self.module, name, kernel, self.target, self.alone, written_past(plan).get(kernel, frozenset()))
+            emit_kernel(self.module, name, kernel, self.target, self.alone, written_past(plan).get(kernel, frozenset()), care)
             self.written()
         arguments = [places.address(b) for b in (*kernel.reads, *kernel.writes)]
         arguments += [team.private, team.shared]

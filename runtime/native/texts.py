@@ -1,6 +1,6 @@
 """A module as several texts that are compiled by themselves and then linked, cut while the module is being written.
 
-Knows functions, who calls whom, and linkage.  Must not know what the functions do.
+Knows functions, who calls whom, linkage, and what care functions are worth.  Must not know what the functions do.
 """
 
 from __future__ import annotations
@@ -8,7 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from graphc.runtime.native.emit import Module
+from graphc.runtime.native.emit import Function, Module
+
+from graphc.records import NamedTuple
 
 SYMBOL = re.compile(r"@([\w.]+)")
 PRIVATE = re.compile("^(private unnamed_addr|internal) ")
@@ -16,59 +18,76 @@ FIRST_SHARE = 8  # of the characters of a text: so short is the first, and each 
 ARRAY = re.compile(r"(constant|global) (\[[^]]*\]).*(, align \d+)")
 
 
+class Text(NamedTuple):
+    """Some functions of a module, to be compiled by themselves.
+
+    quick  whether they may be compiled without any care: see `emit.Function`
+    """
+
+    text: str
+    quick: bool = False
+
+
+class Group:
+    """Functions of a text to come, and what they say.  limit: about so many characters make a text."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.size = limit, 0
+        self.texts: dict[str, str] = {}
+
+    def add(self, function: Function) -> None:
+        self.texts[function.name] = text = function.text()
+        self.size += len(text)
+
+
 class Texts:
     """Cuts a module into texts of about so many characters, the first ones shorter, so that compiling begins soon.
 
     Functions are taken in the order in which they were begun, so where the cuts are depends on the module alone.  A
     function or array is defined in one text and declared in the others that name it; a function that is always inlined is
-    part of each text that calls it.
+    part of each text that calls it.  Functions that are worth no care have texts of their own.
 
     last   functions that are written until the end: they are taken last
     """
 
     def __init__(self, module: Module, characters: int, last: Sequence[str] = ()) -> None:
         self.module, self.characters, self.last = module, characters, last
-        self.now = characters // FIRST_SHARE  # of the text to come
+        self.groups = {False: Group(characters // FIRST_SHARE), True: Group(characters)}  # True: compiled without care
         self.taken: set[str] = set()
-        self.group: dict[str, str] = {}  # functions of the text to come, and what they say
-        self.size = 0
         self.cut = False
         self.placed: set[str] = set()  # arrays that a text defines
 
-    def ready(self) -> Iterator[str]:
+    def ready(self) -> Iterator[Text]:
         """The texts that have become complete: all functions but the last must be, as far as they are begun."""
         for name, function in self.module.functions.items():
             if name in self.taken or name in self.last or function.always_inlined:
                 continue
-            yield from self._take(name)
+            group = self.groups[not function.care]
+            if group.texts and group.size + function.characters / 2 > group.limit:
+                yield self._text(not function.care)
+                group.limit = min(2 * group.limit, self.characters)
+            group.add(function)
+            self.taken.add(name)
 
-    def rest(self, apart: bool = False) -> Iterator[str]:
-        """The texts that are left when the module is complete; the last functions are one by themselves if `apart`."""
+    def rest(self) -> Iterator[Text]:
+        """The texts that are left when the module is complete."""
         yield from self.ready()
-        if apart and self.group:
-            yield self._unit()
         for name in self.last:
             function = self.module.functions.get(name)
             if function is not None and not function.always_inlined:
-                self._add(name)
-        yield self._unit() if self.cut else self.module.text()
+                self.groups[not function.care].add(function)
+        left = [quick for quick, group in self.groups.items() if group.texts]
+        if not self.cut and left == [False]:
+            yield Text(self.module.text())
+            return
+        for quick in left:
+            yield self._text(quick)
 
-    def _take(self, name: str) -> Iterator[str]:
-        length = self.module.functions[name].characters
-        if self.group and self.size + length / 2 > self.now:
-            yield self._unit()
-            self.now = min(2 * self.now, self.characters)
-        self._add(name)
-
-    def _add(self, name: str) -> None:
-        self.group[name] = text = self.module.functions[name].text()
-        self.size += len(text)
-        self.taken.add(name)
-
-    def _unit(self) -> str:
-        """The functions taken since the last text, with all that they name."""
-        module, texts, names = self.module, self.group, list(self.group)
-        self.group, self.size, self.cut = {}, 0, True
+    def _text(self, quick: bool) -> Text:
+        """The functions of a group, with all that they name; the group is empty afterwards."""
+        group, self.cut = self.groups[quick], True
+        module, texts, names = self.module, group.texts, list(group.texts)
+        group.texts, group.size = {}, 0
         arrays = {name[1:]: text for text, name in module.globals.items()}
         parts: list[str] = []
         named: dict[str, None] = {}
@@ -94,4 +113,4 @@ class Texts:
                 parts.append(f"@{symbol} = {PRIVATE.sub('', arrays[symbol], count=1)}")
         parts += [texts[n] if module.functions[n].always_inlined else texts[n].replace("define internal ", "define ", 1)
                   for n in names]
-        return "\n".join(parts) + "\n"
+        return Text("\n".join(parts) + "\n", quick)

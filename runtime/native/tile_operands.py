@@ -153,7 +153,7 @@ class PackedOperands:
     def tile_extent(self, row_tile: Value) -> tuple[Value, Value, Value]:
         """(first flattened row, rows, offset of the first row in A) of a row tile."""
         f, g = self.f, self.blocking
-        segment, place = quotient(f, row_tile, g.segment_tiles)
+        segment, place = quotient(f, row_tile, g.segment_tiles, g.row_tiles)
         inside, height = self.even_split(place, g.height, g.tall)
         i0 = f.add(f.mul(segment, i64(g.segment)), inside)
         if g.pack_a:
@@ -163,7 +163,7 @@ class PackedOperands:
     def panel_extent(self, panel: Value) -> tuple[Value, Value]:
         """(first flattened column, columns padded to whole registers) of a panel."""
         f, g = self.f, self.blocking
-        stretch, place = quotient(f, panel, g.stretch_panels) if g.stretch and not g.stacked else (i64(0), panel)
+        stretch, place = quotient(f, panel, g.stretch_panels, g.panels) if g.stretch and not g.stacked else (i64(0), panel)
         first, vectors = self.even_split(place, g.vectors, g.wide)
         if g.stacked:
             return f.mul(first, i64(g.stretch)), f.mul(vectors, i64(g.lanes))
@@ -174,7 +174,7 @@ class PackedOperands:
         f, g = self.f, self.blocking
         if g.stacked:
             return f.mul(self.even_split(panel, g.vectors, g.wide)[1], i64(g.stretch)), i64(g.stretch)
-        end = f.mul(f.add(quotient(f, panel, g.stretch_panels)[0], i64(1)), i64(g.stretch)) if g.stretch else i64(g.n)
+        end = f.mul(f.add(quotient(f, panel, g.stretch_panels, g.panels)[0], i64(1)), i64(g.stretch)) if g.stretch else i64(g.n)
         left = f.sub(end, j0)
         valid = f.minimum(columns, left) if (g.stretch or g.n) % g.lanes else columns
         return valid, f.sub(left, f.sub(columns, i64(g.lanes)))

@@ -243,7 +243,7 @@ class TileLoops(PackedOperands):
     def k_extent(self, a: Value, b: Value, k_block: Value) -> tuple[Value, Value, Value, Value, Value, Value]:
         """(A, its table, B, its table, flattened first k, count) of a block of k."""
         f, g = self.f, self.blocking
-        outer, inner = quotient(f, k_block, g.k_inner_blocks)
+        outer, inner = quotient(f, k_block, g.k_inner_blocks, g.k_blocks)
         k0 = f.mul(inner, i64(g.k_in_block))
         count = f.minimum(f.sub(i64(g.k_inner), k0), i64(g.k_in_block))
         a = self.at(a, f.add(flat_offset(f, outer, g.a_k_outer), f.mul(k0, i64(g.a_k or 0))))
@@ -269,7 +269,7 @@ class TileLoops(PackedOperands):
         accumulate = constant(False, "i1") if g.k_blocks == 1 else f.compare("icmp ne", k_block, i64(0))
         width = g.vectors * g.lanes
         if out is not None:
-            segment, _ = quotient(f, row_tile, g.segment_tiles)
+            segment, _ = quotient(f, row_tile, g.segment_tiles, g.row_tiles)
             inside = f.sub(i0, f.mul(segment, i64(g.segment)))
             line = f.add(flat_offset(f, segment, g.c_segments), f.mul(inside, i64(g.c_row)))
             start = result = self.at(out, f.add(line, j0))

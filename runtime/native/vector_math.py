@@ -50,11 +50,14 @@ def apply(s: Arithmetic, name: str, *arguments: Value) -> Value:
 
 
 def call(s: Any, name: str, body: Callable[..., Value], arguments: tuple[Value, ...]) -> Value:
-    """A call of an internal function, written at its first use in the module."""
-    module, type_ = s.function.module, arguments[0].type
-    symbol = f"math.{name}.{mangled(type_)}"
+    """A call of an internal function, written at its first use in the module.
+
+    What functions call that are worth no care is worth none, either.
+    """
+    module, type_, care = s.function.module, arguments[0].type, 2 if s.function.care else 0
+    symbol = f"math.{name}.{mangled(type_)}" + ("" if care else ".rare")
     if symbol not in module.functions:
         parameters = [(f"a{i}", type_) for i in range(len(arguments))]
-        function = module.function(symbol, parameters, returns=type_, attributes="nounwind willreturn memory(none)")
+        function = module.function(symbol, parameters, returns=type_, attributes="nounwind willreturn memory(none)", care=care)
         function.ret(body(type(s)(function), *function.parameters))
     return s.function.call(symbol, list(arguments), type_)

@@ -26,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from graphc.runtime.native.denormals import architecture
-from graphc.runtime.native.emit import QUICK, Function, Module
+from graphc.runtime.native.emit import Function, Module
 from graphc.runtime.native.sharing import TICKET_BYTES
 from graphc.runtime.native.target import Target
 from graphc.runtime.native.values import Value, constant, i64
@@ -105,7 +105,7 @@ def pause(f: Function, target: Target) -> None:
 
 def _emit_worker(module: Module, target: Target) -> None:
     """``void worker(ptr control, i64 index)``: a worker's whole life; returns when the pool shuts down."""
-    f = module.function("worker", [("control", "ptr"), ("index", "i64")], internal=False, attributes=QUICK)
+    f = module.function("worker", [("control", "ptr"), ("index", "i64")], internal=False, care=1)
     control, index = f.parameters
     me = f.offset(control, f.add(f.mul(index, i64(WORKER_BYTES)), i64(FIRST_WORKER)), "i8")
     limit = _load(f, me, PARK, "i64")
@@ -152,7 +152,7 @@ def _emit_worker(module: Module, target: Target) -> None:
 
 def _emit_launch(module: Module, target: Target) -> None:
     """``i32 launch(ptr call)``: run a job and wait for its end; the largest status, as an unsigned number."""
-    f = module.function("launch", [("call", "ptr")], returns="i32", internal=False, attributes=QUICK)
+    f = module.function("launch", [("call", "ptr")], returns="i32", internal=False, care=1)
     call = f.parameters[0]
     control, function = _load(f, call, CALL_CONTROL, "ptr"), _load(f, call, CALL_FUNCTION, "ptr")
     argument, wanted = _load(f, call, CALL_ARGUMENT, "ptr"), _load(f, call, CALL_THREADS, "i64")
@@ -222,7 +222,7 @@ def _emit_launch(module: Module, target: Target) -> None:
 
 def _emit_shut_down(module: Module) -> None:
     """``i32 shut_down(ptr control)``: let the workers return; 0 when they will, 1 where a job is running."""
-    f = module.function("shut_down", [("control", "ptr")], returns="i32", internal=False, attributes=QUICK)
+    f = module.function("shut_down", [("control", "ptr")], returns="i32", internal=False, care=1)
     control = f.parameters[0]
     stop, busy = f.label("stop"), f.label("busy")
     f.branch_if(_exchange(f, control, 0, 1, BUSY), stop, busy)
