@@ -94,6 +94,7 @@ def takes_turns(kernel: Kernel) -> bool:
     return kernel.form not in (Form.CONTRACT, Form.SCATTER) and not is_serial(kernel) and element_operations(kernel) >= TURNS
 
 
+@remembered
 def scratch_sizes(kernel: Kernel, target: Target) -> tuple[int, int]:
     """(bytes of private memory per thread, bytes shared by all threads) that the kernel needs, 64-byte aligned."""
     if kernel.form is Form.CONTRACT:

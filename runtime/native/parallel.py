@@ -143,7 +143,7 @@ def beside(job: Callable[[], object]) -> Callable[[], None]:
     """
 
     def work() -> None:
-        with contextlib.suppress(Exception), _short_turns():
+        with contextlib.suppress(Exception):
             job()
 
     helpers = _started(work, 1)

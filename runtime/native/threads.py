@@ -147,6 +147,9 @@ def prepare() -> Callable[[], None]:
     It is to be called soon: a process that forks meanwhile would leave its child a lock that nobody releases.
     """
     def make() -> None:
+        from .llvm_library import open_library  # nobody else needs it
+
+        open_library()
         _runtime()
         calls.prepare()
 
