@@ -9,7 +9,7 @@ from graphc.runtime.native.operands import Extent, Rows, Sums
 
 from graphc.records import field, record
 
-COARSE = 1000  # cycles of a tile's multiply-adds beside which calls, and a driver that is compiled with few passes, do not count
+COARSE = 1000  # cycles of a tile's multiply-adds beside which calls do not count, nor that what calls is compiled quickly
 
 
 @record(frozen=True, kw_only=True, eq=False)
@@ -116,7 +116,7 @@ class Blocking(Extent, Rows, Sums, Tiles, Depth, Blocks, Sharing, Scratch):
 
     @property
     def care(self) -> int:
-        """What the loops around tiles are worth: see `emit.Function`.  With less, divisions are divisions where no shift will do."""
+        """What the loops around tiles are worth: see `emit.Function`.  With less, divisions are divisions but for shifts."""
         groups = (self.a_batch, self.b_batch, self.c_batch, self.a_m, self.b_n, self.a_segments, self.c_segments,
                   self.a_k_outer, self.b_k_outer)
         divisions = sum(size & size - 1 > 0 for axes in groups for size, _ in axes[1:])

@@ -81,8 +81,8 @@ class Carried:
 class Function:
     """Writes one function, instruction by instruction, at the end of the current block.
 
-    care    how much of LLVM's time its code is worth.  2: all that pays.  1: few passes, for what mostly calls.  0: next to
-            nothing, for what takes no time worth mentioning: not even registers are allotted with care
+    care    how much of LLVM's time its code is worth.  2: all that pays.  1: few passes, for what mostly calls.  0: not even
+            registers are allotted with care, for what takes no time worth mentioning
     """
 
     def __init__(self, module: Module, name: str, parameters: Sequence[tuple[str, str]], returns: str,
@@ -90,29 +90,20 @@ class Function:
         self.module, self.name, self.returns = module, name, returns
         self.parameters = [Value(f"%{n}", t[: t.index(">") + 1] if t.startswith("<") else t.split(" ")[0])
                            for n, t in parameters]
-        self._attributes, self.care = attributes, care
+        self.attributes, self.care = attributes, care
         named = ", ".join(f"{t} %{n}" for n, t in parameters)
         self._head = f"define {'internal ' if internal else ''}{returns} @{name}({named})"
-        self._declaration = f"declare {returns} @{name}({', '.join(t for _, t in parameters)})"
+        self.declaration = f"declare {returns} @{name}({', '.join(t for _, t in parameters)}) {attributes}"
         self.lines: list[str] = ["entry:"]
         self.stack_lines: list[str] = []  # allocas belong to the entry block, wherever they are asked for
         self.current = "entry"
         self.computed: dict[str, Value] = {}  # the instructions of the current block that only compute
-        self.count = 0
-        self.finished = False
+        self.count, self.finished = 0, False
 
     def text(self) -> str:
+        head = f"{self._head} {self.attributes if self.care == 2 else QUICK} {{"
         end = [] if self.finished else ["  ret void"]
-        head = f"{self._head} {self.attributes} {{"
         return "\n".join([head, self.lines[0], *self.stack_lines, *self.lines[1:], *end, "}"])
-
-    @property
-    def declaration(self) -> str:
-        return f"{self._declaration} {self.attributes.replace(' optnone', '')}"
-
-    @property
-    def attributes(self) -> str:
-        return self._attributes if self.care == 2 else QUICK
 
     @property
     def always_inlined(self) -> bool:

@@ -22,7 +22,6 @@ from graphc.runtime.native.target import Target
 from graphc.runtime.native.tile_operands import Load
 from graphc.runtime.native.tiles import Finish, Prefetch, Tile, TileLoops
 
-
 MANY = 1024  # tiles, of which it does not count how long the last one takes
 
 
