@@ -47,6 +47,16 @@ from graphc.runtime.native.operands import (
 from graphc.runtime.native.packing import PIECE
 from graphc.runtime.native.sharing import MOST_BALANCED
 from graphc.runtime.native.target import Target
+from graphc.runtime.native.tile_shapes import (
+    LEAST_SUMS,
+    LONG_PIECES,
+    MANY_SUMS,
+    far_result,
+    split_low_rows,
+    split_rows_of,
+    vectors_beside,
+    writes_in_order,
+)
 from graphc.runtime.native.values import SIZES
 
 from graphc.plan import align
@@ -63,12 +73,9 @@ LEAST_UNITS, COLUMNS_A_THREAD = 8, 160  # units, rows or columns of each thread 
 PORTIONS = 64  # that row tiles are cut into
 ROWS_OF_PART, MOST_PARTS = 256, 4  # rows for which a panel is packed again
 FETCHED_BYTES, MOST_FETCHED = 96 << 10, 80  # rows of larger operands are fetched beside the tile before; lines beside a panel
-SHORT = 32  # k up to which rows of the result are waited for, where they come from beyond the cache
 STAYING_SHARE = 0.125  # of the third-level cache, which other cores use as well: rows that stay packed for many panels
 FEW_TILES = 4  # row tiles for which a panel is packed just in time
-LOW_ROWS = 8  # of tiles that are equal, where they could have more: with much fewer B would be read too often
 PIECE_BYTES = 2  # of bfloat16
-LEAST_SUMS, MANY_SUMS = 12, 20  # registers of sums in a tile that keep multiply-add busy, and other instructions few
 
 
 @lru_cache(maxsize=512)
@@ -172,10 +179,14 @@ def choose_tiles(extent: Extent, rows: Rows, sums: Sums, itemsize: int, target: 
         most_vectors = 3 if again and segment <= 2 * most_rows(target, 3) else 2
     elif not pack_b and few_rows:  # few tiles read all of B: one or two if possible
         most_vectors = vectors_beside(segment, target, crooked(sums, itemsize), most_vectors)
+    waits = rows.direct and not (stretch or few_rows) and writes_in_order(extent, sums.k_inner, itemsize, target)
+    if waits:
+        most_vectors = LONG_PIECES
     depth = usual_depth(sums, packed, target if pack_b else None)
     panels, vectors, wide = split_evenly(total_vectors, most_vectors)
     least = MANY_SUMS if rows.direct and extent.m * extent.n * sums.k_inner >= LONG else LEAST_SUMS
-    segment_tiles, height, tall = split_rows_of(segment, vectors, depth * lanes * packed, target, least)
+    segment_tiles, height, tall = (split_low_rows(segment, vectors, target) if waits else
+                                   split_rows_of(segment, vectors, depth * lanes * packed, target, least))
     unequal = tall or crooked(sums, itemsize)
     in_one_set = itemsize >= WIDE and sums.a_k == 1 and share_sets(rows.a_row, itemsize)  # tall tiles would be copied
     taller = unequal and not in_one_set and not pack_b and not few_rows
@@ -203,31 +214,6 @@ def choose_tiles(extent: Extent, rows: Rows, sums: Sums, itemsize: int, target: 
                  segment_tiles=segment_tiles, row_tiles=segments * segment_tiles, height=height, tall=tall,
                  panels=panels * stretches, vectors=vectors, wide=wide, overlapped=overlap, stretch=stretch,
                  stretch_panels=panels if stretch else 0, stacked=stacked, masked=masked, narrow=half)
-
-
-def split_rows_of(segment: int, vectors: int, column: int, target: Target, least: int) -> tuple[int, int, int]:
-    """(tiles, height, tall) of a segment, where a panel has `column` bytes for each of its vectors.
-
-    Equal tiles of at least so many sums need one micro-kernel instead of two: half the time to compile for some percent
-    of speed, unless a panel comes from the second-level cache.
-    """
-    tiles, height, tall = split_evenly(segment, most_rows(target, vectors))
-    if tall and column * vectors < target.l1_bytes // 2:
-        low = max(1, least // vectors, min(LOW_ROWS, 2 * height // 3))
-        equal = [h for h in range(low, height) if segment % h == 0]
-        if equal:
-            return segment // equal[-1], equal[-1], 0
-    return tiles, height, tall
-
-
-def vectors_beside(rows: int, target: Target, split: bool, usual: int) -> int:
-    """The most vectors of the tiles of few rows; split: most vectors of B take two loads, so that more rows should use each."""
-    if rows <= SCANT_ROWS:
-        return max(usual, min(8, (target.registers - 2) // (rows + 1)))
-    if target.registers == 16 or (split and rows > most_rows(target, 2)):  # more than two tiles in any case: long pieces of B
-        return usual
-    tiles = math.ceil(rows / most_rows(target, 3 if split else 2))
-    return min(usual, (target.registers - 2) // (math.ceil(rows / tiles) + 1))
 
 
 def deepest(extent: Extent, sums: Sums, t: Tiles, itemsize: int, target: Target) -> int:
@@ -299,9 +285,8 @@ def choose_blocks(extent: Extent, rows: Rows, t: Tiles, depth: Depth, itemsize: 
         streamed = not t.stretch and depth.k_in_block > SHALLOW and (streamed or large_b or thin > 0)
     # panels are packed anew by every thread that shares rows; so are rows of A by those that share panels, in pieces of lines
     split_rows = whole_rows or t.row_tiles >= (4 * t.panels if t.pack_b and not t.overlapped else t.panels)
-    far_result = depth.k_in_block <= SHORT and extent.batch * extent.m * extent.n * itemsize > target.l2_bytes // 4
-    return Blocks(tiles_in_block=tiles_in_block, panels_in_block=panels_in_block, streamed=streamed, far_result=far_result,
-                  split_rows=split_rows)
+    return Blocks(tiles_in_block=tiles_in_block, panels_in_block=panels_in_block, streamed=streamed, split_rows=split_rows,
+                  far_result=far_result(extent, depth.k_in_block, itemsize, target))
 
 
 def lines_fetched(extent: Extent, rows: Rows, sums: Sums, t: Tiles, depth: Depth, blocks: Blocks, itemsize: int,
