@@ -540,8 +540,14 @@ BEYOND_CACHES: list[tuple[Contraction, int, dict[str, object]]] = [
     (matmul(50, 130, 5), 256, {"pack_b": False, "vectors": 3, "far_result": False}),  # the result takes the time
     (matmul(200, 1900, 7, a=True), 256, {"pack_b": False, "vectors": 4, "far_result": True, "streamed": False}),
     (matmul(200, 330, 32), 256, {"far_result": True, "vectors": 2}),
-    (matmul(200, 330, 15, b=True), 256, {"pack_b": True, "vectors": 4}),
-    (matmul(150, 330, 12), 256, {"pack_b": True, "vectors": 4}),
+    (matmul(200, 330, 15, b=True), 256, {"pack_b": True, "vectors": 5, "height": 2}),  # long pieces of two rows
+    (matmul(150, 330, 12), 256, {"pack_b": True, "vectors": 5, "height": 2}),
+    (matmul(301, 77, 3, batch=5), 256, {"vectors": 5, "height": 2, "panels": 1}),
+    (matmul(203, 130, 14, a=True, dtype="double", batch=3), 256, {"vectors": 5, "height": 2, "panels": 4}),
+    (matmul(611, 40, 16), 256, {"vectors": 3, "height": 3, "panels": 1}),
+    (matmul(1611, 16, 5, dtype="double"), 256, {"vectors": 2, "height": 4, "panels": 1}),
+    (matmul(300, 1100, 4), 256, {"vectors": 4}),  # rows are long by themselves
+    (matmul(150, 330, 20), 256, {"vectors": 2}),  # sums take time, too
     (matmul(200, 330, 33), 256, {"far_result": False}),
     (matmul(20, 60, 20, batch=40), 256, {"far_result": True}),  # all results of a batch together
 ]
