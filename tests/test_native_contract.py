@@ -13,7 +13,7 @@ import llvmlite.binding as llvm
 import numpy as np
 import pytest
 import torch
-from graphc.runtime.native import codegen
+from graphc.runtime.native import codegen, tile_shapes
 from graphc.runtime.native.axes import swapped
 from graphc.runtime.native.contract import (
     Contraction,
@@ -540,14 +540,8 @@ BEYOND_CACHES: list[tuple[Contraction, int, dict[str, object]]] = [
     (matmul(50, 130, 5), 256, {"pack_b": False, "vectors": 3, "far_result": False}),  # the result takes the time
     (matmul(200, 1900, 7, a=True), 256, {"pack_b": False, "vectors": 4, "far_result": True, "streamed": False}),
     (matmul(200, 330, 32), 256, {"far_result": True, "vectors": 2}),
-    (matmul(200, 330, 15, b=True), 256, {"pack_b": True, "vectors": 5, "height": 2}),  # long pieces of two rows
-    (matmul(150, 330, 12), 256, {"pack_b": True, "vectors": 5, "height": 2}),
-    (matmul(301, 77, 3, batch=5), 256, {"vectors": 5, "height": 2, "panels": 1}),
-    (matmul(203, 130, 14, a=True, dtype="double", batch=3), 256, {"vectors": 5, "height": 2, "panels": 4}),
-    (matmul(611, 40, 16), 256, {"vectors": 3, "height": 3, "panels": 1}),
-    (matmul(1611, 16, 5, dtype="double"), 256, {"vectors": 2, "height": 4, "panels": 1}),
-    (matmul(300, 1100, 4), 256, {"vectors": 4}),  # rows are long by themselves
-    (matmul(150, 330, 20), 256, {"vectors": 2}),  # sums take time, too
+    (matmul(200, 330, 15, b=True), 256, {"pack_b": True, "vectors": 4}),
+    (matmul(150, 330, 12), 256, {"pack_b": True, "vectors": 4}),
     (matmul(200, 330, 33), 256, {"far_result": False}),
     (matmul(20, 60, 20, batch=40), 256, {"far_result": True}),  # all results of a batch together
 ]
@@ -564,6 +558,32 @@ def test_operands_beyond_the_caches(name: str) -> None:
                 assert {field: blocking[field] for field in decided} == decided, c
             cases += [Case(c, "plain", 1), Case(c, "twice")]
         check(cases, target)
+
+
+# Large results of short sums: (contraction, what is decided where vectors have 64 bytes).
+IN_ORDER: list[tuple[Contraction, dict[str, object]]] = [
+    (matmul(301, 77, 3, batch=5), {"in_order": True, "vectors": 5, "height": 2, "panels": 1}),  # long pieces of two rows
+    (matmul(203, 130, 14, a=True, dtype="double", batch=3), {"in_order": True, "vectors": 5, "height": 2, "panels": 4}),
+    (matmul(611, 40, 16, b=True), {"in_order": True, "vectors": 3, "height": 3, "panels": 1}),
+    (matmul(1611, 16, 5, dtype="double"), {"in_order": True, "vectors": 2, "height": 4, "panels": 1}),
+    (matmul(1001, 11, 7, a=True, b=True), {"in_order": True, "vectors": 1, "panels": 1}),
+    (matmul(400, 100, 1), {"in_order": True}),
+    (replace(matmul(90, 70, 4, batch=3), c_m=(99,), c_batch=(9000,)), {"in_order": True}),  # rows do not follow each other
+    (matmul(300, 1100, 4), {"in_order": False}),  # rows are long by themselves
+    (matmul(300, 330, 15), {"in_order": False}),  # B does not stay near
+    (matmul(300, 330, 20), {"in_order": False}),  # sums take time, too
+    (matmul(10, 20, 4), {"in_order": False}),
+]
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_large_results_of_short_sums(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tile_shapes, "LARGE", 1 << 14)
+    target = replace(two_a_cycle(TARGETS[name]), l1_bytes=32 << 10, l2_bytes=60 << 10)  # no other test decides for that
+    for c, decided in IN_ORDER if target.vector_bytes == 64 else ():
+        blocking = vars(choose_road(c, target, True, (False, False)).blocking)
+        assert {field: blocking[field] for field in decided} == decided, c
+    check([Case(c, way) for c, _ in IN_ORDER for way in ("plain", "twice")], target)
 
 
 # Products that exchange their operands where vectors have 64 bytes: tiles are turned in registers, in squares that rows and

@@ -179,13 +179,13 @@ def choose_tiles(extent: Extent, rows: Rows, sums: Sums, itemsize: int, target: 
         most_vectors = 3 if again and segment <= 2 * most_rows(target, 3) else 2
     elif not pack_b and few_rows:  # few tiles read all of B: one or two if possible
         most_vectors = vectors_beside(segment, target, crooked(sums, itemsize), most_vectors)
-    waits = rows.direct and not (stretch or few_rows) and writes_in_order(extent, sums.k_inner, itemsize, target)
-    if waits:
+    in_order = rows.direct and not (stretch or few_rows) and writes_in_order(extent, sums.k_inner, itemsize, target)
+    if in_order:
         most_vectors = LONG_PIECES
     depth = usual_depth(sums, packed, target if pack_b else None)
     panels, vectors, wide = split_evenly(total_vectors, most_vectors)
     least = MANY_SUMS if rows.direct and extent.m * extent.n * sums.k_inner >= LONG else LEAST_SUMS
-    segment_tiles, height, tall = (split_low_rows(segment, vectors, target) if waits else
+    segment_tiles, height, tall = (split_low_rows(segment, vectors, target) if in_order else
                                    split_rows_of(segment, vectors, depth * lanes * packed, target, least))
     unequal = tall or crooked(sums, itemsize)
     in_one_set = itemsize >= WIDE and sums.a_k == 1 and share_sets(rows.a_row, itemsize)  # tall tiles would be copied
@@ -213,7 +213,7 @@ def choose_tiles(extent: Extent, rows: Rows, sums: Sums, itemsize: int, target: 
     return Tiles(pack_a=pack_a, pack_b=pack_b,
                  segment_tiles=segment_tiles, row_tiles=segments * segment_tiles, height=height, tall=tall,
                  panels=panels * stretches, vectors=vectors, wide=wide, overlapped=overlap, stretch=stretch,
-                 stretch_panels=panels if stretch else 0, stacked=stacked, masked=masked, narrow=half)
+                 stretch_panels=panels if stretch else 0, stacked=stacked, masked=masked, narrow=half, in_order=in_order)
 
 
 def deepest(extent: Extent, sums: Sums, t: Tiles, itemsize: int, target: Target) -> int:

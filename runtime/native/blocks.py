@@ -30,6 +30,7 @@ class Tiles:
     narrow: int = 0  # lanes of the last vector of the last panel, where half a register takes half the time; else 0
     stretch: int = 0  # columns that are neighbours in B, over and over, where panels end with them; 0: they do not
     stretch_panels: int = 0  # of each
+    in_order: bool = False  # a large result is written a few rows at a time, and fetched in the order of its addresses
     stacked: int = 0  # elements between stretches in B, where each vector of a tile is one; else 0
 
 

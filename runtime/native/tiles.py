@@ -16,7 +16,6 @@ from graphc.runtime.native.outline import outlined
 from graphc.runtime.native.sharing import Rest, grid_parts, quotient, share, spread, take_turns, takes_turns
 from graphc.runtime.native.target import Target
 from graphc.runtime.native.tile_operands import FETCHED_TOGETHER, Load, PackedOperands, flat_offset
-from graphc.runtime.native.tile_shapes import SHORTEST
 
 from graphc.pages import LINE
 from graphc.records import NamedTuple
@@ -318,8 +317,7 @@ class TileLoops(PackedOperands):
         """
         g, block = self.blocking, self.blocking.height * self.blocking.n * SIZES[self.c.dtype]
         whole = g.split_rows and g.panels_in_block >= g.panels and g.segment_tiles >= g.row_tiles and g.c_row == g.n
-        waits = g.far_result and g.k_in_block <= SHORTEST and not self.past
-        return -(-AHEAD // block) if waits and whole and block <= AHEAD else 0
+        return -(-AHEAD // block) if g.in_order and whole and not self.past else 0
 
     def fetch_in_order(self, out: Value, i0: Value, height: Value, j0: Value, columns: Value) -> Sequence[tuple[Value, int]]:
         """Fetch as many lines of the result, to be written, as a tile has: beside the tiles of a row, all of rows to come.
