@@ -115,6 +115,10 @@ def test_drivers_of_coarse_tiles_are_worth_little_care_and_what_computes_is() ->
     quick = {name for name, f in functions.items() if f.care < 2}
     assert len([name for name in quick if name.endswith("_contract")]) >= 4 and "run" in quick
     assert not any(functions[name].has_vectors for name in quick)
+    rare = {name for name, f in functions.items() if f.care == 0}
+    assert {"run", "k0_map", "math.float_power.f64.rare"} < rare  # the powers of betas, once a step
+    assert "optnone" in functions["k0_map"].text()
+    assert any(name.startswith("tile.") and f.care == 2 for name, f in functions.items())
     fine = functions_of(perceptron(24, 16, 8, batch=16))  # 20 microseconds: calls count
     assert all(f.care == 2 for f in fine.values())
 
