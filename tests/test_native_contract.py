@@ -578,7 +578,7 @@ IN_ORDER: list[tuple[Contraction, dict[str, object]]] = [
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_large_results_of_short_sums(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tile_shapes, "LARGE", 1 << 14)
+    monkeypatch.setattr(tile_shapes, "LARGE_RESULT", 1 << 14)
     target = replace(two_a_cycle(TARGETS[name]), l1_bytes=32 << 10, l2_bytes=60 << 10)  # no other test decides for that
     for c, decided in IN_ORDER if target.vector_bytes == 64 else ():
         blocking = vars(choose_road(c, target, True, (False, False)).blocking)

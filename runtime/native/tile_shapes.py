@@ -16,7 +16,7 @@ LOW_ROWS = 8  # of tiles that are equal, where they could have more: with much f
 LEAST_SUMS, MANY_SUMS = 12, 20  # registers of sums in a tile that keep multiply-add busy, and other instructions few
 SHORT = 32  # k up to which rows of the result are waited for, where they come from beyond the cache
 SHORTEST, LONG_PIECES, FEW_SUMS = 16, 5, 8  # k up to which that takes all of the time; vectors of a row; sums that are enough
-ROW_BYTES, LARGE = 4 << 10, 8 << 20  # of the result, of which few are written at a time; bytes of a result that is far away
+ROW_BYTES, LARGE_RESULT = 4 << 10, 8 << 20  # of the result, of which few are written at a time; bytes of a result that is far away
 
 
 def far_result(extent: Extent, k: int, itemsize: int, target: Target) -> bool:
@@ -29,7 +29,7 @@ def writes_in_order(extent: Extent, k: int, itemsize: int, target: Target) -> bo
 
     Of what comes from a cache this costs up to a fifth; of what does not, other orders take up to three times as long.
     """
-    large = extent.batch * extent.m * extent.n * itemsize >= LARGE or k == 1
+    large = extent.batch * extent.m * extent.n * itemsize >= LARGE_RESULT or k == 1
     return (target.registers >= 32 and k <= SHORTEST and large and far_result(extent, k, itemsize, target)
             and extent.n * itemsize <= ROW_BYTES and extent.n * k * itemsize <= target.l1_bytes // 2)
 
