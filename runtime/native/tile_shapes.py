@@ -16,7 +16,7 @@ LOW_ROWS = 8  # of tiles that are equal, where they could have more: with much f
 LEAST_SUMS, MANY_SUMS = 12, 20  # registers of sums in a tile that keep multiply-add busy, and other instructions few
 SHORT = 32  # k up to which rows of the result are waited for, where they come from beyond the cache
 SHORTEST, LONG_PIECES, FEW_SUMS = 16, 5, 8  # k up to which that takes all of the time; vectors of a row; sums that are enough
-ROW_BYTES, LARGE_RESULT = 4 << 10, 8 << 20  # of the result, of which few are written at a time; bytes of a result that is far away
+ROW_BYTES, LARGE_RESULT = 4 << 10, 8 << 20  # of a result of which few rows are written at a time; of one that is far away
 
 
 def far_result(extent: Extent, k: int, itemsize: int, target: Target) -> bool:
