@@ -562,13 +562,13 @@ def test_operands_beyond_the_caches(name: str) -> None:
 
 # Large results of short sums: (contraction, what is decided where vectors have 64 bytes).
 IN_ORDER: list[tuple[Contraction, dict[str, object]]] = [
-    (matmul(301, 77, 3, batch=5), {"in_order": True, "vectors": 5, "height": 2, "panels": 1}),  # long pieces of two rows
+    (matmul(301, 77, 3, batch=5), {"in_order_ahead": 14, "vectors": 5, "height": 2, "panels": 1}),  # long pieces of two rows
     (matmul(203, 130, 14, a=True, dtype="double", batch=3), {"in_order": True, "vectors": 5, "height": 2, "panels": 4}),
     (matmul(611, 40, 16, b=True), {"in_order": True, "vectors": 3, "height": 3, "panels": 1}),
     (matmul(1611, 16, 5, dtype="double"), {"in_order": True, "vectors": 2, "height": 4, "panels": 1}),
     (matmul(1001, 11, 7, a=True, b=True), {"in_order": True, "vectors": 1, "panels": 1}),
     (matmul(400, 100, 1), {"in_order": True}),
-    (replace(matmul(90, 70, 4, batch=3), c_m=(99,), c_batch=(9000,)), {"in_order": True}),  # rows do not follow each other
+    (replace(matmul(90, 70, 4, batch=3), c_m=(99,), c_batch=(9000,)), {"in_order": True, "in_order_ahead": 0}),  # with gaps
     (matmul(300, 1100, 4), {"in_order": False}),  # rows are long by themselves
     (matmul(300, 330, 15), {"in_order": False}),  # B does not stay near
     (matmul(300, 330, 20), {"in_order": False}),  # sums take time, too

@@ -73,6 +73,7 @@ LEAST_UNITS, COLUMNS_A_THREAD = 8, 160  # units, rows or columns of each thread 
 PORTIONS = 64  # that row tiles are cut into
 ROWS_OF_PART, MOST_PARTS = 256, 4  # rows for which a panel is packed again
 FETCHED_BYTES, MOST_FETCHED = 96 << 10, 80  # rows of larger operands are fetched beside the tile before; lines beside a panel
+AHEAD = 8 << 10  # bytes of a result, or more, that are fetched before they are written
 STAYING_SHARE = 0.125  # of the third-level cache, which other cores use as well: rows that stay packed for many panels
 FEW_TILES = 4  # row tiles for which a panel is packed just in time
 PIECE_BYTES = 2  # of bfloat16
@@ -285,8 +286,11 @@ def choose_blocks(extent: Extent, rows: Rows, t: Tiles, depth: Depth, itemsize: 
         streamed = not t.stretch and depth.k_in_block > SHALLOW and (streamed or large_b or thin > 0)
     # panels are packed anew by every thread that shares rows; so are rows of A by those that share panels, in pieces of lines
     split_rows = whole_rows or t.row_tiles >= (4 * t.panels if t.pack_b and not t.overlapped else t.panels)
+    whole_tiles = split_rows and panels_in_block == t.panels and t.row_tiles == t.segment_tiles
+    follow = t.in_order and whole_tiles and rows.c_row == extent.n  # the result's lines follow each other as its tiles do
     return Blocks(tiles_in_block=tiles_in_block, panels_in_block=panels_in_block, streamed=streamed, split_rows=split_rows,
-                  far_result=far_result(extent, depth.k_in_block, itemsize, target))
+                  far_result=far_result(extent, depth.k_in_block, itemsize, target),
+                  in_order_ahead=math.ceil(AHEAD / (t.height * extent.n * itemsize)) if follow else 0)
 
 
 def lines_fetched(extent: Extent, rows: Rows, sums: Sums, t: Tiles, depth: Depth, blocks: Blocks, itemsize: int,

@@ -30,7 +30,7 @@ class Tiles:
     narrow: int = 0  # lanes of the last vector of the last panel, where half a register takes half the time; else 0
     stretch: int = 0  # columns that are neighbours in B, over and over, where panels end with them; 0: they do not
     stretch_panels: int = 0  # of each
-    in_order: bool = False  # a large result is written a few rows at a time, and fetched in the order of its addresses
+    in_order: bool = False  # a large result is written a few rows at a time
     stacked: int = 0  # elements between stretches in B, where each vector of a tile is one; else 0
 
 
@@ -57,6 +57,7 @@ class Blocks:
     ahead: int = 0  # k of the next block whose rows of B are fetched beside each tile
     fetched: int = 0  # lines of the next tile's rows that are fetched beside each panel
     rows_stay: bool = False  # a block's row tiles are packed once for all panels, and stay in the third-level cache
+    in_order_ahead: int = 0  # row tiles ahead of which lines of a result that is written in order are fetched; 0: they are not
     by_depth: bool = False  # blocks of panels follow each other for each block of k, not the other way round
 
 

@@ -29,7 +29,7 @@ def writes_in_order(extent: Extent, k: int, itemsize: int, target: Target) -> bo
 
     Of what comes from a cache this costs up to a fifth; of what does not, other orders take up to three times as long.
     """
-    large = extent.batch * extent.m * extent.n * itemsize >= LARGE_RESULT or k == 1
+    large = k == 1 or extent.batch * extent.m * extent.n * itemsize >= LARGE_RESULT
     return (target.registers >= 32 and k <= SHORTEST and large and far_result(extent, k, itemsize, target)
             and extent.n * itemsize <= ROW_BYTES and extent.n * k * itemsize <= target.l1_bytes // 2)
 

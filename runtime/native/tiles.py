@@ -11,16 +11,15 @@ from contextlib import contextmanager, nullcontext
 from graphc.runtime.native.axes import Contraction
 from graphc.runtime.native.blocks import Blocking
 from graphc.runtime.native.emit import SIZES, Function, Value, constant, i64
-from graphc.runtime.native.microkernel import SHORT_SPACING, SPACING, MicroKernel, TileShape, tile_function
+from graphc.runtime.native.microkernel import SHORT_SPACING, SPACING, MicroKernel, TileShape, fetch_to_write, tile_function
 from graphc.runtime.native.outline import outlined
 from graphc.runtime.native.sharing import Rest, grid_parts, quotient, share, spread, take_turns, takes_turns
 from graphc.runtime.native.target import Target
-from graphc.runtime.native.tile_operands import FETCHED_TOGETHER, Load, PackedOperands, flat_offset
+from graphc.runtime.native.tile_operands import Load, PackedOperands, flat_offset
 
-from graphc.pages import LINE
 from graphc.records import NamedTuple
 
-AHEAD = 8 << 10  # bytes of a result that are fetched before they are written, or more
+FETCHED = 256  # bytes of a result that are fetched in one turn of a loop
 
 
 class Tile(NamedTuple):
@@ -291,7 +290,7 @@ class TileLoops(PackedOperands):
         valid, tail = self.columns_of(panel, j0, columns)
         tile = Tile(result, width, height, valid, i0, j0, item, row_tile, panel, width)
         fetched: Sequence[tuple[Value, int]] = ()
-        if out is not None and self.rows_ahead:
+        if out is not None and g.in_order_ahead and not self.past:
             fetched = self.fetch_in_order(out, i0, height, j0, valid)
         elif out is not None and (g.streamed or g.far_result) and not self.past:
             fetched = [(result, g.c_row * SIZES[self.c.dtype])]
@@ -309,29 +308,19 @@ class TileLoops(PackedOperands):
         if out is None and self.finish and not g.gathers_rows:
             self.finish_after(k_block, tile)
 
-    @property
-    def rows_ahead(self) -> int:
-        """How many row tiles ahead lines of a large result are fetched in the order of their addresses; 0: they are not.
-
-        Memory and what foresees its use want to be asked for one line after the other; tiles write pieces of several rows.
-        """
-        g, block = self.blocking, self.blocking.height * self.blocking.n * SIZES[self.c.dtype]
-        whole = g.split_rows and g.panels_in_block >= g.panels and g.segment_tiles >= g.row_tiles and g.c_row == g.n
-        return -(-AHEAD // block) if g.in_order and whole and not self.past else 0
-
     def fetch_in_order(self, out: Value, i0: Value, height: Value, j0: Value, columns: Value) -> Sequence[tuple[Value, int]]:
         """Fetch as many lines of the result, to be written, as a tile has: beside the tiles of a row, all of rows to come.
 
+        Memory and what foresees its use want to be asked for one line after the other; tiles write pieces of several rows.
         What is returned is to be fetched beside the sums, which must be long enough.
         """
         f, g, itemsize = self.f, self.blocking, SIZES[self.c.dtype]
-        row = f.add(i0, f.mul(height, i64(self.rows_ahead)))
+        row = f.add(i0, f.mul(height, i64(g.in_order_ahead)))
         begin = self.at(out, f.add(f.mul(row, i64(g.c_row)), f.mul(j0, height)))
         if g.k_in_block >= g.height * SHORT_SPACING:
             return [(begin, g.vectors * g.lanes * itemsize)]
-        with f.loop(0, f.mul(f.mul(height, columns), i64(itemsize)), FETCHED_TOGETHER // 2 * LINE) as place:
-            for line in range(FETCHED_TOGETHER // 2):
-                f.prefetch(f.offset(f.offset(begin, place, "i8"), i64(line * LINE), "i8"), write=True)
+        with f.loop(0, f.mul(f.mul(height, columns), i64(itemsize)), FETCHED) as place:
+            fetch_to_write(f, f.offset(begin, place, "i8"), FETCHED)
         return []
 
     def finish_after(self, k_block: Value, tile: Tile) -> None:
