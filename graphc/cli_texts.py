@@ -4,7 +4,8 @@ from __future__ import annotations
 
 TARGET = """FILE is a Python file that builds a graph; NAME is a Tensor, Program or nn.Graph at its top level, and may be
 left out where there is only one.  The file is run as a module: what stands below `if __name__ == "__main__":` does not
-run, and Programs that are called while it is read do not train."""
+run, and Programs that are called while it is read do not train: their results are zeros, and what the file prints
+goes to standard error."""
 
 EXAMPLES = {
     "": """examples:
