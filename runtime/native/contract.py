@@ -214,15 +214,15 @@ def tiled_road(c: Contraction, g: Blocking, turned: bool, plain: bool) -> Road:
     return Road(turned, False, g, g.scratch_bytes, g.height, g.scratch_bytes + (tile_bytes if turned and not plain else 0))
 
 
-def scratch_bytes(c: Contraction, target: Target, *, load_a: bool = False, load_b: bool = False,
+def scratch_bytes(c: Contraction, target: Target, *, plain: bool | None = None, load_a: bool = False, load_b: bool = False,
                   whole_rows: bool = False, overlap: bool = False) -> int:
-    """Bytes of scratch memory that each thread needs, whichever way the result is consumed.
+    """Bytes of scratch memory that each thread needs.
 
+    plain: whether the result is only stored; None: it serves either way.
     load_a, load_b: whether that operand is computed by a `Load`.  whole_rows, overlap: as for `emit_contraction`.
     """
-    if whole_rows or overlap:
-        return choose_road(c, target, False, (load_a, load_b), whole_rows, overlap).scratch_bytes
-    return max(choose_road(c, target, plain, (load_a, load_b)).scratch_bytes for plain in (False, True))
+    ways = (False,) if whole_rows or overlap else (False, True) if plain is None else (plain,)
+    return max(choose_road(c, target, way, (load_a, load_b), whole_rows, overlap).scratch_bytes for way in ways)
 
 
 def lanes_along_k(c: Contraction, target: Target, plain: bool, loads: tuple[bool, bool], whole_rows: bool,

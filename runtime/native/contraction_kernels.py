@@ -56,8 +56,8 @@ def tile_bytes(kernel: Kernel, target: Target) -> int:
     """Bytes of private memory that the contraction itself needs on each thread."""
     node = contraction_node(kernel)
     load_a, load_b = computed_operands(node)
-    return align(scratch_bytes(contraction_of(node)[0], target, load_a=load_a, load_b=load_b,
-                               whole_rows=tile_folds(kernel).by_row, overlap=overlaps(kernel, target)))
+    return align(scratch_bytes(contraction_of(node)[0], target, plain=kernel.body.outputs == (node,), load_a=load_a,
+                               load_b=load_b, whole_rows=tile_folds(kernel).by_row, overlap=overlaps(kernel, target)))
 
 
 def contraction_scratch(kernel: Kernel, target: Target) -> tuple[int, int]:

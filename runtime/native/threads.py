@@ -133,7 +133,7 @@ def _compiled() -> Code:
 
     module, target = Module(), host()
     layout.emit_pool(module, target)
-    return jit.compile_module(module.text(), target=target, name="workers", cache=cache.default())
+    return jit.compile_module(module.text(), target=target, level=0, name="workers", cache=cache.default())
 
 
 @once
