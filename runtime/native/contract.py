@@ -19,18 +19,16 @@ from graphc.runtime.native.correlations import Correlation, correlation, emit_co
 from graphc.runtime.native.dot_tiles import DotTiles, dot_columns_in_place, dot_tiles, dots_fit, emit_dot_tiles
 from graphc.runtime.native.dots import DotTile, dot_function, dot_rows
 from graphc.runtime.native.emit import SIZES, Function, Value, i64
-from graphc.runtime.native.matrix import MatrixTiles
 from graphc.runtime.native.matrix_blocking import SPLIT_CYCLES, TURN_CYCLES, matrix_blocking, matrix_cost, pack_cycles
 from graphc.runtime.native.operands import LINE, PIECE_COST, SHALLOW, UNFORESEEN, in_runs, listed
-from graphc.runtime.native.overlap import FinishVector, OverlappedTiles
-from graphc.runtime.native.pairs import OverlappedPairs, PairedTiles
+from graphc.runtime.native.overlap import FinishVector, loops_of
 from graphc.runtime.native.pieces import DEPTH
 from graphc.runtime.native.sharing import spread
 from graphc.runtime.native.stencils import Stencil, emit_stencil, stencil
 from graphc.runtime.native.target import Target
 from graphc.runtime.native.tile_operands import Load, flat_offset
 from graphc.runtime.native.tile_stores import store_columns, store_to, store_vector_to, stores_columns, turns_by_vectors
-from graphc.runtime.native.tiles import Finish, Prefetch, Tile, TileLoops
+from graphc.runtime.native.tiles import Finish, Prefetch, Tile
 
 from graphc.plan import align
 from graphc.records import NamedTuple
@@ -286,6 +284,8 @@ def emit_contraction(f: Function, target: Target, c: Contraction, a: Value, b: V
     if road.blocking.pieces and not road.blocking.pairs:
         if finish is None:
             finish, vector = store_to(to, c, target), store_vector_to(to, c, target)
+        from graphc.runtime.native.matrix import MatrixTiles  # with the first contraction on a matrix unit
+
         MatrixTiles(f, target, c, road.blocking, a, b, scratch, finish, prefetch, load_a, load_b, vector).emit(thread, threads)
         return 2
     if road.correlation is not None:
@@ -311,14 +311,13 @@ def emit_contraction(f: Function, target: Target, c: Contraction, a: Value, b: V
             finish = turned_back(store_to(to, swapped(c), target), c.dtype, road, scratch, target)
         elif road.dots or not road.blocking.direct:
             finish = store_to(to, c, target)
-    if road.blocking.overlap and vector and finish and not road.dots:
-        overlapped = OverlappedPairs if road.blocking.pairs else OverlappedTiles
-        overlapped(f, target, c, road.blocking, a, b, scratch, finish, prefetch, load_a, load_b, vector).emit(thread, threads)
-    elif road.dots and finish is not None:
+    if road.dots and finish is not None:
         emit_dots(f, target, c, road.blocking, a, b, scratch, thread, threads, finish)
         return 2
+    tiles, overlapped = loops_of(road.blocking)
+    if road.blocking.overlap and vector and finish:
+        overlapped(f, target, c, road.blocking, a, b, scratch, finish, prefetch, load_a, load_b, vector).emit(thread, threads)
     else:
-        tiles = PairedTiles if road.blocking.pairs else TileLoops
         tiles(f, target, c, road.blocking, a, b, scratch, finish, c_pointer, prefetch, load_a, load_b,
               past).emit(thread, threads)
     return road.blocking.care

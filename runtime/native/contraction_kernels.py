@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
+from typing import TYPE_CHECKING
 
 from graphc.index import Index, unravel
 from graphc.ir import Node
@@ -22,7 +23,10 @@ from .loops import Work, bind, scalar_cost, vector_lanes
 from .outline import outlined
 from .scopes import Scope
 from .target import Target
-from .tilefolds import FoldingEpilogue, RowEpilogue, TileFolds, fold_scratch, tile_folds
+from .tilefolds import FoldingEpilogue, TileFolds, fold_scratch, tile_folds
+
+if TYPE_CHECKING:
+    from .row_epilogues import RowEpilogue
 
 LONG = 12  # instructions an element from which a tile is finished beside the next one's sums
 
@@ -119,6 +123,8 @@ def emit_contract(w: Work) -> None:
     plain = kernel.body.outputs == (node,)
     epilogue: Epilogue | RowEpilogue | None = None
     if folds.by_row:
+        from .row_epilogues import RowEpilogue  # with the first of them, as all that works on rows
+
         epilogue = RowEpilogue(w, node, c, tile_bytes(kernel, w.target))
     elif not plain:
         epilogue = FoldingEpilogue(w, node, c, labels) if folds else Epilogue(w, node, c, labels)

@@ -17,12 +17,12 @@ from graphc.index import Index, linear, unravel
 from graphc.ir import Node
 from graphc.labels import labels_of
 from graphc.op import Kind
+from graphc.pages import LINE
 from graphc.plan import Kernel
 
 from .addresses import LLVM, Memory, memory_type, row_major
 from .contract import Contraction, Tile
 from .emit import Function
-from .lines_ahead import LINE_BYTES as LINE
 from .loops import State, Work, bind, output_key, variable_of
 from .recipes import Key
 from .scopes import LoweringError, Scope

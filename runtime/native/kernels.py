@@ -9,6 +9,7 @@ Must not know op names, or where buffers are.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
 
 from graphc.garbage import remembered
@@ -17,7 +18,6 @@ from graphc.op import Kind
 from graphc.plan import Form, Kernel
 
 from .addresses import row_major
-from .columns import emit_columns
 from .contraction_kernels import contraction_scratch, emit_contract
 from .elements import Elements
 from .emit import Function, Module
@@ -25,9 +25,6 @@ from .epilogues import contraction_of
 from .folds import reduction_scratch
 from .loops import Threads, Work, emit_map, scalar_cost, vector_lanes
 from .passing import can_pass, emit_fence
-from .routines import emit_routine, routine_scratch
-from .rows import emit_rows
-from .scans import emit_prefix, emit_scatter
 from .scopes import LoweringError
 from .target import Target
 from .threads import emit_barrier
@@ -49,8 +46,36 @@ NOBODY = Value("null", "ptr")  # whom a thread by itself meets
 SERIAL = 1 << 17  # element operations, two to four microseconds: less is not worth a second thread
 TURNS = 1 << 20  # element operations, ten microseconds of two threads: in less, taking turns costs more than it gains
 PARTIAL_SUMS = 16  # up to so many terms a sum down columns is one of what threads have left: half of it is far from any of them
-EMITTERS = {Form.MAP: emit_any_map, Form.ROWS: emit_rows, Form.COLUMNS: emit_columns, Form.CONTRACT: emit_contract,
-            Form.PREFIX: emit_prefix, Form.SCATTER: emit_scatter, Form.ROUTINE: emit_routine}
+
+
+def emitter_of(form: Form) -> Callable[[Work], None] | None:
+    """What writes kernels of a form, loaded with the first of them; None where a form has no loops."""
+    match form:
+        case Form.MAP:
+            return emit_any_map
+        case Form.CONTRACT:
+            return emit_contract
+        case Form.ROWS:
+            from .rows import emit_rows
+
+            return emit_rows
+        case Form.COLUMNS:
+            from .columns import emit_columns
+
+            return emit_columns
+        case Form.PREFIX:
+            from .scans import emit_prefix
+
+            return emit_prefix
+        case Form.SCATTER:
+            from .scans import emit_scatter
+
+            return emit_scatter
+        case Form.ROUTINE:
+            from .routines import emit_routine
+
+            return emit_routine
+    return None
 
 
 def element_operations(kernel: Kernel) -> int:
@@ -102,6 +127,8 @@ def scratch_sizes(kernel: Kernel, target: Target) -> tuple[int, int]:
     if kernel.form in (Form.ROWS, Form.COLUMNS):
         return reduction_scratch(kernel, target, is_serial(kernel))
     if kernel.form is Form.ROUTINE:
+        from .routines import routine_scratch
+
         return routine_scratch(kernel, target, vector_lanes(kernel, target)), 0
     return 0, 0
 
@@ -115,7 +142,7 @@ def emit_kernel(module: Module, name: str, kernel: Kernel, target: Target, alone
     care    how much of LLVM's time its code is worth: see `emit.Function`; the same bits with any
     Raises: LoweringError where the body breaks the rules of the kernel's form.
     """
-    emitter = EMITTERS.get(kernel.form)
+    emitter = emitter_of(kernel.form)
     if emitter is None:
         raise LoweringError(f"{kernel!r}: no loops for the form {kernel.form.value}")
     reads, writes = len(kernel.reads), len(kernel.writes)

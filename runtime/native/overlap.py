@@ -172,3 +172,12 @@ class OverlappedTiles(TileLoops):
             bits = f.sub(f.binary("shl", i64(1), tile.columns), i64(1))
             mask = f.bits_mask(f.binary("lshr", bits, column), g.lanes)
         self.vector(f, tile, row, column, mask)
+
+
+def loops_of(g: Blocking) -> tuple[type[TileLoops], type[OverlappedTiles]]:
+    """What writes the loops around tiles, and around tiles that are finished beside the next one's sums."""
+    if not g.pairs:
+        return TileLoops, OverlappedTiles
+    from graphc.runtime.native.pairs import OverlappedPairs, PairedTiles  # with the first contraction that multiplies pairs
+
+    return PairedTiles, OverlappedPairs

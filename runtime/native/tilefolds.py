@@ -13,21 +13,19 @@ from collections.abc import Sequence
 from math import prod
 
 from graphc.garbage import remembered
-from graphc.index import Index, linear, unravel
+from graphc.index import Index, unravel
 from graphc.ir import Node
 from graphc.op import Kind
 from graphc.plan import Kernel
-from graphc.records import NamedTuple, replace
+from graphc.records import NamedTuple
 
-from .addresses import Memory
 from .contract import Contraction, Tile, tile_parts
 from .emit import Carried, Function
 from .epilogues import Epilogue, computed_operands, contraction_node, contraction_of
-from .folds import Folding, Reduction, numbers_bytes, passes_of, reduction_of, reduction_scratch
+from .folds import Folding, Reduction, numbers_bytes, reduction_of, reduction_scratch
 from .loops import LINE, MODERATE, State, Work, bind
 from .partials import Partials, Room
-from .rows import Rows
-from .scopes import LoweringError, Scope
+from .scopes import Scope
 from .target import Target
 from .values import Value, i64
 
@@ -228,37 +226,3 @@ class FoldingEpilogue(Epilogue):
         for r in folding.reductions:
             e.folded[r.node] = place
         return [e.key(n, unravel(place, n.shape)) for _, n in outputs]
-
-
-class RowEpilogue:
-    """Folds over complete rows of a contraction, with the maps before, between and after them."""
-
-    streams: tuple = ()
-
-    def __init__(self, w: Work, node: Node, c: Contraction, private: int) -> None:
-        self.w, self.node, self.c = replace(w, private=w.f.offset(w.private, i64(private), "i8")), node, c
-        e, space, axes = w.elements, w.kernel.space, w.kernel.axes
-        self.place = lambda indices: linear([indices[a] for a in axes], [space[a] for a in axes])
-        e.memory[node] = Memory(Value("null", "ptr"), self.place, int(node.type.size))  # set for each row
-        self.rows = Rows(self.w, passes_of(w.kernel))
-        position = self.rows.k * prod(c.n) + self.rows.place
-        for roots in self.rows.roots:
-            for key in e.reachable(roots):
-                if key[0] is node and linear(key[1], node.shape) != position:
-                    raise LoweringError(f"{w.kernel!r}: the contraction is read elsewhere than at its own position")
-
-    def finish(self, f: Function, tile: Tile) -> None:
-        e = self.w.elements
-        first = f.add(f.mul(tile.batch, i64(prod(self.c.m))), tile.i0)
-        with e.inside(Scope()):
-            for roots in self.rows.roots:
-                e.hoist(roots)
-            with f.loop(i64(0), tile.rows) as r:
-                line = f.offset(tile.pointer, f.mul(r, i64(tile.stride)), self.c.dtype)
-                e.memory[self.node] = Memory(line, self.place, int(self.node.type.size))
-                self.rows.emit_row(f.add(first, r))
-        del e.memory[self.node]
-
-    def complete(self) -> None:
-        """Nothing is left after the last row."""
-
