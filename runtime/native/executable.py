@@ -18,12 +18,16 @@ from graphc.records import replace
 
 from . import cache, jit, memory, threads
 from .codegen import Unit
+from .llvm_library import give_back_pages
 from .lower import Give, lower, lower_unrolled, remaining
 from .meetings import step_is_serial
+from .parallel import beside
 from .running import Running
 from .table import Layout, constants_of, needs_of
 from .target import Target, host
 from .texts import Texts
+
+LARGE = 16 << 20  # bytes that a step needs, from which what LLVM has needed is given back first: as it is read again, 5 ms
 
 if TYPE_CHECKING:
     from graphc.runtime.trace import Trace
@@ -87,6 +91,8 @@ class Native(Running):
         if pool_is_ready is not None:
             pool_is_ready()
         memory.give_back()
+        if sum(b.bytes for b in plan.cells) + plan.arena_bytes >= LARGE:
+            beside(give_back_pages)
         self.seconds["llvm"] = perf_counter() - start
         constants = [np.ascontiguousarray(b.array) for b in constants_of(plan)]
         super().__init__(code, needs_of(plan, self.layout), [b.cell for b in plan.cells if b.cell is not None], constants, team)
