@@ -8,10 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import graphc
 import numpy as np
 import pytest
 from graphc.runtime.native.llvm_library import give_back_pages, library_path, unwritten, written_from
+
+import graphc
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="pages are given back where Linux says which are whose")
@@ -103,6 +104,7 @@ print(resident())
 @pytest.mark.parametrize(("size", "stays", "patience"), [(64, True, 0.2), (1536, False, 10)])
 def test_a_large_step_begins_without_them(size: int, stays: bool, patience: float) -> None:
     environment = {**os.environ, "GRAPHC_CACHE": "0", "PYTHONPATH": str(ROOT)}
-    out = subprocess.run([sys.executable, "-c", LARGE.format(size=size, patience=patience)], capture_output=True, text=True, cwd=ROOT,
-                         env=environment, check=True).stdout
+    code = LARGE.format(size=size, patience=patience)
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment,
+                         check=True).stdout
     assert (int(out) > 20 << 20) == stays

@@ -368,7 +368,7 @@ def test_first_bound_calls_of_several_threads_at_once() -> None:
 @pytest.mark.parametrize("rows, early", [(8, False), (4096, True)])
 def test_the_pools_code_begins_early_where_a_step_is_large(rows: int, early: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     begun = []
-    monkeypatch.setattr(threads, "prepare", lambda: begun.append(1) or (lambda: None))
+    monkeypatch.setattr(threads, "prepare", lambda count=1: begun.append(1) or (lambda: None))
     monkeypatch.setattr(threads, "available_parallelism", lambda: 2)
     x, w = graphc.placeholder("x", ("batch", rows)), graphc.parameter("w", np.broadcast_to(0.0, (rows, 64)))
     graph = graphc.train_step((x @ w).sum(), graphc.optim.SGD([w], lr=0.1)).graph

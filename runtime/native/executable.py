@@ -73,7 +73,7 @@ class Native(Running):
         alone = unrolled or all(step_is_serial(s) for s in plan.steps)  # then waking workers would be for nothing
         self.unrolled, team = unrolled, 1 if alone else threads_
         self.seconds: dict[str, float] = {}
-        pool_is_ready = threads.prepare() if team > 1 else None
+        pool_is_ready = threads.prepare(team) if team > 1 else None
         start = perf_counter()
         lowered = lowering(graph, unrolled, self.marked)
         # not of this object, which holds the code: what holds itself keeps its parameters until garbage is collected

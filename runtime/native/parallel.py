@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
-STACK_BYTES = 8 << 20  # code generation recurses; macOS would give 512 KiB
+STACK_BYTES = 8 << 20  # code generation recurses, and kernels have scratch of their own; macOS would give 512 KiB
 TURN_SECONDS = 2e-4  # how long a thread of Python keeps the interpreter's lock from others, while jobs run beside it
 
 
@@ -159,15 +159,24 @@ def _started(work: Callable[[], None], count: int) -> list[threading.Thread]:
     """Up to `count` threads that work; fewer where the system has no more to give."""
     if count < 1:
         return []
-    previous = threading.stack_size(STACK_BYTES)
     started: list[threading.Thread] = []
-    try:
+    with deep_stacks(), contextlib.suppress(RuntimeError):
         for index in range(count):
             helper = threading.Thread(target=work, name=f"graphc-compiler-{index}")
             helper.start()
             started.append(helper)
-    except RuntimeError:
-        pass
-    finally:
-        threading.stack_size(previous)
     return started
+
+
+_stacks = threading.Lock()
+
+
+@contextmanager
+def deep_stacks() -> Iterator[None]:
+    """Threads that are started meanwhile have stacks of STACK_BYTES, whatever Python gives others."""
+    with _stacks:  # the setting is the process's
+        previous = threading.stack_size(STACK_BYTES)
+        try:
+            yield
+        finally:
+            threading.stack_size(previous)

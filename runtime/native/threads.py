@@ -30,7 +30,7 @@ import numpy as np
 from graphc.runtime.native import calls, kept, memory
 from graphc.runtime.native import workers as layout
 from graphc.runtime.native.once import once
-from graphc.runtime.native.parallel import beside
+from graphc.runtime.native.parallel import beside, deep_stacks
 from graphc.runtime.native.workers import emit_barrier, emit_cancelled
 
 from graphc.records import NamedTuple
@@ -45,7 +45,6 @@ IDLE_SECONDS = 100e-6  # how long a worker spins after a job before it sleeps
 BARRIER_SECONDS = 20e-6  # how long a thread spins at a barrier before it gives up its time slice
 CROWDED_SECONDS = 1e-6  # the same where there are more threads than cores
 CLOSE_SECONDS = 1.0  # how long `close` waits for a running job
-STACK_BYTES = 8 << 20  # a worker's stack; macOS would give 512 KiB
 
 _CALL = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p)
 _WORKER = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)
@@ -141,17 +140,19 @@ def _runtime() -> Addresses:
     return kept.code("workers", _compiled)
 
 
-def prepare() -> Callable[[], None]:
+def prepare(count: int = 1) -> Callable[[], None]:
     """Makes the pool's own code, and that of bound calls, beside what the caller does next; a function that waits for it.
 
+    count: for how many threads workers are started as well.
     It is to be called soon: a process that forks meanwhile would leave its child a lock that nobody releases.
     """
     def make() -> None:
-        from .llvm_library import open_library  # nobody else needs it
+        from .llvm_library import open_library  # loads with the first step that is compiled
 
         open_library()
         _runtime()
         calls.prepare()
+        shared().start(count)
 
     return beside(make)
 
@@ -254,13 +255,10 @@ class Pool:
             self._word(layout.BARRIER + layout.SPINS, np.int64)[0] = spins
             # With pinned workers one more than needed, so that the caller's own core can be passed over.
             needed = wanted if cores and not crowded else wanted - 1
-            previous = threading.stack_size(STACK_BYTES)
-            try:
+            with deep_stacks():
                 for index in range(len(self._threads), needed):
                     if not self._start_worker(index, services, rate, cores[index] if index < len(cores) else -1):
                         break
-            finally:
-                threading.stack_size(previous)
             self._word(layout.WORKERS, np.int64)[0] = len(self._threads)
             self._word(layout.LIMIT, np.int64)[0] = min(wanted, len(self._threads) + 1)
             self._asked = wanted  # last: whoever sees it may launch
