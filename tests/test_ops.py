@@ -33,7 +33,7 @@ ULPS = {name: 4.0 for name in (
 SUMS = {"sum": 8, "prod": 8, "cumsum": 8, "cumprod": 8, "contract": 16, "logcumsumexp": 16, "softmax": 16,
         "standardize": 16, "log_softmax": 32, "logsumexp": 16, "gelu": 16, "silu": 8, "log_sigmoid": 8, "scatter_add": 4,
         "cholesky": 16, "solve_triangular": 16, "lu": 16, "qr": 16, "solve": 32, "inv": 32, "det": 16, "logabsdet": 16,
-        "convolution": 16}
+        "convolution": 16, "transposed_convolution": 16}
 
 
 def all_cases() -> list[Any]:

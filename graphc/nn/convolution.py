@@ -1,7 +1,6 @@
 """Convolutions as layers and functions; what one is, and its gradient, is an op's affair.
 
-conv over [N, C, positions...] with weights [O, C / groups, taps...].  A transposed convolution spreads its input (zeros
-between elements) and convolves with the flipped weights.
+conv over [N, C, positions...] with weights [O, C / groups, taps...].  A transposed convolution is the way back through one.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from typing import Any, Union
 import numpy as np
 
 from ..errors import GraphError, ShapeError
-from ..ops.convolution import convolve, padded, turned_weight
+from ..ops.convolution import convolve, convolve_transposed
 from ..ops.views import reshape
 from ..origins import at, user_origin
 from ..tensor import Tensor, TensorLike, as_tensor
@@ -114,10 +113,10 @@ def _conv_transpose(n: int, input: TensorLike, weight: TensorLike, bias: TensorL
     if any(e >= max(s, d) for e, s, d in zip(extra, steps, apart, strict=True)):
         raise ShapeError(f"{name}: output_padding {extra} must be below stride {steps} or dilation {apart}"
                          f"{at(user_origin())}")
-    reach = [d * (k - 1) - p for k, d, p in zip(kernel, apart, amounts, strict=True)]
-    x = padded(x, ((0, 0),) * n, [s - 1 for s in steps])
-    around = tuple((r, r + e) for r, e in zip(reach, extra, strict=True))
-    return _with_bias(convolve(x, turned_weight(w, groups), around, (1,) * n, apart, groups), bias, single)
+    sizes = [(have - 1) * s + d * (k - 1) + 1 - 2 * p + e
+             for have, s, d, k, p, e in zip(x.shape[2:], steps, apart, kernel, amounts, extra, strict=True)]
+    around = tuple((p, p - e) for p, e in zip(amounts, extra, strict=True))  # of the convolution whose way back it is
+    return _with_bias(convolve_transposed(x, w, sizes, around, steps, apart, groups), bias, single)
 
 
 def conv_transpose1d(input: TensorLike, weight: TensorLike, bias: TensorLike | None = None, stride: Sizes = 1,

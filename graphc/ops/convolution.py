@@ -1,9 +1,10 @@
-"""The convolution as one COMPOSITE: windows contracted with weights, and a gradient that is convolutions again.
+"""The convolution and the way back through it as two COMPOSITES, each of which is the other's gradient.
 
 Knows how windows, padding and strides of a convolution and of its gradients relate.  Must not know layers or code.
 
-Left to the views alone, the gradient of the input would be a contraction with an axis per tap, whose elements are added up
-where the windows overlap: as many values in memory as the image has, times the number of taps.
+A convolution is windows contracted with weights.  Left to the views alone, the way back would be a contraction with an axis per
+tap, whose elements are added up where the windows overlap: as many values in memory as the image has, times the number of
+taps.  It is convolutions again: one for each place that a position has in its stride.
 """
 
 from __future__ import annotations
@@ -98,32 +99,32 @@ def turned_weight(w: Tensor, groups: int) -> Tensor:
     return reshape(parts, (parts.shape[0] * parts.shape[1], *parts.shape[2:]))
 
 
-def _for_x(g: Tensor, out: Tensor, x: Tensor, w: Tensor, *, padding: Pairs, stride: tuple[int, ...],
-           dilation: tuple[int, ...], groups: int) -> Tensor:
+def _way_back(g: Tensor, w: Tensor, *, sizes: tuple[Size, ...], padding: Pairs, stride: tuple[int, ...],
+              dilation: tuple[int, ...], groups: int) -> Tensor:
     """Convolutions of the gradient with the reversed weights: one for each place that a position has in its stride."""
     kernel = [int(k) for k in w.shape[2:]]
     if all(k <= s and d == 1 for k, s, d in zip(kernel, stride, dilation, strict=True)):
-        return _apart(g, x, w, padding, stride, groups)
+        return _apart(g, sizes, w, padding, stride, groups)
     if prod(stride) > MOST_PHASES:
         spread = padded(g, ((0, 0),) * len(stride), [s - 1 for s in stride])
-        return _whole(spread, x, turned_weight(w, groups), padding, dilation, groups)
-    taps = [_taps(g, x, w, padding, stride, dilation, place) for place in np.ndindex(*stride)]
+        return _whole(spread, sizes, turned_weight(w, groups), padding, dilation, groups)
+    taps = [_taps(g, sizes, w, padding, stride, dilation, place) for place in np.ndindex(*stride)]
     around = _around(g, [t.amounts for t in taps if t is not None])
     g = padded(g, around)  # once for all phases
-    phases = [_phase(g, x, w, around, t, groups, stride) for t in taps]
-    return _interleaved(phases, x, stride)
+    phases = [_phase(g, sizes, w, around, t, groups, stride) for t in taps]
+    return _interleaved(phases, sizes, stride)
 
 
-def _whole(g: Tensor, x: Tensor, turned: Tensor, padding: Pairs, dilation: tuple[int, ...], groups: int) -> Tensor:
+def _whole(g: Tensor, sizes: Sequence[Size], turned: Tensor, padding: Pairs, dilation: tuple[int, ...], groups: int) -> Tensor:
     """The way back through a convolution of stride 1; `g` may be shorter than its result, by a rest of the stride."""
     amounts = []
-    for size, have, taps, (low, _), apart in zip(x.shape[2:], g.shape[2:], turned.shape[2:], padding, dilation, strict=True):
+    for size, have, taps, (low, _), apart in zip(sizes, g.shape[2:], turned.shape[2:], padding, dilation, strict=True):
         reach = apart * (int(taps) - 1)  # size == have + before + after - reach
         amounts.append((reach - low, size - have + low))
     return convolve(g, turned, tuple(amounts), (1,) * len(dilation), dilation, groups)
 
 
-def _apart(g: Tensor, x: Tensor, w: Tensor, padding: Pairs, stride: tuple[int, ...], groups: int) -> Tensor:
+def _apart(g: Tensor, sizes: Sequence[Size], w: Tensor, padding: Pairs, stride: tuple[int, ...], groups: int) -> Tensor:
     """Windows that do not overlap: every tap has positions of its own."""
     n = len(stride)
     at, taps = POSITIONS[:n], TAPS[:n]
@@ -132,8 +133,9 @@ def _apart(g: Tensor, x: Tensor, w: Tensor, padding: Pairs, stride: tuple[int, .
     each = einsum(f"ngo{at},goc{taps}->ngc{pairs}", parts, weight)
     gaps = [0, 0, 0, *(v for k, s in zip(w.shape[2:], stride, strict=True) for v in (0, s - int(k)))]
     each = pad_with(each, (0,) * each.ndim, gaps, (0,) * each.ndim)
-    joined = reshape(each, (*x.shape[:2], *(p * s for p, s in zip(g.shape[2:], stride, strict=True))))
-    ends = tuple((-low, size + low - have) for size, have, (low, _) in zip(x.shape[2:], joined.shape[2:], padding, strict=True))
+    channels = each.shape[1] * each.shape[2]
+    joined = reshape(each, (each.shape[0], channels, *(p * s for p, s in zip(g.shape[2:], stride, strict=True))))
+    ends = tuple((-low, size + low - have) for size, have, (low, _) in zip(sizes, joined.shape[2:], padding, strict=True))
     return padded(joined, ends)
 
 
@@ -162,11 +164,11 @@ class _Taps(NamedTuple):
     apart: tuple[int, ...]  # elements of the gradient between their neighbours
 
 
-def _taps(g: Tensor, x: Tensor, w: Tensor, padding: Pairs, stride: tuple[int, ...], dilation: tuple[int, ...],
+def _taps(g: Tensor, sizes: Sequence[Size], w: Tensor, padding: Pairs, stride: tuple[int, ...], dilation: tuple[int, ...],
           place: tuple[int, ...]) -> _Taps | None:
     """None where no window reaches these positions."""
     found = []
-    for size, have, taps, (low, _), s, d, r in zip(x.shape[2:], g.shape[2:], w.shape[2:], padding, stride, dilation, place,
+    for size, have, taps, (low, _), s, d, r in zip(sizes, g.shape[2:], w.shape[2:], padding, stride, dilation, place,
                                                    strict=True):
         first = next((i for i in range(s) if (i * d - r - low) % s == 0), s)
         step = s // gcd(s, d)
@@ -180,28 +182,35 @@ def _taps(g: Tensor, x: Tensor, w: Tensor, padding: Pairs, stride: tuple[int, ..
     return _Taps(*zip(*found, strict=True))
 
 
-def _phase(g: Tensor, x: Tensor, w: Tensor, around: Pairs, t: _Taps | None, groups: int, stride: tuple[int, ...]) -> Tensor:
+def _phase(g: Tensor, sizes: Sequence[Size], w: Tensor, around: Pairs, t: _Taps | None, groups: int, stride: tuple[int, ...]
+           ) -> Tensor:
     """The gradient at the positions of some taps, over neighbouring elements of `g`, which has zeros around it already."""
     if t is None:
-        return zeros((*x.shape[:2], *((n + s - 1) // s for n, s in zip(x.shape[2:], stride, strict=True))), x.dtype)
+        places = ((n + s - 1) // s for n, s in zip(sizes, stride, strict=True))
+        return zeros((g.shape[0], w.shape[1] * groups, *places), g.dtype)
     weight = slice_(w, (0, 0, *t.starts), (1, 1, *t.steps), (*w.shape[:2], *t.sizes))
     missing = [(low - a, high - b) for (low, high), (a, b) in zip(t.amounts, around, strict=True)]
     crops = [[-v if isinstance(v, int) and v < 0 else 0 for v in pair] for pair in missing]
-    sizes = (*g.shape[:2], *(n - low - high for n, (low, high) in zip(g.shape[2:], crops, strict=True)))
-    g = slice_(g, (0, 0, *(low for low, _ in crops)), (1,) * g.ndim, sizes)
+    seen = (*g.shape[:2], *(n - low - high for n, (low, high) in zip(g.shape[2:], crops, strict=True)))
+    g = slice_(g, (0, 0, *(low for low, _ in crops)), (1,) * g.ndim, seen)
     amounts = tuple((low + a, high + b) for (low, high), (a, b) in zip(missing, crops, strict=True))
     return convolve(g, turned_weight(weight, groups), amounts, (1,) * len(stride), t.apart, groups)
 
 
-def _interleaved(phases: list[Tensor], x: Tensor, stride: tuple[int, ...]) -> Tensor:
+def _interleaved(phases: list[Tensor], sizes: Sequence[Size], stride: tuple[int, ...]) -> Tensor:
     """One image from the images of its places in each stride."""
     if len(phases) == 1:
         return phases[0]
-    for axis in range(x.ndim - 1, 1, -1):
+    ndim = phases[0].ndim
+    for axis in range(ndim - 1, 1, -1):
         s = stride[axis - 2]
         joined = [stack(phases[i : i + s], axis + 1) for i in range(0, len(phases), s)]
         phases = [reshape(j, (*j.shape[:axis], j.shape[axis] * s, *j.shape[axis + 2:])) for j in joined]
-    return slice_(phases[0], (0,) * x.ndim, (1,) * x.ndim, x.shape)
+    return slice_(phases[0], (0,) * ndim, (1,) * ndim, (*phases[0].shape[:2], *sizes))
+
+
+def _for_x(g: Tensor, out: Tensor, x: Tensor, w: Tensor, **attributes: Any) -> Tensor:
+    return apply(_transposed, g, w, sizes=tuple(x.shape[2:]), **attributes)
 
 
 def _for_w(g: Tensor, out: Tensor, x: Tensor, w: Tensor, *, padding: Pairs, stride: tuple[int, ...],
@@ -224,13 +233,78 @@ _CASES = (
     (((1, 2, 5, 30), (2, 2, 2, 5)), {"padding": ((-1, 0), (1, 1)), "stride": (1, 17), "dilation": (1, 2), "groups": 1}),
     (((1, 1, 7, 15), (2, 1, 3, 4)), {"padding": ((1, 1), (1, 2)), "stride": (1, 3), "dilation": (1, 1), "groups": 1}),
 )
+
+
+def _sample_of(shapes: Any, attributes: Any) -> Sample:
+    """The way back through a convolution."""
+    x, w = shapes
+    kernel = zip(x[2:], w[2:], attributes["padding"], attributes["stride"], attributes["dilation"], strict=True)
+    positions = tuple((size + low + high - d * (k - 1) - 1) // s + 1 for size, k, (low, high), s, d in kernel)
+    return Sample(((x[0], w[0], *positions), w), {"sizes": x[2:], **attributes})
+
+
+def _transposed_type(g: TensorType, w: TensorType, *, sizes: tuple[Size, ...], padding: Pairs, stride: tuple[int, ...],
+                     dilation: tuple[int, ...], groups: int) -> TensorType:
+    result = g.with_shape((g.shape[0], w.shape[1] * groups, *sizes))
+    for size in sizes:
+        if isinstance(size, int) and size < 1:
+            raise ShapeError(f"nothing is left of {result}")
+    seen = _type(result, w, padding=padding, stride=stride, dilation=dilation, groups=groups)
+    for have, size in zip(g.shape[2:], seen.shape[2:], strict=True):
+        if isinstance(have, int) and isinstance(size, int) and have != size:
+            raise ShapeError(f"windows of {result} are {size} along an axis, not {have}")
+    return result
+
+
+def _transposed_numpy(g: np.ndarray, w: np.ndarray, *, sizes: tuple[int, ...], padding: Pairs, stride: tuple[int, ...],
+                      dilation: tuple[int, ...], groups: int) -> np.ndarray:
+    n = len(stride)
+    at, taps = POSITIONS[:n], TAPS[:n]
+    parts = g.reshape(g.shape[0], groups, g.shape[1] // groups, *g.shape[2:])
+    weight = w.reshape(groups, w.shape[0] // groups, *w.shape[1:])
+    each = np.einsum(f"ngo{at},goc{taps}->{taps}ngc{at}", parts, weight, optimize=True)
+    spans = [(have - 1) * s + d * (k - 1) + 1 for have, s, d, k in zip(g.shape[2:], stride, dilation, w.shape[2:], strict=True)]
+    whole = np.zeros((g.shape[0], w.shape[1] * groups, *spans), g.dtype)
+    for tap in np.ndindex(*w.shape[2:]):
+        places = tuple(slice(t * d, t * d + (have - 1) * s + 1, s)
+                       for t, d, have, s in zip(tap, dilation, g.shape[2:], stride, strict=True))
+        whole[(..., *places)] += each[tap].reshape(*whole.shape[:2], *g.shape[2:])
+    for axis, (size, (low, _)) in enumerate(zip(sizes, padding, strict=True), start=2):
+        ends = [(0, 0)] * whole.ndim
+        ends[axis] = max(0, -int(low)), max(0, size + int(low) - whole.shape[axis])
+        whole = np.pad(whole, ends).take(range(max(0, int(low)), max(0, int(low)) + size), axis)
+    return whole
+
+
+def _transposed_for_g(h: Tensor, out: Tensor, g: Tensor, w: Tensor, *, sizes: tuple[Size, ...], **attributes: Any) -> Tensor:
+    return apply(_convolution, h, w, **attributes)
+
+
+def _transposed_for_w(h: Tensor, out: Tensor, g: Tensor, w: Tensor, *, sizes: tuple[Size, ...], **attributes: Any) -> Tensor:
+    return _for_w(g, out, h, w, **attributes)
+
+
 _convolution = define(Op(
     "convolution", Kind.COMPOSITE, _type, _numpy, (_for_x, _for_w), expand=_expand,
     samples=tuple(Sample(shapes, attributes) for shapes, attributes in _CASES),
     doc="Cross-correlation of [N, C, positions...] with weights [O, C / groups, taps...], zeros around."))
+_transposed = define(Op(
+    "transposed_convolution", Kind.COMPOSITE, _transposed_type, _transposed_numpy, (_transposed_for_g, _transposed_for_w),
+    expand=_way_back, samples=tuple(_sample_of(shapes, attributes) for shapes, attributes in _CASES),
+    doc="What gave [N, O, positions...] through a convolution of an image of these sizes: its gradient."))
 
 
 def convolve(x: Tensor, w: Tensor, padding: Pairs, stride: tuple[int, ...], dilation: tuple[int, ...],
              groups: int) -> Tensor:
     """x [N, C, positions...] with w [O, C / groups, taps...]; padding: (before, after) per axis, negative amounts crop."""
     return apply(_convolution, x, w, padding=tuple(padding), stride=tuple(stride), dilation=tuple(dilation), groups=groups)
+
+
+def convolve_transposed(x: Tensor, w: Tensor, sizes: Sequence[Size], padding: Pairs, stride: tuple[int, ...],
+                        dilation: tuple[int, ...], groups: int) -> Tensor:
+    """x [N, O, positions...] with w [O, C / groups, taps...]: the way back through a convolution of images of these sizes.
+
+    Shapes: [N, C, sizes...].  The other attributes are those of the convolution, which gives [N, O, positions...].
+    """
+    return apply(_transposed, x, w, sizes=tuple(sizes), padding=tuple(padding), stride=tuple(stride), dilation=tuple(dilation),
+                 groups=groups)
