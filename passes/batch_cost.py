@@ -12,10 +12,11 @@ from types import MappingProxyType
 from graphc.ir import Node
 from graphc.labels import labels_of
 from graphc.op import Kind
+from graphc.types import TensorType
 
 from .cost import cost_per_element
 
-FLOPS_PER_NS, OPERATIONS_PER_NS = 250.0, 20.0
+FLOPS_PER_NS, OPERATIONS_PER_NS = 250.0, 20.0  # in float32; half as many in float64
 READ_PER_NS, VIEWED_PER_NS = 16.0, 4.0  # elements of a contraction's operand: of a tensor, through an index map
 TILE = 12, 32  # rows and columns that a contraction computes at a time
 
@@ -30,7 +31,8 @@ def nanoseconds(node: Node) -> float:
 def element_nanoseconds(node: Node) -> float:
     if node.op.kind in (Kind.VIEW, Kind.SOURCE, Kind.ITEM):
         return 0.0
-    return prod(map(int, (node.inputs or (node,))[0].types[0].shape)) * cost_per_element(node) / OPERATIONS_PER_NS
+    first = (node.inputs or (node,))[0].types[0]
+    return prod(map(int, first.shape)) * cost_per_element(node) * width(first) / OPERATIONS_PER_NS
 
 
 def contraction_nanoseconds(node: Node, cut: Mapping[str, int] = MappingProxyType({})) -> float:
@@ -49,7 +51,12 @@ def contraction_nanoseconds(node: Node, cut: Mapping[str, int] = MappingProxyTyp
         tiles = max(m, n)  # a product of a matrix and a vector, which has roads of its own
     read = sum(size * k / (VIEWED_PER_NS if i.op.kind is Kind.VIEW else READ_PER_NS)
                for size, i in zip((m, n), operands, strict=True))
-    return batch * (tiles * k * 2 / FLOPS_PER_NS + read)
+    return batch * (tiles * k * 2 / FLOPS_PER_NS + read) * width(node.type)
+
+
+def width(type_: TensorType) -> int:
+    """How many elements of a vector of float32 one of this type takes."""
+    return max(1, type_.dtype.itemsize // 4)
 
 
 def in_tiles(size: int, tile: int) -> int:

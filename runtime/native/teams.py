@@ -15,9 +15,9 @@ from graphc.records import NamedTuple
 from .kernels import element_operations
 from .meetings import step_is_serial
 
-OPERATIONS_PER_NS = 20.0  # of one thread, in the measure of `element_operations`
-MEET = 2000.0  # nanoseconds that it takes until all threads have met
-BYTES_PER_NS = 3.0  # from core to core
+OPERATIONS_PER_NS = 40.0  # of one thread, in the measure of `element_operations`
+MEET = 1500.0  # nanoseconds that it takes until all threads have met
+BYTES_PER_NS = 5.0  # from core to core
 CERTAIN = 2e5  # nanoseconds on one thread from which more threads are always worth it
 GAIN = 0.8  # of the time on one thread: less is not worth another core
 
