@@ -266,9 +266,9 @@ def _transposed_numpy(g: np.ndarray, w: np.ndarray, *, sizes: tuple[int, ...], p
     spans = [(have - 1) * s + d * (k - 1) + 1 for have, s, d, k in zip(g.shape[2:], stride, dilation, w.shape[2:], strict=True)]
     whole = np.zeros((g.shape[0], w.shape[1] * groups, *spans), g.dtype)
     for tap in np.ndindex(*w.shape[2:]):
-        places = tuple(slice(t * d, t * d + (have - 1) * s + 1, s)
-                       for t, d, have, s in zip(tap, dilation, g.shape[2:], stride, strict=True))
-        whole[(..., *places)] += each[tap].reshape(*whole.shape[:2], *g.shape[2:])
+        places: tuple[Any, ...] = (..., *(slice(t * d, t * d + (have - 1) * s + 1, s)
+                                          for t, d, have, s in zip(tap, dilation, g.shape[2:], stride, strict=True)))
+        whole[places] += each[tap].reshape(*whole.shape[:2], *g.shape[2:])
     for axis, (size, (low, _)) in enumerate(zip(sizes, padding, strict=True), start=2):
         ends = [(0, 0)] * whole.ndim
         ends[axis] = max(0, -int(low)), max(0, size + int(low) - whole.shape[axis])
