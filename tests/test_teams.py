@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from graphc.runtime.native import teams
+from graphc.runtime.native import teams, threads
 
 import graphc
 from graphc import nn, optim
@@ -19,13 +19,13 @@ def model(sizes: Sequence[int], dtype: str) -> nn.Module:
     return made.double() if dtype == "float64" else made
 
 
-def program(sizes: Sequence[int], rows: int, dtype: str, train: bool, threads: int = 2) -> graphc.Program:
+def program(sizes: Sequence[int], rows: int, dtype: str, train: bool, most: int = 2) -> graphc.Program:
     graphc.manual_seed(0)
     net = model(sizes, dtype)
     x, y = graphc.placeholder("x", (rows, sizes[0]), dtype), graphc.placeholder("y", (rows, sizes[-1]), dtype)
     if train:
-        return graphc.train_step(nn.functional.mse_loss(net(x), y), optim.Adam(net.parameters()), threads=threads)
-    return graphc.function([x], net(x), threads=threads)
+        return graphc.train_step(nn.functional.mse_loss(net(x), y), optim.Adam(net.parameters()), threads=most)
+    return graphc.function([x], net(x), threads=most)
 
 
 SHARED = [((256, 256, 256, 10), 128, False), ((256, 256, 256, 10), 64, True), ((512, 512, 512), 32, False),
@@ -44,6 +44,34 @@ def test_a_step_of_some_microseconds_is_not(sizes: Sequence[int], rows: int, tra
     assert program(sizes, rows, "float32", train).specialize().executable.threads == 1
 
 
+@pytest.mark.parametrize(("seconds", "shared"), [(80e-9, True), (400e-9, True), (2e-6, False), (None, False)])
+def test_the_machine_decides_what_depends_on_it(seconds: float | None, shared: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between what pays wherever threads meet and what pays nowhere."""
+    monkeypatch.setattr(threads, "meeting_seconds", lambda: seconds)
+    assert program((100, 300, 10), 64, "float32", True).specialize().executable.threads == 1 + shared
+
+
+def test_who_is_asked_only_where_it_matters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "meeting_seconds", lambda: pytest.fail("nothing depends on it"))
+    for sizes, rows, train in SHARED + ALONE:
+        program(sizes, rows, "float32", train).specialize()
+
+
+@pytest.mark.skipif(threads.available_parallelism() < 2, reason="one core, on which nobody meets")
+def test_meeting_takes_microseconds_at_most() -> None:
+    seconds = threads.meeting_seconds()
+    assert seconds is not None and 0 <= seconds < 1e-4
+    assert threads.meeting_seconds() == seconds
+
+
+def test_who_cannot_meet_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "_meeting", None)
+    alone = threads.Pool(1)
+    monkeypatch.setattr(threads, "shared", lambda: alone)
+    assert threads.meeting_seconds() is None
+    assert teams.these_cores() == teams.SLOW
+
+
 @pytest.mark.parametrize("rows", [32, 96])
 def test_a_contraction_takes_twice_as_long_in_float64(rows: int) -> None:
     plans = [program((200, 200), rows, dtype, False).specialize().plan for dtype in ("float32", "float64")]
@@ -57,6 +85,6 @@ def test_the_number_of_threads_does_not_change_a_bit(sizes: Sequence[int], rows:
     """Kernels that threads share now and then are those that were one thread's at other sizes."""
     random = np.random.default_rng(0)
     x, y = random.standard_normal((rows, sizes[0])).astype(dtype), random.standard_normal((rows, sizes[-1])).astype(dtype)
-    losses = [np.asarray(program(sizes, rows, dtype, True, threads).run(4, x, y)) for threads in (1, 2, 3)]
+    losses = [np.asarray(program(sizes, rows, dtype, True, most).run(4, x, y)) for most in (1, 2, 3)]
     np.testing.assert_array_equal(losses[0], losses[1])
     np.testing.assert_array_equal(losses[0], losses[2])

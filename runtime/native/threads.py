@@ -18,6 +18,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import ctypes
+import math
 import os
 import sys
 import threading
@@ -44,6 +45,7 @@ __all__ = ["Pool", "available_parallelism", "emit_barrier", "emit_cancelled", "s
 IDLE_SECONDS = 100e-6  # how long a worker spins after a job before it sleeps
 BARRIER_SECONDS = 20e-6  # how long a thread spins at a barrier before it gives up its time slice
 CROWDED_SECONDS = 1e-6  # the same where there are more threads than cores
+MEETINGS = 100  # in a round of those that are timed
 CLOSE_SECONDS = 1.0  # how long `close` waits for a running job
 
 _CALL = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p)
@@ -345,6 +347,33 @@ def shared() -> Pool:
         if _shared is None:
             _shared = Pool(available_parallelism())
         return _shared
+
+
+_meeting: float | None = None  # what `meeting_seconds` has found
+
+
+def meeting_seconds() -> float | None:
+    """How long two threads of this process take to meet, measured once; None where they cannot.
+
+    0.1 to 2 microseconds, by how far cores are apart and what a virtual machine makes of them.  The least of some rounds
+    counts: other work on a core makes them longer.
+    """
+    global _meeting
+    if _meeting is None:
+        pool, address, count = shared(), _runtime().address("meet"), ctypes.c_int64()
+
+        def seconds(meetings: int) -> float:
+            count.value, start = meetings, time.perf_counter()
+            if pool.run(address, ctypes.addressof(count), 2) != 2:
+                return math.inf
+            return time.perf_counter() - start
+
+        seconds(0)  # workers awake
+        found = min(seconds(MEETINGS) - seconds(0) for _ in range(5)) / MEETINGS
+        if not math.isfinite(found):  # no worker, or they work for another thread of Python now
+            return None
+        _meeting = max(0.0, found)
+    return _meeting
 
 
 def _close_all() -> None:

@@ -80,10 +80,11 @@ def emit_cancelled(function: Function, barrier: Value, threads: Value) -> Value:
 
 
 def emit_pool(module: Module, target: Target) -> None:
-    """Put the pool's own functions into the module: `worker`, `launch`, `shut_down`, `spin`."""
+    """Put the pool's own functions into the module: `worker`, `launch`, `shut_down`, `spin`, `meet`."""
     _emit_worker(module, target)
     _emit_launch(module, target)
     _emit_shut_down(module)
+    _emit_meet(module, target)
     f = module.function("spin", [("count", "i64")], internal=False)
     with f.loop(0, f.parameters[0]):
         pause(f, target)
@@ -239,6 +240,17 @@ def _emit_shut_down(module: Module) -> None:
             _post(f, control, worker)
     _store(f, control, BUSY, constant(0, "i32"), "release")
     f.ret(constant(0, "i32"))
+
+
+def _emit_meet(module: Module, target: Target) -> None:
+    """``i32 meet(ptr count, i64 thread, i64 threads, ptr barrier)``: a job that does nothing but meet; how many threads did."""
+    f = module.function("meet", [("count", "ptr"), ("thread", "i64"), ("threads", "i64"), ("barrier", "ptr")], returns="i32",
+                        internal=False)
+    count, _, threads, barrier = f.parameters
+    name = emit_barrier(module, target)
+    with f.loop(0, f.load(count, "i64")):
+        f.call(name, [barrier, threads])
+    f.ret(f.convert("trunc", threads, "i32"))
 
 
 # -- pieces ----------------------------------------------------------------------------------------------------
