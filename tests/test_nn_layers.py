@@ -200,6 +200,22 @@ def test_max_unlike_pytorchs_shares_the_gradient_of_a_tie() -> None:
     assert gradient[0, 0, 0] == gradient[0, 0, 1]
 
 
+@pytest.mark.parametrize(("size", "step", "around", "apart"), [(2, 1, 0, 1), (3, 2, 1, 1), (3, 1, 1, 1), (2, 3, 1, 1), (3, 2, 1, 2)])
+def test_where_windows_overlap_the_first_of_equals_gets_the_gradient(size: int, step: int, around: int, apart: int) -> None:
+    x = np.random.default_rng(0).integers(0, 3, (2, 3, 9, 8)).astype(np.float64)  # many are equal
+    for mine, other in zip(ours(lambda t: F.max_pool2d(t, size, step, around, apart), [x], backend="native"),
+                           theirs(lambda t: torch.nn.functional.max_pool2d(t, size, step, around, apart), [x]), strict=True):
+        np.testing.assert_allclose(mine[0], other[0], rtol=1e-12)
+
+
+def test_nan_is_the_greatest_of_a_window() -> None:
+    x = np.zeros((1, 1, 5, 5))
+    x[0, 0, 1, 2] = np.nan
+    (out,), _ = ours(lambda t: F.max_pool2d(t, 3, 1), [x], backend="native")
+    expected = torch.nn.functional.max_pool2d(torch.tensor(x), 3, 1).numpy()
+    np.testing.assert_array_equal(np.isnan(out), np.isnan(expected))
+
+
 def test_output_size_picks_a_size_of_a_transposed_convolution() -> None:
     mine, other = nn.ConvTranspose2d(2, 3, 3, stride=2), torch.nn.ConvTranspose2d(2, 3, 3, stride=2)
     compare_modules(mine, other, (1, 2, 4, 4), call=lambda m, xs: m(*xs, output_size=[10, 9]))

@@ -1,7 +1,7 @@
 """Pooling: the maximum or mean of windows, and adaptive forms that choose their windows from the output size.
 
-A tie for the maximum shares its gradient evenly among the equal elements, as graphc's `max` does; PyTorch gives all of it
-to the first.
+Where windows overlap, the gradient of a maximum goes to the first of equal elements, as in PyTorch; where they lie side by side
+or have more than MOST_TAPS elements along an axis, equal ones share it evenly, as in graphc's `max` (PyTorch's amax).
 """
 
 from __future__ import annotations
@@ -16,15 +16,18 @@ from ..errors import GraphError, ShapeError
 from ..ops import elementwise as e
 from ..ops.contractions import einsum
 from ..ops.convolution import windows
+from ..ops.pooling import Window, window_max
 from ..ops.reductions import argmax, max_, mean, sum_
 from ..ops.shaping import concat
 from ..ops.sources import iota
 from ..ops.views import narrow, pad_with, reshape
+from ..ops.windows import window
 from ..origins import at, user_origin
 from ..tensor import Tensor, TensorLike, as_tensor, constant
 from .convolution import Sizes, batched, repeated
 
 LETTERS = "nc" + "xyz"
+MOST_TAPS = 16  # elements of a window that are compared one by one
 
 
 def _geometry(n: int, name: str, kernel_size: Sizes, stride: Sizes | None, padding: Sizes, dilation: Sizes = 1
@@ -62,12 +65,12 @@ def _max_pool(n: int, input: TensorLike, kernel_size: Sizes, stride: Sizes | Non
     name = f"max_pool{n}d"
     x, single = batched(as_tensor(input), n, name)
     kernel, steps, amounts, apart = _geometry(n, name, kernel_size, stride, padding, dilation)
-    grown, _ = _padded(x, kernel, steps, amounts, apart, ceil_mode, -math.inf, name)
-    seen = windows(grown, kernel, steps, apart)
-    out = max_(seen, tuple(range(n + 2, 2 * n + 2)))
+    grown, highs = _padded(x, kernel, steps, amounts, apart, ceil_mode, -math.inf, name)
+    out = _greatest(x, [Window(*w) for w in zip(kernel, steps, apart, amounts, highs, strict=True)])
     result = reshape(out, out.shape[1:]) if single else out
     if not return_indices:
         return result
+    seen = windows(grown, kernel, steps, apart)
     offset = argmax(reshape(seen, (*out.shape, math.prod(kernel))), -1)  # within the window, row-major
     flat: Tensor | None = None
     for axis in range(n):
@@ -76,6 +79,32 @@ def _max_pool(n: int, input: TensorLike, kernel_size: Sizes, stride: Sizes | Non
         flat = place if flat is None else flat * x.shape[axis + 2].__index__() + place
     assert flat is not None
     return result, reshape(flat, result.shape)
+
+
+def _greatest(x: Tensor, seen: Sequence[Window]) -> Tensor:
+    """The maximum of windows over the last axes.
+
+    Windows side by side are axes of their own.  Those that overlap are looked at axis by axis, which is less to compare and,
+    row by row, the same first of equals.
+    """
+    if all(w.side_by_side for w in seen):
+        apart = windows(_with_rim(x, seen), *zip(*((w.size, w.step, w.apart) for w in seen), strict=True))
+        return max_(apart, tuple(range(x.ndim, apart.ndim)))
+    if all(w.size <= w.step for w in seen) and math.prod(w.size for w in seen) <= MOST_TAPS:
+        return window_max(x, seen)
+    for axis, w in zip(reversed(range(x.ndim)), reversed(seen), strict=False):
+        along = [w, *[Window(1)] * (x.ndim - 1 - axis)]
+        if w.size <= MOST_TAPS:
+            x = window_max(x, along)
+        else:
+            x = max_(window(_with_rim(x, along), axis, w.size, w.step, w.apart), -1)
+    return x
+
+
+def _with_rim(x: Tensor, seen: Sequence[Window]) -> Tensor:
+    """What is not greater than anything around the last axes."""
+    lead = (0,) * (x.ndim - len(seen))
+    return pad_with(x, (*lead, *(w.low for w in seen)), (*lead, *(w.high for w in seen)), (0,) * x.ndim, -math.inf)
 
 
 def max_pool1d(input: TensorLike, kernel_size: Sizes, stride: Sizes | None = None, padding: Sizes = 0,
