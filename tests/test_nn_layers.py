@@ -200,7 +200,8 @@ def test_max_unlike_pytorchs_shares_the_gradient_of_a_tie() -> None:
     assert gradient[0, 0, 0] == gradient[0, 0, 1]
 
 
-@pytest.mark.parametrize(("size", "step", "around", "apart"), [(2, 1, 0, 1), (3, 2, 1, 1), (3, 1, 1, 1), (2, 3, 1, 1), (3, 2, 1, 2)])
+@pytest.mark.parametrize(("size", "step", "around", "apart"),
+                         [(2, 1, 0, 1), (3, 2, 1, 1), (3, 1, 1, 1), (2, 3, 1, 1), (3, 2, 1, 2)])
 def test_where_windows_overlap_the_first_of_equals_gets_the_gradient(size: int, step: int, around: int, apart: int) -> None:
     x = np.random.default_rng(0).integers(0, 3, (2, 3, 9, 8)).astype(np.float64)  # many are equal
     for mine, other in zip(ours(lambda t: F.max_pool2d(t, size, step, around, apart), [x], backend="native"),
