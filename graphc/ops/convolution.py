@@ -21,10 +21,9 @@ from ..op import Kind, Op, Sample, define
 from ..tensor import Tensor, apply
 from ..types import Size, TensorType
 from .contractions import einsum
-from .shaping import stack
 from .sources import zeros
 from .views import flip, pad_with, reshape, slice_, transpose
-from .windows import window
+from .windows import interleaved, window
 
 Pairs = tuple[tuple[Size, Size], ...]
 POSITIONS, TAPS = "xyz", "ijk"
@@ -112,7 +111,7 @@ def _way_back(g: Tensor, w: Tensor, *, sizes: tuple[Size, ...], padding: Pairs, 
     around = _around(g, [t.amounts for t in taps if t is not None])
     g = padded(g, around)  # once for all phases
     phases = [_phase(g, sizes, w, around, t, groups, stride) for t in taps]
-    return _interleaved(phases, sizes, stride)
+    return interleaved(phases, (*phases[0].shape[:2], *sizes), stride)
 
 
 def _whole(g: Tensor, sizes: Sequence[Size], turned: Tensor, padding: Pairs, dilation: tuple[int, ...], groups: int) -> Tensor:
@@ -195,18 +194,6 @@ def _phase(g: Tensor, sizes: Sequence[Size], w: Tensor, around: Pairs, t: _Taps 
     g = slice_(g, (0, 0, *(low for low, _ in crops)), (1,) * g.ndim, seen)
     amounts = tuple((low + a, high + b) for (low, high), (a, b) in zip(missing, crops, strict=True))
     return convolve(g, turned_weight(weight, groups), amounts, (1,) * len(stride), t.apart, groups)
-
-
-def _interleaved(phases: list[Tensor], sizes: Sequence[Size], stride: tuple[int, ...]) -> Tensor:
-    """One image from the images of its places in each stride."""
-    if len(phases) == 1:
-        return phases[0]
-    ndim = phases[0].ndim
-    for axis in range(ndim - 1, 1, -1):
-        s = stride[axis - 2]
-        joined = [stack(phases[i : i + s], axis + 1) for i in range(0, len(phases), s)]
-        phases = [reshape(j, (*j.shape[:axis], j.shape[axis] * s, *j.shape[axis + 2:])) for j in joined]
-    return slice_(phases[0], (0,) * ndim, (1,) * ndim, (*phases[0].shape[:2], *sizes))
 
 
 def _for_x(g: Tensor, out: Tensor, x: Tensor, w: Tensor, **attributes: Any) -> Tensor:

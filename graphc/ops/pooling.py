@@ -21,9 +21,9 @@ from ..op import Kind, Op, Sample, define
 from ..tensor import Tensor, apply, constant
 from ..types import Size, TensorType, int32
 from .elementwise import where
-from .shaping import stack
 from .sources import zeros
-from .views import pad_with, reshape, slice_
+from .views import pad_with, slice_
+from .windows import interleaved
 
 
 class Window(NamedTuple):
@@ -119,23 +119,12 @@ def _gradient(g: Tensor, out: Tensor, x: Tensor, *, windows: Numbers) -> Tensor:
             if any(f % w.step for f, w in zip(far, along, strict=True)):
                 continue
             before = [f // w.step for f, w in zip(far, along, strict=True)]
-            after = [all_ - have - b for all_, have, b in zip(number, g.shape[len(lead):], before, strict=True)]
+            after = [places - have - b for places, have, b in zip(number, g.shape[len(lead):], before, strict=True)]
             part = where(which == tap, g, constant(0, g.dtype))
             part = pad_with(part, (*lead, *before), (*lead, *after), (0,) * g.ndim)
             total = part if total is None else total + part
         phases.append(zeros((*x.shape[:len(lead)], *number), g.dtype) if total is None else total)
-    return _interleaved(phases, x.shape, [w.step for w in along])
-
-
-def _interleaved(phases: Sequence[Tensor], shape: tuple[Size, ...], steps: Sequence[int]) -> Tensor:
-    """One tensor from those of its places in each stride of the last axes."""
-    lead = len(shape) - len(steps)
-    for axis in range(len(shape) - 1, lead - 1, -1):
-        step = steps[axis - lead]
-        if step > 1:
-            joined = [stack(phases[i : i + step], axis + 1) for i in range(0, len(phases), step)]
-            phases = [reshape(j, (*j.shape[:axis], j.shape[axis] * step, *j.shape[axis + 2:])) for j in joined]
-    return slice_(phases[0], (0,) * len(shape), (1,) * len(shape), shape)
+    return interleaved(phases, x.shape, [w.step for w in along])
 
 
 _CASES = (((2, 3, 7, 6), [Window(3, 2), Window(2, 2)]), ((2, 9), [Window(3, 1, 2, 1, 1)]), ((3, 8), [Window(2, 3)]),

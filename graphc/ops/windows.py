@@ -6,6 +6,8 @@ Must not know buffers or loops.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
@@ -17,7 +19,8 @@ from ..origins import at, user_origin
 from ..tensor import Tensor, TensorLike, apply, as_tensor
 from ..types import Size, TensorType
 from .axes import normal_axis
-from .views import Indices, narrow, pad_with, permute, reshape, squeeze
+from .shaping import stack
+from .views import Indices, narrow, pad_with, permute, reshape, slice_, squeeze
 
 
 def _window_type(x: TensorType, *, axis: int, size: int, step: int, dilation: int) -> TensorType:
@@ -81,3 +84,14 @@ def _side_by_side(x: Tensor, axis: int, size: int) -> Tensor:
     number = x.shape[axis] // size
     apart = reshape(narrow(x, axis, 0, number * size), (*x.shape[:axis], number, size, *x.shape[axis + 1:]))
     return permute(apart, (*range(axis + 1), *range(axis + 2, apart.ndim), axis + 1))
+
+
+def interleaved(phases: Sequence[Tensor], shape: tuple[Size, ...], steps: Sequence[int]) -> Tensor:
+    """One tensor of this shape from those of its places in each stride of the last axes, row by row of the places."""
+    lead = len(shape) - len(steps)
+    for axis in range(len(shape) - 1, lead - 1, -1):
+        step = steps[axis - lead]
+        if step > 1:
+            joined = [stack(phases[i : i + step], axis + 1) for i in range(0, len(phases), step)]
+            phases = [reshape(j, (*j.shape[:axis], j.shape[axis] * step, *j.shape[axis + 2:])) for j in joined]
+    return slice_(phases[0], (0,) * len(shape), (1,) * len(shape), shape)
