@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from graphc.runtime.native import teams, threads
+from graphc.runtime.native.kernels import is_serial
 
 import graphc
 from graphc import nn, optim
@@ -77,6 +78,15 @@ def test_a_contraction_takes_twice_as_long_in_float64(rows: int) -> None:
     plans = [program((200, 200), rows, dtype, False).specialize().plan for dtype in ("float32", "float64")]
     single, double = (teams.estimate(plan, 2).alone for plan in plans)
     assert 1.8 < double / single < 2.2
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_elements_that_move_cost_more_than_those_that_stay(turned: bool) -> None:
+    """30,000 of them that lie apart are worth a second thread."""
+    x = graphc.placeholder("x", (16, 32, 64))
+    y = x.permute(2, 0, 1) if turned else x
+    kernel, = graphc.function([x], y + 1.0).specialize().plan.kernels
+    assert is_serial(kernel) != turned
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -14,7 +14,7 @@ from math import prod
 
 from graphc.garbage import remembered
 from graphc.ir import Graph
-from graphc.op import Kind
+from graphc.op import Kind, Moves
 from graphc.plan import Form, Kernel
 
 from .addresses import row_major
@@ -45,6 +45,7 @@ NOBODY = Value("null", "ptr")  # whom a thread by itself meets
 
 SERIAL = 1 << 17  # element operations, two to four microseconds: less is not worth a second thread
 TURNS = 1 << 20  # element operations, ten microseconds of two threads: in less, taking turns costs more than it gains
+MOVED = 4  # instructions to find an element that lies elsewhere than its neighbours, or is not there
 PARTIAL_SUMS = 16  # up to so many terms a sum down columns is one of what threads have left: half of it is far from any of them
 
 
@@ -94,6 +95,8 @@ def body_operations(body: Graph) -> int:
         match node.op.kind:
             case Kind.MAP:
                 total += size * scalar_cost(node)
+            case Kind.VIEW if node.op.moves in (Moves.AXES, Moves.OTHERWISE):
+                total += size * MOVED
             case Kind.REDUCE:
                 total += int(node.inputs[0].type.size) * max(1, node.inputs[0].dtype.itemsize // 4)
             case Kind.PREFIX | Kind.SCATTER:
