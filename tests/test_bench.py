@@ -15,6 +15,7 @@ import torch
 from graphc.runtime.native.kept import machine
 from torch.utils.flop_counter import FlopCounterMode
 
+from bench import layers
 from bench.__main__ import main
 from bench.contenders import build
 from bench.elementwise import merged, program_of
@@ -200,6 +201,24 @@ def test_missing_library_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_list_names_every_workload(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--list"]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(load())
+
+
+@pytest.mark.parametrize("title", ["MaxPool2d(3, 2, 1)", "ConvTranspose2d(64, 32, 4", "LSTM(64, 128)", "AdaptiveMaxPool2d"])
+def test_layers_give_what_pytorchs_give(title: str) -> None:
+    layer, = (one for one in layers.LAYERS if one.title.startswith(title))
+    for mine, other in zip(layers.graphc_step(layer, 2)(), layers.torch_step(layer, 2)(), strict=True):
+        np.testing.assert_allclose(mine, other, rtol=2e-3, atol=2e-3 * np.abs(other).max())
+
+
+def test_layers_are_measured(tmp_path: Path) -> None:
+    command = [sys.executable, "bench/layers.py", "--only", "Linear(512", "CosineSimilarity", "--rounds", "1", "--threads", "1",
+               "--output", str(tmp_path / "layers.md")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = (tmp_path / "layers.md").read_text().splitlines()
+    assert len(rows) == 4 and all(row.count("|") == 5 for row in rows)
+    wrong = subprocess.run([*command[:2], "--only", "Nothing"], cwd=ROOT, capture_output=True, text=True)
+    assert wrong.returncode == 2 and "no layer's title contains Nothing" in wrong.stderr
 
 
 def test_elementwise_kernels_agree_and_are_measured(tmp_path: Path) -> None:
