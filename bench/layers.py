@@ -124,8 +124,7 @@ def graphc_step(layer: Layer, threads: int) -> Callable[[], Sequence[np.ndarray]
     weights = graphc.placeholder("weights", out.shape)
     gradients = graphc.grad((out * weights).sum(), [x, *named.values()])
     given = np.full(out.shape, 0.5, np.float32)
-    bound = graphc.function([x, weights], [out, *gradients], threads=threads).bind(operand, given)
-    return lambda: bound()
+    return graphc.function([x, weights], [out, *gradients], threads=threads).bind(operand, given)
 
 
 def torch_step(layer: Layer, threads: int) -> Callable[[], Sequence[np.ndarray]]:

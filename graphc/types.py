@@ -44,6 +44,11 @@ class DType:
     def is_bool(self) -> bool:
         return self.rank == 0
 
+    @property
+    def width(self) -> int:
+        """How many float32 lanes of a vector an element takes."""
+        return max(1, self.itemsize // 4)
+
     def __str__(self) -> str:
         return self.short
 

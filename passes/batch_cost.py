@@ -12,7 +12,6 @@ from types import MappingProxyType
 from graphc.ir import Node
 from graphc.labels import labels_of
 from graphc.op import Kind
-from graphc.types import TensorType
 
 from .cost import cost_per_element
 
@@ -32,7 +31,7 @@ def element_nanoseconds(node: Node) -> float:
     if node.op.kind in (Kind.VIEW, Kind.SOURCE, Kind.ITEM):
         return 0.0
     first = (node.inputs or (node,))[0].types[0]
-    return prod(map(int, first.shape)) * cost_per_element(node) * width(first) / OPERATIONS_PER_NS
+    return prod(map(int, first.shape)) * cost_per_element(node) * first.dtype.width / OPERATIONS_PER_NS
 
 
 def contraction_nanoseconds(node: Node, cut: Mapping[str, int] = MappingProxyType({})) -> float:
@@ -51,12 +50,7 @@ def contraction_nanoseconds(node: Node, cut: Mapping[str, int] = MappingProxyTyp
         tiles = max(m, n)  # a product of a matrix and a vector, which has roads of its own
     read = sum(size * k / (VIEWED_PER_NS if i.op.kind is Kind.VIEW else READ_PER_NS)
                for size, i in zip((m, n), operands, strict=True))
-    return batch * (tiles * k * 2 / FLOPS_PER_NS + read) * width(node.type)
-
-
-def width(type_: TensorType) -> int:
-    """How many elements of a vector of float32 one of this type takes."""
-    return max(1, type_.dtype.itemsize // 4)
+    return batch * (tiles * k * 2 / FLOPS_PER_NS + read) * node.dtype.width
 
 
 def in_tiles(size: int, tile: int) -> int:

@@ -127,6 +127,7 @@ LAYERS: list[tuple[str, tuple[Any, ...], dict[str, Any], tuple[Any, ...]]] = [
     ("MaxPool2d", (2,), {}, ((2, 3, 6, 5),)), ("MaxPool2d", (3,), {"stride": 2, "padding": 1}, ((2, 3, 7, 6),)),
     ("MaxPool2d", (2,), {"stride": 2, "ceil_mode": True}, ((2, 3, 5, 5),)),
     ("MaxPool2d", (3,), {"stride": 2, "ceil_mode": True, "padding": 1}, ((2, 3, 6, 6),)),
+    ("MaxPool2d", (2,), {"stride": 5, "ceil_mode": True}, ((2, 3, 5, 7),)),
     ("MaxPool2d", ((3, 2),), {"stride": (1, 2), "return_indices": True, "padding": (1, 0)}, ((2, 3, 5, 6),)),
     ("MaxPool3d", (2,), {}, ((2, 2, 4, 4, 5),)), ("MaxPool2d", ((2, 3),), {}, ((2, 3, 8, 9),)),
     ("MaxPool2d", ((3, 1),), {}, ((2, 3, 7, 4),)), ("Conv2d", (3, 4, 2), {"stride": 2}, ((2, 3, 6, 7),)),
@@ -207,6 +208,15 @@ def test_where_windows_overlap_the_first_of_equals_gets_the_gradient(size: int, 
     for mine, other in zip(ours(lambda t: F.max_pool2d(t, size, step, around, apart), [x], backend="native"),
                            theirs(lambda t: torch.nn.functional.max_pool2d(t, size, step, around, apart), [x]), strict=True):
         np.testing.assert_allclose(mine[0], other[0], rtol=1e-12)
+
+
+@pytest.mark.parametrize(("size", "step", "around"), [(2, 2, 1), (3, 2, 1), (2, 5, 0), ((3, 1), (2, 1), (1, 0))])
+def test_integers_have_maxima_too(size: Any, step: Any, around: Any) -> None:
+    x = np.random.default_rng(0).integers(-9, 0, (2, 3, 7, 5))
+    t = graphc.placeholder("t", x.shape, "int64")
+    found = graphc.function([t], F.max_pool2d(t, size, step, around, ceil_mode=True))(x)
+    expected = torch.nn.functional.max_pool2d(torch.tensor(x, dtype=torch.float64), size, step, around, ceil_mode=True)
+    np.testing.assert_array_equal(found, expected.numpy())
 
 
 def test_nan_is_the_greatest_of_a_window() -> None:

@@ -58,10 +58,12 @@ def test_who_is_asked_only_where_it_matters(monkeypatch: pytest.MonkeyPatch) -> 
         program(sizes, rows, "float32", train).specialize()
 
 
-@pytest.mark.skipif(threads.available_parallelism() < 2, reason="one core, on which nobody meets")
 def test_meeting_takes_microseconds_at_most() -> None:
     seconds = threads.meeting_seconds()
-    assert seconds is not None and 0 <= seconds < 1e-4
+    if threads.available_parallelism() < 2:
+        assert seconds is None
+    else:
+        assert seconds is not None and 0 <= seconds < 1e-4
     assert threads.meeting_seconds() == seconds
 
 

@@ -16,7 +16,7 @@ from ..errors import GraphError, ShapeError
 from ..ops import elementwise as e
 from ..ops.contractions import einsum
 from ..ops.convolution import windows
-from ..ops.pooling import Window, window_max
+from ..ops.pooling import Window, window_max, with_rim
 from ..ops.reductions import argmax, max_, mean, sum_
 from ..ops.shaping import concat
 from ..ops.sources import iota
@@ -53,11 +53,10 @@ def _high(size: Any, kernel: int, step: int, amount: int, apart: int, ceil_mode:
     return (number - 1) * step + span - size - amount
 
 
-def _padded(x: Tensor, kernel: Sequence[int], steps: Sequence[int], amounts: Sequence[int], apart: Sequence[int],
-            ceil_mode: bool, fill: float, name: str) -> tuple[Tensor, list[int]]:
-    highs = [_high(size, k, s, p, d, ceil_mode, name)
-             for size, k, s, p, d in zip(x.shape[2:], kernel, steps, amounts, apart, strict=True)]
-    return pad_with(x, (0, 0, *amounts), (0, 0, *highs), (0,) * x.ndim, fill), highs
+def _highs(x: Tensor, kernel: Sequence[int], steps: Sequence[int], amounts: Sequence[int], apart: Sequence[int],
+           ceil_mode: bool, name: str) -> list[int]:
+    return [_high(size, k, s, p, d, ceil_mode, name)
+            for size, k, s, p, d in zip(x.shape[2:], kernel, steps, amounts, apart, strict=True)]
 
 
 def _max_pool(n: int, input: TensorLike, kernel_size: Sizes, stride: Sizes | None, padding: Sizes, dilation: Sizes,
@@ -65,12 +64,13 @@ def _max_pool(n: int, input: TensorLike, kernel_size: Sizes, stride: Sizes | Non
     name = f"max_pool{n}d"
     x, single = batched(as_tensor(input), n, name)
     kernel, steps, amounts, apart = _geometry(n, name, kernel_size, stride, padding, dilation)
-    grown, highs = _padded(x, kernel, steps, amounts, apart, ceil_mode, -math.inf, name)
-    out = _greatest(x, [Window(*w) for w in zip(kernel, steps, apart, amounts, highs, strict=True)])
+    highs = _highs(x, kernel, steps, amounts, apart, ceil_mode, name)
+    along = [Window(*w) for w in zip(kernel, steps, apart, amounts, highs, strict=True)]
+    out = _greatest(x, along)
     result = reshape(out, out.shape[1:]) if single else out
     if not return_indices:
         return result
-    seen = windows(grown, kernel, steps, apart)
+    seen = windows(with_rim(x, along), kernel, steps, apart)
     offset = argmax(reshape(seen, (*out.shape, math.prod(kernel))), -1)  # within the window, row-major
     flat: Tensor | None = None
     for axis in range(n):
@@ -88,23 +88,19 @@ def _greatest(x: Tensor, seen: Sequence[Window]) -> Tensor:
     row by row, the same first of equals.
     """
     if all(w.side_by_side for w in seen):
-        apart = windows(_with_rim(x, seen), *zip(*((w.size, w.step, w.apart) for w in seen), strict=True))
+        apart = windows(with_rim(x, seen), *zip(*((w.size, w.step, w.apart) for w in seen), strict=True))
         return max_(apart, tuple(range(x.ndim, apart.ndim)))
     if all(w.size <= w.step for w in seen) and math.prod(w.size for w in seen) <= MOST_TAPS:
         return window_max(x, seen)
     for axis, w in zip(reversed(range(x.ndim)), reversed(seen), strict=False):
+        if w == Window(1):
+            continue
         along = [w, *[Window(1)] * (x.ndim - 1 - axis)]
         if w.size <= MOST_TAPS:
             x = window_max(x, along)
         else:
-            x = max_(window(_with_rim(x, along), axis, w.size, w.step, w.apart), -1)
+            x = max_(window(with_rim(x, along), axis, w.size, w.step, w.apart), -1)
     return x
-
-
-def _with_rim(x: Tensor, seen: Sequence[Window]) -> Tensor:
-    """What is not greater than anything around the last axes."""
-    lead = (0,) * (x.ndim - len(seen))
-    return pad_with(x, (*lead, *(w.low for w in seen)), (*lead, *(w.high for w in seen)), (0,) * x.ndim, -math.inf)
 
 
 def max_pool1d(input: TensorLike, kernel_size: Sizes, stride: Sizes | None = None, padding: Sizes = 0,
@@ -136,7 +132,8 @@ def _avg_pool(n: int, input: TensorLike, kernel_size: Sizes, stride: Sizes | Non
     name = f"avg_pool{n}d"
     x, single = batched(as_tensor(input), n, name)
     kernel, steps, amounts, apart = _geometry(n, name, kernel_size, stride, padding)
-    grown, highs = _padded(x, kernel, steps, amounts, apart, ceil_mode, 0.0, name)
+    highs = _highs(x, kernel, steps, amounts, apart, ceil_mode, name)
+    grown = pad_with(x, (0, 0, *amounts), (0, 0, *highs), (0,) * x.ndim)
     total = sum_(windows(grown, kernel, steps, apart), tuple(range(n + 2, 2 * n + 2)))
     plain = not any(amounts) and not any(h > 0 for h in highs)
     if divisor_override is not None:

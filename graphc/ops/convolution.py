@@ -23,7 +23,7 @@ from ..types import Size, TensorType
 from .contractions import einsum
 from .sources import zeros
 from .views import flip, pad_with, reshape, slice_, transpose
-from .windows import interleaved, window
+from .windows import interleaved, number_of_windows, window
 
 Pairs = tuple[tuple[Size, Size], ...]
 POSITIONS, TAPS = "xyz", "ijk"
@@ -46,12 +46,8 @@ def padded(x: Tensor, padding: Pairs, between: Sequence[int] | None = None) -> T
 
 def _type(x: TensorType, w: TensorType, *, padding: Pairs, stride: tuple[int, ...], dilation: tuple[int, ...],
           groups: int) -> TensorType:
-    sizes: list[Size] = []
-    for size, taps, (low, high), step, apart in zip(x.shape[2:], w.shape[2:], padding, stride, dilation, strict=True):
-        span, full = apart * (taps - 1) + 1, size + low + high
-        if isinstance(full, int) and isinstance(span, int) and full < span:
-            raise ShapeError(f"a window that spans {span} does not fit {full} positions")
-        sizes.append((full - span) // step + 1)
+    along = zip(x.shape[2:], w.shape[2:], padding, stride, dilation, strict=True)
+    sizes = [number_of_windows(size + low + high, taps, step, apart) for size, taps, (low, high), step, apart in along]
     return x.with_shape((x.shape[0], w.shape[0], *sizes))
 
 

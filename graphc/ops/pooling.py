@@ -9,21 +9,19 @@ in the stride get theirs from neighbouring windows.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from ..errors import ShapeError
 from ..op import Kind, Op, Sample, define
 from ..tensor import Tensor, apply, constant
-from ..types import Size, TensorType, int32
+from ..types import TensorType, as_dtype, int32, least
 from .elementwise import where
 from .sources import zeros
 from .views import pad_with, slice_
-from .windows import interleaved
+from .windows import interleaved, number_of_windows
 
 
 class Window(NamedTuple):
@@ -32,8 +30,8 @@ class Window(NamedTuple):
     size: int  # elements
     step: int = 1  # from one window to the next
     apart: int = 1  # from one element to the next
-    low: int = 0  # positions before the first one that belong to windows
-    high: int = 0  # and behind the last
+    low: int = 0  # positions before the first one that belong to windows; negative: first ones that do not
+    high: int = 0  # the same behind the last
 
     @property
     def side_by_side(self) -> bool:
@@ -50,24 +48,18 @@ def _windows(numbers: Numbers) -> list[Window]:
 def _type(x: TensorType, *, windows: Numbers) -> TensorType:
     along = _windows(windows)
     lead = len(x.shape) - len(along)
-    sizes: list[Size] = []
-    for size, w in zip(x.shape[lead:], along, strict=True):
-        span, full = w.apart * (w.size - 1) + 1, size + w.low + w.high
-        if isinstance(full, int) and full < span:
-            raise ShapeError(f"a window that spans {span} does not fit {full} positions")
-        sizes.append((full - span) // w.step + 1)
+    sizes = [number_of_windows(size + w.low + w.high, w.size, w.step, w.apart)
+             for size, w in zip(x.shape[lead:], along, strict=True)]
     return x.with_shape((*x.shape[:lead], *sizes))
-
-
-def _least(dtype: np.dtype) -> float:
-    """What lies around, which nothing is less than."""
-    return -math.inf if dtype.kind == "f" else int(np.iinfo(dtype).min)
 
 
 def _seen(x: np.ndarray, windows: list[Window]) -> np.ndarray:
     """[..., positions..., taps]"""
     lead = x.ndim - len(windows)
-    x = np.pad(x, [(0, 0)] * lead + [(w.low, w.high) for w in windows], constant_values=_least(x.dtype))
+    within = (slice(max(0, -w.low), size - max(0, -w.high)) for size, w in zip(x.shape[lead:], windows, strict=True))
+    x = x[(slice(None),) * lead + tuple(within)]
+    rims = [(max(0, w.low), max(0, w.high)) for w in windows]
+    x = np.pad(x, [(0, 0)] * lead + rims, constant_values=least(as_dtype(x.dtype)))
     seen = sliding_window_view(x, [w.apart * (w.size - 1) + 1 for w in windows], tuple(range(lead, x.ndim)))
     steps = [slice(None, None, w.step) for w in windows] + [slice(None, None, w.apart) for w in windows]
     seen = seen[(slice(None),) * lead + tuple(steps)]
@@ -85,12 +77,17 @@ def _which_numpy(x: np.ndarray, *, windows: Numbers) -> np.ndarray:
     return np.where(unknown.any(-1), last, np.argmax(seen, -1)).astype(np.int32)
 
 
+def with_rim(x: Tensor, windows: Sequence[Window]) -> Tensor:
+    """What nothing is less than around the last axes."""
+    lead = (0,) * (x.ndim - len(windows))
+    return pad_with(x, (*lead, *(w.low for w in windows)), (*lead, *(w.high for w in windows)), (0,) * x.ndim, least(x.dtype))
+
+
 def _compared(x: Tensor, numbers: Numbers) -> tuple[Tensor, Tensor]:
     """The greatest of each window, and the number of its tap."""
     shape, windows = _type(x.type, windows=numbers).shape, _windows(numbers)
     lead = (0,) * (x.ndim - len(windows))
-    around = pad_with(x, (*lead, *(w.low for w in windows)), (*lead, *(w.high for w in windows)), (0,) * x.ndim,
-                      _least(x.dtype.numpy))
+    around = with_rim(x, windows)
     greatest = which = None
     for number, place in enumerate(np.ndindex(*(w.size for w in windows))):
         starts = (*lead, *(tap * w.apart for tap, w in zip(place, windows, strict=True)))
@@ -128,7 +125,8 @@ def _gradient(g: Tensor, out: Tensor, x: Tensor, *, windows: Numbers) -> Tensor:
 
 
 _CASES = (((2, 3, 7, 6), [Window(3, 2), Window(2, 2)]), ((2, 9), [Window(3, 1, 2, 1, 1)]), ((3, 8), [Window(2, 3)]),
-          ((3, 6, 7), [Window(3, 2, 1, 1, 1), Window(3, 2, 1, 1)]), ((2, 5, 5), [Window(3, 1, 1, 0, 1), Window(2, 1, 2)]))
+          ((3, 6, 7), [Window(3, 2, 1, 1, 1), Window(3, 2, 1, 1)]), ((2, 5, 5), [Window(3, 1, 1, 0, 1), Window(2, 1, 2)]),
+          ((2, 6), [Window(2, 5, 1, -1, -2)]))
 _SAMPLES = tuple(Sample((shape,), {"windows": tuple(map(tuple, windows))}) for shape, windows in _CASES)
 _greatest = define(Op(
     "window_max", Kind.COMPOSITE, _type, _greatest_numpy, (_gradient,),

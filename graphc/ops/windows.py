@@ -23,12 +23,16 @@ from .shaping import stack
 from .views import Indices, narrow, pad_with, permute, reshape, slice_, squeeze
 
 
-def _window_type(x: TensorType, *, axis: int, size: int, step: int, dilation: int) -> TensorType:
+def number_of_windows(full: Size, size: Size, step: int, dilation: int) -> Size:
+    """Of `size` elements, `dilation` apart, every `step` of so many positions.  Raises ShapeError where not even one fits."""
     span = dilation * (size - 1) + 1
-    full = x.shape[axis]
-    if isinstance(full, int) and full < span:
-        raise ShapeError(f"a window that spans {span} does not fit axis {axis} of size {full}")
-    return x.with_shape((*x.shape[:axis], (full - span) // step + 1, *x.shape[axis + 1:], size))
+    if isinstance(full, int) and isinstance(span, int) and full < span:
+        raise ShapeError(f"a window that spans {span} does not fit {full} positions")
+    return (full - span) // step + 1
+
+
+def _window_type(x: TensorType, *, axis: int, size: int, step: int, dilation: int) -> TensorType:
+    return x.with_shape((*x.shape[:axis], number_of_windows(x.shape[axis], size, step, dilation), *x.shape[axis + 1:], size))
 
 
 def _window_numpy(x: np.ndarray, *, axis: int, size: int, step: int, dilation: int) -> np.ndarray:

@@ -29,7 +29,7 @@ from .scopes import LoweringError
 from .target import Target
 from .threads import emit_barrier
 from .transposes import emit_turned, turned
-from .values import SIZES, Value, i64
+from .values import Value, i64
 
 
 def emit_any_map(w: Work) -> None:
@@ -91,21 +91,21 @@ def element_operations(kernel: Kernel) -> int:
 def body_operations(body: Graph) -> int:
     total = 0
     for node in body.nodes:
-        size = int(node.types[0].size) * max(1, node.types[0].dtype.itemsize // 4)
+        size = int(node.types[0].size) * node.types[0].dtype.width
         match node.op.kind:
             case Kind.MAP:
                 total += size * scalar_cost(node)
             case Kind.VIEW if node.op.moves in (Moves.AXES, Moves.OTHERWISE):
                 total += size * MOVED
             case Kind.REDUCE:
-                total += int(node.inputs[0].type.size) * max(1, node.inputs[0].dtype.itemsize // 4)
+                total += int(node.inputs[0].type.size) * node.inputs[0].dtype.width
             case Kind.PREFIX | Kind.SCATTER:
                 total += 4 * int(node.inputs[-1].type.size)
             case Kind.ROUTINE:
                 total += node.op.operations(*(i.type for i in node.inputs), **node.attributes)
             case Kind.CONTRACT:
                 c = contraction_of(node)[0]
-                total += prod(c.batch) * prod(c.m) * prod(c.n) * prod(c.k) * SIZES[c.dtype] // 8
+                total += prod(c.batch) * prod(c.m) * prod(c.n) * prod(c.k) * node.dtype.width // 2
     return total
 
 
