@@ -146,6 +146,11 @@ def batches(graph: Graph, named: Sequence[Batch]) -> Iterator[Batch]:
             yield batch
 
 
+def computed_parts(split: Split, wanted: Sequence[Node]) -> list[Node]:
+    """The nodes of which a chunk computes its part for the wanted ones; what it is given is computed before, if at all."""
+    return [n for n in order_of_parts(split, wanted) if not split.parts[n].given]
+
+
 def part_nanoseconds(split: Split, node: Node, count: int) -> float:
     """About how long one thread takes for the part of a node that one of `count` chunks computes.
 
@@ -153,7 +158,7 @@ def part_nanoseconds(split: Split, node: Node, count: int) -> float:
     """
     if node.op.kind is Kind.LOOP:
         inner = split.bodies[node]
-        steps = (part_nanoseconds(inner, n, count) for n in order_of_parts(inner, node.graphs[0].outputs))
+        steps = (part_nanoseconds(inner, n, count) for n in computed_parts(inner, node.graphs[0].outputs))
         return float(node.attributes["length"]) * sum(steps)
     if node.op.kind is not Kind.CONTRACT:
         return element_nanoseconds(node) / count
@@ -182,7 +187,7 @@ def number_of_chunks(work: Callable[[int], float], sums: int, batch: int) -> int
 
 def chunks_for(split: Split, wanted: Sequence[Node], batch: int) -> tuple[int, str]:
     """How many chunks pay; 1, and why, where none do."""
-    inside = order_of_parts(split, wanted)
+    inside = computed_parts(split, wanted)
     whole = sum(map(nanoseconds, inside))
     sums = sum(int(n.type.bytes) for n in wanted if n in split.sums)
     if whole < SHARE_INSIDE * split.work:

@@ -197,8 +197,19 @@ def small_embedding(rows: int | str) -> graphc.Program:
     return graphc.train_step(nn.CrossEntropyLoss()(model(table(x)).mean(1), y), optim.AdamW(parameters))
 
 
+def physics(rows: int | str) -> graphc.Program:
+    """Derivatives by the input stand in the loss: what they begin with, ones times weights, depends on no input."""
+    graphc.manual_seed(0)
+    x, t = graphc.placeholder("x", (rows, 1)), graphc.placeholder("t", (rows, 1))
+    model = nn.Sequential(nn.Linear(2, 50), nn.Tanh(), nn.Linear(50, 50), nn.Tanh(), nn.Linear(50, 1))
+    u = model(graphc.cat([x, t], 1))
+    by_x, by_t = graphc.grad(u.sum(), [x, t])
+    residual = by_t + u * by_x - 0.01 * graphc.grad(by_x.sum(), x)
+    return graphc.train_step((residual ** 2).mean(), optim.Adam(model.parameters(), lr=1e-3))
+
+
 @pytest.mark.parametrize("rows, model", ((256, small_perceptron), (32, small_convnet), (32, small_recurrent),
-                                         (64, small_embedding)))
+                                         (64, small_embedding), (1000, physics)))
 def test_sizes_may_be_numbers(rows: int, model: Callable[[int | str], graphc.Program]) -> None:
     named, fixed = model("batch"), model(rows)
     assert is_cut(fixed) and fixed.dump("plan") == named.dump("plan", sizes={"batch": rows})
@@ -231,12 +242,14 @@ def test_a_graph_class_is_cut_where_its_inputs_have_different_first_axes() -> No
 
 @pytest.mark.parametrize("model, rows, feeds", (
     (lambda rows: small_perceptron(rows, nn.Dropout(0.3)), 256, lambda rng: rng.standard_normal((256, 8))),
-    (small_convnet, 32, lambda rng: rng.standard_normal((32, 1, 12, 12)))))
+    (small_convnet, 32, lambda rng: rng.standard_normal((32, 1, 12, 12))),
+    (physics, 1000, lambda rng: rng.standard_normal((1000, 1)))))
 def test_numbers_as_sizes_compute_what_the_whole_batch_does(model: Callable[[int], graphc.Program], rows: int,
                                                             feeds: Callable[[np.random.Generator], np.ndarray]) -> None:
     rng = np.random.default_rng(0)
     x, y = feeds(rng).astype(np.float32), rng.integers(0, 4, rows)
     step = model(rows)
+    y = y if step.graph.inputs[-1].type.ndim == 1 else y.reshape(rows, 1).astype(np.float32)
     assert is_cut(step)
     whole = graphc.Program(step.graph, step.structure, backend="numpy")
     start = step.state_dict()

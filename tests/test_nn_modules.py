@@ -166,6 +166,23 @@ def test_assignment_replaces_deletes_and_refuses() -> None:
         nn.Module()(graphc.placeholder("x", (1,)))
 
 
+def test_a_parameter_takes_the_value_of_a_symbol_that_needs_no_input() -> None:
+    graphc.manual_seed(3)
+    first, second = (nn.Parameter(graphc.randn(200, 3) * 0.1) for _ in range(2))
+    assert first.shape == (200, 3) and 0.09 < first.numpy().std() < 0.11
+    assert not np.array_equal(first.numpy(), second.numpy()), "every draw is one of its own"
+    np.testing.assert_array_equal(nn.Parameter(first * 2).numpy(), first.numpy() * 2)
+    np.testing.assert_array_equal(nn.Parameter(graphc.zeros(1, 1, 4)).numpy(), np.zeros((1, 1, 4)))
+    with pytest.raises(graphc.DTypeError, match="before placeholder 'x' is fed"):
+        nn.Parameter(graphc.placeholder("x", (3,)) * 2)
+
+
+@pytest.mark.parametrize("make", (graphc.zeros, graphc.ones, graphc.rand, graphc.randn))
+def test_sizes_are_a_shape_or_said_one_by_one(make: Callable[..., graphc.Tensor]) -> None:
+    assert make(2, 3).shape == make((2, 3)).shape == (2, 3) and make(4).shape == (4,) and make(()).shape == ()
+    assert make((2, 3), "float64").dtype == make(2, 3, dtype="float64").dtype == graphc.float64
+
+
 def test_parameters_made_by_graphc_register_too() -> None:
     net = nn.Module()
     net.w = graphc.parameter("w", [1.0])

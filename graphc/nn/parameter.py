@@ -13,6 +13,7 @@ import numpy as np
 
 from .. import tensor as symbols
 from ..errors import DTypeError
+from ..ir import topological
 from ..origins import at, user_origin
 from ..tensor import Tensor
 from ..types import DTypeLike, as_dtype, float32, float64
@@ -21,8 +22,9 @@ from ..types import DTypeLike, as_dtype, float32, float64
 class Parameter(symbols.Parameter):
     """A trainable parameter made from a value: float32 unless `dtype` says otherwise.
 
-    value          an array, a number or a (nested) list; a parameter's value is copied.  One zero that is broadcast to a
-                   shape costs nothing: so begins what an initialiser fills
+    value          an array, a number or a (nested) list; a parameter's value is copied.  So is the value of a symbol that
+                   depends on no placeholder, as `graphc.randn(3, 4) * 0.1`.  One zero that is broadcast to a shape costs
+                   nothing: so begins what an initialiser fills
     requires_grad  False keeps it out of `Module.parameters()`' gradients: optimizers leave it alone
     dtype          float32 or float64
     name           what prints and graphs call it until a module gives it the path of the attribute
@@ -46,14 +48,18 @@ class Parameter(symbols.Parameter):
 
 
 def value_of(value: Any) -> np.ndarray:
-    """The numbers of an array, a list, a parameter or a foreign tensor, as a numpy array.
+    """The numbers of an array, a list, a parameter, a symbol that needs no input, or a foreign tensor, as a numpy array.
 
     A tensor of another library that still tracks gradients is detached first: that is what its own message asks for.
     """
     if isinstance(value, symbols.Parameter):
         return value.numpy()
     if isinstance(value, Tensor):
-        raise DTypeError(f"a symbol has no value to copy: {value!r}{at(user_origin())}")
+        for node in topological([value.node]):
+            if "symbol" in node.attributes:
+                raise DTypeError(f"{value!r} has no value to copy before placeholder '{node.attributes['name']}' is fed"
+                                 f"{at(user_origin())}")
+        return value.eval()
     if hasattr(value, "detach"):
         value = value.detach()
         value = value.cpu() if hasattr(value, "cpu") else value

@@ -24,7 +24,7 @@ from ..origins import at, user_origin
 from ..tensor import Tensor, TensorLike, apply, as_tensor, constant
 from ..types import DType, DTypeLike, Shape, TensorType, as_dtype, as_shape, float32, float64, int64
 from . import elementwise as e
-from .sources import iota, size_of, zeros
+from .sources import iota, shape_and_dtype, size_of, zeros
 from .views import expand_to
 
 # -- the scalar builder over numpy arrays ----------------------------------------------------------------------------
@@ -269,7 +269,18 @@ def uniform(shape: Any, low: float = 0.0, high: float = 1.0, dtype: DTypeLike = 
     return e.minimum(unit * (high - low) + low, below) if high > low else unit * (high - low) + low
 
 
-rand = uniform
+@public
+def rand(*size: Any, dtype: DTypeLike = "float32") -> Tensor:
+    """Uniform numbers in [0, 1).  size: a shape, or its sizes one by one."""
+    shape, dtype = shape_and_dtype(size, dtype)
+    return uniform(shape, dtype=dtype)
+
+
+@public
+def randn(*size: Any, dtype: DTypeLike = "float32") -> Tensor:
+    """Normally distributed numbers of mean 0 and variance 1.  size: a shape, or its sizes one by one."""
+    shape, dtype = shape_and_dtype(size, dtype)
+    return normal(shape, dtype=dtype)
 
 
 @public
@@ -296,4 +307,4 @@ def randint(low: int, high: int, shape: Any, seed: int | Tensor | None = None) -
 
 
 __all__ = ["NumpyScalar", "bernoulli", "flat_position", "fresh_seed", "manual_seed", "normal",
-           "per_step", "randint", "threefry", "uniform"]
+           "per_step", "rand", "randint", "randn", "threefry", "uniform"]

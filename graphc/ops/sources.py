@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -61,15 +62,24 @@ def full(shape: Any, value: Any, dtype: DTypeLike | None = None) -> Tensor:
     return expand_to(scalar, as_shape(shape))
 
 
+def shape_and_dtype(size: Sequence[Any], dtype: DTypeLike) -> tuple[Shape, DTypeLike]:
+    """What was said before keywords: a shape or its sizes one by one (as in PyTorch), and perhaps a dtype (as in numpy)."""
+    if len(size) > 1 and isinstance(size[-1], (str, type, np.dtype, DType)):
+        *size, dtype = size
+    return as_shape(size[0] if len(size) == 1 else size), dtype
+
+
 @public
-def zeros(shape: Any, dtype: DTypeLike = "float32") -> Tensor:
-    """All zeros."""
+def zeros(*size: Any, dtype: DTypeLike = "float32") -> Tensor:
+    """All zeros.  size: a shape, or its sizes one by one."""
+    shape, dtype = shape_and_dtype(size, dtype)
     return full(shape, 0, dtype)
 
 
 @public
-def ones(shape: Any, dtype: DTypeLike = "float32") -> Tensor:
-    """All ones."""
+def ones(*size: Any, dtype: DTypeLike = "float32") -> Tensor:
+    """All ones.  size: a shape, or its sizes one by one."""
+    shape, dtype = shape_and_dtype(size, dtype)
     return full(shape, 1, dtype)
 
 
