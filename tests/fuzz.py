@@ -240,8 +240,7 @@ class Fuzzer:
 
 def chunked(graph: Graph) -> Iterator[tuple[str, Graph]]:
     """The graph with axes of equal size cut into two or three chunks, for every such size, as far as that can be."""
-    from graphc.passes import batch_axis
-    from graphc.passes.chunk import build, wanted_outside
+    from graphc.passes import batch_axis, chunk
 
     sizes = {int(s): count for node in graph.inputs for s in node.shape for count in (2, 3) if int(s) % count == 0}
     for size, count in sizes.items():
@@ -249,9 +248,11 @@ def chunked(graph: Graph) -> Iterator[tuple[str, Graph]]:
             axes = {n: [k for k, s in enumerate(n.shape) if s == size] for n in graph.inputs}
             with mock.patch.multiple(batch_axis, NOTHING=0.0, SHARE_OUTSIDE=0.0):
                 split = batch_axis.Split.of(graph, {n: found[place] for n, found in axes.items() if found}, count)
-                wanted = wanted_outside(split)
+                wanted = chunk.wanted_outside(split)
             if wanted:
-                yield f"{count} chunks of {size}", build(split, wanted)
+                with mock.patch.object(chunk, "SHARE_INSIDE", 0.0):
+                    assert chunk.chunks_for(split, wanted, size)[0] >= 1, "whether it pays can be asked of any step"
+                yield f"{count} chunks of {size}", chunk.build(split, wanted)
 
 
 def check(seed: int, steps: int = 12) -> None:
