@@ -31,6 +31,15 @@ def grad(loss: Tensor, wrt: Tensor | Sequence[Tensor], *, allow_unused: bool = F
     """
     single = isinstance(wrt, Tensor)
     targets = [wrt] if isinstance(wrt, Tensor) else list(wrt)
+    gradients = gradients_of(loss, targets, None if allow_unused else "leave it out, or pass allow_unused=True to get zeros")
+    return gradients[0] if single else gradients
+
+
+def gradients_of(loss: Tensor, targets: Sequence[Tensor], remedy: str | None) -> list[Tensor]:
+    """The gradient of a scalar with respect to each of the targets.
+
+    remedy  what the error for one that the loss does not depend on recommends; None: its gradient is zeros
+    """
     check_loss(loss, targets)
     with building(phase, "gradient"):
         seed = constant(1.0, loss.dtype)
@@ -39,11 +48,11 @@ def grad(loss: Tensor, wrt: Tensor | Sequence[Tensor], *, allow_unused: bool = F
         gradients = []
         for target, gradient in zip(targets, found, strict=True):
             if gradient is None:
-                if not allow_unused and not depends[target.node]:
-                    raise GraphError(_unused(loss, target))
+                if remedy is not None and not depends[target.node]:
+                    raise GraphError(_unused(loss, target, remedy))
                 gradient = zeros(target.shape, target.dtype)
             gradients.append(gradient)
-    return gradients[0] if single else gradients
+    return gradients
 
 
 def check_loss(loss: Tensor, targets: Sequence[Tensor]) -> None:
@@ -67,7 +76,7 @@ def _name(tensor: Tensor) -> str:
     return f"'{tensor.name}'" if tensor.name else f"the result of {tensor.node.op.name}"
 
 
-def _unused(loss: Tensor, target: Tensor) -> str:
+def _unused(loss: Tensor, target: Tensor, remedy: str) -> str:
     """Says why there is no gradient: no path at all, or only through something without gradients."""
     order = topological([loss.node])
     reached = {target.node}
@@ -77,13 +86,12 @@ def _unused(loss: Tensor, target: Tensor) -> str:
             if not any(i in reached and _passes(node, k) for k, i in enumerate(node.inputs)):
                 blocked.append(node)
             reached.add(node)
-    remedy = "pass allow_unused=True to get zeros"
     if loss.node in reached and blocked:
         first = blocked[0]
         where_ = f" ({first.origins[0]})" if first.origins else ""
         return (f"the loss depends on {_name(target)} only through '{first.op.name}'{where_}, which passes no gradient "
                 f"({first.types[0]}); {remedy}{at(user_origin())}")
-    return f"the loss does not depend on {_name(target)}; leave it out, or {remedy}{at(user_origin())}"
+    return f"the loss does not depend on {_name(target)}; {remedy}{at(user_origin())}"
 
 
 def _pull(roots: Sequence[Node], cotangents: Sequence[Tensor], targets: Sequence[Node]

@@ -24,9 +24,10 @@ from graphc.records import NamedTuple, record
 from graphc.tensor import Parameter, Tensor, state
 from graphc.types import float64
 
-from .autodiff import check_loss, grad
+from .autodiff import check_loss, gradients_of
 
 Gradients = dict[Parameter, Tensor]
+UNTRAINED = "leave it out of the optimizer, or freeze it (its requires_grad = False)"
 
 
 class BetweenCalls:
@@ -93,7 +94,7 @@ class TrainingStep:
 
         Raises GraphError for a parameter that the loss does not depend on, and what rules of gradients and updates raise.
         """
-        gradients: Gradients = dict(zip(self.params, grad(self.loss, self.params), strict=True))
+        gradients: Gradients = dict(zip(self.params, gradients_of(self.loss, self.params, UNTRAINED), strict=True))
         held = self.accumulation
         with building(phase, "update"):
             full, sums = None, dict[Parameter, Tensor]()

@@ -358,7 +358,8 @@ def test_a_rule_that_returns_the_wrong_thing_is_told() -> None:
     (lambda w: Step((w * w).sum(), [optim.SGD([w]), optim.Adam([w])]), "'w' is in two optimizers"),
     (lambda w: Step((w * w).sum(), optim.SGD([w]), accumulate=0), "accumulate"),
     (lambda w: Step((w * w).sum(), optim.SGD([w]), grad_clip_norm=0.0), "limited to a positive"),
-    (lambda w: Step((w * w).sum(), optim.SGD([w, graphc.parameter("lonely", [1.0])])), "does not depend on 'lonely'"),
+    (lambda w: Step((w * w).sum(), optim.SGD([w, graphc.parameter("lonely", [1.0])])),
+     "does not depend on 'lonely'; leave it out of the optimizer, or freeze it"),
 ])
 def test_errors_name_what_is_wrong(make: Callable[[Any], Any], message: str) -> None:
     with pytest.raises(graphc.GraphError, match=message):
