@@ -28,7 +28,7 @@ from .batch_cost import contraction_nanoseconds, element_nanoseconds, nanosecond
 
 EMBEDDED = 16  # constants up to this many elements stay inside the body
 MOST_CHUNKS = 16
-LEAST_HALF = 18e3  # nanoseconds of one of two chunks: less is not worth meeting twice
+LEAST_HALF = 4e3  # nanoseconds of one of two chunks: less is not worth meeting twice
 LEAST_WORK = 22e3  # of one of more of them
 SHARE_OF_SUMS = 0.12  # of the work, that writing and adding up partial sums may take
 SHARE_INSIDE = 0.7  # of the step's work, that must be done by chunks

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from graphc.runtime.native import codegen, jit, memory, threads, workers
 from graphc.runtime.native.emit import Function, Module
+from graphc.runtime.native.running import PATIENCE
 from graphc.runtime.native.target import describe, host
 from graphc.runtime.native.values import Value, constant, i64
 
@@ -181,6 +182,44 @@ def test_impatient_job_does_not_wait_for_sleepers(code, area):
     wait_until_asleep(short)
     assert short.run(code.address("status"), area.address, 2) == 11
     short.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="how often a thread has slept")
+def test_of_impatient_jobs_in_a_row_few_wake_a_sleeper(code, area):
+    """Calls that come seldom would pay for waking somebody who sleeps again before the next."""
+    pool = threads.Pool(2, idle_seconds=1e-6)
+    pool.start()
+    woken = []
+    for _ in range(2 * workers.NUDGE):
+        wait_until_asleep(pool)
+        posted = sleeps(pool)
+        assert pool.run(code.address("status"), area.address, 2, patient=False) == 10
+        wait_until_asleep(pool)
+        time.sleep(0.002)
+        woken.append(sleeps(pool) > posted)
+    assert woken == [k % workers.NUDGE == 0 for k in range(2 * workers.NUDGE)]
+    pool.close()
+
+
+def sleeps(pool: threads.Pool) -> int:
+    """How often the pool's workers have gone to sleep, as far as the system tells."""
+    total = 0
+    for thread in pool._threads:
+        with open(f"/proc/self/task/{thread.native_id}/status") as file:
+            total += int(next(line.split()[1] for line in file if line.startswith("voluntary_ctxt_switches")))
+    return total
+
+
+def test_a_short_step_does_not_wait_for_sleepers() -> None:
+    """Of one step the caller alone is quicker than who sleeps wakes; many steps in one call are worth waiting for."""
+    x, w = graphc.placeholder("x", (256, 4)), graphc.parameter("w", np.ones((4, 32)) * 0.1)
+    step = graphc.train_step(((x @ w).tanh() ** 2).mean(), graphc.optim.Adam([w]), threads=2)
+    running = step.specialize().executable
+    if threads.available_parallelism() > 1:
+        assert running.threads == 2
+    assert 0 < running.needs.nanoseconds < PATIENCE and not running.patient(1) and running.patient(100)
+    long = graphc.function([x], (x @ graphc.parameter("v", np.ones((4, 4096)))).exp().sum(), threads=2)
+    assert long.specialize().executable.patient(1)
 
 
 def test_two_callers_at_once(code):

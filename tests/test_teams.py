@@ -31,7 +31,7 @@ def program(sizes: Sequence[int], rows: int, dtype: str, train: bool, most: int 
 
 SHARED = [((256, 256, 256, 10), 128, False), ((256, 256, 256, 10), 64, True), ((512, 512, 512), 32, False),
           ((784, 512, 512, 10), 8, False), ((1024, 1024), 2, True)]
-ALONE = [((64, 64, 64), 32, False), ((64, 128, 10), 32, True), ((8, 8), 4, True)]
+ALONE = [((64, 64, 64), 32, False), ((32, 32, 32), 64, True), ((8, 8), 4, True)]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

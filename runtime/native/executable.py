@@ -22,7 +22,7 @@ from .llvm_library import give_back_pages
 from .lower import Give, lower, lower_unrolled, remaining
 from .meetings import step_is_serial
 from .parallel import beside
-from .running import Running
+from .running import PATIENCE, Running
 from .table import Layout, constants_of, needs_of
 from .target import Target, host
 from .texts import Texts
@@ -57,14 +57,15 @@ def units_of(lowered: Callable[[Give], tuple[Texts, Layout]]) -> list[Unit]:
 class Native(Running):
     """A plan as machine code.
 
-    threads   at most this many; the code asks how many there are, and gives the same bits for any number
-    marked    whether its code keeps a record of what threads do
+    threads      at most this many; the code asks how many there are, and gives the same bits for any number
+    nanoseconds  about how long a step takes one of them alone; of a short one, the call does not wait for who sleeps
+    marked       whether its code keeps a record of what threads do
     """
 
     marked = False
     code: jit.Code
 
-    def __init__(self, graph: Graph, plan: Plan, threads_: int, *, unrolled: bool = False,
+    def __init__(self, graph: Graph, plan: Plan, threads_: int, *, unrolled: bool = False, nanoseconds: float = PATIENCE,
                  target: Target | None = None, flush_denormals: bool = True) -> None:
         self.graph, self.plan, self.flush_denormals = graph, plan, flush_denormals
         self.target = target or host()
@@ -95,7 +96,8 @@ class Native(Running):
             beside(give_back_pages)
         self.seconds["llvm"] = perf_counter() - start
         constants = [np.ascontiguousarray(b.array) for b in constants_of(plan)]
-        super().__init__(code, needs_of(plan, self.layout), [b.cell for b in plan.cells if b.cell is not None], constants, team)
+        super().__init__(code, needs_of(plan, self.layout, nanoseconds), [b.cell for b in plan.cells if b.cell is not None],
+                         constants, team)
         self._recording: Recording | None = None
 
     @property

@@ -19,6 +19,8 @@ from .calls import bind_call
 from .image import Addresses
 from .table import ARENA, COUNT, PRIVATE, PRIVATE_STRIDE, SHARED, Needs
 
+PATIENCE = 80e3  # nanoseconds of work on one thread from which it is worth waiting until a sleeping worker is awake
+
 _ALONE = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p)
 
 
@@ -55,11 +57,15 @@ class Running:
         for word, array in zip(needs.constants, self.constants, strict=True):
             table[word] = memory.address_of(array)
 
-    def _call(self) -> None:
+    def patient(self, count: int) -> bool:
+        """Whether so many steps in one call wait for workers that sleep."""
+        return count * self.needs.nanoseconds >= PATIENCE
+
+    def _call(self, count: int) -> None:
         if self.threads == 1:
             _ALONE(self.alone)(self.table_address)
         else:
-            threads.shared().run(self.address, self.table_address, self.threads)
+            threads.shared().run(self.address, self.table_address, self.threads, patient=self.patient(count))
 
     def run(self, inputs: Sequence[np.ndarray], count: int, advance: Sequence[bool]) -> list[np.ndarray]:
         table = self.table
@@ -73,7 +79,7 @@ class Running:
             table[given.word] = memory.address_of(array) if array.size else 0
             table[given.word + 1] = given.bytes
             outputs.append(array)
-        self._call()
+        self._call(count)
         return outputs
 
     def bind(self, inputs: Sequence[np.ndarray]) -> tuple[Callable[[], int], list[np.ndarray]]:
@@ -88,4 +94,4 @@ class Running:
         address = memory.address_of(table)
         if self.threads == 1:
             return bind_call(self.alone, address, keep=keep), outputs
-        return threads.shared().bind(self.address, address, self.threads, keep=keep), outputs
+        return threads.shared().bind(self.address, address, self.threads, patient=self.patient(1), keep=keep), outputs

@@ -72,6 +72,7 @@ class Needs(NamedTuple):
     words             of the table
     arena             bytes of temporaries
     shared, private   bytes of scratch of the team, and of each thread
+    nanoseconds       about how long a step takes on one thread
     """
 
     inputs: tuple[Given, ...]
@@ -82,17 +83,18 @@ class Needs(NamedTuple):
     arena: int
     shared: int
     private: int
+    nanoseconds: int
 
 
-def needs_of(plan: Plan, layout: Layout) -> Needs:
-    """What a plan's code needs."""
+def needs_of(plan: Plan, layout: Layout, nanoseconds: float) -> Needs:
+    """What a plan's code needs; a step takes about so long on one thread."""
 
     def given(buffers: tuple[Buffer, ...]) -> tuple[Given, ...]:
         return tuple(Given(layout.words[b], tuple(map(int, b.type.shape)), b.type.dtype.name) for b in buffers)
 
     return Needs(given(plan.inputs), given(plan.outputs), tuple(layout.words[b] for b in plan.cells),
                  tuple(layout.words[b] for b in constants_of(plan)), layout.size, plan.arena_bytes, layout.shared_bytes,
-                 layout.private_bytes)
+                 layout.private_bytes, int(nanoseconds))
 
 
 def constants_of(plan: Plan) -> list[Buffer]:

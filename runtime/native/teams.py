@@ -29,7 +29,7 @@ SLOW, QUICK = Cores(1500.0, 5.0), Cores(200.0, 12.0)  # what to expect of them, 
 FETCHED = 4 * 10 * 64  # bytes: a meeting is four lines from core to core, one after the other; of others ten are on their way
 OPERATIONS_PER_NS = 40.0  # of one thread, in the measure of `element_operations`
 CERTAIN = 2e5  # nanoseconds on one thread from which more threads are always worth it
-SHORT = 25e3  # and up to which it is not worth asking: whatever else runs on one of the cores would hold up both
+SHORT = 8e3  # and up to which it is not worth asking
 GAIN = 0.8  # of the time on one thread: less is not worth another core
 
 
@@ -82,11 +82,26 @@ def crossing(writer: Step, reader: Step, buffer: Buffer) -> int:
     return buffer.bytes
 
 
-def pays(plan: Plan, threads: int) -> bool:
-    """Whether a plan is enough faster on so many threads than on one.  Loops whose runs are shared were made for that."""
+class Team(NamedTuple):
+    """Who runs a step, and about how many nanoseconds it takes one of them alone."""
+
+    threads: int
+    alone: float
+
+
+def team_of(plan: Plan, threads: int) -> Team:
+    """Up to so many threads, where that pays."""
     if threads < 2:
-        return False
+        return Team(1, 0.0)
     time = estimate(plan, threads)
+    return Team(threads if pays(plan, threads, time) else 1, time.alone)
+
+
+def pays(plan: Plan, threads: int, time: Estimate) -> bool:
+    """Whether a plan, of which this was estimated for SLOW cores, is enough faster on several threads than on one.
+
+    Loops whose runs are shared were made for that.
+    """
     loops = sum(estimate_step(s, threads).alone for s in plan.steps
                 if isinstance(s, Loop) and s.parallel and not step_is_serial(s))
     if time.alone >= CERTAIN or loops >= time.alone / 2 or time.shared < GAIN * time.alone:

@@ -207,8 +207,8 @@ class Pool:
     def run(self, function_address: int, argument: int, threads: int, *, patient: bool = True) -> int:
         """Run a job on up to `threads` threads and return when all are done; the largest status.
 
-        patient: wait for workers to wake up, some 10 to 50 us; otherwise a job that finds one asleep wakes it for the
-        next and runs on the caller alone.
+        patient: wait for workers to wake up, some 10 to 50 us; otherwise a job that finds one asleep runs on the caller
+        alone, and the first of some such jobs in a row wakes it for the next.
         """
         self.start(threads)
         call = self._call(function_address, argument, threads, patient)

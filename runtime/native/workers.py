@@ -13,6 +13,7 @@ A *control block* is 4 lines, then the barrier, then two lines for each worker, 
 between caller and worker when a job starts:
 
     0 BUSY i32        64 PENDING i64   72 STATUS i32     192 LIMIT i64   200 WORKERS i64   208 POST ptr   216 CORE ptr
+    224 MISSES i64
     256 the barrier, and behind it counters by which threads take turns, zero between jobs (`sharing`)
     256 + 256 + TICKET_BYTES + 128 k:
                   +0 STATE i32   +4 STOP i32   +8 RANK i64   +16 FUNCTION ptr   +24 ARGUMENT ptr   +32 THREADS i64
@@ -32,12 +33,13 @@ from graphc.runtime.native.target import Target
 from graphc.runtime.native.values import Value, constant, i64
 
 ARRIVED, PHASE, CANCELLED, CANCEL, YIELD, SPINS, BARRIER_BYTES = 0, 64, 72, 128, 192, 200, 256
-BUSY, PENDING, STATUS, LIMIT, WORKERS, POST, CORE = 0, 64, 72, 192, 200, 208, 216
+BUSY, PENDING, STATUS, LIMIT, WORKERS, POST, CORE, MISSES = 0, 64, 72, 192, 200, 208, 216, 224
 BARRIER, TICKETS, WORKER_BYTES = 256, BARRIER_BYTES, 128  # TICKETS: from the barrier on
 FIRST_WORKER = BARRIER + TICKETS + TICKET_BYTES
 STATE, STOP, RANK, FUNCTION, ARGUMENT, THREADS, HANDLE, PINNED, WAIT, PARK = 0, 4, 8, 16, 24, 32, 64, 72, 80, 88
 CALL_CONTROL, CALL_FUNCTION, CALL_ARGUMENT, CALL_THREADS, CALL_PATIENT = 0, 8, 16, 24, 32
 IDLE, POSTED, PARKED = 0, 1, 2
+NUDGE = 16  # impatient jobs in a row that find a worker asleep: the first wakes it, the others do not, for it would sleep again
 BARRIER_NAME = "graphc.barrier"
 
 
@@ -158,7 +160,14 @@ def _emit_launch(module: Module, target: Target) -> None:
     control, function = _load(f, call, CALL_CONTROL, "ptr"), _load(f, call, CALL_FUNCTION, "ptr")
     argument, wanted = _load(f, call, CALL_ARGUMENT, "ptr"), _load(f, call, CALL_THREADS, "i64")
     barrier = f.offset(control, i64(BARRIER), "i8")
-    result = f.stack("i32", 1, 4)
+    result, asleep = f.stack("i32", 1, 4), f.stack("i64", 1, 8)  # asleep: whether there is somebody to wake for the next job
+    f.store(i64(0), asleep)
+
+    def team() -> tuple[Value, Value, Value]:
+        """How many workers there are, how many of them are wanted, and the caller's core."""
+        threads = f.minimum(wanted, _load(f, control, LIMIT, "i64"))
+        return _load(f, control, WORKERS, "i64"), f.sub(threads, i64(1)), _current_core(f, control)
+
     alone, ask, owned, release, done = map(f.label, ("alone", "ask", "owned", "release", "done"))
     f.branch_if(f.compare("icmp sgt", wanted, i64(1)), ask, alone)
 
@@ -166,27 +175,26 @@ def _emit_launch(module: Module, target: Target) -> None:
     f.branch_if(_exchange(f, control, 0, 1, BUSY), owned, alone)
 
     f.block(owned)
-    threads = f.minimum(wanted, _load(f, control, LIMIT, "i64"))
-    workers = _load(f, control, WORKERS, "i64")
-    others = f.sub(threads, i64(1))
-    here = _current_core(f, control)
-    impatient, publish, solo = f.label("impatient"), f.label("publish"), f.label("solo")
+    workers, others, here = team()
+    threads = f.add(others, i64(1))
+    impatient, count, publish, solo, nudge = map(f.label, ("impatient", "count", "publish", "solo", "nudge"))
     f.branch_if(f.compare("icmp sgt", others, i64(0)), impatient, solo)
 
     f.block(impatient)
-    sleeping = f.stack("i64", 1, 8)
-    f.store(i64(0), sleeping)
-    nudge = f.label("nudge")
-    f.branch_if(_is(f, _load(f, call, CALL_PATIENT, "i64"), 0), nudge, publish)
-    f.block(nudge)  # wake for the next job who sleeps now, and do not wait for it
+    f.branch_if(_is(f, _load(f, call, CALL_PATIENT, "i64"), 0), count, publish)
+    f.block(count)
 
-    def wake(worker: Value, _rank: Value) -> None:
-        with f.when(_exchange(f, worker, PARKED, IDLE)):
-            _post(f, control, worker)
-            f.store(i64(1), sleeping)
+    def look(worker: Value, _rank: Value) -> None:
+        with f.when(_is(f, _load(f, worker, STATE, "i32", "monotonic"), PARKED)):
+            f.store(i64(1), asleep)
 
-    _for_chosen(f, control, workers, others, here, wake)
-    f.branch_if(_is(f, f.load(sleeping, "i64"), 0), publish, solo)
+    _for_chosen(f, control, workers, others, here, look)
+    misses = _load(f, control, MISSES, "i64")
+    none = _is(f, f.load(asleep, "i64"), 0)
+    _store(f, control, MISSES, f.select(none, i64(0), f.add(misses, i64(1))))
+    with f.when(f.compare("icmp ne", f.binary("urem", misses, i64(NUDGE)), i64(0))):
+        f.store(i64(0), asleep)
+    f.branch_if(none, publish, solo)
 
     f.block(publish)
     _store(f, control, STATUS, constant(0, "i32"))
@@ -216,6 +224,15 @@ def _emit_launch(module: Module, target: Target) -> None:
     f.branch(alone)
     f.block(alone)
     f.store(f.emit(f"call i32 {function.name}({argument}, i64 0, i64 1, {barrier})", "i32"), result)
+    f.branch_if(_is(f, f.load(asleep, "i64"), 0), done, nudge)
+
+    f.block(nudge)  # at the end, so that who wakes still spins when the next job comes
+
+    def wake(worker: Value, _rank: Value) -> None:
+        with f.when(_exchange(f, worker, PARKED, IDLE)):
+            _post(f, control, worker)
+
+    _for_chosen(f, control, *team(), wake)
     f.branch(done)
     f.block(done)
     f.ret(f.load(result, "i32"))
