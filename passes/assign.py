@@ -20,7 +20,8 @@ from graphc.op import Kind
 from graphc.plan import Form
 from graphc.types import strides_of
 
-from .clusters import FULL, KEPT, TOTAL, Cluster, place_behind
+from .across import fold_across
+from .clusters import ACROSS, FULL, KEPT, TOTAL, Cluster, place_behind
 
 EMBEDDED = 16  # constants up to this many elements are written into the code
 FLUID = (Kind.VIEW, Kind.GATHER, Kind.SOURCE)
@@ -120,6 +121,7 @@ class Assignment:
                 self.start(node, Form.ROUTINE, node.types[0].shape)
             elif kind is Kind.ITEM:
                 self.add(self.home[node.inputs[0]], node, FULL)
+        fold_across(self)
 
     def forced_views(self) -> set[Node]:
         """Fluid nodes that need memory of their own: results, and operands that strides cannot describe."""
@@ -192,7 +194,7 @@ class Assignment:
         if read.base not in cluster.members:  # a guarded view: what is under it is read elsewhere
             return False
         at = cluster.members[read.base]
-        if read.guard or (level != FULL and at != level):
+        if read.guard or (at != level and (level != FULL or at == ACROSS)):
             return False
         if level == FULL and at != FULL and not cluster.by_row:
             return False  # a column's sum is known only after the last row

@@ -10,19 +10,23 @@ from math import prod
 from graphc.index import Index, linear, variables_for
 from graphc.ir import Node
 from graphc.labels import labels_of
+from graphc.op import Kind
 from graphc.plan import Form
 from graphc.records import field, record
 
 from .cost import flops
 
-# Levels: elements of the whole space, of its kept axes, or one number for all of it (behind a contraction only).
-FULL, KEPT, TOTAL = "full", "kept", "total"
+# Levels: elements of the whole space, of its kept axes, one number for all of it (behind a contraction only), or folds over its
+# kept axes (down the columns of what rows compute).
+FULL, KEPT, TOTAL, ACROSS = "full", "kept", "total", "across"
 LEAST_FOLDED = 8  # rows or columns of a contraction from which folding them in its tiles pays
 LEAST_ROWS, SHARED_ROWS = 16, 128  # complete rows in a kernel for one thread, and where threads share the rows
 SMALL = 1 << 21  # operations of a contraction that one thread does
 PACKED_LINES, PACKED_OTHERS = 64, 1024  # lines of an operand worth computing in packing; of the other one, at most
 PANEL_SHARE = 8  # times as many columns as rows from which threads share the columns
 ROW_BYTES = 2048  # a row of a contraction that is kept together until it is finished
+ACROSS_ROWS, ACROSS_COLUMNS = 32, (32, 4096)  # rows from which sums down their columns pay; columns, at least and at most
+ACROSS_BYTES = 1 << 15  # of all such sums: every row adds to them
 
 
 @record(eq=False)
@@ -49,7 +53,8 @@ class Cluster:
         self.full_count, self.kept_count = prod(self.space), prod(self.space[a] for a in kept)
         self.positions = {FULL: linear(self.variables, self.space),
                           KEPT: linear([self.variables[a] for a in kept], [self.space[a] for a in kept]),
-                          TOTAL: Index((), 0)}
+                          TOTAL: Index((), 0),
+                          ACROSS: linear([self.variables[a] for a in self.axes], [self.space[a] for a in self.axes])}
 
     def level_of(self, node: Node) -> str | None:
         """Which of the cluster's spaces the node's elements fill, None where neither."""
@@ -108,6 +113,20 @@ def place_behind(cluster: Cluster, node: Node) -> tuple[str, tuple[int, ...]] | 
             return "the tiles have too few rows"
         return KEPT, outside
     return "it folds neither rows nor columns of the tiles"
+
+
+def sums_across(rows: Cluster, columns: Cluster) -> bool:
+    """Whether the folds of one cluster go down the columns of another one's rows, and may be done where these are."""
+    if rows.form is not Form.ROWS or columns.form is not Form.COLUMNS or rows.space != columns.space:
+        return False
+    folds = [n for n in columns.members if n.op.kind is Kind.REDUCE]
+    least, most = ACROSS_COLUMNS
+    held = [n for n, level in rows.members.items() if level == ACROSS]
+    return (sorted((*rows.axes, *columns.axes)) == list(range(len(rows.space)))
+            and rows.kept_count >= ACROSS_ROWS and least <= columns.kept_count <= most
+            and columns.kept_count * sum(n.inputs[0].dtype.itemsize for n in (*held, *folds)) <= ACROSS_BYTES
+            and all(n.inputs[0].shape == columns.space and n.attributes["axes"] == columns.axes
+                    and len(n.op.fold.state_dtypes(n.inputs[0].dtype)) == 1 for n in folds))
 
 
 def packs_once(contraction: Node, first: bool) -> bool:

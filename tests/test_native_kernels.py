@@ -418,6 +418,24 @@ def test_short_rows_in_blocks(n: int, target: str) -> None:
 
 
 @many
+@pytest.mark.parametrize("m, n", [(33, 32), (70, 33), (64, 64), (257, 61), (100, 160), (40, 300), (35, 2000), (2100, 40)])
+def test_sums_down_the_columns_of_rows(m: int, n: int, target: str) -> None:
+    """What a norm's gradient takes of all rows: of rows in blocks, in registers and in loops, in groups that may be ragged."""
+    for dtype in ("float32", "float64"):
+        x, y = inputs((dtype, (m, n)), (dtype, (m, n)))
+        mean = (g["sum"](x, 1) / float(n)).reshape((m, 1))
+        centred = x - mean
+        scale = (g["sum"](centred * centred, 1) / float(n)).reshape((m, 1)) + 1.0
+        down = [g["sum"](y * (centred / scale), 0), g["sum"](y, 0), g["max"](x * y, 0)]
+        check(kernel(Form.ROWS, [x, y], [centred / scale * y, *down], (m, n), (1,)), target=target, tolerance=256,
+              threads=(1, 2, 3))
+        x, y = inputs((dtype, (m // 7 + 1, 7, n)), (dtype, (m // 7 + 1, 7, n)))
+        row = g["sum"](x * y, 2).reshape((m // 7 + 1, 7, 1))
+        check(kernel(Form.ROWS, [x, y], [g["sum"](x, (0, 1)), row * x], x.shape, (2,)), target=target, tolerance=256,
+              threads=(1, 2, 3))
+
+
+@many
 @pytest.mark.parametrize("n", [2, 3, 4, 5, 7, 8, 10, 15, 16, 17, 24])
 def test_short_rows_as_many_as_lanes(n: int, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows turned in registers, of any type and distance, with what is left over; a row's bits are those of a row by itself."""

@@ -23,6 +23,7 @@ from graphc.runtime.interpreter import evaluate
 from graphc.runtime.plan_interpreter import interpret_loop, interpret_plan
 
 import graphc
+from graphc import nn
 from graphc.ir import Graph
 from graphc.plan import Form, Kernel, Plan, Role, repeated
 from graphc.records import replace
@@ -441,3 +442,47 @@ def test_slopes_of_gelu_are_one_tensor() -> None:
         plan = graphc.function([x], graphc.grad(loss, [w, v])).specialize().plan
         forward = [k for k in plan.kernels if k.form is Form.CONTRACT and any(b.type.shape == (64, 48) for b in k.writes)]
         assert [len(k.writes) for k in forward if len(k.writes) > 1] == [2]
+
+
+def norm_with_gradients(shape: tuple[int, ...]) -> graphc.Program:
+    x, slope = placeholder("x", shape), placeholder("slope", shape)
+    layer = nn.LayerNorm(shape[-1])
+    y = layer(x)
+    return graphc.function([x, slope], [y, *graphc.grad((y * slope).sum(), [x, layer.weight, layer.bias])])
+
+
+@pytest.mark.parametrize("shape", [(32, 64), (9, 11, 100), (8, 5, 6, 4096)])
+def test_a_norm_and_all_its_gradients_are_one_pass(shape: tuple[int, ...]) -> None:
+    plan = norm_with_gradients(shape).specialize().plan
+    assert [k.form for k in plan.kernels] == [Form.ROWS] and not plan.arena_bytes
+
+
+@pytest.mark.parametrize("shape", [(31, 64), (64, 31), (64, 4097)])
+def test_few_rows_and_rows_that_are_short_or_long_are_summed_down_apart(shape: tuple[int, ...]) -> None:
+    forms = [k.form for k in norm_with_gradients(shape).specialize().plan.kernels]
+    assert forms[0] is Form.ROWS and set(forms[1:]) == {Form.COLUMNS}
+
+
+@pytest.mark.usefixtures("several_threads")
+def test_updates_behind_sums_down_the_columns_of_rows_are_kernels_of_their_own() -> None:
+    """They write the scale that the rows read."""
+    x, first = placeholder("x", (48, 40)), graphc.parameter("first", np.linspace(0.5, 1.5, 40))
+    seen = []
+    for backend, threads in (("native", 1), ("native", 2), ("native", 3), ("numpy", 1)):
+        layer = nn.LayerNorm(40)
+        first.assign(np.linspace(0.5, 1.5, 40))
+        loss = (layer(x * first).tanh() ** 2).sum()
+        program = graphc.train_step(loss, graphc.optim.Adam([first, *layer.parameters()], lr=0.01), threads=threads,
+                                    backend=backend)
+        plan = program.specialize().plan
+        rows = next(k for k in plan.kernels if k.form is Form.ROWS and len(k.writes) >= 3)
+        assert sum(w.type.shape == (40,) for w in rows.writes) == 3
+        updates = [k for k in plan.kernels if any(plan.home(w).name == "weight" for w in k.writes)]
+        assert [k.form for k in updates] == [Form.MAP]
+        g = np.random.default_rng(0)
+        program.run(3, g.standard_normal((48, 40)).astype(np.float32))
+        seen.append([first.numpy(), *(p.numpy() for p in layer.parameters())])
+    for one, two, three, reference in zip(*seen, strict=True):
+        np.testing.assert_array_equal(one, two)
+        np.testing.assert_array_equal(one, three)
+        np.testing.assert_allclose(one, reference, rtol=1e-4, atol=1e-5)

@@ -39,6 +39,7 @@ BLOCK_POSITIONED = 1024  # of one whose positions are asked for and nothing else
 LEAST_POSITIONED = 128  # of such rows
 LARGE = 1 << 16  # elements of a space whose loops are worth more code, and the time to compile it
 LEAST_BLOCK = 4  # rows that are worth a block
+LEAST_GROUP, MOST_GROUPS = 16, 64  # rows whose columns are summed up together; groups of them
 INVARIANTS = 12  # numbers of whole rows that a block keeps, at most
 
 
@@ -66,6 +67,8 @@ class Passes(NamedTuple):
     axes: tuple[int, ...]
     kept_count: int
     reduced_count: int
+    across: tuple[tuple[Reduction, ...], ...] = ()  # folds down the columns of rows, by the pass that has what they take
+    summed: tuple[tuple[int, Node], ...] = ()  # outputs of these
 
     @property
     def all(self) -> tuple[Reduction, ...]:
@@ -87,23 +90,40 @@ def passes_of(kernel: Kernel) -> Passes:
     kept_count, reduced_count = prod(space[a] for a in kept_axes), prod(space[a] for a in axes)
     depth: dict[Node, int] = {}
     levels: dict[int, list[Reduction]] = {}
+    down: dict[Node, int] = {}
     for node in kernel.body.nodes:
         depth[node] = max((depth[i] for i in node.inputs), default=0)
-        if node.op.kind is Kind.REDUCE:
+        if node.op.kind is Kind.REDUCE and goes_across(kernel, node):
+            down[node] = depth[node]
+        elif node.op.kind is Kind.REDUCE:
             if int(node.type.size) != kept_count or int(node.inputs[0].type.size) != kept_count * reduced_count:
                 raise LoweringError(f"{kernel!r}: {node!r} folds another space")
             levels.setdefault(depth[node], []).append(reduction_of(node))
             depth[node] += 1
-    outputs = list(enumerate(kernel.body.outputs))
+    summed = tuple((w, n) for w, n in enumerate(kernel.body.outputs) if n in down)
+    outputs = [(w, n) for w, n in enumerate(kernel.body.outputs) if n not in down]
     is_kept = [int(n.type.size) == kept_count for _, n in outputs]
     full = [(w, n) for (w, n), k in zip(outputs, is_kept, strict=True) if not k]
-    count = max([*(d + 1 for d in levels), *(depth[n] + 1 for _, n in full)], default=0)
+    count = max([*(d + 1 for d in (*levels, *down.values())), *(depth[n] + 1 for _, n in full)], default=0)
     in_place = {w for w, _ in kernel.in_place}
     by_pass = {w: count - 1 if w in in_place else depth[n] for w, n in full}
     return Passes(tuple(tuple(levels.get(p, ())) for p in range(count)),
                   tuple(tuple((w, n) for w, n in full if by_pass[w] == p) for p in range(count)),
                   tuple((w, n) for (w, n), k in zip(outputs, is_kept, strict=True) if k),
-                  kept_axes, axes, kept_count, reduced_count)
+                  kept_axes, axes, kept_count, reduced_count, summed=summed, across=() if not down else tuple(
+                      tuple(reduction_of(n) for n, at in down.items() if at == p) for p in range(count)))
+
+
+def goes_across(kernel: Kernel, node: Node) -> bool:
+    """Whether a fold of a ROWS kernel goes down its columns."""
+    return (kernel.form is Form.ROWS and node.inputs[0].shape == kernel.space and node.attributes["axes"] != kernel.axes
+            and sorted((*kernel.axes, *node.attributes["axes"])) == list(range(len(kernel.space))))
+
+
+def row_group(passes: Passes) -> int:
+    """Rows that add to one partial result of their columns: the same for any number of threads, and whole blocks of rows."""
+    least = max(LEAST_GROUP, -(-passes.kept_count // MOST_GROUPS))
+    return -(-least // BLOCK_LANES) * BLOCK_LANES
 
 
 @record(frozen=True)
@@ -164,6 +184,17 @@ def numbers_bytes(count: int) -> int:
 def reduction_scratch(kernel: Kernel, target: Target, serial: bool) -> tuple[int, int]:
     """(private, shared) bytes."""
     passes = passes_of(kernel)
+    private, shared = scratch_along(kernel, passes, serial)
+    return private, shared + sum(len(level) for level in passes.across) * group_bytes(passes)
+
+
+def group_bytes(passes: Passes) -> int:
+    """Bytes of one number for each column of each group of rows."""
+    return numbers_bytes(-(-passes.kept_count // row_group(passes)) * passes.reduced_count)
+
+
+def scratch_along(kernel: Kernel, passes: Passes, serial: bool) -> tuple[int, int]:
+    """(private, shared) bytes of the folds over the kernel's axes."""
     rows = kernel.form is Form.CONTRACT or (kernel.form is Form.ROWS and not across_rows(kernel, passes))
     chunks = None if serial else row_chunks(passes) if rows else column_chunks(passes)
     components = sum(len(r.types) for r in passes.all)
@@ -291,5 +322,7 @@ class Space:
         e.steps.clear()
 
     def roots(self, p: int) -> list[Key]:
-        """Everything that pass p computes."""
-        return [*(self.operand(r) for r in self.passes.reductions[p]), *(self.full(n) for _, n in self.passes.full[p])]
+        """Everything that pass p computes: what its folds take, outputs, and what folds down columns take."""
+        across = self.passes.across[p] if self.passes.across else ()
+        return [*(self.operand(r) for r in self.passes.reductions[p]), *(self.full(n) for _, n in self.passes.full[p]),
+                *(self.full(r.node.inputs[0]) for r in across)]

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from graphc.index import Index, unravel
 from graphc.ir import Node
 
 from .emit import Carried, Function
 from .folds import Folding, Reduction, numbers_bytes
-from .loops import State, Work
+from .loops import LINE, MODERATE, State, Work
+from .recipes import Key
+from .scopes import Scope
 from .values import Value, constant, i64, vector
 
 
@@ -56,6 +59,32 @@ class Partials:
             read = self.load(f.add(f.mul(part, i64(stride)), first))
             carried.next = folding.combine(carried.values, read)
         return folding.results(carried.results)
+
+
+def expect(w: Work, folding: Folding, place: Index, outputs: Sequence[tuple[int, Node]]) -> list[Key]:
+    """The keys of outputs that read the folds' results at `place`."""
+    e = w.elements
+    e.steps.clear()
+    for r in folding.reductions:
+        e.folded[r.node] = place
+    return [e.key(n, unravel(place, n.shape)) for _, n in outputs]
+
+
+def store_joined(w: Work, partials: Partials, parts: int, count: int, outputs: Sequence[tuple[int, Node]]) -> None:
+    """Joins so many partial states of each of `count` columns, in order, and stores what follows from them."""
+    e = w.elements
+    column = Index.variable("joined", count)
+    with e.inside(Scope()):
+        keys = expect(w, partials.folding, column, outputs)
+        w.limit_lanes(count)
+        e.hoist(keys)
+
+        def body(state: State) -> State:
+            e.scopes[-1].values.update(partials.joined(parts, count, e.first(column)))
+            w.store_all(outputs, keys, column)
+            return state
+
+        w.sweep(column, *w.share(count, LINE), MODERATE + 1, body, aligned=count % e.lanes == 0)
 
 
 def store_number(w: Work, value: Value, pointer: Value, place: Value) -> None:

@@ -44,12 +44,12 @@ class RowBlocks:
         self.lines = self.w.f.offset(self.numbers, i64((len(passes.all) + INVARIANTS) * SLOT), "i8")
         self.line_bytes = numbers_bytes(passes.reduced_count)
 
-    def emit(self) -> None:
-        """The blocks, shared among threads."""
+    def emit(self, low: Value, high: Value) -> None:
+        """Blocks low to high."""
         w, f, e = self.w, self.w.f, self.w.elements
         count = self.rows.passes.kept_count
         plan = self.rows.values_to_save()
-        with w.ranges(-(-count // self.size)) as bounds, f.loop(*bounds) as number:
+        with f.loop(low, high) as number:
             base = f.mul(number, i64(self.size))
             end = f.minimum(f.add(base, i64(self.size)), i64(count))
             mask = None if count % self.size == 0 and self.size == e.lanes else w.tail_mask(f.sub(end, base))

@@ -11,6 +11,7 @@ from math import prod
 from graphc.index import Index
 from graphc.ir import Node
 
+from .across import Across
 from .columns import Columns, emit_columns
 from .emit import Carried
 from .folds import (
@@ -59,6 +60,9 @@ def emit_rows(w: Work) -> None:
     passes = passes_of(w.kernel)
     if passes.kept_count == 0:
         return
+    if passes.across:
+        Rows(w, passes).emit()
+        return
     windows = meets_windows(w, passes)
     rows = Rows(w, passes)
     if (short := rows.short()) is not None:
@@ -101,11 +105,12 @@ class Rows:
             if all(affine_in(w.elements, roots, self.inner) for roots in self.roots):
                 break
         w.limit_lanes(self.inner_count)
-        self.costs = [w.body_cost(roots) + 2 * len(level)
-                      for roots, level in zip(self.roots, passes.reductions, strict=True)]
+        self.costs = [w.body_cost(roots) + 2 * len(level) + 4 * len(passes.across[p] if passes.across else ())
+                      for p, (roots, level) in enumerate(zip(self.roots, passes.reductions, strict=True))]
         self.chunks = None if w.threads.serial else row_chunks(passes)
         if self.outer_count > 1:
             self.chunks = None
+        self.across = Across(self) if passes.across else None
 
     @property
     def ahead(self) -> LinesAhead:
@@ -122,7 +127,7 @@ class Rows:
         return None
 
     def emit(self) -> None:
-        w, f, e = self.w, self.w.f, self.w.elements
+        w, e = self.w, self.w.elements
         for roots in self.roots:
             e.hoist(roots)
         if self.chunks is not None:
@@ -134,9 +139,21 @@ class Rows:
         if self.ahead.large and self.inner_count >= 2 * e.lanes and self.is_straight() and not self.ends_matter():
             few = False  # rows in registers are fetched sooner
         if block > 1 and self.inner.number is None and self.outer_count == 1 and few and whole:
-            RowBlocks(self, block).emit()
+            blocks = RowBlocks(self, block)
+            self.shared(blocks.emit, blocks.size)
+        else:
+            self.shared(self.each_row, 1)
+
+    def shared(self, emit: Callable[[Value, Value], None], size: int) -> None:
+        """emit(low, high) for this thread's share of `size` rows each, and where columns are summed up group by group."""
+        if self.across is not None:
+            self.across.emit(emit, size)
             return
-        with w.ranges(self.passes.kept_count) as bounds, f.loop(*bounds) as row:
+        with self.w.ranges(-(-self.passes.kept_count // size)) as bounds:
+            emit(*bounds)
+
+    def each_row(self, low: Value, high: Value) -> None:
+        with self.w.f.loop(low, high) as row:
             self.emit_row(row)
 
     def ends_matter(self) -> bool:
@@ -178,8 +195,11 @@ class Rows:
         return Folding(self.w, level, self.roots[p][:len(level)], self.place)
 
     def store_full(self, p: int) -> None:
+        """What pass p leaves of an element, or of a vector of them."""
         level, full = self.passes.reductions[p], self.passes.full[p]
-        self.w.store_all(full, self.roots[p][len(level):], self.space.position)
+        self.w.store_all(full, self.roots[p][len(level):len(level) + len(full)], self.space.position)
+        if self.across is not None:
+            self.across.add(p)
 
     def straight_row(self, vectors: int) -> None:
         """A row that fits a few registers: no loop, and values stay from level to level."""

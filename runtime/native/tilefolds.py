@@ -9,11 +9,10 @@ The tiles are the same for any number of threads, and so is the order of every s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from math import prod
 
 from graphc.garbage import remembered
-from graphc.index import Index, unravel
+from graphc.index import Index
 from graphc.ir import Node
 from graphc.op import Kind
 from graphc.plan import Kernel
@@ -23,8 +22,8 @@ from .contract import Contraction, Tile, tile_parts
 from .emit import Carried, Function
 from .epilogues import Epilogue, computed_operands, contraction_node, contraction_of
 from .folds import Folding, Reduction, numbers_bytes, reduction_of, reduction_scratch
-from .loops import LINE, MODERATE, State, Work, bind
-from .partials import Partials, Room
+from .loops import MODERATE, State, Work, bind
+from .partials import Partials, Room, expect, store_joined
 from .scopes import Scope
 from .target import Target
 from .values import Value, i64
@@ -199,30 +198,11 @@ class FoldingEpilogue(Epilogue):
         outputs = [(i, n) for i, n in enumerate(w.kernel.body.outputs) if i not in full]
         count = prod(self.c.n)
         if self.columns.reductions:
-            kept = Index.variable("kept", count)
-            mine = [(i, n) for i, n in outputs if int(n.type.size) == count]
-            with e.inside(Scope()):
-                keys = self.expect(self.columns, kept, mine)
-                w.limit_lanes(count)
-                e.hoist(keys)
-
-                def body(state: State) -> State:
-                    e.scopes[-1].values.update(self.column_parts.joined(self.parts.of_column, count, e.first(kept)))
-                    w.store_all(mine, keys, kept)
-                    return state
-
-                w.sweep(kept, *w.share(count, LINE), MODERATE + 1, body, aligned=count % e.lanes == 0)
+            store_joined(w, self.column_parts, self.parts.of_column, count, [
+                (i, n) for i, n in outputs if int(n.type.size) == count])
         if self.totals.reductions:
             mine = [(i, n) for i, n in outputs if int(n.type.size) == 1]
             with f.when(f.compare("icmp eq", w.threads.thread, i64(0))), e.inside(Scope()):
-                keys = self.expect(self.totals, Index((), 0), mine)
+                keys = expect(w, self.totals, Index((), 0), mine)
                 e.scopes[-1].values.update(self.total_parts.joined(self.parts.of_total, 1, i64(0)))
                 w.store_all(mine, keys, Index((), 0))
-
-    def expect(self, folding: Folding, place: Index, outputs: Sequence[tuple[int, Node]]) -> list:
-        """The keys of outputs that read the folds' results at `place`."""
-        e = self.w.elements
-        e.steps.clear()
-        for r in folding.reductions:
-            e.folded[r.node] = place
-        return [e.key(n, unravel(place, n.shape)) for _, n in outputs]
