@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 from graphc.runtime.native import passing
-from graphc.runtime.native.passing import FAR, LARGE, written_past
-from graphc.runtime.native.target import host
+from graphc.runtime.native.passing import FAR, LARGE, passed_on, written_past
+from graphc.runtime.native.target import Target, host
 
 import graphc
-from graphc import Tensor
+from graphc import Tensor, nn, optim
 from graphc.nn import functional
 from graphc.plan import Buffer, Form, Kernel, Plan, Role
 from graphc.types import TensorType
@@ -94,3 +94,34 @@ def test_only_what_was_not_touched_for_long_is_written_past_the_caches(steps: St
     found = written_past(plan)
     assert {f"{k.name} {k.writes[w].name}" for k, writes in found.items() for w in writes} == expected
     assert not written_past(plan_of(steps, {T: 0, U: apart}, Form.SCATTER))  # it reads again what it wrote
+
+
+def small_step(threads: int) -> tuple[graphc.Program, nn.Module]:
+    graphc.manual_seed(0)
+    x, y = graphc.placeholder("x", (256, 8)), graphc.placeholder("y", (256, 2))
+    model = nn.Sequential(nn.Linear(8, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 2))
+    step = graphc.train_step(nn.functional.mse_loss(model(x), y), optim.Adam(model.parameters(), lr=1e-2), threads=threads)
+    return step, model
+
+
+def test_parameters_that_shared_runs_read_are_passed_on() -> None:
+    """Not their slots, which nobody else reads, and none of less than some lines."""
+    plan = small_step(2)[0].specialize().plan
+    found = passed_on(plan)
+    assert {plan.home(kernel.writes[w]).name for kernel, results in found.items() for w in results} == {"2.weight"}
+    assert {kernel.form for kernel in found} == {Form.COLUMNS}
+
+
+@pytest.mark.parametrize("clings", [False, True])
+def test_what_is_passed_on_has_the_same_bits(clings: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And is written past the caches where several threads may run the step, on processors that are like that."""
+    monkeypatch.setenv("GRAPHC_CACHE", "0")
+    monkeypatch.setattr(Target, "passes_on", property(lambda self: clings))
+    rng, found = np.random.default_rng(0), []
+    data = rng.standard_normal((256, 8)), rng.standard_normal((256, 2))
+    for threads in (1, 2, 3):
+        step, model = small_step(threads)
+        assert ("!nontemporal" in step.dump("llvm")) == (PASSES and clings and threads > 1)
+        losses = step.run(5, *data)
+        found.append((losses.tobytes(), *(p.numpy().tobytes() for p in model.parameters())))
+    assert found[0] == found[1] == found[2]

@@ -35,11 +35,11 @@ if TYPE_CHECKING:
     from .recording import Recording
 
 
-def lowering(graph: Graph, unrolled: bool, marked: bool) -> Callable[..., tuple[Texts, Layout]]:
-    """How a plan of this graph becomes text."""
+def lowering(graph: Graph, unrolled: bool, marked: bool, several: bool) -> Callable[..., tuple[Texts, Layout]]:
+    """How a plan of this graph becomes text; several: of a step that more than one thread may run."""
     if unrolled:
         return partial(lower_unrolled, graph, marked=marked)
-    return lambda plan, *rest: lower(repeated(plan), *rest, marked=marked)
+    return lambda plan, *rest: lower(repeated(plan), *rest, marked=marked, several=several)
 
 
 def text_of(lowered: Callable[[], tuple[Texts, Layout]]) -> str:
@@ -76,7 +76,7 @@ class Native(Running):
         self.seconds: dict[str, float] = {}
         pool_is_ready = threads.prepare(team) if team > 1 else None
         start = perf_counter()
-        lowered = lowering(graph, unrolled, self.marked)
+        lowered = lowering(graph, unrolled, self.marked, team > 1)
         # not of this object, which holds the code: what holds itself keeps its parameters until garbage is collected
         again = partial(lowered, plan, self.target, flush_denormals)
         self._text = partial(text_of, again)

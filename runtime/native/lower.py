@@ -92,11 +92,12 @@ def lower_unrolled(graph: Graph, plan: Plan, target: Target, flush_denormals: bo
 
 
 def lower(loop: Loop, target: Target, flush_denormals: bool = True, give: Give | None = None, *,
-          marked: bool = False) -> tuple[Texts, Layout]:
+          marked: bool = False, several: bool = True) -> tuple[Texts, Layout]:
     """The module of a step that is run as often as the table says.
 
     give     is handed texts of kernels as soon as they are complete, so that others may compile them meanwhile
     marked   the step keeps a record of itself: see `marks`
+    several  more than one thread may run it
     """
     plan = loop.body
     layout = table_layout(plan, marked)
@@ -124,10 +125,10 @@ def lower(loop: Loop, target: Target, flush_denormals: bool = True, give: Give |
 
         first, stride = words.word(layout.marks), words.word(layout.marks + 1, "i64")
         marks = Marks(module, step, target, step.offset(first, step.mul(thread, stride), "i8"))
-        MarkingWriter(module, step, target, address, written, marks, barrier, few).whole(plan, places, team)
+        MarkingWriter(module, step, target, address, written, marks, barrier, few, several).whole(plan, places, team)
         layout = layout._replace(parts=tuple(marks.parts))
     else:
-        StepWriter(module, step, target, address, written, few=few).whole(plan, places, team)
+        StepWriter(module, step, target, address, written, few=few, several=several).whole(plan, places, team)
     emit_run(module, target, flush_denormals, 0 if total >= LONG_RUN or step.characters >= LONG_STEP else 2)
     private_bytes, shared_bytes = plan_scratch(plan, target)  # last: it would keep the first texts waiting
     return texts, layout._replace(private_bytes=private_bytes, shared_bytes=shared_bytes)

@@ -121,8 +121,8 @@ class MarkingWriter(StepWriter):
     """
 
     def __init__(self, module: Module, f: Function, target: Target, constant: Callable[[Buffer], Value],
-                 written: Callable[[], None], marks: Marks, barrier: Value, few: int) -> None:
-        super().__init__(module, f, target, constant, written, few=few)
+                 written: Callable[[], None], marks: Marks, barrier: Value, few: int, several: bool) -> None:
+        super().__init__(module, f, target, constant, written, few=few, several=several)
         self.marks, self.tickets = marks, barrier
         self.now = i64(0)  # the number of the run that is written, through all loops around it
 

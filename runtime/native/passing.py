@@ -1,7 +1,11 @@
-"""Results that are written past the caches, where none holds their lines when they are written.
+"""Results that are written past the caches: where none holds their lines when they are written, or another core's does.
 
 A store to a line that no cache holds reads it from memory first, and drives out another one.  Past the caches it does neither.
 Whoever reads the result next finds it in memory, which costs less than what was saved.
+
+A store to a line that another core has read waits until that one has given it up.  Stores are done in order, so few such lines
+are asked for at once, and fewer where other stores lie between: beside the two slots of an Adam, one takes 17 to 70 ns.  Where
+a core is like that, small parameters that the runs of a shared loop read are written past the caches as well.
 
 Knows which memory the steps of a plan touch, and in which order.  Must not know what kernels compute, or how they store.
 """
@@ -12,7 +16,7 @@ from collections.abc import Iterable, Sequence
 
 from graphc.garbage import remembered
 from graphc.op import Kind
-from graphc.plan import Form, Kernel, Plan, Role
+from graphc.plan import Form, Kernel, Loop, Plan, Role
 
 from .addresses import HALF_LINE
 from .emit import Function
@@ -21,6 +25,7 @@ from .target import Target
 
 LARGE = 8 << 20  # bytes of a result: a smaller one may be read from a cache that is near
 FAR = 32 << 20  # bytes touched since a line was, after which it is in no cache that a program can count on
+LEAST_PASSED, MOST_PASSED = 4 << 10, 1 << 20  # bytes of a parameter that threads pass on
 FORMS = (Form.MAP, Form.ROWS, Form.COLUMNS)
 ALIGNED = (Role.TEMPORARY, Role.CELL)  # memory that begins with a line
 
@@ -40,6 +45,21 @@ def written_past(plan: Plan) -> dict[Kernel, frozenset[int]]:
             read, homes = {plan.home(b) for b in step.reads}, list(map(plan.home, step.writes))
             past = frozenset(w for w, home in enumerate(homes) if home.bytes >= LARGE and home not in read
                              and home.role in ALIGNED and is_far(memory_of(plan, home), number, touched))
+            if past:
+                found[step] = past
+    return found
+
+
+@remembered
+def passed_on(plan: Plan) -> dict[Kernel, frozenset[int]]:
+    """Of each kernel, the cells it writes that all runs of a loop read whose runs threads share."""
+    loops = [s for s in plan.steps if isinstance(s, Loop) and s.parallel]
+    read = {plan.home(whole) for loop in loops for whole, _ in loop.shared}
+    found = {}
+    for step in plan.steps:
+        if isinstance(step, Kernel) and step.form in FORMS:
+            past = frozenset(w for w, b in enumerate(step.writes) if plan.home(b).role is Role.CELL and plan.home(b) in read
+                             and LEAST_PASSED <= b.bytes <= MOST_PASSED)
             if past:
                 found[step] = past
     return found

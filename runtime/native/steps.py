@@ -5,7 +5,7 @@ Knows buffers' addresses, who runs what, and where threads meet.  Must not know 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import takewhile
 
@@ -15,7 +15,7 @@ from graphc.records import NamedTuple
 from .emit import Function, Module, Value, i64
 from .kernels import NOBODY, element_operations, emit_kernel
 from .meetings import EVERYBODY, FIRST, LAST, Turn, function_key, plan_scratch, step_takes_turns, turns
-from .passing import written_past
+from .passing import passed_on, written_past
 from .sharing import HALF, SLOT_BYTES, balanced, share
 from .target import Target
 from .threads import emit_barrier
@@ -70,19 +70,25 @@ class StepWriter:
     written    is called when the function of another kernel is complete
     known      of a step that no other thread shares: the functions of kernels that other steps have
     few        operations, beside which the others are so many that kernels of no more are worth no care
+    several    more than one thread may run the step
     """
 
     def __init__(self, module: Module, f: Function, target: Target, constant: Callable[[Buffer], Value],
-                 written: Callable[[], None] = lambda: None, known: dict[tuple, str] | None = None, few: int = 0) -> None:
+                 written: Callable[[], None] = lambda: None, known: dict[tuple, str] | None = None, few: int = 0,
+                 several: bool = True) -> None:
         self.module, self.f, self.target, self.constant = module, f, target, constant
         self.written, self.alone, self.few = written, known is not None, few
+        self.several = several and not self.alone
         self.outermost: Plan | None = None
+        self.passed_on: Mapping[Kernel, frozenset[int]] = {}  # results of kernels that are written past the caches for others
         self.barrier = "" if self.alone else emit_barrier(module, target)
         self.functions = {} if known is None else known
 
     def whole(self, plan: Plan, places: Places, team: Team) -> None:
         """The plan that no other holds: all that a thread does in one step."""
         self.outermost = plan
+        if self.several and self.target.passes_on:
+            self.passed_on = passed_on(plan)
         self.plan(plan, places, team)
 
     def plan(self, plan: Plan, places: Places, team: Team) -> None:
@@ -175,11 +181,12 @@ class StepWriter:
 
     def kernel(self, kernel: Kernel, plan: Plan, places: Places, team: Team, thread: Value, tickets: Value) -> None:
         care = 0 if plan is self.outermost and element_operations(kernel) <= self.few else 2
-        key = *function_key(plan, kernel), care
+        past = written_past(plan).get(kernel, frozenset()) | self.passed_on.get(kernel, frozenset())
+        key = *function_key(plan, kernel), past, care
         name = self.functions.get(key)
         if name is None:
             name = self.functions[key] = f"k{len(self.functions)}_{kernel.form.value}"
-            emit_kernel(self.module, name, kernel, self.target, self.alone, written_past(plan).get(kernel, frozenset()), care)
+            emit_kernel(self.module, name, kernel, self.target, self.alone, past, care)
             self.written()
         arguments = [places.address(b) for b in (*kernel.reads, *kernel.writes)]
         arguments += [team.private, team.shared]

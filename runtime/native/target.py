@@ -16,6 +16,7 @@ CACHE_FOLDER = "/sys/devices/system/cpu/cpu0/cache"  # where Linux tells
 PIECES = {"highest": 3, "high": 2, "medium": 1}  # that stand for a float32, by the precision of contractions
 
 SCARCE = {"znver4": 1}  # multiply-adds of vectors of 64 bytes that begin in a cycle
+CLINGING = ("znver4",)  # whose stores wait long for lines that another core has read: 17 to 70 ns for each, beside other stores
 
 
 @record(frozen=True)
@@ -52,6 +53,11 @@ class Target:
     def multiply_adds(self) -> int:
         """Vectors of multiply-adds that a core begins in a cycle, of float32 or of pairs: most processors begin two."""
         return SCARCE.get(self.cpu, 2) if self.vector_bytes == 64 else 2
+
+    @property
+    def passes_on(self) -> bool:
+        """Whether small parameters that all threads read are written past the caches."""
+        return self.cpu in CLINGING
 
     @property
     def has_fma(self) -> bool:
