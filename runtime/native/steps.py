@@ -119,7 +119,8 @@ class StepWriter:
         """
         f = self.f
         until = list(takewhile(lambda turn: not turn.meet, order[1:]))
-        written = [(turn.who, buffer) for turn in (order[0], *until) for buffer in turn.shared]
+        passed = {plan.home(k.writes[w]) for k, results in self.passed_on.items() if k in plan.steps for w in results}
+        written = [(turn.who, buffer) for turn in (order[0], *until) for buffer in turn.shared if plan.home(buffer) not in passed]
         if team.alone or not written:
             return
         addresses = [places.address(buffer) for _, buffer in written]
