@@ -120,7 +120,7 @@ class StepWriter:
         f = self.f
         until = list(takewhile(lambda turn: not turn.meet, order[1:]))
         passed = {plan.home(k.writes[w]) for k, results in self.passed_on.items() if k in plan.steps for w in results}
-        written = [(turn.who, buffer) for turn in (order[0], *until) for buffer in turn.shared if plan.home(buffer) not in passed]
+        written = [(turn.who, b) for turn in (order[0], *until) for b in turn.shared if plan.home(b) not in passed]
         if team.alone or not written:
             return
         addresses = [places.address(buffer) for _, buffer in written]
