@@ -100,3 +100,13 @@ def test_the_number_of_threads_does_not_change_a_bit(sizes: Sequence[int], rows:
     losses = [np.asarray(program(sizes, rows, dtype, True, most).run(4, x, y)) for most in (1, 2, 3)]
     np.testing.assert_array_equal(losses[0], losses[1])
     np.testing.assert_array_equal(losses[0], losses[2])
+
+
+def test_a_short_step_must_not_be_slower_where_cores_are_far_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However quickly threads met when they were asked: the host may move them."""
+    monkeypatch.setattr(threads, "meeting_seconds", lambda: 80e-9)
+    for sizes, rows, shared in (((64, 128, 10), 32, False), ((128, 128), 16, True)):
+        step = program(sizes, rows, "float32", True)
+        time = teams.estimate(step.specialize().plan, 2)
+        assert teams.LEAST < time.alone < teams.SHORT and (time.shared < time.alone) is shared
+        assert step.specialize().executable.threads == 1 + shared

@@ -29,7 +29,8 @@ SLOW, QUICK = Cores(1500.0, 5.0), Cores(200.0, 12.0)  # what to expect of them, 
 FETCHED = 4 * 10 * 64  # bytes: a meeting is four lines from core to core, one after the other; of others ten are on their way
 OPERATIONS_PER_NS = 40.0  # of one thread, in the measure of `element_operations`
 CERTAIN = 2e5  # nanoseconds on one thread from which more threads are always worth it
-SHORT = 8e3  # and up to which it is not worth asking
+SHORT = 25e3  # and up to which even cores that are far apart must not be slower: a host may move them apart at any time
+LEAST = 8e3  # and up to which it is not worth asking
 GAIN = 0.8  # of the time on one thread: less is not worth another core
 
 
@@ -106,7 +107,9 @@ def pays(plan: Plan, threads: int, time: Estimate) -> bool:
                 if isinstance(s, Loop) and s.parallel and not step_is_serial(s))
     if time.alone >= CERTAIN or loops >= time.alone / 2 or time.shared < GAIN * time.alone:
         return True
-    if time.alone < SHORT or estimate(plan, threads, QUICK).shared >= GAIN * time.alone:
+    if time.alone < LEAST or (time.alone < SHORT and time.shared > time.alone):
+        return False
+    if estimate(plan, threads, QUICK).shared >= GAIN * time.alone:
         return False
     return estimate(plan, threads, these_cores()).shared < GAIN * time.alone
 
