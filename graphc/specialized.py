@@ -238,12 +238,12 @@ def compile_for(name: str, simplified: Graph, sizes: Mapping[str, int], options:
     if options.backend == "native":
         from .runtime.native.executable import Native
         from .runtime.native.target import host
-        from .runtime.native.teams import Team, team_of
+        from .runtime.native.teams import team_of
         from .runtime.native.threads import available_parallelism
 
         wanted = options.threads or available_parallelism()
-        team = Team(1, 0.0) if made.tiny else team_of(made.plan, wanted)
-        native = Native(made.graph, made.plan, team.threads, unrolled=made.tiny, nanoseconds=team.alone,
+        team, nanoseconds = team_of(made.plan, 1 if made.tiny else wanted)
+        native = Native(made.graph, made.plan, team, unrolled=made.tiny, nanoseconds=nanoseconds,
                         target=host(options.precision))
         made.seconds.update(native.seconds)
         return Compiled(made, native)

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from .. import tensor as symbols
-from ..errors import DTypeError
-from ..ir import topological
+from ..errors import DTypeError, FeedError
 from ..origins import at, user_origin
 from ..tensor import Tensor
 from ..types import DTypeLike, as_dtype, float32, float64
@@ -55,11 +54,10 @@ def value_of(value: Any) -> np.ndarray:
     if isinstance(value, symbols.Parameter):
         return value.numpy()
     if isinstance(value, Tensor):
-        for node in topological([value.node]):
-            if "symbol" in node.attributes:
-                raise DTypeError(f"{value!r} has no value to copy before placeholder '{node.attributes['name']}' is fed"
-                                 f"{at(user_origin())}")
-        return value.eval()
+        try:
+            return value.eval()
+        except FeedError as error:
+            raise DTypeError(f"{value!r} has no value to copy: {error}") from None
     if hasattr(value, "detach"):
         value = value.detach()
         value = value.cpu() if hasattr(value, "cpu") else value

@@ -67,8 +67,8 @@ class Passes(NamedTuple):
     axes: tuple[int, ...]
     kept_count: int
     reduced_count: int
-    across: tuple[tuple[Reduction, ...], ...] = ()  # folds down the columns of rows, by the pass that has what they take
-    summed: tuple[tuple[int, Node], ...] = ()  # outputs of these
+    across: tuple[tuple[Reduction, ...], ...]  # folds down the columns of rows, by the pass that has what they take
+    summed: tuple[tuple[int, Node], ...]  # outputs of these
 
     @property
     def all(self) -> tuple[Reduction, ...]:
@@ -110,8 +110,8 @@ def passes_of(kernel: Kernel) -> Passes:
     return Passes(tuple(tuple(levels.get(p, ())) for p in range(count)),
                   tuple(tuple((w, n) for w, n in full if by_pass[w] == p) for p in range(count)),
                   tuple((w, n) for (w, n), k in zip(outputs, is_kept, strict=True) if k),
-                  kept_axes, axes, kept_count, reduced_count, summed=summed, across=() if not down else tuple(
-                      tuple(reduction_of(n) for n, at in down.items() if at == p) for p in range(count)))
+                  kept_axes, axes, kept_count, reduced_count,
+                  tuple(tuple(reduction_of(n) for n, at in down.items() if at == p) for p in range(count)), summed)
 
 
 def goes_across(kernel: Kernel, node: Node) -> bool:
@@ -323,6 +323,5 @@ class Space:
 
     def roots(self, p: int) -> list[Key]:
         """Everything that pass p computes: what its folds take, outputs, and what folds down columns take."""
-        across = self.passes.across[p] if self.passes.across else ()
         return [*(self.operand(r) for r in self.passes.reductions[p]), *(self.full(n) for _, n in self.passes.full[p]),
-                *(self.full(r.node.inputs[0]) for r in across)]
+                *(self.full(r.node.inputs[0]) for r in self.passes.across[p])]

@@ -60,7 +60,7 @@ def emit_rows(w: Work) -> None:
     passes = passes_of(w.kernel)
     if passes.kept_count == 0:
         return
-    if passes.across:
+    if passes.summed:
         Rows(w, passes).emit()
         return
     windows = meets_windows(w, passes)
@@ -105,12 +105,12 @@ class Rows:
             if all(affine_in(w.elements, roots, self.inner) for roots in self.roots):
                 break
         w.limit_lanes(self.inner_count)
-        self.costs = [w.body_cost(roots) + 2 * len(level) + 4 * len(passes.across[p] if passes.across else ())
-                      for p, (roots, level) in enumerate(zip(self.roots, passes.reductions, strict=True))]
+        self.costs = [w.body_cost(roots) + 2 * len(level) + 4 * len(down)
+                      for roots, level, down in zip(self.roots, passes.reductions, passes.across, strict=True)]
         self.chunks = None if w.threads.serial else row_chunks(passes)
         if self.outer_count > 1:
             self.chunks = None
-        self.across = Across(self) if passes.across else None
+        self.across = Across(self) if passes.summed else None
 
     @property
     def ahead(self) -> LinesAhead:
@@ -140,11 +140,11 @@ class Rows:
             few = False  # rows in registers are fetched sooner
         if block > 1 and self.inner.number is None and self.outer_count == 1 and few and whole:
             blocks = RowBlocks(self, block)
-            self.shared(blocks.emit, blocks.size)
+            self.share_out(blocks.emit, blocks.size)
         else:
-            self.shared(self.each_row, 1)
+            self.share_out(self.each_row, 1)
 
-    def shared(self, emit: Callable[[Value, Value], None], size: int) -> None:
+    def share_out(self, emit: Callable[[Value, Value], None], size: int) -> None:
         """emit(low, high) for this thread's share of `size` rows each, and where columns are summed up group by group."""
         if self.across is not None:
             self.across.emit(emit, size)

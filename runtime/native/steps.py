@@ -80,7 +80,8 @@ class StepWriter:
         self.written, self.alone, self.few = written, known is not None, few
         self.several = several and not self.alone
         self.outermost: Plan | None = None
-        self.passed_on: Mapping[Kernel, frozenset[int]] = {}  # results of kernels that are written past the caches for others
+        self.passed_on: Mapping[Kernel, frozenset[int]] = {}  # results that are written past the caches, and their homes
+        self.passed_homes: set[Buffer] = set()
         self.barrier = "" if self.alone else emit_barrier(module, target)
         self.functions = {} if known is None else known
 
@@ -89,6 +90,7 @@ class StepWriter:
         self.outermost = plan
         if self.several and self.target.passes_on:
             self.passed_on = passed_on(plan)
+            self.passed_homes = {plan.home(k.writes[w]) for k, results in self.passed_on.items() for w in results}
         self.plan(plan, places, team)
 
     def plan(self, plan: Plan, places: Places, team: Team) -> None:
@@ -119,8 +121,7 @@ class StepWriter:
         """
         f = self.f
         until = list(takewhile(lambda turn: not turn.meet, order[1:]))
-        passed = {plan.home(k.writes[w]) for k, results in self.passed_on.items() if k in plan.steps for w in results}
-        written = [(turn.who, b) for turn in (order[0], *until) for b in turn.shared if plan.home(b) not in passed]
+        written = [(turn.who, b) for turn in (order[0], *until) for b in turn.shared if plan.home(b) not in self.passed_homes]
         if team.alone or not written:
             return
         addresses = [places.address(buffer) for _, buffer in written]
@@ -182,11 +183,12 @@ class StepWriter:
 
     def kernel(self, kernel: Kernel, plan: Plan, places: Places, team: Team, thread: Value, tickets: Value) -> None:
         care = 0 if plan is self.outermost and element_operations(kernel) <= self.few else 2
-        past = written_past(plan).get(kernel, frozenset()) | self.passed_on.get(kernel, frozenset())
-        key = *function_key(plan, kernel), past, care
+        passed = self.passed_on.get(kernel, frozenset())
+        key = *function_key(plan, kernel), passed, care
         name = self.functions.get(key)
         if name is None:
             name = self.functions[key] = f"k{len(self.functions)}_{kernel.form.value}"
+            past = written_past(plan).get(kernel, frozenset()) | passed
             emit_kernel(self.module, name, kernel, self.target, self.alone, past, care)
             self.written()
         arguments = [places.address(b) for b in (*kernel.reads, *kernel.writes)]

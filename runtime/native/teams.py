@@ -83,19 +83,12 @@ def crossing(writer: Step, reader: Step, buffer: Buffer) -> int:
     return buffer.bytes
 
 
-class Team(NamedTuple):
-    """Who runs a step, and about how many nanoseconds it takes one of them alone."""
-
-    threads: int
-    alone: float
-
-
-def team_of(plan: Plan, threads: int) -> Team:
-    """Up to so many threads, where that pays."""
+def team_of(plan: Plan, threads: int) -> tuple[int, float]:
+    """Up to so many threads where that pays, else one; about how many nanoseconds a step takes one of several alone."""
     if threads < 2:
-        return Team(1, 0.0)
+        return 1, 0.0
     time = estimate(plan, threads)
-    return Team(threads if pays(plan, threads, time) else 1, time.alone)
+    return threads if pays(plan, threads, time) else 1, time.alone
 
 
 def pays(plan: Plan, threads: int, time: Estimate) -> bool:
