@@ -301,7 +301,7 @@ def as_size(like: Size | str) -> Size:
 
 def as_shape(like: Iterable[Size | str] | Size | str) -> Shape:
     """A shape from sizes and names; a single size or name gives one dimension."""
-    if isinstance(like, (str, int, Dim, np.integer)):
+    if isinstance(like, str) or not isinstance(like, Iterable):
         return (as_size(like),)
     return tuple(as_size(s) for s in like)
 

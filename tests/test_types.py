@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -112,7 +113,10 @@ def test_an_open_size_is_no_number() -> None:
 
 def test_sizes_from_what_users_write() -> None:
     assert as_shape(("n", 3, np.int64(4), N)) == (N, 3, 4, N)
-    assert as_shape(5) == (5,) and as_shape("n") == (N,) and as_shape([]) == ()
+    assert as_shape(5) == (5,) and as_shape("n") == (N,) and as_shape([]) == () and as_shape(N) == (N,)
+    for wrong in list[Any]((2.5, None, (2, 2.5))):
+        with pytest.raises(ShapeError, match="a size is an integer or the name of an open dimension"):
+            as_shape(wrong)
     for wrong in (-1, 2.0, True, "two words", None):
         with pytest.raises(ShapeError):
             as_size(wrong)
