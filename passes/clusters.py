@@ -25,6 +25,7 @@ SMALL = 1 << 21  # operations of a contraction that one thread does
 PACKED_LINES, PACKED_OTHERS = 64, 1024  # lines of an operand worth computing in packing; of the other one, at most
 PANEL_SHARE = 8  # times as many columns as rows from which threads share the columns
 ROW_BYTES = 2048  # a row of a contraction that is kept together until it is finished
+SHORT_ROW, HELD_BYTES = 64, 1 << 19  # elements of a row that is finished with others, behind the tiles; all rows that wait for it
 ACROSS_ROWS, ACROSS_COLUMNS = 32, (32, 4096)  # rows from which sums down their columns pay; columns, at least and at most
 ACROSS_BYTES = 1 << 15  # of all such sums: every row adds to them
 
@@ -105,6 +106,8 @@ def place_behind(cluster: Cluster, node: Node) -> tuple[str, tuple[int, ...]] | 
         if columns < LEAST_FOLDED or columns * operand.dtype.itemsize > ROW_BYTES or rows < (
                 LEAST_ROWS if flops(anchor) < SMALL else SHARED_ROWS):
             return "its rows are too short, too long or too few"
+        if columns <= SHORT_ROW and cluster.full_count * operand.dtype.itemsize <= HELD_BYTES and not joins_at_once(node):
+            return "its rows are so short that several are finished together"
         return KEPT, inside
     if max(reduced) < min(kept) and count == columns:
         if cluster.by_row:
@@ -113,6 +116,12 @@ def place_behind(cluster: Cluster, node: Node) -> tuple[str, tuple[int, ...]] | 
             return "the tiles have too few rows"
         return KEPT, outside
     return "it folds neither rows nor columns of the tiles"
+
+
+def joins_at_once(node: Node) -> bool:
+    """Whether joining two states of a fold is one instruction, as adding them is; a maximum asks for NaN too."""
+    neutral = node.op.fold.identity(node.inputs[0].dtype)
+    return len(neutral) == 1 and neutral[0] in (0, 1)
 
 
 def sums_across(rows: Cluster, columns: Cluster) -> bool:

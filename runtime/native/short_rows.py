@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from .rows import Rows
 
 MOST_PLACES = 24  # of a row
-MOST_CODE = 450  # operations that are written, place by place
-LEAST_BLOCKS = 16  # of rows: in fewer of them the code is not worth its compile time
+MOST_CODE = 800  # operations that are written, place by place
+LEAST_BLOCKS = 4  # of rows: in fewer of them the code is not worth its compile time
 
 
 class ShortRows:
