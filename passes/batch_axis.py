@@ -238,7 +238,7 @@ def _prefix(split: Split, node: Node, along: Axes) -> Rule | None:
 def _contract(split: Split, node: Node, along: Axes) -> Rule | None:
     left, right, out = split_spec(node.attributes["spec"])
     labels = {of[a] for of, a in zip((left, right), along, strict=True) if a is not None}
-    if len(labels) != 1:
+    if len(labels) != 1 or node.attributes.get("within"):  # what is left out counts from the whole batch's first place
         return None
     label = labels.pop()
     return Rule(out.index(label) if label in out else None, [of.index(label) if label in of else None for of in (left, right)])

@@ -25,7 +25,7 @@ SMALL = 1 << 21  # operations of a contraction that one thread does
 PACKED_LINES, PACKED_OTHERS = 64, 1024  # lines of an operand worth computing in packing; of the other one, at most
 PANEL_SHARE = 8  # times as many columns as rows from which threads share the columns
 ROW_BYTES = 2048  # a row of a contraction that is kept together until it is finished
-SHORT_ROW, HELD_BYTES = 64, 1 << 19  # elements of a row that is finished with others, behind the tiles; all rows that wait for it
+SHORT_ROW, HELD_BYTES = 64, 1 << 19  # elements of a row that is finished with others, behind the tiles; bytes of all of them
 ACROSS_ROWS, ACROSS_COLUMNS = 32, (32, 4096)  # rows from which sums down their columns pay; columns, at least and at most
 ACROSS_BYTES = 1 << 15  # of all such sums: every row adds to them
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from graphc.access import strided
-from graphc.ir import Graph, Node, make_like
+from graphc.ir import Graph, Node, inherit, make, make_like
 from graphc.op import Kind, Moves
 from graphc.plan import Buffer, Form, Kernel, Role, Step, slot
 from graphc.records import field, record
@@ -19,6 +19,7 @@ from .assign import BARRIERS, FLUID, Assignment, behind, reads
 from .clusters import FULL, Cluster, packs_once
 from .cost import cost_per_element, flops
 from .in_place import shared_places
+from .masks import within_masks
 from .nested import PlanOf, nested_step
 
 RECOMPUTE = 4  # scalar operations that are cheaper than a trip through memory
@@ -46,7 +47,7 @@ class Fusion(Assignment):
 
     def __init__(self, graph: Graph, plan_of: PlanOf) -> None:
         super().__init__(graph)
-        self.plan_of = plan_of
+        self.plan_of, self.within = plan_of, within_masks(graph)
         self.stored: dict[Node, Buffer] = {}
         self.leaves: dict[Node, Buffer] = {}
         self.recomputed: set[Node] = set()
@@ -202,6 +203,9 @@ class Fusion(Assignment):
                 read.append(buffer)
             elif behind(node) is not node:  # by the time the kernel runs it may be read
                 new[node] = new[node.inputs[0]]
+            elif node in self.within:
+                new[node] = inherit(make(node.op, [new[i] for i in node.inputs],
+                                         {**node.attributes, "within": self.within[node]}), node)
             else:
                 new[node] = make_like(node, [new[i] for i in node.inputs])
         body = Graph(tuple([slot(i, b.type) for i, b in enumerate(read)]), tuple([new[o] for o in outputs]))

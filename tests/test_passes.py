@@ -222,11 +222,11 @@ def test_the_loss_is_summed_behind_the_last_layer() -> None:
     ("the tiles are folded row by row", lambda z: [z.softmax(1), z.sum(0)]),
     ("the tiles are folded down their columns", lambda z: [z.sum(0), z.max(1)]),
     ("its order is not that of the tiles", lambda z: [z.argmax()]),
-    ("it folds neither rows nor columns of the tiles", lambda z: [z.reshape(32, 4, 10).sum(1)]),
+    ("it folds neither rows nor columns of the tiles", lambda z: [z.reshape(32, 4, 24).sum(1)]),
     ("it reads them elsewhere than at their own place", lambda z: [z, graphc.flip(z, 0).sum(0)]),
 ])
 def test_why_a_fold_stays_outside(reason: str, build: Callable[[Tensor], list[Tensor]]) -> None:
-    x, w = placeholder("x", (32, 24)), graphc.parameter("w", np.ones((24, 40)))
+    x, w = placeholder("x", (32, 24)), graphc.parameter("w", np.ones((24, 96)))
     program = graphc.function([x], build(x @ w))
     assert reason in program.report()
     fed = np.random.default_rng(0).standard_normal((32, 24)).astype(np.float32)

@@ -27,8 +27,10 @@ from .randomness import RandomModule
 
 def _safe_softmax(scores: Tensor) -> Tensor:
     """softmax over the last axis; a row of minus infinity alone gives zeros, and no NaN in gradients."""
-    hidden = (scores == -math.inf).all(-1, True)
-    return e.where(hidden, 0.0, softmax(e.where(hidden, 0.0, scores), -1))
+    masked = scores == -math.inf
+    hidden = masked.all(-1, True)
+    seen = e.where(masked, -math.inf, scores)  # what it is anyway: here it is seen that no gradient goes that way
+    return e.where(masked, 0.0, softmax(e.where(hidden, 0.0, seen), -1))
 
 
 def _as_bias(mask: TensorLike, like: Tensor, visible: bool) -> Tensor:

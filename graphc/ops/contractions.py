@@ -24,6 +24,10 @@ from .views import expand_to, permute, reshape, slice_, squeeze
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
+# (x, y, offset): products with index[x] > index[y] + offset may be left out.  They are zeros, or add to what nobody reads.
+Within = tuple[tuple[str, str, int], ...]
+
+
 def split_spec(spec: str) -> tuple[str, str, str]:
     """The labels of the operands and of the result of ``"ij,jk->ik"``."""
     operands, out = spec.split("->")
@@ -31,7 +35,7 @@ def split_spec(spec: str) -> tuple[str, str, str]:
     return a, b, out
 
 
-def _contract_type(a: TensorType, b: TensorType, *, spec: str) -> TensorType:
+def _contract_type(a: TensorType, b: TensorType, *, spec: str, within: Within = ()) -> TensorType:
     left, right, out = split_spec(spec)
     sizes: dict[str, Size] = dict(zip(left, a.shape, strict=True))
     for label, size in zip(right, b.shape, strict=True):
@@ -42,17 +46,17 @@ def _contract_type(a: TensorType, b: TensorType, *, spec: str) -> TensorType:
     return TensorType(a.dtype, tuple(sizes[label] for label in out))
 
 
-def _contract_numpy(a: np.ndarray, b: np.ndarray, *, spec: str) -> np.ndarray:
+def _contract_numpy(a: np.ndarray, b: np.ndarray, *, spec: str, within: Within = ()) -> np.ndarray:
     # einsum's optimiser hands pairs to BLAS, which is the interpreter's speed
     return np.einsum(spec, a, b, optimize=True).astype(a.dtype, copy=False)
 
 
-def _for_a(g: Tensor, out: Tensor, a: Tensor, b: Tensor, *, spec: str) -> Tensor:
+def _for_a(g: Tensor, out: Tensor, a: Tensor, b: Tensor, *, spec: str, within: Within = ()) -> Tensor:
     left, right, result = split_spec(spec)
     return contract(g, b, result, right, left)
 
 
-def _for_b(g: Tensor, out: Tensor, a: Tensor, b: Tensor, *, spec: str) -> Tensor:
+def _for_b(g: Tensor, out: Tensor, a: Tensor, b: Tensor, *, spec: str, within: Within = ()) -> Tensor:
     left, right, result = split_spec(spec)
     return contract(g, a, result, left, right)
 
@@ -62,7 +66,8 @@ _contract = define(Op(
     samples=(Sample(((3, 4), (4, 5)), {"spec": "ij,jk->ik"}), Sample(((4, 3), (5, 4)), {"spec": "ji,kj->ik"}),
              Sample(((2, 3, 4), (2, 4, 5)), {"spec": "bij,bjk->bik"}), Sample(((3,), (4,)), {"spec": "i,j->ij"}),
              Sample(((2, 3, 4), (3, 5, 4)), {"spec": "bij,ikj->bk"})),
-    doc="Sum over the labels that the result lacks of the product of two operands, as einsum spells it."))
+    doc="Sum over the labels that the result lacks of the product of two operands, as einsum spells it.  `within` names "
+        "products that code may leave out."))
 
 
 def contract(a: Tensor, b: Tensor, left: str, right: str, out: str) -> Tensor:

@@ -14,6 +14,7 @@ from graphc.records import record, replace
 Axes = tuple[tuple[int, int], ...]  # (size, stride in elements), outermost first
 
 LEAST_PIECE, LARGEST_STEP = 4, 4  # lines that are copied a vector at a time: so many, so few elements apart
+EXCHANGED = {"m": "n", "n": "m", "k": "k"}
 LEAST_RUN = 8  # neighbours in k that are worth transposing in registers
 
 
@@ -23,6 +24,8 @@ class Contraction:
 
     The first four fields are the axes' sizes; the others are strides in elements, one per axis of that group, of A, B
     and C: zero broadcasts, negative ones run backwards.  Strides of C serve only where the result is stored plainly.
+
+    within: (x, y, offset), x and y being m, n or k, each of one axis: products beyond x <= y + offset may be left out
     """
 
     dtype: str
@@ -39,12 +42,14 @@ class Contraction:
     c_batch: tuple[int, ...]
     c_m: tuple[int, ...]
     c_n: tuple[int, ...]
+    within: tuple[tuple[str, str, int], ...] = ()
 
 
 def swapped(c: Contraction) -> Contraction:
     """The same contraction with the roles of A and B, of m and n, exchanged."""
     return replace(c, m=c.n, n=c.m, a_batch=c.b_batch, a_m=c.b_n, a_k=c.b_k, b_batch=c.a_batch, b_k=c.a_k, b_n=c.a_m,
-                   c_m=c.c_n, c_n=c.c_m)
+                   c_m=c.c_n, c_n=c.c_m,
+                   within=tuple((EXCHANGED[x], EXCHANGED[y], offset) for x, y, offset in c.within))
 
 
 def still(sizes: Sequence[int]) -> tuple[int, ...]:

@@ -72,10 +72,12 @@ def contraction_of(node: Node) -> tuple[Contraction, Strided, Strided, tuple[str
     def group(labels: str, values: dict[str, int]) -> tuple[int, ...]:
         return tuple(values.get(label, 0) for label in labels)
 
+    names = {label: name for name, group in (("m", m), ("n", n), ("k", k)) for label in group}
     contraction = Contraction(
         LLVM[node.dtype.name], group(batch, sizes), group(m, sizes), group(n, sizes), group(k, sizes),
         group(batch, of_a), group(m, of_a), group(k, of_a), group(batch, of_b), group(k, of_b), group(n, of_b),
-        group(batch, steps), group(m, steps), group(n, steps))
+        group(batch, steps), group(m, steps), group(n, steps),
+        tuple((names[x], names[y], offset) for x, y, offset in node.attributes.get("within", ())))
     return contraction, *reads, (batch, m, n)
 
 

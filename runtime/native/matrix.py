@@ -79,7 +79,7 @@ class MatrixTiles(SplitOperands, TileLoops):
     # -- tiles -------------------------------------------------------------------------------------------------
 
     def emit_tile(self, item: Value, row_tile: Value, row_first: Value, panel: Value, panel_first: Value, i0: Value,
-                  height: Value, j0: Value, columns: Value, a: Value, b: Value, out: Value | None, k_block: Value,
+                  height: Value, j0: Value, columns: Value, out: Value | None, k_block: Value, a: Value, b: Value,
                   count: Value, a_table: Value, b_table: Value) -> None:
         f, g = self.f, self.blocking
         several, size = g.k_blocks > 1, g.height * self.width

@@ -107,7 +107,7 @@ class OverlappedTiles(TileLoops):
         return f.minimum(f.mul(panel, i64(width)), i64(g.n - width)), i64(width)
 
     def emit_tile(self, item: Value, row_tile: Value, row_first: Value, panel: Value, panel_first: Value, i0: Value,
-                  height: Value, j0: Value, columns: Value, a: Value, b: Value, out: Value | None, k_block: Value,
+                  height: Value, j0: Value, columns: Value, out: Value | None, k_block: Value, a: Value, b: Value,
                   count: Value, a_table: Value, b_table: Value) -> None:
         f, g = self.f, self.blocking
         width, itemsize = g.vectors * g.lanes, SIZES[self.c.dtype]

@@ -12,6 +12,7 @@ from graphc.runtime.native.axes import Contraction
 from graphc.runtime.native.blocks import Blocking
 from graphc.runtime.native.emit import SIZES, Function, Value, constant, i64
 from graphc.runtime.native.microkernel import SHORT_SPACING, SPACING, MicroKernel, TileShape, fetch_to_write, tile_function
+from graphc.runtime.native.needed import needed_k
 from graphc.runtime.native.outline import outlined
 from graphc.runtime.native.sharing import Rest, grid_parts, quotient, share, spread, take_turns, takes_turns
 from graphc.runtime.native.target import Target
@@ -235,12 +236,25 @@ class TileLoops(PackedOperands):
                 b_here = self.at(b, flat_offset(f, j0, g.b_n) if g.stretch else f.mul(j0, i64(1)))
                 if g.pack_b:
                     b_here = self.packed_panel(k_block, panel, panels[0])
-                self.emit_tile(item, row_tile, rows[0], panel, panels[0], i0, height, j0, columns, a_here, b_here, out,
-                               k_block, count, a_table, b_table)
+                summed = a_here, b_here, count, a_table, b_table
+                if self.c.within and not g.pieces:
+                    summed = self.needed(i0, height, j0, columns, k_first, *summed)
+                self.emit_tile(item, row_tile, rows[0], panel, panels[0], i0, height, j0, columns, out, k_block, *summed)
             if g.gathers_rows and self.finish:
                 whole = Tile(self.region("rows"), g.padded_n, height, i64(g.n), i0, i64(0), item, row_tile, i64(0),
                              g.padded_n)
                 self.finish_after(k_block, whole)
+
+    def needed(self, i0: Value, height: Value, j0: Value, columns: Value, k_first: Value, a: Value, b: Value, count: Value,
+               a_table: Value, b_table: Value) -> tuple[Value, Value, Value, Value, Value]:
+        """A, B, count and tables of a tile, without those k of the block that a mask leaves out."""
+        f, g = self.f, self.blocking
+        first, count = needed_k(f, self.c, i0, height, j0, columns, k_first, count)
+        kernel = self.micro(g.height, g.vectors)
+        b_k = columns if g.pack_b else i64(g.b_k or 0)
+        return (self.at(a, f.mul(first, i64(kernel.a_k or 0))), self.at(b, f.mul(first, b_k)), count,
+                f.offset(a_table, first, "i64") if g.a_k is None else a_table,
+                f.offset(b_table, first, "i64") if g.b_k is None else b_table)
 
     def k_extent(self, a: Value, b: Value, k_block: Value) -> tuple[Value, Value, Value, Value, Value, Value]:
         """(A, its table, B, its table, flattened first k, count) of a block of k."""
@@ -264,7 +278,7 @@ class TileLoops(PackedOperands):
             yield
 
     def emit_tile(self, item: Value, row_tile: Value, row_first: Value, panel: Value, panel_first: Value, i0: Value,
-                  height: Value, j0: Value, columns: Value, a: Value, b: Value, out: Value | None, k_block: Value,
+                  height: Value, j0: Value, columns: Value, out: Value | None, k_block: Value, a: Value, b: Value,
                   count: Value, a_table: Value, b_table: Value) -> None:
         f, g = self.f, self.blocking
         last = constant(True, "i1") if g.k_blocks == 1 else f.compare("icmp eq", k_block, i64(g.k_blocks - 1))

@@ -1,0 +1,265 @@
+"""What a mask leaves out of a contraction: products that nobody needs are marked, so that code need not compute them.
+
+Causal attention masks half of its scores.  A softmax makes zeros of them, so half of the products with the values are
+zeros as well, and the gradients of masked scores are looked at by nobody: in each of the six contractions of attention and
+its gradients about half of the work is for nothing.  The same holds for a window of neighbours, of which most is for nothing.
+
+A region is one side of a diagonal of two axes.  A mask is a subgraph that depends on no input, so it is computed here, and
+what it is beyond a diagonal is seen from its corners.  From there facts are followed through views and maps: a map is known
+where it is the same number whatever its unknown operands are.  That is asked of the op itself, with numbers of all
+magnitudes, so that no op is known by name here.
+
+    operand is zero in a region          those products are left out
+    result is looked at by nobody there  those sums are left out
+
+Numbers are taken to be finite where they are unknown: 0 * x is 0.  So NaN and infinities stay out of results that a mask
+keeps them from, which holds for an attention that is computed step by step, too.
+
+Knows maps, views and contractions.  Must not know op names, softmax or attention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from itertools import product
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from graphc.index import Index, variables_for
+from graphc.ir import Graph, Node
+from graphc.labels import labels_of
+from graphc.op import Kind
+from graphc.ops.contractions import Within
+from graphc.records import NamedTuple
+
+LARGEST = 1 << 22  # elements of a mask that is looked at
+LEAST = 10  # one in so many products is left out, at least
+UNKNOWN = 2  # operands of a map that may be unknown
+NUMBERS = (0.0, 1.0, -1.0, 2.5, -0.3, 7.0, 1e-30, -1e30)  # what an unknown number may be, beside the largest ones
+
+
+class Region(NamedTuple):
+    """Elements beyond a diagonal: index[first] - index[second] > offset, of two axes."""
+
+    first: int
+    second: int
+    offset: int
+
+
+Facts = Mapping[Region, Any]  # what all elements of a region are
+
+
+def within_masks(graph: Graph) -> dict[Node, Within]:
+    """What each contraction of a graph of known sizes may leave out, as its attribute `within` says it."""
+    contractions = [n for n in graph.nodes if n.op.kind is Kind.CONTRACT and n.dtype.is_float]
+    facts = facts_of(graph) if contractions else {}
+    if not facts:
+        return {}
+    unread = unread_of(graph, facts)
+    return {n: found for n in contractions if (found := needed(n, facts, unread.get(n, frozenset())))}
+
+
+def needed(node: Node, facts: Mapping[Node, Facts], unread: Iterable[Region]) -> Within:
+    """(x, y, offset) for pairs of labels of a contraction: products with index[x] > index[y] + offset are not needed."""
+    labels = labels_of(node.attributes["spec"])
+    a, b = node.inputs[::-1] if labels.turned else node.inputs
+    zeros = [{r for r, value in facts.get(x, {}).items() if value == 0} for x in (a, b)]
+    sizes = dict(zip(labels.left + labels.right, (*a.shape, *b.shape), strict=True))
+    alone = {group for group in (labels.m, labels.n, labels.k) if len(group) == 1}
+    least: dict[tuple[str, str], int] = {}
+    for own, regions in zip((labels.out, labels.left, labels.right), (unread, *zeros), strict=True):
+        for region in regions:
+            pair = own[region.first], own[region.second]
+            if alone.issuperset(pair):
+                least[pair] = min(region.offset, least.get(pair, region.offset))
+    return tuple(sorted((*pair, offset) for pair, offset in least.items()
+                        if LEAST * beyond(sizes[pair[0]], sizes[pair[1]], offset) >= sizes[pair[0]] * sizes[pair[1]]))
+
+
+# -- what elements are ---------------------------------------------------------------------------------------------------
+
+
+def facts_of(graph: Graph) -> dict[Node, Facts]:
+    """What is known of regions of maps and views that depend on something from outside: of others there is nothing to gain."""
+    fixed = Fixed()
+    found: dict[Node, Facts] = {}
+    for node in graph.nodes:
+        kind = node.op.kind
+        if kind not in (Kind.MAP, Kind.VIEW):
+            if kind is Kind.SOURCE and not node.op.is_given:
+                fixed.nodes.add(node)
+        elif fixed.nodes.issuperset(node.inputs):
+            fixed.nodes.add(node)
+        elif len(node.shape) > 1:
+            facts = [found.get(i) or fixed.facts(i) for i in node.inputs]
+            if any(facts) and (new := through_view(node, facts[0]) if kind is Kind.VIEW else of_map(node, facts, fixed)):
+                found[node] = new
+    return found
+
+
+class Fixed:
+    """The nodes that depend on nothing from outside, in the order in which they are met, and what they are."""
+
+    def __init__(self) -> None:
+        self.nodes: set[Node] = set()
+        self.arrays: dict[Node, np.ndarray] = {}
+        self.known: dict[Node, Facts] = {}
+
+    def array(self, node: Node) -> np.ndarray:
+        if node not in self.arrays:
+            operands = [self.array(i) for i in node.inputs]
+            with np.errstate(all="ignore"):
+                self.arrays[node] = np.asarray(node.op.numpy(*operands, **node.attributes))
+        return self.arrays[node]
+
+    def number(self, node: Node) -> Any:
+        """The one number that a node is everywhere; None where it is not, or not fixed."""
+        if node not in self.nodes:
+            return None
+        while node.op.kind is Kind.VIEW and node.type.size != 1 and not guarded(node):
+            node = node.inputs[0]
+        return self.array(node).reshape(())[()] if node.type.size == 1 else None
+
+    def facts(self, node: Node) -> Facts:
+        """What a fixed node is in some regions; nothing of any other."""
+        if node not in self.nodes or len(node.shape) < 2:
+            return {}
+        if node not in self.known:
+            self.known[node] = (through_view(node, self.facts(node.inputs[0])) if node.op.kind is Kind.VIEW
+                                else self.beyond_diagonals(node))
+        return self.known[node]
+
+    def beyond_diagonals(self, node: Node) -> Facts:
+        """What a matrix is beyond diagonals near two of its corners."""
+        axes = [a for a, size in enumerate(node.shape) if size != 1]
+        if len(axes) != 2 or not 0 < node.type.size <= LARGEST or node.dtype.is_integer:
+            return {}
+        matrix = self.array(node).reshape([node.shape[a] for a in axes])
+        found = {}
+        for (first, second), seen in (((axes[1], axes[0]), matrix), ((axes[0], axes[1]), matrix.T)):
+            corner = seen[0, -1]
+            others = seen != corner
+            rows = others.any(axis=1)
+            last = seen.shape[1] - 1 - np.argmax(others[:, ::-1], axis=1) - np.arange(seen.shape[0])
+            if corner == corner and rows.any():
+                found[Region(first, second, int(last[rows].max()))] = corner
+        return {r: v for r, v in found.items()
+                if LEAST * beyond(node.shape[r.first], node.shape[r.second], r.offset) >= node.type.size}
+
+
+def through_view(node: Node, facts: Facts) -> Facts:
+    """The facts about a view's operand as facts about the view."""
+    if not facts or guarded(node):
+        return {}
+    place, axes, found = read_place(node), axes_of(node), {}
+    for region, value in facts.items():
+        first, second = moved(place[region.first], axes), moved(place[region.second], axes)
+        if first is not None and second is not None:
+            found[Region(first[0], second[0], region.offset - first[1] + second[1])] = value
+    return found
+
+
+def of_map(node: Node, facts: list[Facts], fixed: Fixed) -> Facts:
+    """Where a map is one number whatever its unknown operands are."""
+    numbers = [fixed.number(i) for i in node.inputs]
+    found = {}
+    for region in dict.fromkeys(r for known in facts for r in known):
+        value = outcome(node, [f.get(region) if n is None else n for n, f in zip(numbers, facts, strict=True)])
+        if value is not None:
+            found[region] = value
+    return found
+
+
+# -- what is looked at ---------------------------------------------------------------------------------------------------
+
+
+def unread_of(graph: Graph, facts: Mapping[Node, Facts]) -> dict[Node, frozenset[Region]]:
+    """Regions of nodes that nobody looks at: maps are known there without them, or nobody looks at what reads them."""
+    roots, users = set(graph.roots), graph.users
+    found: dict[Node, frozenset[Region]] = {}
+    for node in reversed(graph.nodes):
+        readers = users[node]
+        if readers and node not in roots and node not in facts and all(u in facts or u in found for u in readers):
+            regions = joint([unread_by(node, u, facts.get(u, {}), found.get(u, frozenset())) for u in readers])
+            if regions:
+                found[node] = regions
+    return found
+
+
+def unread_by(node: Node, user: Node, facts: Facts, unread: frozenset[Region]) -> Iterable[Region]:
+    if user.op.kind is Kind.MAP:
+        return {*facts, *unread}
+    if user.op.kind is not Kind.VIEW or not unread or user.inputs[0] is not node:
+        return ()
+    axes = axes_of(user)
+    back = {at[0]: (axis, at[1]) for axis, index in enumerate(read_place(user)) if (at := moved(index, axes)) is not None}
+    return {Region(back[r.first][0], back[r.second][0], r.offset + back[r.first][1] - back[r.second][1])
+            for r in unread if r.first in back and r.second in back}
+
+
+# -- places ----------------------------------------------------------------------------------------------------------------
+
+
+def read_place(node: Node) -> tuple[Index, ...]:
+    """The place in its operand that a view reads for a place of its own."""
+    return tuple(node.op.index(variables_for(node.shape), node.inputs[0].type, **node.attributes)[0])
+
+
+def guarded(node: Node) -> bool:
+    """Whether a view has elements that are not its operand's."""
+    return bool(node.op.index(variables_for(node.shape), node.inputs[0].type, **node.attributes)[1])
+
+
+def beyond(first: int, second: int, offset: int) -> int:
+    """Elements of a region of axes of these sizes."""
+    return int(np.clip(first - 1 - offset - np.arange(second), 0, first).sum())
+
+
+def axes_of(node: Node) -> dict[Index, int]:
+    """The axis of each variable of a node's place; axes of size 1 have none."""
+    return {variable: axis for axis, variable in enumerate(variables_for(node.shape)) if node.shape[axis] != 1}
+
+
+def moved(index: Index, axes: Mapping[Index, int]) -> tuple[int, int] | None:
+    """(axis, distance) of a place along one axis; None where it is something else."""
+    axis = axes.get(index - index.constant)
+    return None if axis is None else (axis, index.constant)
+
+
+def joint(regions: list[Iterable[Region]]) -> frozenset[Region]:
+    """What lies in a region of each of these."""
+    found = None
+    for each in regions:
+        own: dict[tuple[int, int], int] = {}
+        for r in each:
+            own[r[:2]] = min(r.offset, own.get(r[:2], r.offset))
+        found = own if found is None else {pair: max(offset, own[pair]) for pair, offset in found.items() if pair in own}
+    return frozenset(Region(*pair, offset) for pair, offset in (found or {}).items())
+
+
+def outcome(node: Node, known: list[Any]) -> Any:
+    """What a map gives whatever its unknown operands (None) are; None where that depends on them, or is no number."""
+    unknown = [i for i, value in enumerate(known) if value is None]
+    if len(unknown) > UNKNOWN or len(unknown) == len(known):
+        return None
+    tried = [samples(node.inputs[i].dtype.numpy, [v for v in known if v is not None]) for i in unknown]
+    grids = dict(zip(unknown, zip(*product(*tried), strict=True), strict=True)) if unknown else {}
+    count = prod(len(t) for t in tried)
+    operands = [np.array(grids[i] if value is None else [value] * count, node.inputs[i].dtype.numpy)
+                for i, value in enumerate(known)]
+    with np.errstate(all="ignore"):
+        values = np.asarray(node.op.numpy(*operands, **node.attributes))
+    numbers = values[values == values]  # 0 / 0 is nothing that one reckons with
+    return numbers[0] if 2 * len(numbers) > count and (numbers == numbers[0]).all() else None
+
+
+def samples(dtype: np.dtype, known: list[Any]) -> list[Any]:
+    """Numbers of all magnitudes, and those that the other operands are."""
+    if dtype == np.bool_:
+        return [False, True]
+    if dtype.kind == "f":
+        largest = np.finfo(dtype).max
+        return [*NUMBERS, largest, -largest, *(v for v in known if np.isfinite(v))]
+    return [0, 1, -1, 2, 7, -100, 1 << 30, *(int(v) for v in known if np.isfinite(v))]

@@ -1,0 +1,30 @@
+"""Which products of a tile are needed, where a mask leaves some out: `Contraction.within`.
+
+Knows the places of a tile and of a block of k.  Must not know masks, packing or micro-kernels.
+"""
+
+from __future__ import annotations
+
+from graphc.runtime.native.axes import Contraction
+from graphc.runtime.native.emit import Function, Value, i64
+from graphc.runtime.native.sharing import maximum
+
+
+def needed_k(f: Function, c: Contraction, i0: Value, height: Value, j0: Value, columns: Value, k_first: Value, count: Value
+             ) -> tuple[Value, Value]:
+    """(first, count) of those of `count` k from `k_first` on that a tile needs: at least one, which a micro-kernel asks for.
+
+    A tile of which nothing is needed has the products of one k: numbers, which nobody reads.
+    """
+    starts, ends = {"m": i0, "n": j0}, {"m": f.add(i0, height), "n": f.add(j0, columns)}
+    low, high = i64(0), count
+    for x, y, offset in c.within:  # of products with x <= y + offset
+        if x == "k":
+            high = f.minimum(high, f.sub(f.add(ends[y], i64(offset)), k_first))
+        elif y == "k":
+            low = maximum(f, low, f.sub(starts[x], f.add(k_first, i64(offset))))
+        else:
+            high = f.select(f.compare("icmp slt", starts[x], f.add(ends[y], i64(offset))), high, i64(1))
+    high = maximum(f, high, i64(1))
+    low = f.minimum(low, f.sub(high, i64(1)))
+    return low, f.sub(high, low)
