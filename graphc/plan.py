@@ -17,7 +17,7 @@ import numpy as np
 from .cells import Cell
 from .ir import Graph, Node, make
 from .op import REGISTRY
-from .records import field, record
+from .records import NamedTuple, field, record
 from .types import TensorType
 
 ALIGNMENT = 64  # bytes: one cache line, and the widest vector
@@ -64,6 +64,18 @@ class Form(Enum):
     ROUTINE = "routine"  # a row algorithm
 
 
+class End(NamedTuple):
+    """One side of a diagonal where a kernel's folds take nothing in, and its outputs over the space are known numbers.
+
+    index[first] - index[second] > offset, of two axes of the space; numbers: (write, what it is there)
+    """
+
+    first: int
+    second: int
+    offset: int
+    numbers: tuple[tuple[int, float], ...]
+
+
 @record(frozen=True, eq=False)
 class Kernel:
     """One pass over memory.
@@ -72,6 +84,7 @@ class Kernel:
     space     sizes of the iteration space (of a contraction: of its result)
     axes      of that space, the reduced ones (ROWS, COLUMNS; of a contraction: those of the folds behind it)
     in_place  pairs (write, read) that may share memory: each element is read before it is written, by the same iteration
+    ends      where a mask ends rows: nothing has to be computed beyond
     """
 
     name: str
@@ -82,6 +95,7 @@ class Kernel:
     space: tuple[int, ...]
     axes: tuple[int, ...] = ()
     in_place: frozenset[tuple[int, int]] = frozenset()
+    ends: tuple[End, ...] = ()
     flops: int = 0
     phase: str = "forward"
     scope: str = ""
@@ -257,7 +271,7 @@ def slot(position: int, type_: TensorType) -> Node:
 
 def body_key(kernel: Kernel, aliased: tuple[tuple[int, int], ...]) -> tuple:
     """Kernels of one key compile to one function; bodies are interned, so identity of the roots is enough."""
-    return (kernel.form, kernel.space, kernel.axes, tuple(n.number for n in kernel.body.roots),
+    return (kernel.form, kernel.space, kernel.axes, kernel.ends, tuple(n.number for n in kernel.body.roots),
             tuple(b.type for b in kernel.reads), tuple(b.type for b in kernel.writes), aliased)
 
 

@@ -53,13 +53,21 @@ def cost_per_element(node: Node) -> int:
     return 0 if node.op.kind in (Kind.VIEW, Kind.SOURCE, Kind.ITEM) else 1
 
 
+@lru_cache(maxsize=256)
+def beyond(first: int, second: int, offset: int) -> int:
+    """How many pairs of places on axes of these sizes have first - second > offset."""
+    return sum(min(max(first - 1 - offset - place, 0), first) for place in range(second))
+
+
 def flops(node: Node) -> int:
     """Floating-point operations of one node (a contraction's multiply and add count as two)."""
     if node.op.kind is Kind.CONTRACT:
         left, rest = node.attributes["spec"].split(",")
         right = rest.split("->")[0]
         sizes = dict(zip(left + right, (*node.inputs[0].shape, *node.inputs[1].shape), strict=True))
-        return 2 * int(count(sizes.values()))
+        hidden = sum(beyond(sizes[x], sizes[y], offset) / (sizes[x] * sizes[y])
+                     for x, y, offset in node.attributes.get("within", ()))
+        return int(2 * int(count(sizes.values())) * (1 - hidden))
     if node.op.kind is Kind.ROUTINE:
         return node.op.operations(*(i.type for i in node.inputs), **node.attributes)
     if node.op.kind in (Kind.REDUCE, Kind.PREFIX, Kind.SCATTER):

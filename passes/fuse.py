@@ -6,12 +6,12 @@ again is cheaper.  Knows kinds, uses and types.  Must not know op names or addre
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from graphc.access import strided
 from graphc.ir import Graph, Node, inherit, make, make_like
 from graphc.op import Kind, Moves
-from graphc.plan import Buffer, Form, Kernel, Role, Step, slot
+from graphc.plan import Buffer, End, Form, Kernel, Plan, Role, Step, slot
 from graphc.records import field, record
 from graphc.walk import operands_first
 
@@ -19,8 +19,10 @@ from .assign import BARRIERS, FLUID, Assignment, behind, reads
 from .clusters import FULL, Cluster, packs_once
 from .cost import cost_per_element, flops
 from .in_place import shared_places
-from .masks import within_masks
-from .nested import PlanOf, nested_step
+from .masks import Facts, masks_of
+from .nested import nested_step
+
+PlanOf = Callable[[Graph, Mapping[Node, Facts]], Plan]  # of a graph, and what is known of its inputs
 
 RECOMPUTE = 4  # scalar operations that are cheaper than a trip through memory
 ONCE, LEAVES_ONCE = 64, 4  # of what is read once: operations, which are written down anew for each part; buffers
@@ -45,9 +47,9 @@ class Fused:
 class Fusion(Assignment):
     """One run of the pass: assigns clusters, chooses what to store, and builds steps."""
 
-    def __init__(self, graph: Graph, plan_of: PlanOf) -> None:
+    def __init__(self, graph: Graph, plan_of: PlanOf, known: Mapping[Node, Facts]) -> None:
         super().__init__(graph)
-        self.plan_of, self.within = plan_of, within_masks(graph)
+        self.plan_of, self.masks = plan_of, masks_of(graph, known)
         self.stored: dict[Node, Buffer] = {}
         self.leaves: dict[Node, Buffer] = {}
         self.recomputed: set[Node] = set()
@@ -188,7 +190,9 @@ class Fusion(Assignment):
         self.waits[outputs[0]] = self.awaited_by(cluster, (node,))
         bases = [i if i in self.home else self.same_memory(i, self.home) or i for i in node.inputs]
         operands = [self.leaf_buffer(i) if self.is_leaf(i) else self.stored[i] for i in bases]
-        return nested_step(f"{node.op.name}_{cluster.number}", node, operands, dict(sorted(results.items())), self.plan_of)
+        known = self.masks.inside(node)
+        return nested_step(f"{node.op.name}_{cluster.number}", node, operands, dict(sorted(results.items())),
+                           lambda graph: self.plan_of(graph, known))
 
     def kernel(self, cluster: Cluster, outputs: list[Node]) -> Kernel:
         """The cluster's kernel: its body over slots, what it reads and writes."""
@@ -203,9 +207,9 @@ class Fusion(Assignment):
                 read.append(buffer)
             elif behind(node) is not node:  # by the time the kernel runs it may be read
                 new[node] = new[node.inputs[0]]
-            elif node in self.within:
-                new[node] = inherit(make(node.op, [new[i] for i in node.inputs],
-                                         {**node.attributes, "within": self.within[node]}), node)
+            elif node in self.masks.within:
+                attributes = {**node.attributes, "within": self.masks.within[node]}
+                new[node] = inherit(make(node.op, [new[i] for i in node.inputs], attributes), node)
             else:
                 new[node] = make_like(node, [new[i] for i in node.inputs])
         body = Graph(tuple([slot(i, b.type) for i, b in enumerate(read)]), tuple([new[o] for o in outputs]))
@@ -217,10 +221,25 @@ class Fusion(Assignment):
         body, places, operations = self.bodies[alike]
         phases = [m.phase for m, level in cluster.members.items() if level == FULL or cluster.form is not Form.CONTRACT]
         named = cluster.anchor or next(iter(cluster.members))
+        ends = self.ends(cluster, outputs)
+        notes = [*cluster.notes, *(["its rows end where a mask hides the rest"] if ends else [])]
+        notes += [f"{1 - flops(new[n]) / flops(n):.0%} of its products are left out: a mask hides them"
+                  for n in inside if n in self.masks.within and n in cluster.members]
         kernel = Kernel(f"{named.op.name}_{cluster.number}", cluster.form, body, tuple(read),
-                        tuple(self.stored[o] for o in outputs), cluster.space, cluster.axes, places, operations,
-                        "update" if "update" in phases else named.phase, named.scope, tuple(cluster.notes))
+                        tuple(self.stored[o] for o in outputs), cluster.space, cluster.axes, places, ends, operations,
+                        "update" if "update" in phases else named.phase, named.scope, tuple(notes))
         return kernel
+
+    def ends(self, cluster: Cluster, outputs: Sequence[Node]) -> tuple[End, ...]:
+        """Where a mask ends the cluster's rows."""
+        folds = [n for n in cluster.members if n.op.kind is Kind.REDUCE]
+        full = [(write, o) for write, o in enumerate(outputs) if cluster.members[o] == FULL]
+        looked_at = [*(n.inputs[0] for n in folds), *(o for _, o in full)]
+        if (not cluster.by_row or len(cluster.axes) != 1 or not folds
+                or any(n.attributes["axes"] != cluster.axes for n in folds)
+                or any(n.shape != cluster.space or not n.dtype.is_float for n in looked_at)):
+            return ()
+        return self.masks.ends(cluster.axes, folds, full)
 
     def awaited_by(self, cluster: Cluster, inside: Sequence[Node]) -> tuple[Buffer, ...]:
         """A buffer of each step that must run first although nothing of it is read."""
@@ -256,9 +275,10 @@ class Fusion(Assignment):
         return Fused(tuple(steps), self.stored, self.leaves, waits)
 
 
-def fuse(graph: Graph, plan_of: PlanOf) -> Fused:
+def fuse(graph: Graph, plan_of: PlanOf, known: Mapping[Node, Facts]) -> Fused:
     """The steps of a graph that is specialised: concrete sizes, no composites.
 
-    plan_of   makes the plan of a graph inside the graph
+    plan_of   makes the plan of a graph inside the graph, of whose inputs something is known
+    known     what is known of regions of the graph's inputs: see `masks`
     """
-    return Fusion(graph, plan_of).run()
+    return Fusion(graph, plan_of, known).run()

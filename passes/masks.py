@@ -20,7 +20,7 @@ Knows maps, views and contractions.  Must not know op names, softmax or attentio
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from math import prod
 from typing import Any
@@ -32,10 +32,14 @@ from graphc.ir import Graph, Node
 from graphc.labels import labels_of
 from graphc.op import Kind
 from graphc.ops.contractions import Within
-from graphc.records import NamedTuple
+from graphc.plan import End
+from graphc.records import NamedTuple, record
+
+from .cost import beyond
 
 LARGEST = 1 << 22  # elements of a mask that is looked at
 LEAST = 10  # one in so many products is left out, at least
+LEAST_SIDE = 16  # of what is cut by a diagonal: about the rows that are computed at a time
 UNKNOWN = 2  # operands of a map that may be unknown
 NUMBERS = (0.0, 1.0, -1.0, 2.5, -0.3, 7.0, 1e-30, -1e30)  # what an unknown number may be, beside the largest ones
 
@@ -51,14 +55,47 @@ class Region(NamedTuple):
 Facts = Mapping[Region, Any]  # what all elements of a region are
 
 
-def within_masks(graph: Graph) -> dict[Node, Within]:
-    """What each contraction of a graph of known sizes may leave out, as its attribute `within` says it."""
-    contractions = [n for n in graph.nodes if n.op.kind is Kind.CONTRACT and n.dtype.is_float]
-    facts = facts_of(graph) if contractions else {}
+@record(frozen=True)
+class Masks:
+    """What is known about the nodes of a graph.
+
+    within  what each contraction may leave out, as its attribute `within` says it
+    """
+
+    known: Mapping[Node, Facts]
+    fixed: Fixed
+    within: Mapping[Node, Within]
+
+    def facts(self, node: Node) -> Facts:
+        return self.known.get(node) or self.fixed.facts(node)
+
+    def inside(self, node: Node) -> dict[Node, Facts]:
+        """The facts about inputs of graphs inside a node: about those that stand for an operand as it is."""
+        first = node.attributes["carries"] + node.attributes["sequences"] if node.op.kind is Kind.LOOP else 0
+        places = [(k, facts) for k, i in enumerate(node.inputs) if k >= first and (facts := self.facts(i))]
+        before = 0 if node.op.kind is Kind.LOOP else 1  # which graph runs
+        return {g.inputs[k - before]: facts for g in node.graphs for k, facts in places}
+
+
+    def ends(self, axes: Sequence[int], folds: Sequence[Node], outputs: Sequence[tuple[int, Node]]) -> tuple[End, ...]:
+        """Where the rows of a kernel end: its folds go along one axis, its (write, output) are as large as its space."""
+        (axis,) = axes
+        regions = [{r for r, value in self.facts(n.inputs[0]).items() if value == neutral(n)} for n in folds]
+        regions += [set(self.facts(n)) for _, n in outputs]
+        common = [r for r in set.intersection(*regions) if axis in (r.first, r.second)] if regions else []
+        return tuple(End(*r, tuple((write, float(self.facts(n)[r])) for write, n in outputs)) for r in sorted(common))
+
+
+def masks_of(graph: Graph, known: Mapping[Node, Facts]) -> Masks:
+    """What masks make of a graph of known sizes; known: facts about its inputs."""
+    fixed = Fixed()
+    facts = facts_of(graph, known, fixed)
     if not facts:
-        return {}
+        return Masks(facts, fixed, {})
     unread = unread_of(graph, facts)
-    return {n: found for n in contractions if (found := needed(n, facts, unread.get(n, frozenset())))}
+    within = {n: found for n in graph.nodes if n.op.kind is Kind.CONTRACT and n.dtype.is_float
+              and (found := needed(n, facts, unread.get(n, frozenset())))}
+    return Masks(facts, fixed, within)
 
 
 def needed(node: Node, facts: Mapping[Node, Facts], unread: Iterable[Region]) -> Within:
@@ -72,7 +109,7 @@ def needed(node: Node, facts: Mapping[Node, Facts], unread: Iterable[Region]) ->
     for own, regions in zip((labels.out, labels.left, labels.right), (unread, *zeros), strict=True):
         for region in regions:
             pair = own[region.first], own[region.second]
-            if alone.issuperset(pair):
+            if alone.issuperset(pair) and min(sizes[label] for label in pair) > LEAST_SIDE:
                 least[pair] = min(region.offset, least.get(pair, region.offset))
     return tuple(sorted((*pair, offset) for pair, offset in least.items()
                         if LEAST * beyond(sizes[pair[0]], sizes[pair[1]], offset) >= sizes[pair[0]] * sizes[pair[1]]))
@@ -81,10 +118,9 @@ def needed(node: Node, facts: Mapping[Node, Facts], unread: Iterable[Region]) ->
 # -- what elements are ---------------------------------------------------------------------------------------------------
 
 
-def facts_of(graph: Graph) -> dict[Node, Facts]:
-    """What is known of regions of maps and views that depend on something from outside: of others there is nothing to gain."""
-    fixed = Fixed()
-    found: dict[Node, Facts] = {}
+def facts_of(graph: Graph, known: Mapping[Node, Facts], fixed: Fixed) -> dict[Node, Facts]:
+    """What is known of regions of maps and views that depend on something from outside; the others become `fixed`."""
+    found = dict(known)
     for node in graph.nodes:
         kind = node.op.kind
         if kind not in (Kind.MAP, Kind.VIEW):
@@ -199,6 +235,12 @@ def unread_by(node: Node, user: Node, facts: Facts, unread: frozenset[Region]) -
             for r in unread if r.first in back and r.second in back}
 
 
+def neutral(fold: Node) -> Any:
+    """The number that a fold does not take notice of; None where there is no such number alone."""
+    state = fold.op.fold.identity(fold.inputs[0].dtype)
+    return state[0] if len(state) == 1 else None
+
+
 # -- places ----------------------------------------------------------------------------------------------------------------
 
 
@@ -210,11 +252,6 @@ def read_place(node: Node) -> tuple[Index, ...]:
 def guarded(node: Node) -> bool:
     """Whether a view has elements that are not its operand's."""
     return bool(node.op.index(variables_for(node.shape), node.inputs[0].type, **node.attributes)[1])
-
-
-def beyond(first: int, second: int, offset: int) -> int:
-    """Elements of a region of axes of these sizes."""
-    return int(np.clip(first - 1 - offset - np.arange(second), 0, first).sum())
 
 
 def axes_of(node: Node) -> dict[Index, int]:

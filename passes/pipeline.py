@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from graphc.ir import Graph, for_each_graph
+from graphc.ir import Graph, Node, for_each_graph
 from graphc.op import Kind
 from graphc.origins import from_one_line
 from graphc.plan import Plan
@@ -20,6 +20,7 @@ from .chunk import chunk
 from .expand import expand_composites, specialize
 from .fuse import Fused, fuse
 from .loops import merge_scans
+from .masks import Facts
 from .memory import plan_memory
 from .picks import picks_of
 from .schedule import schedule
@@ -30,6 +31,7 @@ from .verify import verify_graph, verify_plan
 if TYPE_CHECKING:
     from .recompute import Fitted
 
+NOTHING: Mapping[Node, Facts] = {}
 Observer = Callable[[str, Graph | Plan], None]
 
 
@@ -117,14 +119,14 @@ def picked_and_simplified(graph: Graph) -> Graph:
     return simplify(graph, change=picks_of(graph))
 
 
-def laid_out(graph: Graph) -> tuple[Fused, Plan]:
-    """Fuse, order, place; graphs inside the graph become plans inside the plan."""
-    fused = fuse(graph, nested_plan)
+def laid_out(graph: Graph, known: Mapping[Node, Facts] = NOTHING) -> tuple[Fused, Plan]:
+    """Fuse, order, place; graphs inside the graph become plans inside the plan.  known: facts about its inputs."""
+    fused = fuse(graph, nested_plan, known)
     plan = plan_memory(graph, fused, schedule(graph, fused))
     verify_plan(plan)
     return fused, plan
 
 
-def nested_plan(graph: Graph) -> Plan:
+def nested_plan(graph: Graph, known: Mapping[Node, Facts] = NOTHING) -> Plan:
     """The plan of a graph."""
-    return laid_out(split_long_sums(graph))[1]  # last of the graph's rewrites: simplify would undo it
+    return laid_out(split_long_sums(graph), known)[1]  # last of the graph's rewrites: simplify would undo it

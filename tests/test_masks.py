@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 from graphc.passes import fuse as fusion
-from graphc.passes.masks import Region, beyond, facts_of, outcome, within_masks
+from graphc.passes.cost import beyond
+from graphc.passes.masks import Fixed, Masks, Region, facts_of, masks_of, outcome
 from graphc.runtime.native.contract import scratch_bytes
 from graphc.runtime.native.target import Target, host
 
@@ -30,6 +31,10 @@ def graph_of(*outputs: Tensor) -> Graph:
     return Graph((), tuple(o.node for o in outputs))
 
 
+def known(x: Tensor) -> dict[Region, Any]:
+    return dict(facts_of(graph_of(x), {}, Fixed()).get(x.node, {}))
+
+
 # -- what is seen ------------------------------------------------------------------------------------------------------
 
 
@@ -39,20 +44,20 @@ def test_a_causal_mask_is_seen_from_its_corner() -> None:
     for masked, region in ((graphc.where(j <= i, x, 0.0), Region(1, 0, 0)), (graphc.tril(x, -2), Region(1, 0, -2)),
                            (graphc.triu(x, 3), Region(0, 1, -3)), (graphc.tril(x).T, Region(0, 1, 0)),
                            (graphc.tril(x)[4:, 2:], Region(1, 0, 2))):
-        assert facts_of(graph_of(masked))[masked.node] == {region: 0}, masked
+        assert known(masked) == {region: 0}, masked
 
 
 def test_facts_follow_maps_and_stop_where_they_end() -> None:
     x, y = graphc.placeholder("x", (2, 30, 30)), graphc.placeholder("y", (2, 30, 30))
     hidden = graphc.where(np.tril(np.ones((30, 30), bool)), x, -np.inf)
     region = Region(2, 1, 0)
-    known = [(hidden, -np.inf), (hidden * 3.0 + y, -np.inf), (graphc.exp(hidden - y), 0.0), (graphc.exp(hidden) * y, 0.0),
+    cases = [(hidden, -np.inf), (hidden * 3.0 + y, -np.inf), (graphc.exp(hidden - y), 0.0), (graphc.exp(hidden) * y, 0.0),
              (graphc.exp(hidden) / y, 0.0), (graphc.sigmoid(hidden), 0.0), (graphc.where(hidden == -np.inf, 0.0, y), 0.0)]
-    for value, number in known:
-        assert facts_of(graph_of(value))[value.node] == {region: number}, value
+    for value, number in cases:
+        assert known(value) == {region: number}, value
     for value in (hidden.max(-1, True) + y, graphc.maximum(hidden, y), graphc.exp(hidden) + y, hidden.reshape(2, 900),
                   graphc.where(y > 0, hidden, 0.0), graphc.where(np.tril(np.ones((30, 30), bool)), x, -1e9) - y):
-        assert value.node not in facts_of(graph_of(value)), value
+        assert not known(value), value
 
 
 def test_what_a_map_gives_is_asked_with_numbers_of_all_magnitudes() -> None:
@@ -126,7 +131,10 @@ KINDS: dict[str, tuple[int, Callable[..., Any]]] = {  # how many of the six cont
 @pytest.mark.parametrize("length", [33, 64, 150, 300])
 @pytest.mark.parametrize("kind", KINDS)
 def test_attention_is_what_pytorch_says(kind: str, length: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Values and gradients; bit for bit what is computed without leaving anything out, by any number of threads."""
+    """Values and gradients; the same bits for any number of threads, and what is computed without leaving anything out.
+
+    Short rows are that bit for bit; of long ones the sums are in another order.
+    """
     marked, attend = KINDS[kind]
     rng = np.random.default_rng(length)
     arrays = [rng.standard_normal((B, H, length, D)).astype(np.float32) for _ in range(4)]
@@ -147,11 +155,11 @@ def test_attention_is_what_pytorch_says(kind: str, length: int, monkeypatch: pyt
     for threads in (2, 3):
         for a, b in zip(values, graphc.function([q, k, v], results, threads=threads)(*arrays), strict=True):
             assert np.array_equal(a, b)
-    monkeypatch.setattr(fusion, "within_masks", lambda graph: {})
+    monkeypatch.setattr(fusion, "masks_of", lambda graph, known: Masks({}, Fixed(), {}))
     whole = graphc.function([q, k, v], [results[0] + 0.0, *results[1:]], threads=1)
     assert "within=(" not in whole.dump("plan")
     for a, b in zip(values, whole(*arrays), strict=True):
-        assert np.array_equal(a, b)
+        assert np.array_equal(a, b) if length < 128 else np.abs(a - b).max() <= 2e-6 * np.abs(b).max()
 
 
 def test_what_a_mask_hides_does_not_spread() -> None:
@@ -163,6 +171,38 @@ def test_what_a_mask_hides_does_not_spread() -> None:
     arrays = [rng.standard_normal((1, length, 16)).astype(np.float32) for _ in range(3)]
     arrays[2][:, 48:] = np.nan
     assert np.isfinite(program(*arrays)[:, :24]).all()
+
+
+@pytest.mark.parametrize("length", [40, 64, 150, 600])
+def test_a_row_that_sees_nothing_is_what_numpy_makes_of_it(length: int) -> None:
+    """NaN, and no other row has anything of it."""
+    q, k, v = (graphc.placeholder(name, (2, length, 8)) for name in "qkv")
+    scores = graphc.where(np.tril(np.ones((length, length), bool), -2), q @ k.transpose(-1, -2), -np.inf)
+    out = scores.softmax(-1) @ v
+    rng = np.random.default_rng(5)
+    arrays = [rng.standard_normal((2, length, 8)).astype(np.float32) for _ in range(3)]
+    native, plain = (graphc.function([q, k, v], out, backend=name)(*arrays) for name in ("native", "numpy"))
+    assert np.isnan(native[:, :2]).all() and np.isnan(plain[:, :2]).all()
+    assert np.allclose(native[:, 2:], plain[:, 2:], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["causal", "window", "future"])
+def test_rows_end_where_a_mask_hides_the_rest(kind: str) -> None:
+    """Long rows by themselves: computed up to the diagonal, and written to their ends."""
+    length = 700
+    i, j = np.indices((length, length))
+    mask = {"causal": j <= i, "window": (j <= i + 3) & (i - j < 40), "future": j >= i - 5}[kind]
+    x = graphc.placeholder("x", (2, length, length))
+    hidden = graphc.where(mask, x, -np.inf)
+    weights = hidden.softmax(-1)
+    program = graphc.function([x], [weights, hidden.logsumexp(-1), graphc.where(mask, x, 0.0).sum(-1)])
+    assert "its rows end where a mask hides the rest" in program.report()
+    value = np.random.default_rng(6).standard_normal((2, length, length)).astype(np.float32)
+    tensor = torch.from_numpy(np.where(mask, value, -np.inf))
+    wanted = torch.softmax(tensor, -1), torch.logsumexp(tensor, -1), torch.from_numpy(np.where(mask, value, 0)).sum(-1)
+    for got, expected in zip(program(value), wanted, strict=True):
+        assert np.allclose(got, expected.numpy(), rtol=1e-5, atol=1e-5)
+    assert (program(value)[0][:, ~mask] == 0).all()
 
 
 def test_multi_head_attention_with_masks_and_padding() -> None:
@@ -186,6 +226,28 @@ def test_multi_head_attention_with_masks_and_padding() -> None:
         assert np.abs(a - b.numpy()).max() <= 4e-6 * np.abs(b.numpy()).max()
 
 
+def test_masks_reach_into_loops() -> None:
+    """The batch of a small model is cut into chunks, and all of them read one mask; so does a loop over steps."""
+    module = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    x = graphc.placeholder("x", ("batch", 48, 8))
+    h = module(x)
+    loss = (F.scaled_dot_product_attention(h, h, h, is_causal=True) ** 2).mean()
+    step = graphc.train_step(loss, graphc.optim.SGD(module.parameters(), lr=0.1), threads=2)
+    assert "chunks" in step.report(batch=64)
+    assert len(re.findall(r"within=\(", step.dump("plan", sizes={"batch": 64}))) == 6
+    z, y = graphc.placeholder("z", (48, 8)), graphc.placeholder("y", (5, 48, 8))
+    visible = graphc.tril(graphc.ones((48, 48))) > 0
+    last, _ = graphc.scan(lambda c, item: (graphc.where(visible, item @ c.T, 0.0) @ c * 0.02, None), z, y)
+    program = graphc.function([z, y], last)
+    assert len(re.findall(r"within=\(", program.dump("plan"))) == 2
+    rng = np.random.default_rng(4)
+    first, items = rng.standard_normal((48, 8)).astype(np.float32), rng.standard_normal((5, 48, 8)).astype(np.float32)
+    wanted = first.astype(np.float64)
+    for item in items.astype(np.float64):
+        wanted = np.tril(item @ wanted.T) @ wanted * 0.02
+    assert np.allclose(program(first, items), wanted, rtol=1e-4, atol=1e-6 * np.abs(wanted).max())
+
+
 def test_scores_that_are_asked_for_are_whole() -> None:
     q, k = graphc.placeholder("q", (40, 8)), graphc.placeholder("k", (40, 8))
     scores = q @ k.T
@@ -198,12 +260,16 @@ def test_scores_that_are_asked_for_are_whole() -> None:
     assert "within=(" in graphc.function([q, k], masked).dump("plan")
 
 
+def marked(x: Tensor) -> dict[Any, Any]:
+    return dict(masks_of(graph_of(x), {}).within)
+
+
 def test_small_savings_and_integers_are_left_alone() -> None:
     q, k = graphc.placeholder("q", (40, 8)), graphc.placeholder("k", (8, 40))
-    assert not within_masks(graph_of(graphc.tril(q @ k, 30)))
-    assert within_masks(graph_of(graphc.tril(q @ k)))
+    assert not marked(graphc.tril(q @ k, 30))
+    assert marked(graphc.tril(q @ k))
     whole = graphc.placeholder("i", (40, 8), "int64")
-    assert not within_masks(graph_of(graphc.tril(whole @ whole.T)))
+    assert not marked(graphc.tril(whole @ whole.T))
 
 
 # -- kernels -----------------------------------------------------------------------------------------------------------------

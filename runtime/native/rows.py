@@ -33,6 +33,7 @@ from .loops import CountingScalar, State, Work, affine_in, bind, is_straight, sc
 from .partials import Partials, Room, store_number
 from .recipes import Action, Key
 from .row_blocks import RowBlocks
+from .row_ends import RowEnds
 from .scopes import Scope
 from .sharing import quotient
 from .short_rows import LEAST_BLOCKS, MOST_PLACES, ShortRows
@@ -111,6 +112,7 @@ class Rows:
         if self.outer_count > 1:
             self.chunks = None
         self.across = Across(self) if passes.summed else None
+        self.ends = RowEnds.of(self)
 
     @property
     def ahead(self) -> LinesAhead:
@@ -232,13 +234,15 @@ class Rows:
         w, e = self.w, self.w.elements
         plan = [(first, key, self.scratch(offset), self.place) for first, key, offset in self.values_to_save()]
         plan = plan or self.values_in_outputs()
+        low, high = (i64(0), i64(self.inner_count)) if self.ends is None else self.ends.needed()
         for p, level in enumerate(self.passes.reductions):
             folding = self.folding(p)
             e.hoist(self.roots[p])
             saves = [(key, pointer, place) for first, key, pointer, place in plan if first == p]
             body = self.body(p, folding, saves, self.ahead.beside(p))
             if self.outer_count == 1:
-                states = w.sweep(self.inner, i64(0), i64(self.inner_count), self.costs[p], body, folding.initial)
+                states = w.sweep(self.inner, low, high, self.costs[p], body, folding.initial,
+                                 aligned=self.inner_count % e.lanes == 0, even=True)
             else:
                 states = self.outer_sweep(folding, p, body)
             for key, pointer, place in saves:
@@ -246,6 +250,8 @@ class Rows:
             if level:
                 e.scopes[-1].values.update(folding.results(folding.finish(states)))
         e.saved.clear()
+        if self.ends is not None:
+            self.ends.fill(low, high)
 
     def body(self, p: int, folding: Folding, saves: Sequence[tuple[Key, Value, Index]],
              ahead: Sequence[Line] = ()) -> Callable[[State], State]:
