@@ -21,6 +21,7 @@ from graphc.ops.views import expand_to, reshape
 from graphc.tensor import Tensor, constant
 
 from .cost import cost_per_element
+from .narrow import narrow_comparison
 from .rules import SIMPLIFYING, STABILIZING, Rule, apply_rule, by_op, splat
 
 Change = Callable[[Node, Node], Node | None]
@@ -318,7 +319,7 @@ def drop_ones(node: Node) -> Node | None:
 # What may apply to a node of each kind, in this order.
 OTHERS = (simplify_by_rules,)
 ATTEMPTS = {
-    Kind.MAP: (fold_constant, sink_expands, simplify_cast, fold_chain, simplify_by_rules),
+    Kind.MAP: (fold_constant, sink_expands, simplify_cast, narrow_comparison, fold_chain, simplify_by_rules),
     Kind.VIEW: (fold_constant, simplify_view, simplify_by_rules),
     Kind.REDUCE: (fold_constant, simplify_sum, simplify_by_rules),
     Kind.CONTRACT: (fold_constant, absorb_permutes, drop_ones, simplify_by_rules),

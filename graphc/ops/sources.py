@@ -7,10 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from ..ir import Node
 from ..methods import public
 from ..op import Kind, Op, Sample, define
 from ..tensor import Tensor, apply, as_tensor, constant
-from ..types import DType, DTypeLike, Shape, Size, TensorType, as_dtype, as_shape, float32, int64
+from ..types import DType, DTypeLike, Shape, Size, TensorType, as_dtype, as_shape, float32, int32, int64
+
+FEW = 4096  # numbers that are looked at one by one
 
 define(Op("input", Kind.SOURCE, lambda *, type, **_: type, doc="A placeholder: an array fed at each call."))
 define(Op("parameter", Kind.SOURCE, lambda *, cell: cell.type, doc="The value of a cell before the step."))
@@ -24,9 +27,9 @@ def _iota(*, shape: tuple[int, ...], axis: int, dtype: DType) -> np.ndarray:
     return np.broadcast_to(np.arange(shape[axis], dtype=dtype.numpy).reshape(view), shape)
 
 
-define(Op("iota", Kind.SOURCE, lambda *, shape, axis, dtype: TensorType(dtype, shape), numpy=_iota,
-          samples=(Sample((), {"shape": (3, 4), "axis": 1, "dtype": int64}),),
-          doc="The position along one axis: 0, 1, 2, ..."))
+_counting = define(Op(
+    "iota", Kind.SOURCE, lambda *, shape, axis, dtype: TensorType(dtype, shape), numpy=_iota,
+    samples=(Sample((), {"shape": (3, 4), "axis": 1, "dtype": int64}),), doc="The position along one axis: 0, 1, 2, ..."))
 
 
 @public
@@ -34,6 +37,17 @@ def iota(shape: Any, axis: int = 0, dtype: DTypeLike = "int64") -> Tensor:
     """A tensor whose elements are their own position along `axis`."""
     sizes = as_shape(shape)
     return apply("iota", shape=sizes, axis=axis % max(1, len(sizes)), dtype=as_dtype(dtype))
+
+
+def as_int32(node: Node, limit: int) -> Node | None:
+    """Fixed integers in 32 bits; None of what is not fixed, of open sizes, or where one is not below the limit."""
+    if "value" in node.attributes:
+        value = node.attributes["value"]
+        fits = value.size and value.size <= FEW and int(value.min()) > -limit and int(value.max()) < limit
+        return constant(value.astype(np.int32), int32).node if fits else None
+    if node.op is not _counting or not all(isinstance(s, int) and s < limit for s in node.shape):
+        return None
+    return iota(node.shape, node.attributes["axis"], int32).node
 
 
 @public
