@@ -12,7 +12,7 @@ import torch
 from graphc.passes import fuse as fusion
 from graphc.passes.cost import beyond
 from graphc.passes.masks import Fixed, Masks, Region, facts_of, masks_of, outcome
-from graphc.runtime.native.contract import scratch_bytes
+from graphc.runtime.native.contract import choose_road, scratch_bytes
 from graphc.runtime.native.target import Target, host
 
 import graphc
@@ -22,7 +22,7 @@ from graphc.ir import Graph
 from graphc.records import replace
 from graphc.tensor import Tensor
 
-from .test_native_contract import SIGNATURE, TARGETS, Case, Operand, compile_cases, matmul
+from .test_native_contract import SIGNATURE, TARGETS, Case, Operand, compile_cases, matmul, reference
 
 B, H, D = 2, 3, 12
 
@@ -297,7 +297,7 @@ def check_within(cases: list[Case], target: Target) -> None:
                     view[:, ~(needed if axes[0] == bound[0] else needed.T)] = 0
             if set(bound[:2]) == {"m", "n"}:
                 read &= needed if bound[0] == "m" else needed.T
-        wanted = a.view.astype(np.float64) @ b.view.astype(np.float64)
+        wanted = reference(c, a.view, b.view, target.pieces)
         wide = np.abs(a.view.astype(np.float64)) @ np.abs(b.view.astype(np.float64))
         scratch = np.full(scratch_bytes(c, target) + 192, 0xA5, np.uint8)
         base = (scratch.ctypes.data + 63) // 64 * 64
@@ -330,6 +330,16 @@ def test_kernels_leave_out_what_is_not_needed(name: str) -> None:
             c = matmul(m, n, k, batch=1 + number % 3, dtype=("float", "double")[place % 2], a=bool(place & 1),
                        b=bool(number & 1))
             cases.append(Case(replace(c, within=bounds), ("plain", "finish")[(number + place) % 2]))
+    check_within(cases, target)
+
+
+@pytest.mark.skipif(not host().has_pairs, reason="needs vectors that multiply pairs of bfloat16")
+def test_kernels_of_pairs_leave_them_out_too() -> None:
+    target = replace(host(), pieces=1)
+    cases = [Case(replace(matmul(m, n, k, batch=2, a=a, b=b), within=((x, y, offset),)), way)
+             for m, n, k in ((150, 130, 150), (300, 64, 300), (70, 300, 513)) for x, y, offset in BOUNDS
+             for a, b, way in ((False, False, "plain"), (True, True, "finish"))]
+    assert all(choose_road(c.contraction, target, c.way == "plain", (False, False)).blocking.pairs for c in cases)
     check_within(cases, target)
 
 

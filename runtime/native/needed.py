@@ -10,9 +10,11 @@ from graphc.runtime.native.emit import Function, Value, i64
 from graphc.runtime.native.sharing import maximum
 
 
-def needed_k(f: Function, c: Contraction, i0: Value, height: Value, j0: Value, columns: Value, k_first: Value, count: Value
-             ) -> tuple[Value, Value]:
+def needed_k(f: Function, c: Contraction, i0: Value, height: Value, j0: Value, columns: Value, k_first: Value, count: Value,
+             together: int) -> tuple[Value, Value]:
     """(first, count) of those of `count` k from `k_first` on that a tile needs: at least one, which a micro-kernel asks for.
+
+    together: so many k are packed in an order of their own, and summed together
 
     A tile of which nothing is needed has the products of one k: numbers, which nobody reads.
     """
@@ -27,4 +29,8 @@ def needed_k(f: Function, c: Contraction, i0: Value, height: Value, j0: Value, c
             high = f.select(f.compare("icmp slt", starts[x], f.add(ends[y], i64(offset))), high, i64(1))
     high = maximum(f, high, i64(1))
     low = f.minimum(low, f.sub(high, i64(1)))
+    if together > 1:
+        low = f.sub(low, f.binary("urem", low, i64(together)))
+        groups = f.binary("udiv", f.add(high, i64(together - 1)), i64(together))
+        high = f.minimum(f.mul(groups, i64(together)), count)
     return low, f.sub(high, low)

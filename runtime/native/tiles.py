@@ -14,6 +14,7 @@ from graphc.runtime.native.emit import SIZES, Function, Value, constant, i64
 from graphc.runtime.native.microkernel import SHORT_SPACING, SPACING, MicroKernel, TileShape, fetch_to_write, tile_function
 from graphc.runtime.native.needed import needed_k
 from graphc.runtime.native.outline import outlined
+from graphc.runtime.native.pieces import DEPTH
 from graphc.runtime.native.sharing import Rest, grid_parts, quotient, share, spread, take_turns, takes_turns
 from graphc.runtime.native.target import Target
 from graphc.runtime.native.tile_operands import Load, PackedOperands, flat_offset
@@ -237,7 +238,7 @@ class TileLoops(PackedOperands):
                 if g.pack_b:
                     b_here = self.packed_panel(k_block, panel, panels[0])
                 summed = a_here, b_here, count, a_table, b_table
-                if self.c.within and not g.pieces:
+                if self.c.within and (g.pairs or not g.pieces):
                     summed = self.needed(i0, height, j0, columns, k_first, *summed)
                 self.emit_tile(item, row_tile, rows[0], panel, panels[0], i0, height, j0, columns, out, k_block, *summed)
             if g.gathers_rows and self.finish:
@@ -249,7 +250,9 @@ class TileLoops(PackedOperands):
                a_table: Value, b_table: Value) -> tuple[Value, Value, Value, Value, Value]:
         """A, B, count and tables of a tile, without those k of the block that a mask leaves out."""
         f, g = self.f, self.blocking
-        first, count = needed_k(f, self.c, i0, height, j0, columns, k_first, count)
+        first, count = needed_k(f, self.c, i0, height, j0, columns, k_first, count, DEPTH if g.pairs else 1)
+        if g.pairs:
+            first = f.binary("lshr", first, i64(1))
         kernel = self.micro(g.height, g.vectors)
         b_k = columns if g.pack_b else i64(g.b_k or 0)
         return (self.at(a, f.mul(first, i64(kernel.a_k or 0))), self.at(b, f.mul(first, b_k)), count,
