@@ -104,12 +104,12 @@ def needed(node: Node, facts: Mapping[Node, Facts], unread: Iterable[Region]) ->
     a, b = node.inputs[::-1] if labels.turned else node.inputs
     zeros = [{r for r, value in facts.get(x, {}).items() if value == 0} for x in (a, b)]
     sizes = dict(zip(labels.left + labels.right, (*a.shape, *b.shape), strict=True))
-    alone = {group for group in (labels.m, labels.n, labels.k) if len(group) == 1}
+    cut = {group[-1:] for group in (labels.m, labels.n)} | ({labels.k} if len(labels.k) == 1 else set())
     least: dict[tuple[str, str], int] = {}
     for own, regions in zip((labels.out, labels.left, labels.right), (unread, *zeros), strict=True):
         for region in regions:
             pair = own[region.first], own[region.second]
-            if alone.issuperset(pair) and min(sizes[label] for label in pair) > LEAST_SIDE:
+            if cut.issuperset(pair) and min(sizes[label] for label in pair) > LEAST_SIDE:
                 least[pair] = min(region.offset, least.get(pair, region.offset))
     return tuple(sorted((*pair, offset) for pair, offset in least.items()
                         if LEAST * beyond(sizes[pair[0]], sizes[pair[1]], offset) >= sizes[pair[0]] * sizes[pair[1]]))

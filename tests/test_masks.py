@@ -205,6 +205,28 @@ def test_rows_end_where_a_mask_hides_the_rest(kind: str) -> None:
     assert (program(value)[0][:, ~mask] == 0).all()
 
 
+@pytest.mark.parametrize("length", [40, 64, 150])
+def test_heads_that_share_keys_are_rows_beside_each_other(length: int) -> None:
+    """Rows of all heads are one group of the contraction, and each head begins at the diagonal anew."""
+    q = graphc.placeholder("q", (2, 3, length, 8))
+    k, v = (graphc.placeholder(name, (2, 1, length, 8)) for name in "kv")
+    results = [F.scaled_dot_product_attention(q, k, v, is_causal=True)]
+    results += graphc.grad((results[0] ** 2).sum(), [q, k, v])
+    program = graphc.function([q, k, v], results, threads=1)
+    found = re.findall(r'spec="(.*?)", within', program.dump("plan"))
+    assert "abcd,aed->abce" in found and "abcd,ade->abce" in found, found
+    rng = np.random.default_rng(length)
+    arrays = [rng.standard_normal((2, h, length, 8)).astype(np.float32) for h in (3, 1, 1)]
+    values = [np.array(x) for x in program(*arrays)]
+    tensors = [torch.tensor(x.astype(np.float64), requires_grad=True) for x in arrays]
+    wanted = torch.nn.functional.scaled_dot_product_attention(*tensors, is_causal=True)
+    (wanted ** 2).sum().backward()
+    for value, expected in zip(values, (wanted, *(t.grad for t in tensors)), strict=True):
+        assert np.abs(value - expected.detach().numpy()).max() <= 4e-6 * np.abs(expected.detach().numpy()).max()
+    for a, b in zip(values, graphc.function([q, k, v], results, threads=3)(*arrays), strict=True):
+        assert np.array_equal(a, b)
+
+
 def test_multi_head_attention_with_masks_and_padding() -> None:
     x = graphc.placeholder("x", (2, 70, 24))
     padding = graphc.placeholder("padding", (2, 70), "bool")

@@ -25,7 +25,8 @@ class Contraction:
     The first four fields are the axes' sizes; the others are strides in elements, one per axis of that group, of A, B
     and C: zero broadcasts, negative ones run backwards.  Strides of C serve only where the result is stored plainly.
 
-    within: (x, y, offset), x and y being m, n or k, each of one axis: products beyond x <= y + offset may be left out
+    within: (x, y, offset): products beyond x <= y + offset may be left out, x and y being places on the last axis of m or n,
+    or on k, which has one axis then
     """
 
     dtype: str

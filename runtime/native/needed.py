@@ -5,6 +5,8 @@ Knows the places of a tile and of a block of k.  Must not know masks, packing or
 
 from __future__ import annotations
 
+import math
+
 from graphc.runtime.native.axes import Contraction
 from graphc.runtime.native.emit import Function, Value, i64
 from graphc.runtime.native.sharing import maximum
@@ -18,7 +20,8 @@ def needed_k(f: Function, c: Contraction, i0: Value, height: Value, j0: Value, c
 
     A tile of which nothing is needed has the products of one k: numbers, which nobody reads.
     """
-    starts, ends = {"m": i0, "n": j0}, {"m": f.add(i0, height), "n": f.add(j0, columns)}
+    spans = {"m": span(f, c.m, i0, height), "n": span(f, c.n, j0, columns)}
+    starts, ends = ({name: both[side] for name, both in spans.items()} for side in (0, 1))
     low, high = i64(0), count
     for x, y, offset in c.within:  # of products with x <= y + offset
         if x == "k":
@@ -34,3 +37,14 @@ def needed_k(f: Function, c: Contraction, i0: Value, height: Value, j0: Value, c
         groups = f.binary("udiv", f.add(high, i64(together - 1)), i64(together))
         high = f.minimum(f.mul(groups, i64(together)), count)
     return low, f.sub(high, low)
+
+
+def span(f: Function, sizes: tuple[int, ...], first: Value, count: Value) -> tuple[Value, Value]:
+    """(start, end) on the last of some axes of places from a flattened one on: all of it where they begin it anew."""
+    end = f.add(first, count)
+    if math.prod(sizes[:-1]) == 1:
+        return first, end
+    start = f.binary("urem", first, i64(sizes[-1]))
+    end = f.add(start, count)
+    anew = f.compare("icmp sgt", end, i64(sizes[-1]))
+    return f.select(anew, i64(0), start), f.select(anew, i64(sizes[-1]), end)
