@@ -76,14 +76,17 @@ class Masks:
         before = 0 if node.op.kind is Kind.LOOP else 1  # which graph runs
         return {g.inputs[k - before]: facts for g in node.graphs for k, facts in places}
 
-
     def ends(self, axes: Sequence[int], folds: Sequence[Node], outputs: Sequence[tuple[int, Node]]) -> tuple[End, ...]:
-        """Where the rows of a kernel end: its folds go along one axis, its (write, output) are as large as its space."""
+        """Where the rows of a kernel end, one place on each side: its folds go along one axis, its (write, output) are as large
+        as its space."""
         (axis,) = axes
         regions = [{r for r, value in self.facts(n.inputs[0]).items() if value == neutral(n)} for n in folds]
         regions += [set(self.facts(n)) for _, n in outputs]
-        common = [r for r in set.intersection(*regions) if axis in (r.first, r.second)] if regions else []
-        return tuple(End(*r, tuple((write, float(self.facts(n)[r])) for write, n in outputs)) for r in sorted(common))
+        sides: dict[bool, Region] = {}
+        for r in sorted(set.intersection(*regions), key=lambda r: r.offset, reverse=True):
+            if axis in (r.first, r.second):
+                sides[r.first == axis] = r  # the one that leaves out most
+        return tuple(End(*r, tuple((write, float(self.facts(n)[r])) for write, n in outputs)) for r in sides.values())
 
 
 def masks_of(graph: Graph, known: Mapping[Node, Facts]) -> Masks:
@@ -124,9 +127,9 @@ def facts_of(graph: Graph, known: Mapping[Node, Facts], fixed: Fixed) -> dict[No
     for node in graph.nodes:
         kind = node.op.kind
         if kind not in (Kind.MAP, Kind.VIEW):
-            if kind is Kind.SOURCE and not node.op.is_given:
+            if kind is Kind.SOURCE and not node.op.is_given and node.type.size <= LARGEST:
                 fixed.nodes.add(node)
-        elif fixed.nodes.issuperset(node.inputs):
+        elif node.type.size <= LARGEST and fixed.nodes.issuperset(node.inputs):
             fixed.nodes.add(node)
         elif len(node.shape) > 1:
             facts = [found.get(i) or fixed.facts(i) for i in node.inputs]
@@ -136,7 +139,7 @@ def facts_of(graph: Graph, known: Mapping[Node, Facts], fixed: Fixed) -> dict[No
 
 
 class Fixed:
-    """The nodes that depend on nothing from outside, in the order in which they are met, and what they are."""
+    """The nodes that depend on nothing from outside, and are not too large to be computed here; what they are."""
 
     def __init__(self) -> None:
         self.nodes: set[Node] = set()
@@ -152,11 +155,9 @@ class Fixed:
 
     def number(self, node: Node) -> Any:
         """The one number that a node is everywhere; None where it is not, or not fixed."""
-        if node not in self.nodes:
-            return None
         while node.op.kind is Kind.VIEW and node.type.size != 1 and not guarded(node):
             node = node.inputs[0]
-        return self.array(node).reshape(())[()] if node.type.size == 1 else None
+        return self.array(node).reshape(())[()] if node.type.size == 1 and node in self.nodes else None
 
     def facts(self, node: Node) -> Facts:
         """What a fixed node is in some regions; nothing of any other."""
@@ -278,14 +279,14 @@ def joint(regions: list[Iterable[Region]]) -> frozenset[Region]:
 
 def outcome(node: Node, known: list[Any]) -> Any:
     """What a map gives whatever its unknown operands (None) are; None where that depends on them, or is no number."""
-    unknown = [i for i, value in enumerate(known) if value is None]
-    if len(unknown) > UNKNOWN or len(unknown) == len(known):
+    unknown = known.count(None)
+    if unknown > UNKNOWN or unknown == len(known):
         return None
-    tried = [samples(node.inputs[i].dtype.numpy, [v for v in known if v is not None]) for i in unknown]
-    grids = dict(zip(unknown, zip(*product(*tried), strict=True), strict=True)) if unknown else {}
+    given = [v for v in known if v is not None]
+    tried = [samples(i.dtype.numpy, given) if v is None else (0.0, -0.0) if v == 0 and i.dtype.is_float else (v,)
+             for v, i in zip(known, node.inputs, strict=True)]  # 0 times a number is a zero of either sign
     count = prod(len(t) for t in tried)
-    operands = [np.array(grids[i] if value is None else [value] * count, node.inputs[i].dtype.numpy)
-                for i, value in enumerate(known)]
+    operands = [np.array(t, i.dtype.numpy) for t, i in zip(zip(*product(*tried), strict=True), node.inputs, strict=True)]
     with np.errstate(all="ignore"):
         values = np.asarray(node.op.numpy(*operands, **node.attributes))
     numbers = values[values == values]  # 0 / 0 is nothing that one reckons with

@@ -73,6 +73,19 @@ def test_what_a_map_gives_is_asked_with_numbers_of_all_magnitudes() -> None:
     assert of(graphc.equal(x, y), 0.3, None) is None  # 0.3 itself is tried
     assert of(graphc.minimum(x, y), -1e30, None) is None and of(x / y, None, 0.0) is None
     assert of(x - y, np.inf, np.inf) is None  # NaN is no number
+    assert of(graphc.reciprocal(x), 0.0) is None  # which zero it is, nobody knows
+
+
+def test_two_masks_leave_out_what_either_hides() -> None:
+    x = graphc.placeholder("x", (2, 300, 300))
+    both = graphc.where(np.tril(np.ones((300, 300), bool), 9), graphc.tril(x, 2) + 1.0, -np.inf)
+    weights = graphc.tril(graphc.exp(both), 4)
+    program = graphc.function([x], [weights, weights.sum(-1)])
+    value = np.random.default_rng(0).standard_normal((2, 300, 300)).astype(np.float32)
+    wanted = np.tril(np.exp(np.tril(value, 2) + 1), 4)
+    assert "its rows end where a mask hides the rest" in program.report()
+    for got, expected in zip(program(value), (wanted, wanted.sum(-1)), strict=True):
+        assert np.allclose(got, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("sizes", [(5, 5), (7, 3), (3, 7)])
