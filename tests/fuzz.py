@@ -50,7 +50,7 @@ class Fuzzer:
     def grow(self, steps: int) -> None:
         actions = (self.unary, self.unary, self.binary, self.binary, self.reduce, self.view, self.view, self.contract,
                    self.choose, self.normalise, self.gather, self.prefix, self.join, self.loop, self.branch, self.layer,
-                   self.layer)
+                   self.layer, self.masked)
         while steps:
             made = actions[int(self.random.integers(len(actions)))]()
             if made is not None and int(made.size) <= 20000 and made.ndim <= 4:
@@ -153,6 +153,23 @@ class Fuzzer:
         if behind == 3:
             return z.tanh() * (z * z).mean().tanh()
         return graphc.relu(z)
+
+    def masked(self) -> Tensor | None:
+        """Rows that look at each other, as far as a mask with one or two diagonals lets them."""
+        x = self.pick()
+        if x.ndim < 2:
+            return None
+        x = graphc.concat([x] * -(-24 // int(x.shape[-2])), -2)
+        rows = int(x.shape[-2])
+        if int(x.size) // int(x.shape[-1]) * rows > 20000:
+            return None
+        i, j = np.indices((rows, rows))
+        width = int(self.random.integers(1, rows + 1))
+        mask = ((j <= i), (j <= i) & (i - j < width), (j >= i), (j <= i + width))[int(self.random.integers(4))]
+        scores = x @ x.transpose(-1, -2) * 0.3
+        if self.random.random() < 0.3:
+            return (graphc.where(mask, scores, 0.0) @ x * 0.1).tanh()
+        return (graphc.where(mask, scores, -np.inf).softmax(-1) @ x).tanh()
 
     def choose(self) -> Tensor:
         x = self.pick()

@@ -122,6 +122,17 @@ def test_filecheck(case: tuple[str, str, str, list[str]]) -> None:
 # -- fusion ----------------------------------------------------------------------------------------------------------
 
 
+def test_a_gather_that_is_a_result_reads_its_data_from_memory() -> None:
+    """What reads the gather and what the gather reads would be one pass, but for the gather between them."""
+    x, y = placeholder("x", (3,)), placeholder("y", (3,))
+    taken = graphc.take(x * y, np.array([2, 0, 1]), 0)
+    program = graphc.function([x, y], [taken, (taken + y * 0.5).tanh()])
+    a, b = np.float32([1, 2, 3]), np.float32([4, 5, 6])
+    wanted = (a * b)[[2, 0, 1]]
+    for value, expected in zip(program(a, b), (wanted, np.tanh(wanted + b * 0.5)), strict=True):
+        np.testing.assert_allclose(value, expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize("size", [12, 13])  # 13: the last row and column are in no window
 def test_the_gradient_of_pooling_side_by_side_is_part_of_what_reads_it(size: int) -> None:
     x = placeholder("x", (2, 3, size, size))
