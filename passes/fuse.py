@@ -16,7 +16,7 @@ from graphc.records import field, record
 from graphc.walk import operands_first
 
 from .assign import BARRIERS, FLUID, Assignment, behind, reads
-from .clusters import FULL, Cluster, packs_once
+from .clusters import FULL, SHORT_ROW, Cluster, packs_once
 from .cost import cost_per_element, flops
 from .in_place import shared_places
 from .masks import Facts, masks_of
@@ -231,11 +231,11 @@ class Fusion(Assignment):
         return kernel
 
     def ends(self, cluster: Cluster, outputs: Sequence[Node]) -> tuple[End, ...]:
-        """Where a mask ends the cluster's rows."""
+        """Where a mask ends the cluster's rows, if they are so long that they are computed one by one."""
         folds = [n for n in cluster.members if n.op.kind is Kind.REDUCE]
         full = [(write, o) for write, o in enumerate(outputs) if cluster.members[o] == FULL]
         looked_at = [*(n.inputs[0] for n in folds), *(o for _, o in full)]
-        if (not cluster.by_row or len(cluster.axes) != 1 or not folds
+        if (not cluster.by_row or len(cluster.axes) != 1 or not folds or cluster.space[cluster.axes[0]] <= SHORT_ROW
                 or any(n.attributes["axes"] != cluster.axes for n in folds)
                 or any(n.shape != cluster.space or not n.dtype.is_float for n in looked_at)):
             return ()
