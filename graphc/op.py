@@ -113,6 +113,15 @@ class Fold(NamedTuple):
     state_dtypes: Callable[[DType], tuple[str, ...]] = lambda dtype: (dtype.name,)
     append: Callable[[Any, tuple, tuple], tuple] | None = None
 
+    def neutral(self, dtype: DType) -> float | int | bool | None:
+        """The number that the fold takes no notice of; None where its state is more than a number."""
+        state = self.identity(dtype)
+        return state[0] if len(state) == 1 else None
+
+    def joins_at_once(self, dtype: DType) -> bool:
+        """Whether joining two states is one instruction, as adding them is; a maximum asks for NaN too."""
+        return self.neutral(dtype) in (0, 1)
+
 
 class Missing:
     """What stands in a field that an op does not have: calling it is a fault of graphc's own, and says where."""

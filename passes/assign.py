@@ -182,21 +182,22 @@ class Assignment:
         indices = unravel(cluster.positions[level], node.shape)
         if node.op.kind is Kind.GATHER:
             return self.gather_meets(cluster, node, indices, level)
-        if node.op.kind is Kind.VIEW and node in self.home:  # what it reads, as it is a member itself
+        if node.op.kind is Kind.VIEW:  # what it reads: it may be a member itself
             place, guard = node.op.index(indices, node.inputs[0].type, **node.attributes)
-            inside = any(self.home.get(b) is cluster for b in self.bases(node.inputs[0]))
-            return not (guard and inside) and self.operand_meets(cluster, node.inputs[0], place, level)
-        if node.op.kind in FLUID:
-            return self.operand_meets(cluster, node, indices, level)
+            return (not (guard and self.touches(cluster, node.inputs[0]))
+                    and self.operand_meets(cluster, node.inputs[0], place, level))
         return all(self.operand_meets(cluster, operand, indices, level) for operand in node.inputs)
+
+    def touches(self, cluster: Cluster, operand: Node) -> bool:
+        """Whether an operand reads anything that the cluster computes."""
+        return any(self.home.get(b) is cluster for b in self.bases(operand))
 
     def gather_meets(self, cluster: Cluster, node: Node, indices: tuple[Index, ...], level: str) -> bool:
         """A gather reads its data from memory: another cluster's; only its index may be of this one."""
-        return (not any(self.home.get(b) is cluster for b in self.bases(node.inputs[0]))
-                and self.operand_meets(cluster, node.inputs[1], indices, level))
+        return not self.touches(cluster, node.inputs[0]) and self.operand_meets(cluster, node.inputs[1], indices, level)
 
     def operand_meets(self, cluster: Cluster, operand: Node, indices: tuple[Index, ...], level: str) -> bool:
-        if not any(self.home.get(b) is cluster for b in self.bases(operand)):
+        if not self.touches(cluster, operand):
             return True
         read = follow(operand, indices, lambda n: n in self.home)
         if read.base.op.kind is Kind.GATHER and read.base not in self.home:

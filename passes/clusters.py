@@ -106,7 +106,8 @@ def place_behind(cluster: Cluster, node: Node) -> tuple[str, tuple[int, ...]] | 
         if columns < LEAST_FOLDED or columns * operand.dtype.itemsize > ROW_BYTES or rows < (
                 LEAST_ROWS if flops(anchor) < SMALL else SHARED_ROWS):
             return "its rows are too short, too long or too few"
-        if columns <= SHORT_ROW and cluster.full_count * operand.dtype.itemsize <= HELD_BYTES and not joins_at_once(node):
+        held = cluster.full_count * operand.dtype.itemsize
+        if columns <= SHORT_ROW and held <= HELD_BYTES and not node.op.fold.joins_at_once(operand.dtype):
             return "its rows are so short that several are finished together"
         return KEPT, inside
     if max(reduced) < min(kept) and count == columns:
@@ -116,12 +117,6 @@ def place_behind(cluster: Cluster, node: Node) -> tuple[str, tuple[int, ...]] | 
             return "the tiles have too few rows"
         return KEPT, outside
     return "it folds neither rows nor columns of the tiles"
-
-
-def joins_at_once(node: Node) -> bool:
-    """Whether joining two states of a fold is one instruction, as adding them is; a maximum asks for NaN too."""
-    neutral = node.op.fold.identity(node.inputs[0].dtype)
-    return len(neutral) == 1 and neutral[0] in (0, 1)
 
 
 def sums_across(rows: Cluster, columns: Cluster) -> bool:

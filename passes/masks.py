@@ -80,7 +80,8 @@ class Masks:
         """Where the rows of a kernel end, one place on each side: its folds go along one axis, its (write, output) are as large
         as its space."""
         (axis,) = axes
-        regions = [{r for r, value in self.facts(n.inputs[0]).items() if value == neutral(n)} for n in folds]
+        regions = [{r for r, value in self.facts(n.inputs[0]).items() if value == n.op.fold.neutral(n.inputs[0].dtype)}
+                   for n in folds]
         regions += [set(self.facts(n)) for _, n in outputs]
         sides: dict[bool, Region] = {}
         for r in sorted(set.intersection(*regions), key=lambda r: r.offset, reverse=True):
@@ -115,7 +116,12 @@ def needed(node: Node, facts: Mapping[Node, Facts], unread: Iterable[Region]) ->
             if cut.issuperset(pair) and min(sizes[label] for label in pair) > LEAST_SIDE:
                 least[pair] = min(region.offset, least.get(pair, region.offset))
     return tuple(sorted((*pair, offset) for pair, offset in least.items()
-                        if LEAST * beyond(sizes[pair[0]], sizes[pair[1]], offset) >= sizes[pair[0]] * sizes[pair[1]]))
+                        if is_worth_it(sizes[pair[0]], sizes[pair[1]], offset)))
+
+
+def is_worth_it(first: int, second: int, offset: int) -> bool:
+    """Whether a region of axes of these sizes is large enough to be left out."""
+    return LEAST * beyond(first, second, offset) >= first * second
 
 
 # -- what elements are ---------------------------------------------------------------------------------------------------
@@ -182,8 +188,7 @@ class Fixed:
             last = seen.shape[1] - 1 - np.argmax(others[:, ::-1], axis=1) - np.arange(seen.shape[0])
             if corner == corner and rows.any():
                 found[Region(first, second, int(last[rows].max()))] = corner
-        return {r: v for r, v in found.items()
-                if LEAST * beyond(node.shape[r.first], node.shape[r.second], r.offset) >= node.type.size}
+        return {r: v for r, v in found.items() if is_worth_it(node.shape[r.first], node.shape[r.second], r.offset)}
 
 
 def through_view(node: Node, facts: Facts) -> Facts:
@@ -234,12 +239,6 @@ def unread_by(node: Node, user: Node, facts: Facts, unread: frozenset[Region]) -
     back = {at[0]: (axis, at[1]) for axis, index in enumerate(read_place(user)) if (at := moved(index, axes)) is not None}
     return {Region(back[r.first][0], back[r.second][0], r.offset + back[r.first][1] - back[r.second][1])
             for r in unread if r.first in back and r.second in back}
-
-
-def neutral(fold: Node) -> Any:
-    """The number that a fold does not take notice of; None where there is no such number alone."""
-    state = fold.op.fold.identity(fold.inputs[0].dtype)
-    return state[0] if len(state) == 1 else None
 
 
 # -- places ----------------------------------------------------------------------------------------------------------------

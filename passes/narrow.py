@@ -19,9 +19,14 @@ def narrow_comparison(node: Node) -> Node | None:
     """A comparison of 64-bit integers as one of 32-bit integers, where all that they can be fits."""
     if not node.dtype.is_bool or len(node.inputs) != 2 or any(i.dtype != int64 for i in node.inputs):
         return None
-    found = []
+    return on_narrowed(node, DEPTH)
+
+
+def on_narrowed(node: Node, depth: int) -> Node | None:
+    """The node on 32-bit operands; None where one of them has to have 64."""
+    found: list[Node] = []
     for i in node.inputs:
-        new = narrowed(i, DEPTH)
+        new = narrowed(i, depth)
         if new is None:
             return None
         found.append(new)
@@ -35,10 +40,4 @@ def narrowed(node: Node, depth: int) -> Node | None:
     plain = node.op.kind is Kind.VIEW or (node.op.kind is Kind.MAP and bool(node.op.linear) and len(node.op.linear[0]) == 2)
     if not plain or depth == 0 or any(i.dtype != int64 for i in node.inputs):
         return None
-    found = []
-    for i in node.inputs:
-        new = narrowed(i, depth - 1)
-        if new is None:
-            return None
-        found.append(new)
-    return make(node.op, found, node.attributes)
+    return on_narrowed(node, depth - 1)

@@ -22,7 +22,7 @@ from graphc.ir import Graph
 from graphc.records import replace
 from graphc.tensor import Tensor
 
-from .test_native_contract import SIGNATURE, TARGETS, Case, Operand, compile_cases, matmul, reference
+from .test_native_contract import SIGNATURE, TARGETS, Case, Operand, compile_cases, matmul, random_operands, reference
 
 B, H, D = 2, 3, 12
 
@@ -322,8 +322,7 @@ def check_within(cases: list[Case], target: Target) -> None:
     for number, case in enumerate(cases):
         c = case.contraction
         run = SIGNATURE(engine.get_function_address(f"case{number}"))
-        a = Operand(c.dtype, [(c.batch, c.a_batch), (c.m, c.a_m), (c.k, c.a_k)], rng, case.misalign)
-        b = Operand(c.dtype, [(c.batch, c.b_batch), (c.k, c.b_k), (c.n, c.b_n)], rng, case.misalign)
+        a, b = random_operands(c, rng, case.misalign)
         sizes, read = {"m": c.m[0], "n": c.n[0], "k": c.k[0]}, np.ones((c.m[0], c.n[0]), bool)
         for bound in c.within:
             needed = inside(sizes, bound)
@@ -386,8 +385,7 @@ def test_kernels_do_not_touch_what_is_far_from_the_diagonal(bound: tuple[str, st
     engine = compile_cases([Case(c)], host())  # held: it has the code
     run = SIGNATURE(engine.get_function_address("case0"))
     rng = np.random.default_rng(1)
-    a = Operand(c.dtype, [(c.batch, c.a_batch), (c.m, c.a_m), (c.k, c.a_k)], rng, 0)
-    b = Operand(c.dtype, [(c.batch, c.b_batch), (c.k, c.b_k), (c.n, c.b_n)], rng, 0)
+    a, b = random_operands(c, rng)
     out = Operand(c.dtype, [(c.batch, c.c_batch), (c.m, c.c_m), (c.n, c.c_n)], None, 0)
     x, y, _ = bound
 

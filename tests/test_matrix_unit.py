@@ -33,6 +33,7 @@ from tests.test_native_contract import (
     matmul,
     pixel_rows,
     random_matmuls,
+    random_operands,
     reference,
     strided,
 )
@@ -86,8 +87,7 @@ def run_by_vectors(cases: list[Case], target: Target, threads: tuple[int, ...] =
     for number, case in enumerate(cases):
         c = case.contraction
         run = SIGNATURE(code.address(f"case{number}"))
-        a = Operand(c.dtype, [(c.batch, c.a_batch), (c.m, c.a_m), (c.k, c.a_k)], rng, case.misalign)
-        b = Operand(c.dtype, [(c.batch, c.b_batch), (c.k, c.b_k), (c.n, c.b_n)], rng, case.misalign)
+        a, b = random_operands(c, rng, case.misalign)
         x, y = (1 - v.view if hook else v.view for v, hook in zip((a, b), case.loads, strict=True))
         wanted, magnitude = reference(c, x, y, target.pieces), reference(c, np.abs(x), np.abs(y))
         size = scratch_bytes(c, target, load_a=case.loads[0], load_b=case.loads[1], overlap=overlap)

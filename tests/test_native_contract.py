@@ -104,6 +104,12 @@ class Operand:
         self.pointer = self.memory.ctypes.data + first * self.memory.itemsize
 
 
+def random_operands(c: Contraction, rng: np.random.Generator, misalign: int = 0) -> tuple[Operand, Operand]:
+    """A and B of random numbers."""
+    return (Operand(c.dtype, [(c.batch, c.a_batch), (c.m, c.a_m), (c.k, c.a_k)], rng, misalign),
+            Operand(c.dtype, [(c.batch, c.b_batch), (c.k, c.b_k), (c.n, c.b_n)], rng, misalign))
+
+
 @record()
 class Case:
     """A contraction, and what to do with its tiles: "plain" direct store, "finish" store_to, "twice" 2 x + 1."""
@@ -205,8 +211,7 @@ def check(cases: list[Case], target: Target, thread_counts: tuple[int, ...] = (1
     for number, case in enumerate(cases):
         c = case.contraction
         run = SIGNATURE(engine.get_function_address(f"case{number}"))
-        a = Operand(c.dtype, [(c.batch, c.a_batch), (c.m, c.a_m), (c.k, c.a_k)], rng, case.misalign)
-        b = Operand(c.dtype, [(c.batch, c.b_batch), (c.k, c.b_k), (c.n, c.b_n)], rng, case.misalign)
+        a, b = random_operands(c, rng, case.misalign)
         x = 1 - a.view if case.loads[0] else a.view
         y = 1 - b.view if case.loads[1] else b.view
         exact = choose_road(c, target, True, case.loads).stencil is not None  # float32 numbers, whatever may be rounded

@@ -17,7 +17,7 @@ from graphc.runtime.native.threads import Pool
 from graphc.runtime.native.values import SIZES, Value, i64, vector
 
 from graphc.records import replace
-from tests.test_native_contract import Case, Operand, doubled, load_hooks, matmul, reference, targets
+from tests.test_native_contract import Case, Operand, doubled, load_hooks, matmul, random_operands, reference, targets
 
 THREADS = 3
 CONTRACTIONS = [matmul(m, n, k, a=a, b=b, dtype=dtype)
@@ -109,8 +109,7 @@ def check_balanced(cases: list[Case], target: Target, pool: Pool, overlap: bool 
     rng, found = np.random.default_rng(7), 0
     for number, case in enumerate(cases):
         c = case.contraction
-        a = Operand(c.dtype, [(c.batch, c.a_batch), (c.m, c.a_m), (c.k, c.a_k)], rng, case.misalign)
-        b = Operand(c.dtype, [(c.batch, c.b_batch), (c.k, c.b_k), (c.n, c.b_n)], rng, case.misalign)
+        a, b = random_operands(c, rng, case.misalign)
         x, y = (1 - v.view if hook else v.view for v, hook in zip((a, b), case.loads, strict=True))
         wanted, magnitude = reference(c, x, y, target.pieces), reference(c, np.abs(x), np.abs(y))
         if case.way == "twice":

@@ -163,17 +163,13 @@ def block_rows(kernel: Kernel, passes: Passes) -> int:
                   and any(r.positioned for r in passes.all))
     if (kernel.form is not Form.ROWS or not passes.kept_axes
             or not 1 < passes.reduced_count <= (BLOCK_POSITIONED if positioned else BLOCK_ROW)
-            or not any(len(passes.reductions) > 1 or not joins_at_once(r) for r in passes.all)):
+            or not any(len(passes.reductions) > 1 or not r.fold.joins_at_once(r.node.inputs[0].dtype)
+                       for r in passes.all)):
         return 1
     rows = BLOCK_LANES
     while rows > 1 and rows * 4 > passes.kept_count:
         rows //= 2
     return rows if rows >= LEAST_BLOCK else 1
-
-
-def joins_at_once(r: Reduction) -> bool:
-    """Whether joining two lanes is one instruction, as adding them is."""
-    return not r.positioned and r.neutral[0] in (0, 1)
 
 
 def numbers_bytes(count: int) -> int:
