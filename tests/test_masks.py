@@ -175,6 +175,18 @@ def test_attention_is_what_pytorch_says(kind: str, length: int, monkeypatch: pyt
         assert np.array_equal(a, b) if length < 128 else np.abs(a - b).max() <= 2e-6 * np.abs(b).max()
 
 
+@pytest.mark.parametrize("depth", [33, 600])
+def test_maps_behind_what_is_masked_are_finished(depth: int) -> None:
+    """Tiles with much to do behind them are finished beside the next tile's sums, which a mask may leave too short for that."""
+    a, b, y = (graphc.placeholder(name, shape) for name, shape in (("a", (2, 150, depth)), ("b", (2, 150, depth)),
+                                                                  ("y", (2, 150, 150))))
+    program = graphc.function([a, b, y], graphc.where(triangle(150), ((a @ b.transpose(-1, -2)) * 0.1).exp() * y, 0.0))
+    rng = np.random.default_rng(depth)
+    arrays = [rng.standard_normal(x.shape).astype(np.float32) for x in (a, b, y)]
+    exact = np.exp(arrays[0].astype(np.float64) @ arrays[1].astype(np.float64).transpose(0, 2, 1) * 0.1) * arrays[2]
+    assert np.allclose(program(*arrays), np.where(triangle(150), exact, 0), rtol=1e-4, atol=1e-4)
+
+
 def test_what_a_mask_hides_does_not_spread() -> None:
     """NaN behind a position reaches no earlier one, as in an attention that is computed step by step."""
     length = 64

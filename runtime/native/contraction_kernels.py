@@ -41,10 +41,12 @@ def by_vectors(kernel: Kernel, target: Target) -> bool:
 def overlaps(kernel: Kernel, target: Target) -> bool:
     """Whether a tile's epilogue runs beside the multiply-adds of the next tile: updates in place, bound by divisions.
 
-    An activation is bound by the same multiply-add units as the sums, so that nothing is gained.
+    An activation is bound by the same multiply-add units as the sums, so that nothing is gained.  Where a mask leaves products
+    out, the next tile's sums may be too short to finish a tile beside them.
     """
-    size = contraction_node(kernel).type.size
-    return bool(kernel.in_place) and by_vectors(kernel, target) and sum(
+    node = contraction_node(kernel)
+    size = node.type.size
+    return bool(kernel.in_place) and not node.attributes.get("within") and by_vectors(kernel, target) and sum(
         scalar_cost(n) for n in kernel.body.nodes if n.op.kind is Kind.MAP and n.type.size == size) >= LONG
 
 
