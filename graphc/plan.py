@@ -67,7 +67,8 @@ class Form(Enum):
 class End(NamedTuple):
     """One side of a diagonal where a kernel's folds take nothing in, and its outputs over the space are known numbers.
 
-    index[first] - index[second] > offset, of two axes of the space; numbers: (write, what it is there)
+    index[first] - index[second] > offset, of two axes of the space; numbers: (write, what it is there), behind a contraction
+    only of outputs that anybody reads there
     """
 
     first: int
@@ -84,7 +85,7 @@ class Kernel:
     space     sizes of the iteration space (of a contraction: of its result)
     axes      of that space, the reduced ones (ROWS, COLUMNS; of a contraction: those of the folds behind it)
     in_place  pairs (write, read) that may share memory: each element is read before it is written, by the same iteration
-    ends      where a mask ends rows: nothing has to be computed beyond
+    ends      where a mask ends rows, or hides tiles: nothing has to be computed beyond
     """
 
     name: str

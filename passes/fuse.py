@@ -222,7 +222,8 @@ class Fusion(Assignment):
         phases = [m.phase for m, level in cluster.members.items() if level == FULL or cluster.form is not Form.CONTRACT]
         named = cluster.anchor or next(iter(cluster.members))
         ends = self.ends(cluster, outputs)
-        notes = [*cluster.notes, *(["its rows end where a mask hides the rest"] if ends else [])]
+        notes = [*cluster.notes, *(["its rows end where a mask hides the rest"] if ends and cluster.by_row else []),
+                 *(["tiles that a mask hides are not computed"] if ends and not cluster.by_row else [])]
         notes += [f"{1 - flops(new[n]) / flops(n):.0%} of its products are left out: a mask hides them"
                   for n in inside if n in self.masks.within and n in cluster.members]
         kernel = Kernel(f"{named.op.name}_{cluster.number}", cluster.form, body, tuple(read),
@@ -231,8 +232,11 @@ class Fusion(Assignment):
         return kernel
 
     def ends(self, cluster: Cluster, outputs: Sequence[Node]) -> tuple[End, ...]:
-        """Where a mask ends the cluster's rows, if they are so long that they are computed one by one."""
+        """Where a mask ends the cluster's rows, if they are so long that they are computed one by one, or hides tiles."""
         folds = [n for n in cluster.members if n.op.kind is Kind.REDUCE]
+        if cluster.form is Form.CONTRACT and cluster.anchor is not None and not folds and \
+                all(o.shape == cluster.space and o.dtype.is_float for o in outputs):
+            return self.masks.hidden_tiles(cluster.anchor, outputs)
         full = [(write, o) for write, o in enumerate(outputs) if cluster.members[o] == FULL]
         looked_at = [*(n.inputs[0] for n in folds), *(o for _, o in full)]
         if (not cluster.by_row or len(cluster.axes) != 1 or not folds or cluster.space[cluster.axes[0]] <= SHORT_ROW

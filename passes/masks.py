@@ -23,48 +23,39 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from math import prod
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from graphc.index import Index, variables_for
 from graphc.ir import Graph, Node
 from graphc.labels import labels_of
 from graphc.op import Kind
-from graphc.ops.contractions import Within
+from graphc.ops.contractions import Within, split_spec
 from graphc.plan import End
-from graphc.records import NamedTuple, record
+from graphc.records import record
 
-from .cost import beyond
+from .diagonals import beyond_diagonals
+from .regions import Facts, Region, axes_of, guarded, is_worth_it, moved, read_place, through_view
 
 LARGEST = 1 << 22  # elements of a mask that is looked at
-LEAST = 10  # one in so many products is left out, at least
 LEAST_SIDE = 16  # of what is cut by a diagonal: about the rows that are computed at a time
 UNKNOWN = 2  # operands of a map that may be unknown
 NUMBERS = (0.0, 1.0, -1.0, 2.5, -0.3, 7.0, 1e-30, -1e30)  # what an unknown number may be, beside the largest ones
-
-
-class Region(NamedTuple):
-    """Elements beyond a diagonal: index[first] - index[second] > offset, of two axes."""
-
-    first: int
-    second: int
-    offset: int
-
-
-Facts = Mapping[Region, Any]  # what all elements of a region are
 
 
 @record(frozen=True)
 class Masks:
     """What is known about the nodes of a graph.
 
-    within  what each contraction may leave out, as its attribute `within` says it
+    within   what each contraction may leave out, as its attribute `within` says it
+    ignored  where a node may be anything, NaN too
     """
 
     known: Mapping[Node, Facts]
     fixed: Fixed
     within: Mapping[Node, Within]
+    ignored: Mapping[Node, frozenset[Region]] = MappingProxyType({})
 
     def facts(self, node: Node) -> Facts:
         return self.known.get(node) or self.fixed.facts(node)
@@ -89,6 +80,25 @@ class Masks:
                 sides[r.first == axis] = r  # the one that leaves out most
         return tuple(End(*r, tuple((write, float(self.facts(n)[r])) for write, n in outputs)) for r in sides.values())
 
+    def hidden_tiles(self, contraction: Node, outputs: Sequence[Node]) -> tuple[End, ...]:
+        """Where nothing of a contraction has to be computed: its outputs, as large as itself, are known or read by nobody."""
+        out = split_spec(contraction.attributes["spec"])[2]
+        pairs = {(out.index(x), out.index(y)) for x, y, _ in self.within.get(contraction, ()) if x in out and y in out}
+        found = []
+        for pair in sorted(pairs):
+            offset, numbers = -contraction.shape[pair[1]], []
+            for write, node in enumerate(outputs):
+                known = {r.offset: value for r, value in self.facts(node).items() if r[:2] == pair}
+                least = min((*known, *(r.offset for r in self.ignored.get(node, ()) if r[:2] == pair)), default=None)
+                if least is None:
+                    break
+                offset = max(offset, least)
+                if known:
+                    numbers.append((write, float(known[min(known)])))
+            else:
+                found.append(End(*pair, offset, tuple(numbers)))
+        return tuple(found)
+
 
 def masks_of(graph: Graph, known: Mapping[Node, Facts]) -> Masks:
     """What masks make of a graph of known sizes; known: facts about its inputs."""
@@ -99,7 +109,8 @@ def masks_of(graph: Graph, known: Mapping[Node, Facts]) -> Masks:
     unread = unread_of(graph, facts)
     within = {n: found for n in graph.nodes if n.op.kind is Kind.CONTRACT and n.dtype.is_float
               and (found := needed(n, facts, unread.get(n, frozenset())))}
-    return Masks(facts, fixed, within)
+    ignored = unread_of(graph, {n: firm(n, regions, facts, fixed) for n, regions in facts.items()}) if within else {}
+    return Masks(facts, fixed, within, ignored)
 
 
 def needed(node: Node, facts: Mapping[Node, Facts], unread: Iterable[Region]) -> Within:
@@ -119,11 +130,6 @@ def needed(node: Node, facts: Mapping[Node, Facts], unread: Iterable[Region]) ->
                         if is_worth_it(sizes[pair[0]], sizes[pair[1]], offset)))
 
 
-def is_worth_it(first: int, second: int, offset: int) -> bool:
-    """Whether a region of axes of these sizes is large enough to be left out."""
-    return LEAST * beyond(first, second, offset) >= first * second
-
-
 # -- what elements are ---------------------------------------------------------------------------------------------------
 
 
@@ -137,6 +143,8 @@ def facts_of(graph: Graph, known: Mapping[Node, Facts], fixed: Fixed) -> dict[No
                 fixed.nodes.add(node)
         elif node.type.size <= LARGEST and fixed.nodes.issuperset(node.inputs):
             fixed.nodes.add(node)
+        elif node.dtype.is_bool and len(node.shape) > 1 and (new := beyond_diagonals(node)):
+            found[node] = new
         elif len(node.shape) > 1:
             facts = [found.get(i) or fixed.facts(i) for i in node.inputs]
             if any(facts) and (new := through_view(node, facts[0]) if kind is Kind.VIEW else of_map(node, facts, fixed)):
@@ -191,18 +199,6 @@ class Fixed:
         return {r: v for r, v in found.items() if is_worth_it(node.shape[r.first], node.shape[r.second], r.offset)}
 
 
-def through_view(node: Node, facts: Facts) -> Facts:
-    """The facts about a view's operand as facts about the view."""
-    if not facts or guarded(node):
-        return {}
-    place, axes, found = read_place(node), axes_of(node), {}
-    for region, value in facts.items():
-        first, second = moved(place[region.first], axes), moved(place[region.second], axes)
-        if first is not None and second is not None:
-            found[Region(first[0], second[0], region.offset - first[1] + second[1])] = value
-    return found
-
-
 def of_map(node: Node, facts: list[Facts], fixed: Fixed) -> Facts:
     """Where a map is one number whatever its unknown operands are."""
     numbers = [fixed.number(i) for i in node.inputs]
@@ -211,6 +207,22 @@ def of_map(node: Node, facts: list[Facts], fixed: Fixed) -> Facts:
         value = outcome(node, [f.get(region) if n is None else n for n, f in zip(numbers, facts, strict=True)])
         if value is not None:
             found[region] = value
+    return found
+
+
+def firm(node: Node, regions: Facts, facts: Mapping[Node, Facts], fixed: Fixed) -> Facts:
+    """Those of the facts about a map that hold for operands that are NaN, too."""
+    if node.op.kind is not Kind.MAP:
+        return {}
+    found = {}
+    for region, value in regions.items():
+        known = [fixed.number(i) if fixed.number(i) is not None else (facts.get(i) or fixed.facts(i)).get(region)
+                 for i in node.inputs]
+        if all(v is not None or i.dtype.is_float for v, i in zip(known, node.inputs, strict=True)):
+            operands = [np.array(np.nan if v is None else v, i.dtype.numpy) for v, i in zip(known, node.inputs, strict=True)]
+            with np.errstate(all="ignore"):
+                if np.asarray(node.op.numpy(*operands, **node.attributes)) == value:
+                    found[region] = value
     return found
 
 
@@ -239,30 +251,6 @@ def unread_by(node: Node, user: Node, facts: Facts, unread: frozenset[Region]) -
     back = {at[0]: (axis, at[1]) for axis, index in enumerate(read_place(user)) if (at := moved(index, axes)) is not None}
     return {Region(back[r.first][0], back[r.second][0], r.offset + back[r.first][1] - back[r.second][1])
             for r in unread if r.first in back and r.second in back}
-
-
-# -- places ----------------------------------------------------------------------------------------------------------------
-
-
-def read_place(node: Node) -> tuple[Index, ...]:
-    """The place in its operand that a view reads for a place of its own."""
-    return tuple(node.op.index(variables_for(node.shape), node.inputs[0].type, **node.attributes)[0])
-
-
-def guarded(node: Node) -> bool:
-    """Whether a view has elements that are not its operand's."""
-    return bool(node.op.index(variables_for(node.shape), node.inputs[0].type, **node.attributes)[1])
-
-
-def axes_of(node: Node) -> dict[Index, int]:
-    """The axis of each variable of a node's place; axes of size 1 have none."""
-    return {variable: axis for axis, variable in enumerate(variables_for(node.shape)) if node.shape[axis] != 1}
-
-
-def moved(index: Index, axes: Mapping[Index, int]) -> tuple[int, int] | None:
-    """(axis, distance) of a place along one axis; None where it is something else."""
-    axis = axes.get(index - index.constant)
-    return None if axis is None else (axis, index.constant)
 
 
 def joint(regions: list[Iterable[Region]]) -> frozenset[Region]:

@@ -23,6 +23,7 @@ from .loops import merge_scans
 from .masks import Facts
 from .memory import plan_memory
 from .picks import picks_of
+from .row_sums import share_row_sums
 from .schedule import schedule
 from .simplify import simplify, stabilize
 from .split import split_long_sums
@@ -116,7 +117,7 @@ class Pipeline:
 def picked_and_simplified(graph: Graph) -> Graph:
     """A graph of known sizes, simplified, with single elements of lines picked in place."""
     graph = expand_composites(graph)
-    return simplify(graph, change=picks_of(graph))
+    return share_row_sums(simplify(graph, change=picks_of(graph)))
 
 
 def laid_out(graph: Graph, known: Mapping[Node, Facts] = NOTHING) -> tuple[Fused, Plan]:

@@ -133,7 +133,7 @@ KINDS: dict[str, tuple[int, Callable[..., Any]]] = {  # how many of the six cont
         q, k, v, attn_mask=array(lib, triangle(q.shape[-2])))),
     "added": (6, softmax_of(lambda lib, s, n: s + array(lib, additive(n)))),
     "filled": (6, softmax_of(lambda lib, s, n: s.masked_fill(lib.tril(lib.ones((n, n))) == 0, -np.inf))),
-    "filled with -1e9": (3, softmax_of(lambda lib, s, n: s.masked_fill(lib.tril(lib.ones((n, n))) == 0, -1e9))),
+    "filled with -1e9": (4, softmax_of(lambda lib, s, n: s.masked_fill(lib.tril(lib.ones((n, n))) == 0, -1e9))),
     "window": (6, softmax_of(lambda lib, s, n: lib.where(array(lib, window(n, 9)), s, -np.inf))),
     "to the future": (6, softmax_of(lambda lib, s, n: lib.where(array(lib, triangle(n).T.copy()), s, -np.inf))),
     "linear": (6, lambda lib, q, k, v: lib.tril(q @ k.transpose(-1, -2)) @ v),

@@ -188,6 +188,11 @@ class Addresses(Indices):
         whole = self.lanes * SIZES[memory_type(node)] >= HALF_LINE
         return whole and pointer.name in self.past and self.even and self._starts_even(place)
 
+    def number(self, node: Node, value: float) -> Value:
+        """A number as it is stored for a node: in every lane, where there are lanes."""
+        type_ = memory_type(node)
+        return constant(value, vector(self.lanes, type_) if self.lane is not None else type_)
+
     def store(self, node: Node, value: Value, pointer: Value, place: Index) -> None:
         """Writes an element; with a lane variable the lanes that exist, side by side or scattered."""
         if value.element == "i1":

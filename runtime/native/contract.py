@@ -19,6 +19,7 @@ from graphc.runtime.native.correlations import Correlation, correlation, emit_co
 from graphc.runtime.native.dot_tiles import DotTiles, dot_columns_in_place, dot_tiles, dots_fit, emit_dot_tiles
 from graphc.runtime.native.dots import DotTile, dot_function, dot_rows
 from graphc.runtime.native.emit import SIZES, Function, Value, i64
+from graphc.runtime.native.finished import Finish, Hidden, Prefetch, Tile, turned_hidden
 from graphc.runtime.native.matrix_blocking import SPLIT_CYCLES, TURN_CYCLES, matrix_blocking, matrix_cost, pack_cycles
 from graphc.runtime.native.operands import LINE, PIECE_COST, SHALLOW, UNFORESEEN, in_runs, listed
 from graphc.runtime.native.overlap import FinishVector, loops_of
@@ -28,12 +29,11 @@ from graphc.runtime.native.stencils import Stencil, emit_stencil, stencil
 from graphc.runtime.native.target import Target
 from graphc.runtime.native.tile_operands import Load, flat_offset
 from graphc.runtime.native.tile_stores import store_columns, store_to, store_vector_to, stores_columns, turns_by_vectors
-from graphc.runtime.native.tiles import Finish, Prefetch, Tile
 
 from graphc.plan import align
 from graphc.records import NamedTuple
 
-__all__ = ["Contraction", "Finish", "FinishVector", "Load", "Prefetch", "Tile", "emit_contraction", "lanes_along_k",
+__all__ = ["Contraction", "Finish", "FinishVector", "Hidden", "Load", "Prefetch", "Tile", "emit_contraction", "lanes_along_k",
            "scratch_bytes", "tile_parts"]
 
 MISS = 12  # cycles for a line of an operand beyond the cache that no processor foresees
@@ -250,7 +250,8 @@ def emit_contraction(f: Function, target: Target, c: Contraction, a: Value, b: V
                      thread: Value, threads: Value, finish: Finish | None = None,
                      c_pointer: Value | None = None, prefetch: Prefetch | None = None,
                      load_a: Load | None = None, load_b: Load | None = None, whole_rows: bool = False,
-                     vector: FinishVector | None = None, overlap: bool = False, past: bool = False) -> int:
+                     vector: FinishVector | None = None, overlap: bool = False, past: bool = False,
+                     hidden: Hidden | None = None) -> int:
     """Write the contraction at the end of the current block; what care its loops are worth: see `emit.Function`.
 
     Each finished tile goes to `finish`, whose code is written once; without it the result is stored at `c_pointer`
@@ -269,6 +270,8 @@ def emit_contraction(f: Function, target: Target, c: Contraction, a: Value, b: V
 
     `past` has sums that are short stored past the caches where they can be.  Then `c_pointer` is a multiple of 64, and the
     caller writes a fence behind the contraction: see `passing`.
+
+    `hidden` tells which tiles need not be computed; whatever computes them all the same is right, too.
 
     Raises: ValueError where there is neither `finish` nor `c_pointer`.
     """
@@ -300,6 +303,7 @@ def emit_contraction(f: Function, target: Target, c: Contraction, a: Value, b: V
         load_a, load_b = load_b, load_a
         if finish is not None:
             finish = turned_back(finish, c.dtype, road, f.offset(scratch, i64(road.turned_offset), "i8"), target)
+        hidden = hidden and turned_hidden(hidden)
     if road.dot_tiles is not None:
         emit_dot_tiles(f, target, c, road.dot_tiles, a, b, to, thread, threads)
         return 2
@@ -319,7 +323,7 @@ def emit_contraction(f: Function, target: Target, c: Contraction, a: Value, b: V
         overlapped(f, target, c, road.blocking, a, b, scratch, finish, prefetch, load_a, load_b, vector).emit(thread, threads)
     else:
         tiles(f, target, c, road.blocking, a, b, scratch, finish, c_pointer, prefetch, load_a, load_b,
-              past).emit(thread, threads)
+              past, hidden).emit(thread, threads)
     return road.blocking.care
 
 
@@ -330,8 +334,7 @@ def turned_back(finish: Finish, dtype: str, road: Road, memory: Value, target: T
     def turn(f: Function, tile: Tile) -> None:
         stride = road.turned_stride
         if tile.stride == 1 or g.m == 1:  # one column or one row: the same memory
-            finish(f, Tile(tile.pointer, 1, tile.columns, tile.rows, tile.j0, tile.i0, tile.batch, tile.column_part,
-                           tile.row_part, stride))
+            finish(f, tile.turned(tile.pointer, 1, stride))
             return
         if turns_by_vectors(g.lanes, target) and tile.stride % g.lanes == 0:
             store_columns(f, tile, dtype, g.lanes, memory, i64(stride))
@@ -339,8 +342,7 @@ def turned_back(finish: Finish, dtype: str, road: Road, memory: Value, target: T
             with f.loop(i64(0), tile.rows) as row, f.loop(i64(0), tile.columns) as column:
                 value = f.load(f.offset(tile.pointer, f.add(f.mul(row, i64(tile.stride)), column), dtype), dtype)
                 f.store(value, f.offset(memory, f.add(f.mul(column, i64(stride)), row), dtype))
-        finish(f, Tile(memory, stride, tile.columns, tile.rows, tile.j0, tile.i0, tile.batch, tile.column_part,
-                       tile.row_part, stride))
+        finish(f, tile.turned(memory, stride, stride))
 
     return turn
 

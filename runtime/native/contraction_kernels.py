@@ -7,6 +7,7 @@ how much scratch memory that takes.  Must not know how tiles are made.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from graphc.labels import labels_of
 from graphc.op import Kind
 from graphc.plan import Kernel, align
 
-from .contract import Contraction, Load, choose_road, emit_contraction, lanes_along_k, scratch_bytes
+from .contract import Contraction, Hidden, Load, choose_road, emit_contraction, lanes_along_k, scratch_bytes
 from .emit import Function, Value
 from .epilogues import Epilogue, base_pointer, computed_operands, contraction_node, contraction_of
 from .loops import Work, bind, scalar_cost, vector_lanes
@@ -111,6 +112,19 @@ def operand_load(w: Work, operand: Node, own: str, groups: Sequence[tuple[str, t
     return load
 
 
+def hidden_tiles(kernel: Kernel, labels: tuple[str, str, str], epilogue: Epilogue | RowEpilogue | None) -> Hidden | None:
+    """Which tiles a mask hides, and what their outputs are."""
+    out = contraction_node(kernel).attributes["spec"].split("->")[1]
+    names = {group[-1:]: name for group, name in zip(labels[1:], "mn", strict=True)}
+    if not kernel.ends or tile_folds(kernel) or any(out[a] not in names for end in kernel.ends for a in end[:2]):
+        return None
+    numbers = kernel.ends[0].numbers
+    if any(end.numbers != numbers for end in kernel.ends):
+        return None
+    diagonals = tuple((names[out[end.first]], names[out[end.second]], end.offset) for end in kernel.ends)
+    return Hidden(diagonals, partial(epilogue.fill, numbers) if numbers and isinstance(epilogue, Epilogue) else None)
+
+
 def emit_contract(w: Work) -> None:
     """A contraction, stored as it is, or followed by maps and folds over its result, tile by tile."""
     f, kernel = w.f, w.kernel
@@ -131,12 +145,14 @@ def emit_contract(w: Work) -> None:
     elif not plain:
         epilogue = FoldingEpilogue(w, node, c, labels) if folds else Epilogue(w, node, c, labels)
     load_a, load_b = operand_loads(w, node, c, folds)
+    hidden = hidden_tiles(kernel, labels, epilogue)
     care = emit_contraction(f, w.target, c, *pointers, scratch=w.private, thread=w.threads.thread, threads=w.threads.count,
                              c_pointer=w.writes[0] if plain else None, finish=epilogue.finish if epilogue else None,
                              prefetch=epilogue.prefetch if isinstance(epilogue, Epilogue) and epilogue.streams else None,
                              load_a=load_a, load_b=load_b, whole_rows=folds.by_row,
                              vector=(epilogue.vector if isinstance(epilogue, Epilogue) and by_vectors(kernel, w.target)
-                                     else None), overlap=overlaps(kernel, w.target), past=w.writes[0].name in w.elements.past)
+                                     else None), overlap=overlaps(kernel, w.target), past=w.writes[0].name in w.elements.past,
+                             hidden=hidden)
     if epilogue and folds:
         with outlined(f, "complete", when=care < 2):
             epilogue.complete()

@@ -230,6 +230,22 @@ class Epilogue:
             w.store_all(self.outputs, self.roots, self.position)
         del e.memory[self.node]
 
+    def fill(self, numbers: Sequence[tuple[int, float]], f: Function, tile: Tile) -> None:
+        """What outputs are in a tile of which nothing is computed."""
+        w, e, found = self.w, self.w.elements, dict(numbers)
+
+        def body(state: State) -> State:
+            for write, n in self.outputs:
+                if write in found:
+                    e.store(n, e.number(n, found[write]), w.writes[write], self.position)
+            return state
+
+        along, first, count = (self.row, tile.i0, tile.rows) if self.by_row else (self.column, tile.j0, tile.columns)
+        w.limit_lanes(prod(self.c.m if self.by_row else self.c.n))
+        with e.inside(Scope(bind(self.item, tile.batch))), f.loop(i64(0), i64(1) if self.by_row else tile.rows) as r, \
+                e.inside(Scope({} if self.by_row else bind(self.row, f.add(tile.i0, r)))):
+            w.sweep(along, first, f.add(first, count), 1, body)
+
     def complete(self) -> None:
         """Nothing is left after the last tile."""
 

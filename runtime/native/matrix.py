@@ -16,6 +16,7 @@ from graphc.runtime.native import matrix_unit as unit
 from graphc.runtime.native.axes import Contraction
 from graphc.runtime.native.blocks import Blocking
 from graphc.runtime.native.emit import SIZES, Function, Value, constant, i64
+from graphc.runtime.native.finished import Finish, Prefetch, Tile
 from graphc.runtime.native.microkernel import MicroKernel, TileShape, tile_function
 from graphc.runtime.native.overlap import FinishVector, Waiting, fetch_row
 from graphc.runtime.native.pieces import (
@@ -31,7 +32,7 @@ from graphc.runtime.native.pieces import (
 from graphc.runtime.native.split_operands import SplitOperands
 from graphc.runtime.native.target import Target
 from graphc.runtime.native.tile_operands import Load, flat_offset
-from graphc.runtime.native.tiles import Finish, Prefetch, Tile, TileLoops
+from graphc.runtime.native.tiles import TileLoops
 
 EXACT_ROWS = 8  # rows of a vector tile that computes a part of a matrix tile again
 NO_TABLE = Value("null", "ptr")

@@ -6,10 +6,14 @@ Knows the places of a tile and of a block of k.  Must not know masks, packing or
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from functools import partial, reduce
 
 from graphc.runtime.native.axes import Contraction
 from graphc.runtime.native.emit import Function, Value, i64
 from graphc.runtime.native.sharing import maximum
+
+Diagonal = tuple[str, str, int]  # (x, y, offset) of "m" and "n": beyond is where index[x] > index[y] + offset
 
 
 def needed_k(f: Function, c: Contraction, i0: Value, height: Value, j0: Value, columns: Value, k_first: Value, count: Value,
@@ -37,6 +41,14 @@ def needed_k(f: Function, c: Contraction, i0: Value, height: Value, j0: Value, c
         groups = f.binary("udiv", f.add(high, i64(together - 1)), i64(together))
         high = f.minimum(f.mul(groups, i64(together)), count)
     return low, f.sub(high, low)
+
+
+def is_hidden(f: Function, c: Contraction, diagonals: Sequence[Diagonal], i0: Value, height: Value, j0: Value, columns: Value
+              ) -> Value:
+    """Whether (i1) all of a tile lies beyond one of these diagonals."""
+    spans = {"m": span(f, c.m, i0, height), "n": span(f, c.n, j0, columns)}
+    found = [f.compare("icmp sge", spans[x][0], f.add(spans[y][1], i64(offset))) for x, y, offset in diagonals]
+    return reduce(partial(f.binary, "or"), found)
 
 
 def span(f: Function, sizes: tuple[int, ...], first: Value, count: Value) -> tuple[Value, Value]:

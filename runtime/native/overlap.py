@@ -15,12 +15,13 @@ from typing import Protocol
 from graphc.runtime.native.axes import Contraction
 from graphc.runtime.native.blocks import Blocking
 from graphc.runtime.native.emit import SIZES, Function, Value, constant, i64
+from graphc.runtime.native.finished import Finish, Prefetch, Tile
 from graphc.runtime.native.microkernel import Walk, fetch_to_write, write_sums
 from graphc.runtime.native.operands import share_sets, ways
 from graphc.runtime.native.outline import outlined
 from graphc.runtime.native.target import Target
 from graphc.runtime.native.tile_operands import Load
-from graphc.runtime.native.tiles import Finish, Prefetch, Tile, TileLoops
+from graphc.runtime.native.tiles import TileLoops
 
 MANY = 1024  # tiles, of which it does not count how long the last one takes
 

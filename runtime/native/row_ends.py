@@ -7,13 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from graphc.ir import Node
 from graphc.plan import End
 
-from .addresses import memory_type
 from .loops import State
 from .sharing import maximum
-from .values import Value, constant, i64, vector
+from .values import Value, i64
 
 if TYPE_CHECKING:
     from .rows import Rows
@@ -64,11 +62,7 @@ class RowEnds:
 
             def one(state: State, numbers: dict[int, float] = numbers) -> State:
                 for write, node in full:
-                    e.store(node, self.number(node, numbers[write]), w.writes[write], rows.space.position)
+                    e.store(node, e.number(node, numbers[write]), w.writes[write], rows.space.position)
                 return state
 
             w.sweep(rows.inner, begin, end, 1, one, aligned=rows.inner_count % e.lanes == 0, even=True)
-
-    def number(self, node: Node, value: float) -> Value:
-        e = self.w.elements
-        return constant(value, vector(e.lanes, memory_type(node)) if e.lane is not None else memory_type(node))

@@ -18,13 +18,13 @@ from graphc.runtime.native.axes import Axes, Contraction, merge, merge_all, offs
 from graphc.runtime.native.blocking import LARGE
 from graphc.runtime.native.dots import summed
 from graphc.runtime.native.emit import Carried, Function, Module
+from graphc.runtime.native.finished import Finish, Tile
 from graphc.runtime.native.microkernel import multiply_add, plus
 from graphc.runtime.native.operands import LINE
 from graphc.runtime.native.sharing import quotient, spread
 from graphc.runtime.native.target import Target
 from graphc.runtime.native.tile_operands import flat_offset
 from graphc.runtime.native.tile_stores import store_to
-from graphc.runtime.native.tiles import Finish, Tile
 from graphc.runtime.native.values import SIZES, Value, i64, vector
 
 from graphc.plan import align

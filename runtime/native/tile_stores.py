@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 
 from graphc.runtime.native.axes import Contraction, adjacent, merge
 from graphc.runtime.native.emit import SIZES, Function, Value, i64, vector
+from graphc.runtime.native.finished import Finish, Tile
 from graphc.runtime.native.overlap import FinishVector
 from graphc.runtime.native.packing import across_lines, in_piece
 from graphc.runtime.native.target import Target
 from graphc.runtime.native.tile_operands import flat_offset
-from graphc.runtime.native.tiles import Finish, Tile
 
 COLUMNS = (("source", "ptr"), ("apart", "i64"), ("rows", "i64"), ("columns", "i64"), ("to", "ptr"), ("stride", "i64"))
 

@@ -5,46 +5,22 @@ Knows how a `Blocking` becomes loops.  Must not know how the blocking was chosen
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
 from graphc.runtime.native.axes import Contraction
 from graphc.runtime.native.blocks import Blocking
 from graphc.runtime.native.emit import SIZES, Function, Value, constant, i64
+from graphc.runtime.native.finished import Finish, Hidden, Prefetch, Tile
 from graphc.runtime.native.microkernel import SHORT_SPACING, SPACING, MicroKernel, TileShape, fetch_to_write, tile_function
-from graphc.runtime.native.needed import needed_k
+from graphc.runtime.native.needed import is_hidden, needed_k
 from graphc.runtime.native.outline import outlined
 from graphc.runtime.native.pieces import DEPTH
 from graphc.runtime.native.sharing import Rest, grid_parts, quotient, share, spread, take_turns, takes_turns
 from graphc.runtime.native.target import Target
 from graphc.runtime.native.tile_operands import Load, PackedOperands, flat_offset
 
-from graphc.records import NamedTuple
-
 FETCHED = 256  # bytes of a result that are fetched in one turn of a loop
-
-
-class Tile(NamedTuple):
-    """A finished tile: `rows` by `columns` sums, row-major from `pointer` with `stride` elements between rows.
-
-    Element (r, j) belongs to the flattened indices (i0 + r, j0 + j) of m and n and to the flattened `batch` index.
-    Tiles that cover the same rows share `row_part`, those that cover the same columns `column_part`.
-    """
-
-    pointer: Value
-    stride: int
-    rows: Value
-    columns: Value
-    i0: Value
-    j0: Value
-    batch: Value
-    row_part: Value
-    column_part: Value
-    width: int  # the most columns that any tile has
-
-
-Finish = Callable[[Function, Tile], None]
-Prefetch = Callable[[Function, Tile], Sequence[tuple[Value, int]]]
 
 
 class TileLoops(PackedOperands):
@@ -52,9 +28,11 @@ class TileLoops(PackedOperands):
 
     def __init__(self, f: Function, target: Target, c: Contraction, blocking: Blocking, a: Value, b: Value,
                  scratch: Value, finish: Finish | None, c_pointer: Value | None, prefetch: Prefetch | None,
-                 load_a: Load | None = None, load_b: Load | None = None, past: bool = False) -> None:
+                 load_a: Load | None = None, load_b: Load | None = None, past: bool = False,
+                 hidden: Hidden | None = None) -> None:
         super().__init__(f, target, c, blocking, scratch, load_a, load_b)
         self.past = past and blocking.far_result and blocking.begins_even
+        self.hidden = hidden
         self.a, self.b, self.finish, self.c_pointer, self.prefetch = a, b, finish, c_pointer, prefetch
         self.a_table = f.module.table(blocking.a_table, "i64") if blocking.a_table else Value("null", "ptr")
         self.b_table = f.module.table(blocking.b_table, "i64") if blocking.b_table else Value("null", "ptr")
@@ -237,14 +215,30 @@ class TileLoops(PackedOperands):
                 b_here = self.at(b, flat_offset(f, j0, g.b_n) if g.stretch else f.mul(j0, i64(1)))
                 if g.pack_b:
                     b_here = self.packed_panel(k_block, panel, panels[0])
-                summed = a_here, b_here, count, a_table, b_table
-                if self.c.within and (g.pairs or not g.pieces):
-                    summed = self.needed(i0, height, j0, columns, k_first, *summed)
-                self.emit_tile(item, row_tile, rows[0], panel, panels[0], i0, height, j0, columns, out, k_block, *summed)
+                hidden = self.emit_hidden(item, row_tile, panel, i0, height, j0, columns, k_block)
+                with self.unless(hidden):
+                    summed = a_here, b_here, count, a_table, b_table
+                    if self.c.within and (g.pairs or not g.pieces):
+                        summed = self.needed(i0, height, j0, columns, k_first, *summed)
+                    self.emit_tile(item, row_tile, rows[0], panel, panels[0], i0, height, j0, columns, out, k_block, *summed)
             if g.gathers_rows and self.finish:
                 whole = Tile(self.region("rows"), g.padded_n, height, i64(g.n), i0, i64(0), item, row_tile, i64(0),
                              g.padded_n)
                 self.finish_after(k_block, whole)
+
+    def emit_hidden(self, item: Value, row_tile: Value, panel: Value, i0: Value, height: Value, j0: Value, columns: Value,
+                    k_block: Value) -> Value | None:
+        """Whether (i1) a tile is hidden; then it is filled."""
+        if self.hidden is None or self.blocking.gathers_rows:
+            return None
+        f, g, width = self.f, self.blocking, self.blocking.vectors * self.blocking.lanes
+        hidden = is_hidden(f, self.c, self.hidden.diagonals, i0, height, j0, columns)
+        if self.hidden.fill is not None:
+            last = f.compare("icmp eq", k_block, i64(g.k_blocks - 1))
+            valid, _ = self.columns_of(panel, j0, columns)
+            with f.when(f.binary("and", hidden, last)), outlined(f, "fill", when=g.coarse):
+                self.hidden.fill(f, Tile(Value("null", "ptr"), width, height, valid, i0, j0, item, row_tile, panel, width))
+        return hidden
 
     def needed(self, i0: Value, height: Value, j0: Value, columns: Value, k_first: Value, a: Value, b: Value, count: Value,
                a_table: Value, b_table: Value) -> tuple[Value, Value, Value, Value, Value]:
