@@ -20,13 +20,16 @@ from .records import NamedTuple, record
 
 if TYPE_CHECKING:
     from .built import Built
-    from .passes.recompute import Recomputed
+    from .passes.pipeline import Pipeline
+    from .passes.recompute import Fitted, Recomputed
     from .plan import Buffer, Plan
     from .runtime.native.executable import Native
     from .runtime.program import Executable, Runs
 
 LONG = 300  # nodes of a graph whose passes take as long as making the code of the pool of threads, or longer
 LARGE = 1 << 17  # elements of parameters and states from which a step is work for several threads, however few its nodes
+
+HUGE = 1 << 30  # bytes that values have which can be computed in blocks, from which they are without a memory budget
 
 
 class Memory(NamedTuple):
@@ -66,7 +69,7 @@ class Planned(NamedTuple):
 
     tiny        whether the step is so small that native code has no kernels
     recomputed  what was given to meet the memory budget
-    batch       whether the batch runs in chunks, or why not
+    batch       whether the batch runs in chunks, or why not, and what is computed in blocks
     """
 
     graph: Graph
@@ -206,27 +209,45 @@ def planned(name: str, simplified: Graph, sizes: Mapping[str, int], *, backend: 
 
     pipeline = Pipeline()
     graph = pipeline.concrete(simplified, sizes)
-    tiny, whole, batch = False, graph, ""
+    tiny, cost = False, None
+    whole, blocks = pipeline.blockwise(graph, HUGE) if memory_budget is None else (graph, "")
+    graph, batch = whole, ""
     if backend == "native":
         from .runtime.native.unroll import scalar_operations
 
         tiny = scalar_operations(graph, flops) is not None
         if not tiny:
             graph, batch = pipeline.chunked(simplified, graph)
-    cost = None
     if memory_budget is None:
         plan = pipeline.plan(graph)
     else:
         fitted = pipeline.fit(graph, memory_budget)
-        if fitted.plan.arena_bytes > memory_budget and whole is not graph:
-            fitted = min(fitted, pipeline.fit(whole, memory_budget), key=lambda f: f.plan.arena_bytes)
+        if fitted.cost is not None or fitted.plan.arena_bytes > memory_budget:
+            fitted, blocks = other_ways(pipeline, fitted, graph, whole, memory_budget)
         graph, plan, cost = fitted.graph, fitted.plan, fitted.cost
         if plan.arena_bytes > memory_budget:
             from .passes.recompute import refusal
 
             given = ", ".join(f"{k}={v}" for k, v in sizes.items()) or "these sizes"
             raise GraphError(f"{name} {refusal(given, memory_budget, fitted)}{at(user_origin())}")
-    return Planned(graph, plan, tiny, pipeline.seconds, cost, batch)
+    return Planned(graph, plan, tiny, pipeline.seconds, cost, "; ".join(filter(None, (blocks, batch))))
+
+
+def other_ways(pipeline: Pipeline, fitted: Fitted, graph: Graph, whole: Graph, budget: int) -> tuple[Fitted, str]:
+    """Where a budget takes operations: the way of fewest of them, or that of least memory where none meets it.
+
+    fitted  what was found with the batch in chunks, if it is; whole: the graph with the batch as a whole
+    With words about large values that are computed in blocks.
+    """
+    ways = [(fitted, "")]
+    if fitted.plan.arena_bytes > budget and whole is not graph:
+        ways.append((pipeline.fit(whole, budget), ""))
+    in_blocks, words = pipeline.blockwise(whole, budget=budget)
+    if words:
+        ways.append((pipeline.fit(in_blocks, budget), words))
+    return min(ways, key=lambda way: (max(budget, way[0].plan.arena_bytes), way[0].plan.flops))
+
+
 
 
 def compile_for(name: str, simplified: Graph, sizes: Mapping[str, int], options: Options) -> Compiled:

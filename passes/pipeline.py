@@ -32,6 +32,7 @@ from .verify import verify_graph, verify_plan
 if TYPE_CHECKING:
     from .recompute import Fitted
 
+PIECES_AT_ONCE = 4  # of a value that is computed in pieces, of which a memory budget is to hold as many
 NOTHING: Mapping[Node, Facts] = {}
 Observer = Callable[[str, Graph | Plan], None]
 
@@ -79,6 +80,19 @@ class Pipeline:
         verify_graph(graph)
         self._done("specialize", graph, start)
         return graph
+
+    @from_one_line()
+    def blockwise(self, graph: Graph, least: int = 0, budget: int | None = None) -> tuple[Graph, str]:
+        """The concrete graph with large values computed block by block, if they have so many bytes, and words about it."""
+        if sum(n.type.bytes for n in graph.nodes if n.op.kind is Kind.CONTRACT) < max(1, least):
+            return graph, ""
+        from .blockwise import PIECE, blockwise  # loads with the first program that may have such values
+
+        start = perf_counter()
+        graph, words = blockwise(graph, least, PIECE if budget is None else min(PIECE, budget // PIECES_AT_ONCE))
+        verify_graph(graph)
+        self._done("blockwise", graph, start)
+        return graph, words
 
     @from_one_line()
     def chunked(self, open_graph: Graph, graph: Graph) -> tuple[Graph, str]:
