@@ -40,7 +40,8 @@ def function(inputs: Sequence[Tensor], outputs: Any, updates: Mapping[Parameter,
     threads         at most this many; None for all cores that this process may use
     memory_budget   bytes that temporaries may take: values are computed again instead of kept until they fit, at the same
                     results (`report()` says which and at what cost; only sums over a batch that ran in chunks and no longer
-                    does are added up in another order); a GraphError where nothing reaches it
+                    does, and of large values that are computed in blocks, are added up in another order); a GraphError where
+                    nothing reaches it
     check_numerics  NaN or infinity in an output or a new value raises NumericsError and leaves the cells as they were
     matmul_precision  "highest", "high" or "medium": how float32 numbers may be multiplied in contractions; what
                     `set_float32_matmul_precision` has set where it is None

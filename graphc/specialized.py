@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 LONG = 300  # nodes of a graph whose passes take as long as making the code of the pool of threads, or longer
 LARGE = 1 << 17  # elements of parameters and states from which a step is work for several threads, however few its nodes
 
-HUGE = 1 << 30  # bytes that values have which can be computed in blocks, from which they are without a memory budget
 
 
 class Memory(NamedTuple):
@@ -210,7 +209,7 @@ def planned(name: str, simplified: Graph, sizes: Mapping[str, int], *, backend: 
     pipeline = Pipeline()
     graph = pipeline.concrete(simplified, sizes)
     tiny, cost = False, None
-    whole, blocks = pipeline.blockwise(graph, HUGE) if memory_budget is None else (graph, "")
+    whole, blocks = pipeline.blockwise(graph) if memory_budget is None else (graph, "")
     graph, batch = whole, ""
     if backend == "native":
         from .runtime.native.unroll import scalar_operations
@@ -242,7 +241,7 @@ def other_ways(pipeline: Pipeline, fitted: Fitted, graph: Graph, whole: Graph, b
     ways = [(fitted, "")]
     if fitted.plan.arena_bytes > budget and whole is not graph:
         ways.append((pipeline.fit(whole, budget), ""))
-    in_blocks, words = pipeline.blockwise(whole, budget=budget)
+    in_blocks, words = pipeline.blockwise(whole, budget)
     if words:
         ways.append((pipeline.fit(in_blocks, budget), words))
     return min(ways, key=lambda way: (max(budget, way[0].plan.arena_bytes), way[0].plan.flops))

@@ -37,6 +37,8 @@ LEAST_RATIO = 4  # how many times as large as each of its operands it is
 LONGEST_SUM = 256  # of the product: longer ones cost too much to be computed again
 LEAST_BLOCKS = 8  # that are worth a loop: threads share them
 PIECE = 4 << 20  # bytes of a wide node of a block from which it is computed in pieces
+MANY_BYTES, MANY_BLOCKS, MANY_TIMES = 32 << 20, 16, 16  # of a region that is in blocks without being asked for
+HUGE = 1 << 30  # bytes of wide nodes, one of each region, from which all are
 MOST_PIECES, LEAST_ROWS = 8, 128  # code grows with pieces, and short ones read much for little
 
 
@@ -44,12 +46,14 @@ MOST_PIECES, LEAST_ROWS = 8, 128  # code grows with pieces, and short ones read 
 class Region:
     """Wide nodes that hang together.
 
+    seed     the product that they begin with
     counts   sizes of the axes that blocks are cut along
     pieces   how many pieces a block is written out in, along one axis more
     wide     the wide nodes, and where they have these axes
     results  contractions that make something small of them
     """
 
+    seed: Node
     counts: tuple[int, ...]
     pieces: int
     wide: dict[Node, tuple[int, ...]]
@@ -58,21 +62,27 @@ class Region:
     @property
     def bytes(self) -> int:
         """Of one wide node."""
-        return int(next(iter(self.wide)).type.bytes)
+        return int(self.seed.type.bytes)
+
+    @property
+    def pays(self) -> bool:
+        """Whether blocks take next to no time: what computing again costs, caches give back."""
+        return prod(self.counts) >= MANY_BLOCKS and self.bytes >= MANY_BYTES and \
+            all(self.seed.type.size >= MANY_TIMES * i.type.size for i in self.seed.inputs)
 
 
-def blockwise(graph: Graph, least: int = 0, piece: int = PIECE) -> tuple[Graph, str]:
+def blockwise(graph: Graph, asked: bool = False, piece: int = PIECE) -> tuple[Graph, str]:
     """The graph with wide values in blocks, and words about it.
 
-    least   bytes that one wide node of each region must have together for that
+    asked   memory counts more than time; else only regions that gain much of it for next to no time, or all if they are huge
     piece   bytes of a wide node of a block from which it is computed in pieces
     """
     if not any(map(is_seed, graph.nodes)):
         return graph, ""
     fixed = fixed_nodes(graph)
     regions = list(regions_of(graph, fixed, piece))
-    if sum(region.bytes for region in regions) < least:
-        return graph, ""
+    if not asked and sum(region.bytes for region in regions) < HUGE:
+        regions = [region for region in regions if region.pays]
     made: dict[Node, tuple[Blocks, Body]] = {}
     found: Counter[tuple[int, int]] = Counter()
     for region in regions:
@@ -171,8 +181,7 @@ def region_from(graph: Graph, seed: Node, fixed: set[Node], piece: int) -> Regio
     pieces = pieces_of(int(seed.shape[rows]), int(seed.type.bytes) // prod(counts), piece)
     if prod(counts) * pieces == 1:
         return None
-    order = [seed, *(n for n in graph.nodes if n in wide and n is not seed)]
-    return Region(counts, pieces, {n: same_axes((*cut, rows), seed, n) for n in order}, results)
+    return Region(seed, counts, pieces, {n: same_axes((*cut, rows), seed, n) for n in wide}, results)
 
 
 def same_axes(axes: Iterable[int], node: Node, other: Node) -> tuple[int, ...]:

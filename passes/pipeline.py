@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .recompute import Fitted
 
 PIECES_AT_ONCE = 4  # of a value that is computed in pieces, of which a memory budget is to hold as many
+LARGE = 32 << 20  # bytes of a value that may be worth blocks without a memory budget
 NOTHING: Mapping[Node, Facts] = {}
 Observer = Callable[[str, Graph | Plan], None]
 
@@ -82,14 +83,17 @@ class Pipeline:
         return graph
 
     @from_one_line()
-    def blockwise(self, graph: Graph, least: int = 0, budget: int | None = None) -> tuple[Graph, str]:
-        """The concrete graph with large values computed block by block, if they have so many bytes, and words about it."""
-        if sum(n.type.bytes for n in graph.nodes if n.op.kind is Kind.CONTRACT) < max(1, least):
+    def blockwise(self, graph: Graph, budget: int | None = None) -> tuple[Graph, str]:
+        """The concrete graph with large values computed block by block, and words about it.
+
+        budget   bytes for temporaries; without one only what gains memory for next to no time
+        """
+        if budget is None and all(n.type.bytes < LARGE for n in graph.nodes if n.op.kind is Kind.CONTRACT):
             return graph, ""
         from .blockwise import PIECE, blockwise  # loads with the first program that may have such values
 
         start = perf_counter()
-        graph, words = blockwise(graph, least, PIECE if budget is None else min(PIECE, budget // PIECES_AT_ONCE))
+        graph, words = blockwise(graph) if budget is None else blockwise(graph, True, min(PIECE, budget // PIECES_AT_ONCE))
         verify_graph(graph)
         self._done("blockwise", graph, start)
         return graph, words

@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from graphc.passes import blockwise as blocks
+from graphc.passes import pipeline
 from graphc.passes.blockwise import blockwise, pieces_of
 from graphc.passes.pipeline import Pipeline
 
 import graphc
 import graphc.nn.functional as F
-from graphc import nn, specialized
+from graphc import nn
 from graphc.ir import Graph
 from graphc.op import Kind
 from graphc.program import Program
@@ -134,16 +136,26 @@ def test_a_model_trains_the_same_way() -> None:
 def test_what_would_take_very_much_is_in_blocks_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
     made = attention(is_causal=True)
     assert IN_BLOCKS not in graphc.function(*made).report()
-    monkeypatch.setattr(specialized, "HUGE", 8 << 20)
+    monkeypatch.setattr(pipeline, "LARGE", 1)
+    monkeypatch.setattr(blocks, "HUGE", 8 << 20)
     assert IN_BLOCKS in graphc.function(*made).report()
-    monkeypatch.setattr(specialized, "HUGE", (8 << 20) + 1)
+    monkeypatch.setattr(blocks, "HUGE", (8 << 20) + 1)
     assert IN_BLOCKS not in graphc.function(*made).report()
 
 
+@pytest.mark.parametrize(("batch", "length", "features", "blocks"), [
+    (2, 1024, 16, True), (1, 1024, 16, False), (2, 512, 16, False), (2, 1024, 80, False)])
+def test_and_so_is_what_takes_no_longer_for_it(batch: int, length: int, features: int, blocks: bool) -> None:
+    """Enough heads for many threads, enough bytes, and short sums to compute again."""
+    q = graphc.placeholder("q", (batch, 8, length, features))
+    out = F.scaled_dot_product_attention(q, q * 2.0, q + 1.0, is_causal=True)
+    assert (IN_BLOCKS in graphc.function([q], out).report()) is blocks
+
+
 def concrete(inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Graph:
-    pipeline = Pipeline()
+    passes = Pipeline()
     graph = Graph(tuple(i.node for i in inputs), tuple(o.node for o in outputs))
-    return pipeline.concrete(pipeline.simplified(graph), {})
+    return passes.concrete(passes.simplified(graph), {})
 
 
 def left_whole() -> dict[str, Made]:
@@ -165,7 +177,7 @@ def left_whole() -> dict[str, Made]:
 @pytest.mark.parametrize("name", left_whole())
 def test_other_values_stay_whole(name: str) -> None:
     graph = concrete(*left_whole()[name])
-    assert blockwise(graph) == (graph, "")
+    assert blockwise(graph, asked=True) == (graph, "")
 
 
 def test_each_layer_is_two_loops_with_what_the_second_needs_of_the_first() -> None:
@@ -173,7 +185,7 @@ def test_each_layer_is_two_loops_with_what_the_second_needs_of_the_first() -> No
     h = q
     for _ in range(2):
         h = F.scaled_dot_product_attention(h, k, v)
-    graph, words = blockwise(concrete([q, k, v], [h, *graphc.grad((h * h).sum(), [q, k, v])]))
+    graph, words = blockwise(concrete([q, k, v], [h, *graphc.grad((h * h).sum(), [q, k, v])]), asked=True)
     assert words.endswith("4 loops over 8")
     loops = [n for n in graph.nodes if n.op.kind is Kind.LOOP]
     assert len(loops) == 4

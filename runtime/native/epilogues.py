@@ -30,6 +30,7 @@ from .values import SIZES, Value, i64
 
 LEAST_ROW = 48  # elements of a result's row for which its images are worth a contraction each
 MOST_LOST, SCATTERED = 1.2, 4  # times as long as its elements its vectors are; cycles an element, where vectors end elsewhere
+TWO_VECTORS = 20  # cost of a sweep's body that is written out for two vectors at most: few tiles are wider
 STREAM = 1 << 17  # bytes that an epilogue touches from which fetching ahead pays: other kernels fill the cache too
 
 
@@ -207,7 +208,7 @@ class Epilogue:
                 start = f.sub(i64(0), f.mul(tile.i0, i64(tile.stride)))
                 self.place_tile(f.offset(tile.pointer, start, self.c.dtype), lane * tile.stride)
                 w.limit_lanes(prod(self.c.m))
-                w.sweep(lane, tile.i0, f.add(tile.i0, tile.rows), max(self.cost, 20), body)
+                w.sweep(lane, tile.i0, f.add(tile.i0, tile.rows), max(self.cost, TWO_VECTORS), body)
                 return
             w.limit_lanes(prod(self.c.n))
             with f.loop(i64(0), tile.rows) as r, e.inside(Scope(bind(self.row, f.add(tile.i0, r)))):
@@ -215,7 +216,7 @@ class Epilogue:
                 self.place_tile(f.offset(tile.pointer, start, self.c.dtype), lane)
                 e.hoist(self.roots)
                 aligned = tile.columns.number is not None and tile.columns.number % e.lanes == 0
-                w.sweep(lane, tile.j0, f.add(tile.j0, tile.columns), max(self.cost, 20), body, aligned=aligned)
+                w.sweep(lane, tile.j0, f.add(tile.j0, tile.columns), max(self.cost, TWO_VECTORS), body, aligned=aligned)
         del e.memory[node]
 
     def vector(self, f: Function, tile: Tile, row: Value, column: Value, mask: Value | None) -> None:
@@ -241,10 +242,11 @@ class Epilogue:
             return state
 
         along, first, count = (self.row, tile.i0, tile.rows) if self.by_row else (self.column, tile.j0, tile.columns)
+        aligned = count.number is not None and count.number % e.lanes == 0
         w.limit_lanes(prod(self.c.m if self.by_row else self.c.n))
         with e.inside(Scope(bind(self.item, tile.batch))), f.loop(i64(0), i64(1) if self.by_row else tile.rows) as r, \
                 e.inside(Scope({} if self.by_row else bind(self.row, f.add(tile.i0, r)))):
-            w.sweep(along, first, f.add(first, count), 1, body)
+            w.sweep(along, first, f.add(first, count), TWO_VECTORS, body, aligned=aligned)
 
     def complete(self) -> None:
         """Nothing is left after the last tile."""
