@@ -7,6 +7,7 @@ is loaded.
 from __future__ import annotations
 
 import ctypes
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,8 +18,10 @@ from graphc.cells import Cell
 from . import memory, threads
 from .calls import bind_call
 from .image import Addresses
-from .table import ARENA, COUNT, PRIVATE, PRIVATE_STRIDE, SHARED, Needs
+from .table import ARENA, COUNT, PRIVATE, PRIVATE_STRIDE, SHARED, Given, Needs
 
+KEPT_OUTPUTS = 1 << 16, 1 << 25  # bytes of an output that is written again where nobody has it any more: from, to
+OWN_REFERENCES = 2  # to an array in a list, as `getrefcount` counts them, its own argument among them
 PATIENCE = 80e3  # nanoseconds of work on one thread from which it is worth waiting until a sleeping worker is awake
 
 _ALONE = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p)
@@ -39,6 +42,7 @@ class Running:
         self.arena, self.private, self.shared = memory.allocate_together(needs.arena, needs.private * threads_, needs.shared)
         self.table = np.zeros(needs.words, np.int64)
         self.fill()
+        self.last: list[list[np.ndarray]] = [[] for _ in needs.outputs]  # outputs of the last two calls
         self.table_address = memory.address_of(self.table)
 
     @property
@@ -74,13 +78,30 @@ class Running:
             table[given.word] = memory.address_of(array)
             table[given.word + 1] = given.bytes if moves else 0
         outputs = []
-        for given in self.needs.outputs:
-            array = np.empty((count, *given.shape), given.dtype)
+        for position, given in enumerate(self.needs.outputs):
+            array = self.output(self.last[position], given) if count == 1 else np.empty((count, *given.shape), given.dtype)
             table[given.word] = memory.address_of(array) if array.size else 0
             table[given.word + 1] = given.bytes
             outputs.append(array)
         self._call(count)
         return outputs
+
+    @staticmethod
+    def output(last: list[np.ndarray], given: Given) -> np.ndarray:
+        """Memory for an output of one step: that of one of the last two calls where nobody has it any more.
+
+        The system clears memory before it gives it out, and allocators may give it back after every call: that takes as long as
+        writing it.  Two are kept, as `y = program(x)` lets go of one result when it has the next.
+        """
+        least, most = KEPT_OUTPUTS
+        for place in range(len(last)):
+            if sys.getrefcount(last[place]) == OWN_REFERENCES:
+                last.append(last.pop(place))
+                return last[-1]
+        array = np.empty((1, *given.shape), given.dtype)
+        if least <= given.bytes <= most:
+            last[:] = [*last[-1:], array]
+        return array
 
     def bind(self, inputs: Sequence[np.ndarray]) -> tuple[Callable[[], int], list[np.ndarray]]:
         """A table of its own, so that bound and unbound calls do not disturb each other."""
