@@ -67,6 +67,8 @@ def freeze(value: Any) -> Any:
         return tuple([freeze(v) for v in value])
     if isinstance(value, np.generic):
         return value.item()
+    if isinstance(value, int):
+        return int(value)  # of a number that can do more
     if isinstance(value, np.ndarray):
         value.setflags(write=False)
     return value

@@ -6,20 +6,17 @@ live in `ops`, and are found in FUNCTIONS.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar, Union
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
-
+from .more_methods import FUNCTIONS, Axis, MoreMethods, TensorLike
 from .types import DTypeLike, Size, float32, float64, int64
 
 if TYPE_CHECKING:
     from .tensor import Tensor
 
-Axis = Union[int, Sequence[int], None]
-TensorLike = Union["Tensor", np.ndarray, float, int, bool, Sequence[Any]]
+__all__ = ["FUNCTIONS", "Axis", "Methods", "TensorLike", "public"]
 
-FUNCTIONS: dict[str, Callable[..., Any]] = {}  # name -> public function, for the methods below
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -29,7 +26,7 @@ def public(function: F) -> F:
     return function
 
 
-class Methods:
+class Methods(MoreMethods):
     """What can be done with a symbol."""
 
     __slots__ = ()
@@ -172,8 +169,6 @@ class Methods:
     def astype(self, dtype: DTypeLike) -> Tensor:
         """The same values as another element type."""
         return FUNCTIONS["cast"](self, dtype)
-
-    to = astype
 
     def float(self) -> Tensor: return FUNCTIONS["cast"](self, float32)
     def double(self) -> Tensor: return FUNCTIONS["cast"](self, float64)

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from .cells import Cell
+from .counts import Count, OpenCount, count_of
 from .errors import DTypeError, GraphError, ShapeError
 from .ir import Graph, Node, make
 from .methods import FUNCTIONS, Methods, TensorLike
 from .op import REGISTRY, Op
 from .origins import at, user_origin
-from .types import DType, DTypeLike, Shape, Size, TensorType, as_dtype, as_shape, float32, int64
+from .types import DType, DTypeLike, Shape, TensorType, as_dtype, as_shape, float32, int64
 
 
 def _no_value(tensor: Tensor, what: str) -> GraphError:
@@ -56,8 +57,9 @@ class Tensor(Methods):
         return len(self.shape)
 
     @property
-    def size(self) -> Size:
-        return self.node.type.size
+    def size(self) -> Count | OpenCount:
+        """How many elements it has, as numpy says it; called, as PyTorch does, its shape: `x.size()`, `x.size(-1)`."""
+        return count_of(self.node.shape)
 
     @property
     def T(self) -> Tensor:

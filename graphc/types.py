@@ -290,7 +290,7 @@ def as_size(like: Size | str) -> Size:
             raise ShapeError(f"an open dimension needs a name like 'batch', got {like!r}")
         return Dim.named(like)
     if isinstance(like, Dim):
-        return like
+        return like if type(like) is Dim else Dim(dict(like.terms))
     if isinstance(like, (bool, float)) or not hasattr(like, "__index__"):
         raise ShapeError(f"a size is an integer or the name of an open dimension, got {like!r}")
     size = int(like)

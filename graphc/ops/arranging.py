@@ -21,7 +21,7 @@ from .indexing import one_hot, take_along_axis
 from .reductions import any_, sum_
 from .shaping import atleast_1d, atleast_2d, concat, split
 from .sources import zeros
-from .views import expand_to, flip, moveaxis, narrow, pad_with, permute, reshape, transpose, unsqueeze
+from .views import expand_to, flatten, flip, moveaxis, narrow, pad_with, permute, reshape, transpose, unsqueeze
 
 # -- joining ---------------------------------------------------------------------------------------------------------
 
@@ -121,6 +121,27 @@ def expand_as(x: TensorLike, other: TensorLike) -> Tensor:
 def view_as(x: TensorLike, other: TensorLike) -> Tensor:
     """x in the shape of another tensor."""
     return reshape(x, as_tensor(other).shape)
+
+
+@public
+def t(x: TensorLike) -> Tensor:
+    """A matrix with its axes exchanged; vectors and numbers stay what they are."""
+    tensor = as_tensor(x)
+    if tensor.ndim > 2:
+        raise ShapeError(f"t() is of matrices, got {tensor.type}; mT exchanges the last two axes{at(user_origin())}")
+    return permute(tensor, tuple(reversed(range(tensor.ndim))))
+
+
+@public
+def ravel(x: TensorLike) -> Tensor:
+    """All elements along one axis."""
+    return flatten(as_tensor(x))
+
+
+@public
+def numel(x: TensorLike) -> Size:
+    """How many elements a tensor has."""
+    return as_tensor(x).numel()
 
 
 @public

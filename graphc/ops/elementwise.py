@@ -337,5 +337,6 @@ _clip = define(Op(
     dtypes="fi", doc="Limits values to [low, high]."))
 
 multiply, subtract, divide, true_divide, negative, absolute = mul, sub, div, div, neg, abs_
-FUNCTIONS.update({"multiply": mul, "subtract": sub, "divide": div, "clamp": clip, "eq": equal, "ne": not_equal,
-                         "lt": less, "le": less_equal, "gt": greater, "ge": greater_equal})
+FUNCTIONS.update({"multiply": mul, "subtract": sub, "divide": div, "true_divide": div, "negative": neg, "absolute": abs_,
+                  "clamp": clip, "eq": equal, "ne": not_equal, "lt": less, "le": less_equal, "gt": greater,
+                  "ge": greater_equal})

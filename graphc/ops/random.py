@@ -284,6 +284,20 @@ def randn(*size: Any, dtype: DTypeLike = "float32") -> Tensor:
 
 
 @public
+def rand_like(x: TensorLike, dtype: DTypeLike | None = None) -> Tensor:
+    """Uniform numbers in [0, 1), of the shape and type of x."""
+    tensor = as_tensor(x)
+    return uniform(tensor.shape, dtype=dtype or tensor.dtype)
+
+
+@public
+def randn_like(x: TensorLike, dtype: DTypeLike | None = None) -> Tensor:
+    """Normally distributed numbers of mean 0 and variance 1, of the shape and type of x."""
+    tensor = as_tensor(x)
+    return normal(tensor.shape, dtype=dtype or tensor.dtype)
+
+
+@public
 def normal(shape: Any, mean: float = 0.0, std: float = 1.0, dtype: DTypeLike = "float32",
            seed: int | Tensor | None = None) -> Tensor:
     """Normally distributed numbers; see `uniform` for the seed."""

@@ -1,0 +1,306 @@
+"""The rest of PyTorch's methods: what `Methods` has an operator for, and what says what a symbol is.
+
+What concerns memory, as `contiguous()` and `clone()`, is the symbol itself: the compiler decides what is stored, and nothing is
+ever overwritten.  Knows names and signatures.  Must not know what the functions do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, Union
+
+import numpy as np
+
+from .origins import at, user_origin
+from .types import DTypeLike, Shape, Size, bool_, count, int32
+
+if TYPE_CHECKING:
+    from .tensor import Tensor
+
+Axis = Union[int, Sequence[int], None]
+TensorLike = Union["Tensor", np.ndarray, float, int, bool, Sequence[Any]]
+
+T = TypeVar("T")
+FUNCTIONS: dict[str, Callable[..., Any]] = {}  # name -> public function, for the methods
+ROUNDED = {None: "div", "floor": "floor_divide", "trunc": "div"}
+REMEDIES = {  # what PyTorch's tensors have and a symbol has not
+    "item": "a symbol has no value while the graph is built: return it from the program, or use .eval(...)",
+    "tolist": "a symbol has no value while the graph is built: return it from the program, or use .eval(...)",
+    "numpy": "a symbol has no value while the graph is built: return it from the program, or use .eval(...)",
+    "data": "a symbol has no memory; what must not be differentiated is x.detach()",
+    "grad": "gradients are symbols, too: graphc.grad(loss, x)",
+    "requires_grad": "graphc.grad(loss, x) says what is differentiated",
+    "half": "numbers are float32 or float64; matmul_precision='medium' multiplies in bfloat16",
+    "bfloat16": "numbers are float32 or float64; matmul_precision='medium' multiplies in bfloat16",
+    "cuda": "there is one device, the CPU",
+    "device": "there is one device, the CPU",
+    "equal": "whether all elements are equal is (x == y).all()",
+}
+
+
+class MoreMethods:
+    """Methods under PyTorch's names."""
+
+    __slots__ = ()
+
+    if TYPE_CHECKING:  # what every symbol has
+        @property
+        def shape(self) -> Shape: ...
+        @property
+        def dtype(self) -> Any: ...
+
+    def __getattr__(self, name: str) -> Any:
+        """What it has not, with what is there instead."""
+        words = REMEDIES.get(name, "")
+        stem = name.rstrip("_")
+        if not name.startswith("_") and stem != name and hasattr(type(self), stem):
+            words = f"a symbol is never overwritten: x = x.{stem}(...)"
+        raise AttributeError(f"a symbol has no '{name}'" + (f"; {words}" if words else "")
+                             + ("" if name.startswith("_") else at(user_origin())))
+
+    # -- what it is --------------------------------------------------------------------------------------------
+
+    def dim(self) -> int:
+        """How many axes it has."""
+        return len(self.shape)
+
+    ndimension = dim
+
+    def numel(self) -> Size:
+        """How many elements it has."""
+        return count(self.shape)
+
+    nelement = numel
+
+    def is_floating_point(self) -> bool: return bool(self.dtype.is_float)
+    def is_complex(self) -> bool: return False
+    def element_size(self) -> int: return int(self.dtype.itemsize)
+    def contiguous(self: T, *_: Any, **__: Any) -> T: return self
+    def clone(self: T, *_: Any, **__: Any) -> T: return self
+    def cpu(self: T) -> T: return self
+    def is_contiguous(self, *_: Any, **__: Any) -> bool: return True
+
+    # -- as another type, and new tensors ------------------------------------------------------------------------
+
+    def type_as(self, other: Tensor) -> Tensor: return FUNCTIONS["cast"](self, other.dtype)
+
+    def to(self, *targets: Any, dtype: DTypeLike | None = None, **_: Any) -> Tensor:
+        """As another element type, or as that of another tensor; the device "cpu" is where it is anyway."""
+        for target in targets:
+            if hasattr(target, "dtype") and hasattr(target, "shape"):
+                dtype = target.dtype
+            elif str(target) != "cpu" and not isinstance(target, bool):  # PyTorch has non_blocking and copy there
+                dtype = target
+        return FUNCTIONS["cast"](self, self.dtype if dtype is None else dtype)
+
+    def new_zeros(self, *size: Any, dtype: DTypeLike | None = None) -> Tensor:
+        """Zeros of a shape, of the same type where no other is given."""
+        return FUNCTIONS["zeros"](*size, dtype=self.dtype if dtype is None else dtype)
+
+    def new_ones(self, *size: Any, dtype: DTypeLike | None = None) -> Tensor:
+        """Ones of a shape, of the same type where no other is given."""
+        return FUNCTIONS["ones"](*size, dtype=self.dtype if dtype is None else dtype)
+
+    def new_full(self, size: Any, fill_value: Any, dtype: DTypeLike | None = None) -> Tensor:
+        """One number in a shape, of the same type where no other is given."""
+        return FUNCTIONS["full"](size, fill_value, dtype=self.dtype if dtype is None else dtype)
+
+    def new_tensor(self, data: Any, dtype: DTypeLike | None = None) -> Tensor:
+        """A constant, of the same type where no other is given."""
+        return FUNCTIONS["cast"](np.asarray(data), self.dtype if dtype is None else dtype)
+
+    # -- two tensors ---------------------------------------------------------------------------------------------
+
+    def add(self, other: TensorLike, *, alpha: Any = 1) -> Tensor:
+        """self + alpha * other."""
+        return FUNCTIONS["add"](self, other if alpha == 1 else FUNCTIONS["mul"](other, alpha))
+
+    def sub(self, other: TensorLike, *, alpha: Any = 1) -> Tensor:
+        """self - alpha * other."""
+        return FUNCTIONS["sub"](self, other if alpha == 1 else FUNCTIONS["mul"](other, alpha))
+
+    subtract = sub
+
+    def div(self, other: TensorLike, *, rounding_mode: str | None = None) -> Tensor:
+        """self / other, rounded "floor", "trunc" or not at all."""
+        if rounding_mode not in ROUNDED:
+            raise ValueError(f"rounding_mode is None, 'floor' or 'trunc', not {rounding_mode!r}{at(user_origin())}")
+        quotient = FUNCTIONS[ROUNDED[rounding_mode]](self, other)
+        return FUNCTIONS["trunc"](quotient) if rounding_mode == "trunc" else quotient
+
+    divide = div
+
+    def true_divide(self, other: TensorLike) -> Tensor: return FUNCTIONS["div"](self, other)
+    def mul(self, other: TensorLike) -> Tensor: return FUNCTIONS["mul"](self, other)
+    def floor_divide(self, other: TensorLike) -> Tensor: return FUNCTIONS["floor_divide"](self, other)
+    def remainder(self, other: TensorLike) -> Tensor: return FUNCTIONS["remainder"](self, other)
+    def fmod(self, other: TensorLike) -> Tensor: return FUNCTIONS["fmod"](self, other)
+    def maximum(self, other: TensorLike) -> Tensor: return FUNCTIONS["maximum"](self, other)
+    def minimum(self, other: TensorLike) -> Tensor: return FUNCTIONS["minimum"](self, other)
+    def atan2(self, other: TensorLike) -> Tensor: return FUNCTIONS["atan2"](self, other)
+    def hypot(self, other: TensorLike) -> Tensor: return FUNCTIONS["hypot"](self, other)
+    def logaddexp(self, other: TensorLike) -> Tensor: return FUNCTIONS["logaddexp"](self, other)
+    def heaviside(self, values: TensorLike) -> Tensor: return FUNCTIONS["heaviside"](self, values)
+    def xlogy(self, other: TensorLike) -> Tensor: return FUNCTIONS["xlogy"](self, other)
+    def eq(self, other: TensorLike) -> Tensor: return FUNCTIONS["equal"](self, other)
+    def ne(self, other: TensorLike) -> Tensor: return FUNCTIONS["not_equal"](self, other)
+    def lt(self, other: TensorLike) -> Tensor: return FUNCTIONS["less"](self, other)
+    def le(self, other: TensorLike) -> Tensor: return FUNCTIONS["less_equal"](self, other)
+    def gt(self, other: TensorLike) -> Tensor: return FUNCTIONS["greater"](self, other)
+    def ge(self, other: TensorLike) -> Tensor: return FUNCTIONS["greater_equal"](self, other)
+    def logical_and(self, other: TensorLike) -> Tensor: return FUNCTIONS["logical_and"](self, other)
+    def logical_or(self, other: TensorLike) -> Tensor: return FUNCTIONS["logical_or"](self, other)
+    def logical_xor(self, other: TensorLike) -> Tensor: return FUNCTIONS["logical_xor"](self, other)
+    def inner(self, other: TensorLike) -> Tensor: return FUNCTIONS["inner"](self, other)
+    def vdot(self, other: TensorLike) -> Tensor: return FUNCTIONS["vdot"](self, other)
+    def kron(self, other: TensorLike) -> Tensor: return FUNCTIONS["kron"](self, other)
+    def dist(self, other: TensorLike, p: float = 2) -> Tensor: return FUNCTIONS["dist"](self, other, p)
+
+    multiply, arctan2, not_equal, less, less_equal, greater, greater_equal = mul, atan2, ne, lt, le, gt, ge
+
+    def cross(self, other: TensorLike, axis: int = -1, **kw: Any) -> Tensor: return FUNCTIONS["cross"](self, other, axis, **kw)
+
+    def isclose(self, other: TensorLike, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> Tensor:
+        """Whether |self - other| <= atol + rtol * |other|, element by element."""
+        return FUNCTIONS["isclose"](self, other, rtol, atol, equal_nan)
+
+    def allclose(self, other: TensorLike, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> Tensor:
+        """Whether all elements are close: a symbol of one bool."""
+        return FUNCTIONS["allclose"](self, other, rtol, atol, equal_nan)
+
+    def where(self, condition: TensorLike, other: TensorLike) -> Tensor:
+        """self where the condition holds, else other."""
+        return FUNCTIONS["where"](condition, self, other)
+
+    # -- element by element --------------------------------------------------------------------------------------
+
+    def neg(self) -> Tensor: return FUNCTIONS["neg"](self)
+    def absolute(self) -> Tensor: return FUNCTIONS["abs"](self)
+    def positive(self: T) -> T: return self
+    def logical_not(self) -> Tensor: return FUNCTIONS["logical_not"](self)
+    def tan(self) -> Tensor: return FUNCTIONS["tan"](self)
+    def asin(self) -> Tensor: return FUNCTIONS["asin"](self)
+    def acos(self) -> Tensor: return FUNCTIONS["acos"](self)
+    def atan(self) -> Tensor: return FUNCTIONS["atan"](self)
+    def sinh(self) -> Tensor: return FUNCTIONS["sinh"](self)
+    def cosh(self) -> Tensor: return FUNCTIONS["cosh"](self)
+    def asinh(self) -> Tensor: return FUNCTIONS["asinh"](self)
+    def acosh(self) -> Tensor: return FUNCTIONS["acosh"](self)
+    def atanh(self) -> Tensor: return FUNCTIONS["atanh"](self)
+    def exp2(self) -> Tensor: return FUNCTIONS["exp2"](self)
+    def erfc(self) -> Tensor: return FUNCTIONS["erfc"](self)
+    def sinc(self) -> Tensor: return FUNCTIONS["sinc"](self)
+    def frac(self) -> Tensor: return FUNCTIONS["frac"](self)
+    def deg2rad(self) -> Tensor: return FUNCTIONS["deg2rad"](self)
+    def rad2deg(self) -> Tensor: return FUNCTIONS["rad2deg"](self)
+    def isneginf(self) -> Tensor: return FUNCTIONS["isneginf"](self)
+    def isposinf(self) -> Tensor: return FUNCTIONS["isposinf"](self)
+    def logit(self, eps: float | None = None) -> Tensor: return FUNCTIONS["logit"](self, eps)
+
+    negative, arcsin, arccos, arctan = neg, asin, acos, atan
+    arcsinh, arccosh, arctanh = asinh, acosh, atanh
+
+    # -- over axes -----------------------------------------------------------------------------------------------
+
+    def amax(self, axis: Axis = None, keepdims: bool = False, **kw: Any) -> Tensor:
+        """Maximum over axes; ties share the gradient."""
+        return FUNCTIONS["amax"](self, axis, keepdims, **kw)
+
+    def amin(self, axis: Axis = None, keepdims: bool = False, **kw: Any) -> Tensor:
+        """Minimum over axes; ties share the gradient."""
+        return FUNCTIONS["amin"](self, axis, keepdims, **kw)
+
+    def aminmax(self, axis: Axis = None, keepdims: bool = False, **kw: Any) -> Any:
+        """(minimum, maximum) over axes."""
+        return FUNCTIONS["aminmax"](self, axis, keepdims, **kw)
+
+    def nansum(self, axis: Axis = None, keepdims: bool = False, **kw: Any) -> Tensor:
+        """Sum over axes of what is not NaN."""
+        return FUNCTIONS["nansum"](self, axis, keepdims, **kw)
+
+    def nanmean(self, axis: Axis = None, keepdims: bool = False, **kw: Any) -> Tensor:
+        """Mean over axes of what is not NaN."""
+        return FUNCTIONS["nanmean"](self, axis, keepdims, **kw)
+
+    def nanmedian(self, axis: int | None = None, keepdims: bool = False, **kw: Any) -> Any:
+        """The lower median of what is not NaN, or (values, indices) along an axis."""
+        return FUNCTIONS["nanmedian"](self, axis, keepdims, **kw)
+
+    def count_nonzero(self, axis: Axis = None) -> Tensor: return FUNCTIONS["count_nonzero"](self, axis)
+
+    # -- other shapes and orders ---------------------------------------------------------------------------------
+
+    def t(self) -> Tensor:
+        """A matrix with its axes exchanged."""
+        return FUNCTIONS["t"](self)
+
+    def ravel(self) -> Tensor: return FUNCTIONS["ravel"](self)
+    def reshape_as(self, other: Tensor) -> Tensor: return FUNCTIONS["view_as"](self, other)
+    def broadcast_to(self, shape: Any) -> Tensor: return FUNCTIONS["broadcast_to"](self, shape)
+    def unflatten(self, dim: int, sizes: Sequence[Any]) -> Tensor: return FUNCTIONS["unflatten"](self, dim, sizes)
+    def fliplr(self) -> Tensor: return FUNCTIONS["fliplr"](self)
+    def flipud(self) -> Tensor: return FUNCTIONS["flipud"](self)
+    def msort(self) -> Tensor: return FUNCTIONS["msort"](self)
+    def take(self, index: TensorLike, axis: int | None = None) -> Tensor: return FUNCTIONS["take"](self, index, axis)
+
+    def rot90(self, k: int = 1, axes: Sequence[int] = (0, 1), **kw: Any) -> Tensor:
+        """Turned by quarters in the plane of two axes."""
+        return FUNCTIONS["rot90"](self, k, axes, **kw)
+
+    def take_along_dim(self, index: TensorLike, axis: int | None = None, **kw: Any) -> Tensor:
+        """Elements picked along an axis, by an index that broadcasts against the other axes."""
+        return FUNCTIONS["take_along_dim"](self, index, axis, **kw)
+
+    def tensor_split(self, parts: int | Sequence[int], axis: int = 0, **kw: Any) -> list[Tensor]:
+        """In so many parts, or at these places."""
+        return FUNCTIONS["tensor_split"](self, parts, axis, **kw)
+
+    def diag_embed(self, offset: int = 0, dim1: int = -2, dim2: int = -1) -> Tensor:
+        """Rows as diagonals of matrices."""
+        return FUNCTIONS["diag_embed"](self, offset, dim1, dim2)
+
+    def diagflat(self, offset: int = 0) -> Tensor: return FUNCTIONS["diagflat"](self, offset)
+    def bincount(self, weights: TensorLike | None = None, minlength: int = 0) -> Tensor:
+        """How often each number occurs."""
+        return FUNCTIONS["bincount"](self, weights, minlength)
+
+    def masked_select(self, *args: Any, **kw: Any) -> Tensor: return FUNCTIONS["masked_select"](self, *args, **kw)
+    def nonzero(self, *args: Any, **kw: Any) -> Tensor: return FUNCTIONS["nonzero"](self, *args, **kw)
+    def unique(self, *args: Any, **kw: Any) -> Tensor: return FUNCTIONS["unique"](self, *args, **kw)
+
+    # -- products ------------------------------------------------------------------------------------------------
+
+    def addcmul(self, a: TensorLike, b: TensorLike, *, value: Any = 1) -> Tensor:
+        """self + value * a * b."""
+        return FUNCTIONS["addcmul"](self, a, b, value=value)
+
+    def addcdiv(self, a: TensorLike, b: TensorLike, *, value: Any = 1) -> Tensor:
+        """self + value * a / b."""
+        return FUNCTIONS["addcdiv"](self, a, b, value=value)
+
+    def addmv(self, a: TensorLike, b: TensorLike, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
+        """beta * self + alpha * (a @ b) of a matrix and a vector."""
+        return FUNCTIONS["addmv"](self, a, b, beta=beta, alpha=alpha)
+
+    def addr(self, a: TensorLike, b: TensorLike, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
+        """beta * self + alpha * outer(a, b)."""
+        return FUNCTIONS["addr"](self, a, b, beta=beta, alpha=alpha)
+
+    def baddbmm(self, a: TensorLike, b: TensorLike, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
+        """beta * self + alpha * (a @ b) of batches of matrices."""
+        return FUNCTIONS["baddbmm"](self, a, b, beta=beta, alpha=alpha)
+
+    def addbmm(self, a: TensorLike, b: TensorLike, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
+        """beta * self + alpha * the sum over a batch of (a @ b)."""
+        return FUNCTIONS["addbmm"](self, a, b, beta=beta, alpha=alpha)
+
+    def cholesky_solve(self, factor: TensorLike, upper: bool = False) -> Tensor:
+        """x with A x = self, of a Cholesky factor of A."""
+        return FUNCTIONS["cholesky_solve"](self, factor, upper)
+
+    def cholesky_inverse(self, upper: bool = False) -> Tensor: return FUNCTIONS["cholesky_inverse"](self, upper)
+
+    # -- last, as annotations above mean Python's own -------------------------------------------------------------
+
+    def bool(self) -> Tensor: return FUNCTIONS["cast"](self, bool_)
+    def int(self) -> Tensor: return FUNCTIONS["cast"](self, int32)
