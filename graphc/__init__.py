@@ -23,7 +23,7 @@ from .passes.autodiff import grad, hessian, hvp, jacobian, jvp, vjp
 from .precision import get_float32_matmul_precision, set_float32_matmul_precision
 from .static_graph import Graph as _Graph
 from .static_graph import mark_backward as _mark_backward
-from .tensor import Parameter, Tensor, constant, parameter, placeholder, state
+from .symbols import Parameter, Tensor, constant, parameter, placeholder, state
 from .types import Dim, DType, bool_, float32, float64, int32, int64
 
 if _TYPE_CHECKING:
@@ -55,11 +55,15 @@ def __getattr__(name: str) -> _Any:
         from .exporting import export
 
         return export
+    from .familiar import FAMILIAR
+
     try:
-        return _FUNCTIONS[name]
+        return _FUNCTIONS[name] if name in _FUNCTIONS else FAMILIAR[name]
     except KeyError:
         raise AttributeError(f"module 'graphc' has no attribute {name!r}") from None
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_FUNCTIONS, "export", "parse", "testing"})
+    from .familiar import FAMILIAR
+
+    return sorted({*globals(), *_FUNCTIONS, *FAMILIAR, "export", "parse", "testing"})

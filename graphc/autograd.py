@@ -10,7 +10,7 @@ from typing import Any
 from .errors import GraphError
 from .ops.custom import custom_vjp
 from .origins import at, user_origin
-from .tensor import Tensor
+from .symbols import Tensor
 
 
 class Context:

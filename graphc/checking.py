@@ -17,7 +17,7 @@ from .passes.autodiff import grad
 from .passes.expand import expand_composites, specialize
 from .records import record
 from .runtime.interpreter import evaluate
-from .tensor import Symbol, Tensor
+from .symbols import Symbol, Tensor
 from .text import cell_names
 from .types import DType, TensorType, float32, float64
 

@@ -23,7 +23,7 @@ from .errors import GraphError
 
 if TYPE_CHECKING:
     from .driver import Program
-    from .tensor import Tensor
+    from .symbols import Tensor
 
 STAGES = ("forward", "gradient", "update", "simplified", "plan", "llvm", "asm")
 FORMATS = ("text", "dot", "svg", "png", "html", "json")

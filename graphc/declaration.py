@@ -15,7 +15,7 @@ from .hashes import digest
 from .identity import PLAIN, Speaker, Unspoken, is_graphcs
 from .ir import Graph
 from .op import Op
-from .tensor import Parameter
+from .symbols import Parameter
 
 Declared = Any  # numbers, strings, cells, parameters; tuples, lists and dicts of them; objects that declare such
 

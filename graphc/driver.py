@@ -23,7 +23,7 @@ from .passes.update import training_step
 from .program import Program, inspecting, sizes_for
 from .runtime.interpreter import evaluate
 from .structures import flatten_outputs
-from .tensor import Parameter, Tensor, TensorLike, as_tensor
+from .symbols import Parameter, Tensor, TensorLike, as_tensor
 
 
 @public

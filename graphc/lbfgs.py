@@ -17,7 +17,7 @@ from .driver import Program, function, inputs_of
 from .errors import CheckpointError, GraphError
 from .origins import at, user_origin
 from .passes.autodiff import grad
-from .tensor import Parameter, Tensor
+from .symbols import Parameter, Tensor
 
 Vector = np.ndarray
 Closure = Callable[[], tuple[Any, Sequence[Any]]]

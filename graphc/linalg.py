@@ -23,7 +23,7 @@ from .ops.linear_algebra import (
     solve_triangular,
 )
 from .ops.products import cross, matrix_norm, multi_dot, vecdot, vector_norm
-from .tensor import Tensor, TensorLike, as_tensor
+from .symbols import Tensor, TensorLike, as_tensor
 
 __all__ = ["cholesky", "cross", "det", "diagonal", "inv", "lstsq", "lu_factor", "matmul", "matrix_norm", "matrix_power",
            "multi_dot", "norm", "qr", "slogdet", "solve", "solve_triangular", "vecdot", "vector_norm"]

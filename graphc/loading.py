@@ -19,7 +19,7 @@ from .driver import Program, function, inputs_of, inspecting
 from .errors import GraphError
 from .op import Kind
 from .static_graph import Graph as StaticGraph
-from .tensor import Tensor
+from .symbols import Tensor
 from .text import parse_type
 
 Target = Tensor | Program | StaticGraph

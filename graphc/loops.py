@@ -27,7 +27,7 @@ from .ops.sources import iota
 from .ops.views import narrow, reshape
 from .origins import at, user_origin
 from .structures import Structure, flatten
-from .tensor import Parameter, Tensor, TensorLike, as_tensor, placeholder
+from .symbols import Parameter, Tensor, TensorLike, as_tensor, placeholder
 from .types import Dim, Size, TensorType, as_size, bool_, int64
 
 

@@ -13,7 +13,7 @@ from .more_methods import FUNCTIONS, Axis, MoreMethods, TensorLike
 from .types import DTypeLike, Size, float32, float64, int64
 
 if TYPE_CHECKING:
-    from .tensor import Tensor
+    from .symbols import Tensor
 
 __all__ = ["FUNCTIONS", "Axis", "Methods", "TensorLike", "public"]
 

@@ -15,7 +15,7 @@ from .origins import at, user_origin
 from .types import DTypeLike, Shape, Size, bool_, count, int32
 
 if TYPE_CHECKING:
-    from .tensor import Tensor
+    from .symbols import Tensor
 
 Axis = Union[int, Sequence[int], None]
 TensorLike = Union["Tensor", np.ndarray, float, int, bool, Sequence[Any]]
@@ -34,6 +34,8 @@ REMEDIES = {  # what PyTorch's tensors have and a symbol has not
     "bfloat16": "numbers are float32 or float64; matmul_precision='medium' multiplies in bfloat16",
     "cuda": "there is one device, the CPU",
     "device": "there is one device, the CPU",
+    "values": "max, min and the like give the values alone; positions are argmax, argmin",
+    "indices": "max, min and the like give the values alone; positions are argmax, argmin",
     "equal": "whether all elements are equal is (x == y).all()",
 }
 

@@ -22,7 +22,7 @@ from .errors import GraphError
 from .ir import Graph, Node, make
 from .literals import Scanner
 from .op import REGISTRY, Op
-from .tensor import Symbol, Tensor
+from .symbols import Symbol, Tensor
 from .types import TensorType
 
 LARGEST = 1 << 30  # bytes of a parameter that is not bound: a larger one is a damaged text

@@ -24,7 +24,7 @@ from .op import REGISTRY
 from .origins import at, user_origin
 from .precision import checked
 from .structures import Structure
-from .tensor import Parameter, Tensor
+from .symbols import Parameter, Tensor
 
 if TYPE_CHECKING:
     from os import PathLike

@@ -16,7 +16,7 @@ from .driver import Program, function, train_step
 from .errors import FeedError, GraphError
 from .nn import Module
 from .origins import at, user_origin
-from .tensor import Tensor, placeholder
+from .symbols import Tensor, placeholder
 from .types import DType, as_dtype
 
 _tracing: ContextVar[Graph | None] = ContextVar("tracing", default=None)

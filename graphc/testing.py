@@ -20,7 +20,7 @@ from .op import Kind, Op, Sample
 from .passes.autodiff import grad
 from .records import record
 from .runtime.interpreter import evaluate
-from .tensor import Tensor, placeholder
+from .symbols import Tensor, placeholder
 from .types import DType, as_dtype, bool_, float32, float64, int32, int64
 
 MOST_ELEMENTS = 256  # of a larger input, this many elements drawn at random are perturbed

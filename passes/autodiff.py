@@ -16,7 +16,7 @@ from graphc.methods import public
 from graphc.op import REGISTRY, Kind
 from graphc.ops.sources import zeros
 from graphc.origins import at, building, phase, user_origin
-from graphc.tensor import Tensor, TensorLike, as_tensor, constant, placeholder
+from graphc.symbols import Tensor, TensorLike, as_tensor, constant, placeholder
 from graphc.types import Size
 
 Cotangents = dict[Node, list[Tensor | None]]

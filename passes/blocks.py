@@ -21,7 +21,7 @@ from graphc.ops.reductions import is_sum
 from graphc.ops.shaping import concat
 from graphc.ops.views import expand_to, moveaxis, narrow, reshape
 from graphc.records import record
-from graphc.tensor import Tensor, constant, placeholder
+from graphc.symbols import Tensor, constant, placeholder
 
 from .batch_axis import Split, compute_parts, order_of_parts
 from .chunk import counted

@@ -20,7 +20,7 @@ from graphc.ops.control import results_of
 from graphc.ops.loops import formal
 from graphc.ops.views import expand_to, moveaxis, reshape
 from graphc.origins import building, phase
-from graphc.tensor import Tensor, constant
+from graphc.symbols import Tensor, constant
 from graphc.types import TensorType, int64
 
 from .batch_axis import Split, compute_parts, order_of_parts

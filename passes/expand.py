@@ -10,7 +10,7 @@ from typing import Any
 
 from graphc.ir import Graph, Node, inherit, make, rebuild, rewrite, transform
 from graphc.op import Kind
-from graphc.tensor import Tensor
+from graphc.symbols import Tensor
 from graphc.types import Dim, TensorType, substitute
 
 

@@ -22,7 +22,7 @@ from graphc.ops.contractions import LETTERS, contract, split_spec
 from graphc.ops.control import results_of
 from graphc.ops.loop_gradients import branches
 from graphc.ops.views import expand_to, reshape
-from graphc.tensor import Tensor, placeholder
+from graphc.symbols import Tensor, placeholder
 
 Results = list["Node | None"]
 

@@ -20,7 +20,7 @@ from graphc.ops import elementwise as e
 from graphc.ops.reductions import is_sum
 from graphc.ops.sources import full, iota
 from graphc.ops.views import expand_to, reshape
-from graphc.tensor import Tensor
+from graphc.symbols import Tensor
 from graphc.types import int32
 
 MAPS = 8  # maps that an element is picked in front of, at most

@@ -19,7 +19,7 @@ from graphc.op import REGISTRY, Kind, Moves
 from graphc.ops.contractions import split_spec
 from graphc.ops.reductions import is_sum, sum_
 from graphc.ops.views import permute, reshape
-from graphc.tensor import Tensor
+from graphc.symbols import Tensor
 from graphc.types import Size
 
 from .rules import splat

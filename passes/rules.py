@@ -17,9 +17,10 @@ from graphc.ir import Node
 from graphc.op import Kind, Op
 from graphc.ops import elementwise as e
 from graphc.ops.composites import log_softmax, logsumexp, softmax
+from graphc.ops.control import stop_gradient
 from graphc.ops.reductions import sum_
 from graphc.records import record
-from graphc.tensor import Tensor, placeholder
+from graphc.symbols import Tensor, placeholder
 from graphc.types import DType, bool_, float32, int64
 
 
@@ -65,7 +66,12 @@ class Rule:
         return any("value" in i.attributes for i in self.pattern[0].inputs)
 
 
+DERIVED = [  # by now gradients are derived
+    Rule("stop_gradient", lambda x: stop_gradient(x), lambda x: x, "nothing to do"),
+]
+
 STABILIZING = [
+    *DERIVED,
     Rule("log of softmax", lambda x: e.log(softmax(x)), lambda x, *, axis=-1: log_softmax(x, axis), "softmax underflows to 0",
          rank=2),
     Rule("log of sum of exp", lambda x: e.log(sum_(e.exp(x), 1)), lambda x, *, axes=1: logsumexp(x, axes), "exp overflows",
@@ -81,6 +87,7 @@ STABILIZING = [
 ]
 
 SIMPLIFYING = [
+    *DERIVED,
     Rule("x + 0", lambda x: x + 0.0, lambda x: x, "nothing to do (-0.0 stays -0.0)"),
     Rule("x - 0", lambda x: x - 0.0, lambda x: x, "nothing to do"),
     Rule("0 - x", lambda x: 0.0 - x, lambda x: -x, "one operation (the sign of zero changes)"),

@@ -18,7 +18,7 @@ from graphc.ops.contractions import contract
 from graphc.ops.elementwise import cast
 from graphc.ops.reductions import is_sum
 from graphc.ops.views import expand_to, reshape
-from graphc.tensor import Tensor, constant
+from graphc.symbols import Tensor, constant
 
 from .cost import cost_per_element
 from .narrow import narrow_comparison

@@ -15,7 +15,7 @@ from graphc.op import Kind
 from graphc.ops.contractions import LETTERS, contract
 from graphc.ops.reductions import sum_
 from graphc.ops.views import reshape, slice_
-from graphc.tensor import Tensor
+from graphc.symbols import Tensor
 
 CHUNK = 512  # products of one sum in a chunk, at least: shorter ones cost more than they share
 CHUNKS = 8  # of one sum, at most

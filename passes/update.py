@@ -21,7 +21,7 @@ from graphc.optim.plateau import ReduceLROnPlateau
 from graphc.optim.schedule import LRScheduler
 from graphc.origins import at, building, phase, user_origin
 from graphc.records import NamedTuple, record
-from graphc.tensor import Parameter, Tensor, state
+from graphc.symbols import Parameter, Tensor, state
 from graphc.types import float64
 
 from .autodiff import check_loss, gradients_of

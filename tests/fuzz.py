@@ -15,7 +15,7 @@ import numpy as np
 
 import graphc
 from graphc.ir import Graph
-from graphc.tensor import Tensor
+from graphc.symbols import Tensor
 
 UNARY = ("tanh", "sigmoid", "exp", "square", "neg", "abs", "relu", "sin", "erf", "softplus")
 BINARY = ("add", "sub", "mul", "maximum", "minimum")

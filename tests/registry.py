@@ -10,7 +10,7 @@ import numpy as np
 
 import graphc
 from graphc.op import REGISTRY, Kind, Op
-from graphc.tensor import Tensor, apply, placeholder
+from graphc.symbols import Tensor, apply, placeholder
 from graphc.types import as_dtype
 
 SOURCES = {"input", "parameter", "constant", "updating", "checkpoint"}  # made by users, or carrying cells: tested with programs

@@ -19,7 +19,7 @@ from graphc import nn
 from graphc.ir import Graph
 from graphc.op import Kind
 from graphc.program import Program
-from graphc.tensor import Tensor
+from graphc.symbols import Tensor
 
 Made = tuple[list[Tensor], list[Tensor]]
 IN_BLOCKS = "are computed in blocks and not kept"

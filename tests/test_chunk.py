@@ -17,7 +17,7 @@ from graphc import nn, optim
 from graphc.ir import Graph
 from graphc.op import Kind
 from graphc.plan import Loop
-from graphc.tensor import Tensor
+from graphc.symbols import Tensor
 
 
 def perceptron(x: Tensor) -> Tensor:

@@ -58,7 +58,7 @@ WRONG = """
 import numpy as np
 import graphc as g
 from graphc.op import Kind, Op, define, REGISTRY, same_type
-from graphc.tensor import apply
+from graphc.symbols import apply
 
 if "badly_doubled" not in REGISTRY:
     define(Op("badly_doubled", Kind.MAP, same_type, lambda x: x + x, (lambda g, out, x: g * 3.0,), lambda s, x: s.add(x, x)))

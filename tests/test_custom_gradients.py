@@ -11,7 +11,7 @@ import torch
 
 import graphc
 from graphc import testing
-from graphc.tensor import Tensor
+from graphc.symbols import Tensor
 from graphc.text import parse
 
 G = np.random.default_rng(0)

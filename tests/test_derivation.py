@@ -314,7 +314,7 @@ def test_order_of_construction_is_said(folder: Path) -> None:
 
         def carry(factor: float) -> Any:
             updated = count * factor + factor
-            return graphc.tensor.Tensor(make(REGISTRY["updating"], (x.node, updated.node), {"cells": (count.cell,)}))
+            return graphc.Tensor(make(REGISTRY["updating"], (x.node, updated.node), {"cells": (count.cell,)}))
 
         second = carry(3.0) if swapped else None
         first = carry(2.0)

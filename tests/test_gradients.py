@@ -13,7 +13,7 @@ from graphc import testing
 from graphc.ir import make
 from graphc.op import REGISTRY, Kind, Op
 from graphc.ops.control import results_of
-from graphc.tensor import Tensor
+from graphc.symbols import Tensor
 
 # Ops through which no gradient flows, each for a reason.  An op that loses its gradient by mistake is not in here.
 WITHOUT_GRADIENT = {

@@ -13,7 +13,7 @@ from graphc.passes.pipeline import Pipeline
 import graphc
 from graphc.ir import Graph, topological
 from graphc.ops.sources import iota
-from graphc.tensor import Tensor
+from graphc.symbols import Tensor
 
 MASKS = {
     "causal": lambda i, j: j <= i,

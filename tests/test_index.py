@@ -16,7 +16,7 @@ from graphc.access import follow, strided
 from graphc.index import Divided, Index, Remainder, Term, Variable, linear, narrowed, unravel, variables_for
 from graphc.ir import make
 from graphc.op import REGISTRY, Kind
-from graphc.tensor import Tensor
+from graphc.symbols import Tensor
 
 U, V, W = (Variable(name, extent) for name, extent in (("u", 4), ("v", 3), ("w", 5)))
 

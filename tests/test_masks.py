@@ -20,7 +20,7 @@ import graphc.nn.functional as F
 from graphc import nn
 from graphc.ir import Graph
 from graphc.records import replace
-from graphc.tensor import Tensor
+from graphc.symbols import Tensor
 
 from .test_native_contract import SIGNATURE, TARGETS, Case, Operand, compile_cases, matmul, random_operands, reference
 

@@ -28,7 +28,7 @@ from graphc.garbage import kept_waiting
 from graphc.ir import topological
 from graphc.pages import HUGE_PAGE, LINE, PAGE, Slab
 from graphc.plan import Buffer, Plan, Role
-from graphc.tensor import Tensor
+from graphc.symbols import Tensor
 from graphc.types import TensorType, bool_
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -12,7 +12,7 @@ import torch
 
 import graphc
 from graphc.methods import FUNCTIONS
-from graphc.tensor import Tensor
+from graphc.symbols import Tensor
 from graphc.types import Dim
 
 G = np.random.default_rng(0)

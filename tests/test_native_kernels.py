@@ -31,7 +31,7 @@ from graphc.methods import FUNCTIONS as g
 from graphc.op import REGISTRY, Kind
 from graphc.plan import Buffer, Form, Kernel, Role, slot
 from graphc.records import replace
-from graphc.tensor import Tensor
+from graphc.symbols import Tensor
 from graphc.types import TensorType, as_dtype
 
 RUN = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)

@@ -15,7 +15,7 @@ import graphc
 from graphc import plan
 from graphc.ops.sources import iota
 from graphc.ops.views import pad_with
-from graphc.tensor import Tensor
+from graphc.symbols import Tensor
 
 WIDE = describe("x86_64-unknown-linux-gnu", "skylake-avx512", "+avx512f,+avx512vl,+avx512bw,+avx512dq,+avx2,+fma")
 RNG = np.random.default_rng(3)

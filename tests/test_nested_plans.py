@@ -15,7 +15,7 @@ from graphc.op import REGISTRY
 from graphc.ops.control import results_of
 from graphc.ops.loops import formal
 from graphc.plan import Branch, Loop
-from graphc.tensor import Tensor
+from graphc.symbols import Tensor
 from graphc.types import TensorType
 
 pytestmark = pytest.mark.usefixtures("several_threads")

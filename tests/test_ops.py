@@ -15,7 +15,7 @@ from graphc.ir import make
 from graphc.methods import FUNCTIONS
 from graphc.op import REGISTRY, Kind, Op, define, same_type
 from graphc.ops.control import results_of
-from graphc.tensor import Tensor
+from graphc.symbols import Tensor
 from graphc.types import TensorType, as_dtype
 
 OPS = [op for op in REGISTRY.values() if op.name.isidentifier()]

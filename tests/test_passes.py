@@ -27,7 +27,7 @@ from graphc import nn
 from graphc.ir import Graph
 from graphc.plan import Form, Kernel, Plan, Role, repeated
 from graphc.records import replace
-from graphc.tensor import Tensor, placeholder
+from graphc.symbols import Tensor, placeholder
 from graphc.text import format_graph, format_plan, parse
 
 # -- rules -----------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import graphc
 from graphc.ir import Graph
 from graphc.op import Kind
 from graphc.ops.indexing import gather, take_along_axis
-from graphc.tensor import Tensor, placeholder
+from graphc.symbols import Tensor, placeholder
 
 RNG = np.random.default_rng(3)
 SHAPES = (((5, 7), 1), ((5, 7), 0), ((3, 4, 5), 1), ((9,), 0), ((2, 1, 3), 2))

@@ -20,7 +20,7 @@ from graphc.passes.simplify import simplify
 import graphc
 from graphc import nn, optim, testing
 from graphc.ops.recompute import after
-from graphc.tensor import Tensor
+from graphc.symbols import Tensor
 from graphc.text import format_graph, parse
 
 G = np.random.default_rng(0)

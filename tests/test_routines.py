@@ -22,7 +22,7 @@ from graphc.ir import Graph, make, topological
 from graphc.op import REGISTRY, Kind, Op, define
 from graphc.ops.control import results_of
 from graphc.plan import Form
-from graphc.tensor import Tensor, apply
+from graphc.symbols import Tensor, apply
 from graphc.text import format_graph, format_plan, parse
 from graphc.types import int64
 

@@ -15,7 +15,7 @@ import graphc
 import graphc.nn.functional as F
 from graphc.ir import Graph
 from graphc.ops.reductions import is_sum
-from graphc.tensor import Tensor
+from graphc.symbols import Tensor
 
 
 def simplified(inputs: list[Tensor], outputs: list[Tensor]) -> Graph:

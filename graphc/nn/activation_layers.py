@@ -9,7 +9,7 @@ import numpy as np
 from ..errors import ShapeError
 from ..ops.composites import softmax
 from ..origins import at, user_origin
-from ..tensor import Tensor, TensorLike, as_tensor
+from ..symbols import Tensor, TensorLike, as_tensor
 from ..types import DTypeLike
 from . import activations as functions
 from .module import Module

@@ -16,8 +16,8 @@ from ..ops.indexing import one_hot
 from ..ops.random import uniform
 from ..ops.views import moveaxis, narrow, reshape
 from ..origins import at, user_origin
-from ..tensor import Parameter as Cellular
-from ..tensor import Tensor, TensorLike, as_tensor
+from ..symbols import Parameter as Cellular
+from ..symbols import Tensor, TensorLike, as_tensor
 from ..types import DTypeLike
 from .randomness import advancing, fresh_key
 

@@ -15,8 +15,8 @@ from ..ops.shaping import concat, repeat_interleave
 from ..ops.sources import iota, zeros
 from ..ops.views import broadcast_to, pad_with, permute, reshape, slice_, transpose, unsqueeze
 from ..origins import at, user_origin
-from ..tensor import Parameter as Cellular
-from ..tensor import Tensor, TensorLike, as_tensor
+from ..symbols import Parameter as Cellular
+from ..symbols import Tensor, TensorLike, as_tensor
 from ..types import DTypeLike
 from . import init
 from .dropout import dropout

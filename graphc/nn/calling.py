@@ -16,7 +16,7 @@ import numpy as np
 from ..errors import FeedError
 from ..methods import FUNCTIONS
 from ..origins import at, user_origin
-from ..tensor import Tensor, placeholder
+from ..symbols import Tensor, placeholder
 from ..types import DType, as_dtype
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, Union, overload
 
 from ..errors import GraphError
 from ..origins import at, user_origin
-from ..tensor import Parameter as Cellular
+from ..symbols import Parameter as Cellular
 from .module import Module
 from .parameter import Parameter
 

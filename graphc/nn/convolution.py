@@ -14,7 +14,7 @@ from ..errors import GraphError, ShapeError
 from ..ops.convolution import convolve, convolve_transposed
 from ..ops.views import reshape
 from ..origins import at, user_origin
-from ..tensor import Tensor, TensorLike, as_tensor
+from ..symbols import Tensor, TensorLike, as_tensor
 from ..types import DTypeLike
 from . import init
 from .linear import positive

@@ -20,7 +20,7 @@ from ..ops.shaping import stack
 from ..ops.sources import iota
 from ..ops.views import expand_to, pad_with, reshape, slice_, unsqueeze
 from ..origins import at, user_origin
-from ..tensor import Tensor, TensorLike, as_tensor, constant
+from ..symbols import Tensor, TensorLike, as_tensor, constant
 from ..types import int64
 
 

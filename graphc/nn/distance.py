@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..tensor import Tensor, TensorLike
+from ..symbols import Tensor, TensorLike
 from .losses_embedding import cosine_similarity, pairwise_distance
 from .module import Module
 

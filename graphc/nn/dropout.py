@@ -9,7 +9,7 @@ from ..ops import elementwise as e
 from ..ops.random import bernoulli
 from ..ops.sources import zeros_like
 from ..origins import at, user_origin
-from ..tensor import Parameter, Tensor, TensorLike, as_tensor
+from ..symbols import Parameter, Tensor, TensorLike, as_tensor
 from ..types import Shape
 from .activations import SELU_ALPHA, SELU_SCALE
 from .randomness import RandomModule, advancing, fresh_key

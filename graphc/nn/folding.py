@@ -10,7 +10,7 @@ from ..errors import ShapeError
 from ..ops.convolution import windows
 from ..ops.views import pad_with, permute, reshape, slice_
 from ..origins import at, user_origin
-from ..tensor import Tensor, TensorLike, as_tensor
+from ..symbols import Tensor, TensorLike, as_tensor
 from .convolution import Sizes, batched, repeated
 from .module import Module
 

@@ -18,7 +18,7 @@ from ..draws import Draws, put_off, put_off_known
 from ..draws import generator as initial_generator
 from ..errors import GraphError, ShapeError
 from ..origins import at, user_origin
-from ..tensor import Parameter
+from ..symbols import Parameter
 
 if TYPE_CHECKING:
     from numpy.random import Generator

@@ -14,7 +14,7 @@ from ..ops.axes import normal_axis
 from ..ops.contractions import einsum
 from ..ops.views import flatten, unflatten
 from ..origins import at, user_origin
-from ..tensor import Tensor, TensorLike, as_tensor
+from ..symbols import Tensor, TensorLike, as_tensor
 from ..types import DTypeLike
 from . import init
 from .module import Module

@@ -9,8 +9,8 @@ import numpy as np
 
 from ..errors import GraphError
 from ..origins import at, user_origin
-from ..tensor import Parameter as Cellular
-from ..tensor import Tensor, TensorLike, state
+from ..symbols import Parameter as Cellular
+from ..symbols import Tensor, TensorLike, state
 from . import losses_classification as classes
 from . import losses_embedding as embeddings
 from . import losses_pointwise as pointwise

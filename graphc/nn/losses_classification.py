@@ -15,7 +15,7 @@ from ..ops.reductions import mean, sum_
 from ..ops.sources import iota, size_of
 from ..ops.views import reshape, squeeze, unsqueeze
 from ..origins import at, user_origin
-from ..tensor import Tensor, TensorLike, as_tensor
+from ..symbols import Tensor, TensorLike, as_tensor
 from ..types import int64
 from .ctc import forward_log_likelihood
 from .losses_pointwise import reduced

@@ -9,7 +9,7 @@ from ..ops import elementwise as e
 from ..ops.axes import normal_axis
 from ..ops.reductions import norm, sum_
 from ..origins import at, user_origin
-from ..tensor import Tensor, TensorLike, as_tensor
+from ..symbols import Tensor, TensorLike, as_tensor
 from .losses_pointwise import reduced
 
 COSINE_EPSILON = 1e-12  # added to squared lengths by PyTorch's cosine_embedding_loss

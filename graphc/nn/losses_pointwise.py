@@ -18,7 +18,7 @@ from ..ops.control import stop_gradient
 from ..ops.reductions import mean, sum_
 from ..ops.sources import size_of
 from ..origins import at, user_origin
-from ..tensor import Tensor, TensorLike, as_tensor
+from ..symbols import Tensor, TensorLike, as_tensor
 from ..types import format_shapes
 
 

@@ -14,8 +14,8 @@ import numpy as np
 
 from ..errors import CheckpointError, DTypeError, GraphError, ShapeError
 from ..origins import at, building, scope, user_origin
-from ..tensor import Parameter as Cellular
-from ..tensor import Tensor, state
+from ..symbols import Parameter as Cellular
+from ..symbols import Tensor, state
 from ..types import DTypeLike, as_dtype
 from .calling import Computed, compute, holds_arrays, inside, leaves
 from .parameter import copy_of, deep_copy_with, value_of
@@ -263,11 +263,13 @@ class Module:
         function(self)
         return self
 
-    def to(self: M, dtype: DTypeLike) -> M:
-        """Converts floating parameters and states to float32 or float64.
+    def to(self: M, dtype: DTypeLike | None = None, **_: Any) -> M:
+        """Converts floating parameters and states to float32 or float64; the device "cpu" is where they are anyway.
 
         The cells are new ones: convert before making optimizers and programs.
         """
+        if dtype is None or str(dtype) == "cpu":
+            return self
         wanted = as_dtype(dtype)
         if not wanted.is_float:
             raise DTypeError(f"a module converts to a floating dtype, got {wanted.name}{at(user_origin())}")
@@ -281,6 +283,10 @@ class Module:
         return self
 
     astype = to
+
+    def cpu(self: M) -> M:
+        """Itself: there is one device."""
+        return self
 
     def float(self: M) -> M:
         """Converts to float32."""

@@ -21,8 +21,8 @@ from ..ops.sources import size_of
 from ..ops.views import pad_with, reshape
 from ..ops.windows import window
 from ..origins import at, user_origin
-from ..tensor import Parameter as Cellular
-from ..tensor import Tensor, TensorLike, as_tensor
+from ..symbols import Parameter as Cellular
+from ..symbols import Tensor, TensorLike, as_tensor
 from ..types import DTypeLike, Size, as_dtype, count, float32
 from .linear import positive
 from .module import Module

@@ -8,7 +8,7 @@ from ..errors import GraphError, ShapeError
 from ..ops.shaping import pad_edges
 from ..ops.views import pad_with
 from ..origins import at, user_origin
-from ..tensor import Tensor, TensorLike, as_tensor
+from ..symbols import Tensor, TensorLike, as_tensor
 from .module import Module
 
 MODES = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}  # PyTorch's names and numpy's

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from .. import tensor as symbols
+from .. import symbols
 from ..errors import DTypeError, FeedError
 from ..origins import at, user_origin
-from ..tensor import Tensor
+from ..symbols import Tensor
 from ..types import DTypeLike, as_dtype, float32, float64
 
 
@@ -38,6 +38,18 @@ class Parameter(symbols.Parameter):
             raise DTypeError(f"a parameter is float32 or float64, got {wanted.name}{at(user_origin())}")
         held = symbols.parameter(name, value_of(value), wanted, trainable=True)
         super().__init__(held.node, requires_grad)
+
+    def uniform_(self, a: float = 0.0, b: float = 1.0) -> Parameter:
+        """Draws its value anew, uniformly from [a, b)."""
+        from .init import uniform_
+
+        return uniform_(self, a, b)
+
+    def normal_(self, mean: float = 0.0, std: float = 1.0) -> Parameter:
+        """Draws its value anew, normally distributed."""
+        from .init import normal_
+
+        return normal_(self, mean, std)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> symbols.Parameter:
         return copy_of(self, memo)

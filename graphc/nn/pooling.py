@@ -23,7 +23,7 @@ from ..ops.sources import iota
 from ..ops.views import narrow, pad_with, reshape
 from ..ops.windows import window
 from ..origins import at, user_origin
-from ..tensor import Tensor, TensorLike, as_tensor, constant
+from ..symbols import Tensor, TensorLike, as_tensor, constant
 from .convolution import Sizes, batched, repeated
 
 LETTERS = "nc" + "xyz"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..tensor import TensorLike
+from ..symbols import TensorLike
 from . import pooling
 from .convolution import Sizes
 from .module import Module

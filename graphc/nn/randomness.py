@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ..ops.control import updating
 from ..ops.random import fresh_seed
-from ..tensor import Parameter, Tensor, state
+from ..symbols import Parameter, Tensor, state
 from .module import Module
 
 

@@ -19,8 +19,8 @@ from ..ops.shaping import concat, split, stack
 from ..ops.sources import zeros
 from ..ops.views import reshape, squeeze, transpose, unsqueeze
 from ..origins import at, user_origin
-from ..tensor import Parameter as Cellular
-from ..tensor import Tensor, TensorLike, as_tensor
+from ..symbols import Parameter as Cellular
+from ..symbols import Tensor, TensorLike, as_tensor
 from ..types import DTypeLike, Size
 from . import init
 from .dropout import dropout

@@ -17,7 +17,7 @@ from ..ops.indexing import take
 from ..ops.shaping import repeat_interleave
 from ..ops.views import permute, reshape
 from ..origins import at, user_origin
-from ..tensor import Tensor, TensorLike, as_tensor
+from ..symbols import Tensor, TensorLike, as_tensor
 from .module import Module
 from .pooling import adaptive_average, along_axis
 

@@ -11,8 +11,8 @@ from ..ops.reductions import max_, sum_
 from ..ops.sources import ones, zeros
 from ..ops.views import unsqueeze
 from ..origins import at, user_origin
-from ..tensor import Parameter as Cellular
-from ..tensor import Tensor, TensorLike, as_tensor
+from ..symbols import Parameter as Cellular
+from ..symbols import Tensor, TensorLike, as_tensor
 from ..types import DTypeLike, int64
 from . import init
 from .linear import positive

@@ -11,7 +11,7 @@ from ..errors import GraphError
 from ..ops import elementwise as e
 from ..ops.random import fresh_seed
 from ..origins import at, user_origin
-from ..tensor import Tensor, TensorLike, as_tensor
+from ..symbols import Tensor, TensorLike, as_tensor
 from ..types import DTypeLike, Size
 from . import init
 from .activations import gelu, relu

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from ..ops.reductions import norm
 from ..ops.shaping import concat, stack
 from ..ops.views import reshape
 from ..origins import at, user_origin
-from ..tensor import Parameter, Tensor
+from ..symbols import Parameter, Tensor
 
 
 def total_norm(gradients: Iterable[Tensor], norm_type: float = 2.0) -> Tensor:
@@ -37,6 +38,18 @@ def clip_grad_norm(gradients: Sequence[Tensor], max_norm: float, norm_type: floa
 def clip_grad_value(gradients: Sequence[Tensor], clip_value: float) -> list[Tensor]:
     """The gradients with every element limited to [-clip_value, clip_value]."""
     return [e.clip(g, -clip_value, clip_value) for g in gradients]
+
+
+def clip_grad_norm_(parameters: Any, max_norm: float, *_: Any, **__: Any) -> NoReturn:
+    """Raises GraphError: parameters hold no gradients here; a step clips them."""
+    raise GraphError(f"parameters hold no gradients to clip: give the step the limit, train_step(..., grad_clip_norm="
+                     f"{max_norm!r}), or clip symbols with nn.utils.clip_grad_norm{at(user_origin())}")
+
+
+def clip_grad_value_(parameters: Any, clip_value: float, *_: Any, **__: Any) -> NoReturn:
+    """Raises GraphError: parameters hold no gradients here; a step clips them."""
+    raise GraphError(f"parameters hold no gradients to clip: give the step the limit, train_step(..., grad_clip_value="
+                     f"{clip_value!r}), or clip symbols with nn.utils.clip_grad_value{at(user_origin())}")
 
 
 def parameters_to_vector(parameters: Iterable[Tensor]) -> Tensor:

@@ -13,7 +13,7 @@ import numpy as np
 from ..methods import public
 from ..op import Kind, Op, Sample, define
 from ..origins import at, user_origin
-from ..tensor import Tensor, TensorLike, apply, as_tensor
+from ..symbols import Tensor, TensorLike, apply, as_tensor
 from ..types import TensorType, float32
 from . import elementwise as e
 from .axes import normal_axes, normal_axis, synonym

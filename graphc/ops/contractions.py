@@ -14,7 +14,7 @@ from ..errors import GraphError, ShapeError
 from ..methods import public
 from ..op import Kind, Op, Sample, define
 from ..origins import at, user_origin
-from ..tensor import Tensor, TensorLike, apply, as_tensor
+from ..symbols import Tensor, TensorLike, apply, as_tensor
 from ..types import DType, Size, TensorType, broadcast_shapes, format_shapes, int64, promote
 from . import elementwise as e
 from .axes import normal_axis

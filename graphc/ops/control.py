@@ -13,7 +13,7 @@ from ..ir import Node, make
 from ..methods import public
 from ..op import REGISTRY, Kind, Op, Sample, define, same_type
 from ..origins import at, user_origin
-from ..tensor import Parameter, Tensor, TensorLike, apply, as_tensor
+from ..symbols import Parameter, Tensor, TensorLike, apply, as_tensor, held
 from ..types import TensorType
 
 
@@ -29,8 +29,8 @@ define(Op("item", Kind.ITEM, _item_type, dtypes="fib", doc="One result of a node
 def results_of(node: Node) -> list[Tensor]:
     """All results of a node, each as a tensor."""
     if len(node.types) == 1:
-        return [Tensor(node)]
-    return [Tensor(make(REGISTRY["item"], (node,), {"item": k})) for k in range(len(node.types))]
+        return [held(node)]
+    return [held(make(REGISTRY["item"], (node,), {"item": k})) for k in range(len(node.types))]
 
 
 def apply_all(op: Op, *inputs: Tensor, **attributes: Any) -> list[Tensor]:

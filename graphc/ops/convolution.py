@@ -18,7 +18,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from ..errors import ShapeError
 from ..op import Kind, Op, Sample, define
-from ..tensor import Tensor, apply
+from ..symbols import Tensor, apply
 from ..types import Size, TensorType
 from .contractions import einsum
 from .sources import zeros

@@ -15,7 +15,7 @@ from ..ir import Node, make
 from ..methods import public
 from ..op import Kind, Op, define
 from ..origins import Origin, at, user_origin
-from ..tensor import Tensor, as_tensor
+from ..symbols import Tensor, as_tensor
 from .control import results_of
 from .recompute import first_types, first_values, flatten, name_of
 from .sources import zeros

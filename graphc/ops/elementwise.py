@@ -16,7 +16,7 @@ from ..errors import DTypeError
 from ..methods import FUNCTIONS, public
 from ..op import Kind, Op, Sample, define, same_type
 from ..origins import at, user_origin
-from ..tensor import Tensor, TensorLike, apply, as_tensor
+from ..symbols import Tensor, TensorLike, apply, as_tensor
 from ..types import (
     TensorType,
     bool_,

@@ -16,7 +16,7 @@ import numpy as np
 from ..errors import DTypeError, ShapeError
 from ..ir import Node
 from ..op import Kind, Op, Sample, define
-from ..tensor import Tensor, apply
+from ..symbols import Tensor, apply
 from ..types import Size, TensorType, int64
 from . import elementwise as e
 from .contractions import matmul

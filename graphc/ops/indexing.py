@@ -17,7 +17,7 @@ from ..errors import DTypeError, GraphError, ShapeError
 from ..methods import public
 from ..op import Kind, Op, Sample, define
 from ..origins import at, user_origin
-from ..tensor import Tensor, TensorLike, apply, as_tensor, constant
+from ..symbols import Tensor, TensorLike, apply, as_tensor, constant
 from ..types import Dim, DTypeLike, Shape, Size, TensorType, broadcast_shapes, count, int64
 from . import elementwise as e
 from .axes import normal_axis

@@ -17,7 +17,7 @@ from ..errors import GraphError, ShapeError
 from ..methods import public
 from ..op import Kind, Op, Sample, define
 from ..origins import at, user_origin
-from ..tensor import Tensor, TensorLike, apply, as_tensor
+from ..symbols import Tensor, TensorLike, apply, as_tensor
 from ..types import TensorType, broadcast_shapes, float32, promote
 from . import elementwise as e
 from .contractions import matmul, matrix_diagonal

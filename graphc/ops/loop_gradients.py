@@ -21,7 +21,7 @@ from typing import Any
 from ..ir import Graph, Node, make
 from ..op import Kind, Op
 from ..origins import building, phase, scope
-from ..tensor import Tensor, placeholder
+from ..symbols import Tensor, placeholder
 from ..types import Dim, Size, TensorType
 from .bodies import below, close_loop, depending, formal, replaced
 from .contractions import LETTERS, contract, split_spec

@@ -14,7 +14,7 @@ import numpy as np
 from ..errors import GraphError, ShapeError
 from ..methods import public
 from ..origins import at, user_origin
-from ..tensor import Tensor, TensorLike, constant
+from ..symbols import Tensor, TensorLike, constant
 from ..types import int64
 from . import elementwise as e
 from .axes import synonym

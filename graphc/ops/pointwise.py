@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..methods import FUNCTIONS, public
-from ..tensor import Tensor, TensorLike, as_tensor
+from ..symbols import Tensor, TensorLike, as_tensor
 from ..types import bool_, float32
 from . import elementwise as e
 from .axes import axis_and_keepdims

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from ..op import Kind, Op, Sample, define
-from ..tensor import Tensor, apply, constant
+from ..symbols import Tensor, apply, constant
 from ..types import TensorType, as_dtype, int32, least
 from .elementwise import where
 from .sources import zeros

@@ -15,7 +15,7 @@ from ..errors import GraphError
 from ..methods import public
 from ..op import Fold, Kind, Op, Sample, define
 from ..origins import at, user_origin
-from ..tensor import Tensor, TensorLike, apply, as_tensor
+from ..symbols import Tensor, TensorLike, apply, as_tensor
 from ..types import int64
 from . import elementwise as e
 from .axes import normal_axis, synonym

@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import GraphError, ShapeError
 from ..methods import public
 from ..origins import at, user_origin
-from ..tensor import Tensor, TensorLike, as_tensor
+from ..symbols import Tensor, TensorLike, as_tensor
 from ..types import broadcast_shapes
 from . import elementwise as e
 from .axes import normal_axis, synonym

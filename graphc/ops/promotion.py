@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import DTypeError
 from ..methods import public
 from ..op import Kind, Op, Sample, define
-from ..tensor import Tensor, TensorLike, apply, as_tensor, constant
+from ..symbols import Tensor, TensorLike, apply, as_tensor, constant
 from ..types import (
     DType,
     DTypeLike,

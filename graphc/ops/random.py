@@ -21,7 +21,7 @@ from ..ir import Node, rebuild
 from ..methods import public
 from ..op import Kind, Op, Sample, define
 from ..origins import at, user_origin
-from ..tensor import Tensor, TensorLike, apply, as_tensor, constant
+from ..symbols import Tensor, TensorLike, apply, as_tensor, constant
 from ..types import DType, DTypeLike, Shape, TensorType, as_dtype, as_shape, float32, float64, int64
 from . import elementwise as e
 from .sources import iota, shape_and_dtype, size_of, zeros

@@ -19,7 +19,7 @@ from ..ir import Node, make, make_like, next_number, substitute
 from ..methods import FUNCTIONS, public
 from ..op import Kind, Op, Sample, define
 from ..origins import at, user_origin
-from ..tensor import Tensor, apply, as_tensor, placeholder
+from ..symbols import Tensor, apply, as_tensor, placeholder
 from ..types import TensorType
 from ..walk import operands_first
 from .control import results_of

@@ -17,7 +17,7 @@ from ..ir import Node
 from ..methods import FUNCTIONS, public
 from ..op import Fold, Kind, Op, Sample, define
 from ..origins import at, user_origin
-from ..tensor import Tensor, TensorLike, apply, as_tensor
+from ..symbols import Tensor, TensorLike, apply, as_tensor
 from ..types import DType, Size, TensorType, bool_, count, float32, greatest, int64, least
 from . import elementwise as e
 from .axes import axis_and_keepdims, normal_axes
@@ -164,12 +164,19 @@ def prod_(x: TensorLike, axis: Any = None, keepdims: bool = False, **kw: Any) ->
 
 
 def max_(x: TensorLike, axis: Any = None, keepdims: bool = False, **kw: Any) -> Tensor:
-    """Greatest element over axes; NaN if there is one.  The values alone: see argmax for positions."""
+    """Greatest element over axes; NaN if there is one.  The values alone: see argmax for positions.
+
+    Given two tensors, as PyTorch's `max(x, y)`, the greater of each pair of elements.
+    """
+    if isinstance(axis, Tensor):
+        return e.maximum(x, axis)
     return _over(_max, as_tensor(x), axis, keepdims, kw)
 
 
 def min_(x: TensorLike, axis: Any = None, keepdims: bool = False, **kw: Any) -> Tensor:
-    """Least element over axes; NaN if there is one."""
+    """Least element over axes; NaN if there is one.  Given two tensors, the lesser of each pair of elements."""
+    if isinstance(axis, Tensor):
+        return e.minimum(x, axis)
     return _over(_min, as_tensor(x), axis, keepdims, kw)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from ..errors import GraphError, ShapeError
 from ..methods import FUNCTIONS, public
 from ..origins import at, user_origin
-from ..tensor import Tensor, TensorLike, as_tensor
+from ..symbols import Tensor, TensorLike, as_tensor
 from ..types import DType, Shape, Size, promote
 from . import elementwise as e
 from .axes import normal_axis, synonym

@@ -18,7 +18,7 @@ from ..ir import Node
 from ..methods import public
 from ..op import Kind, Op, Sample, define
 from ..origins import at, user_origin
-from ..tensor import Tensor, TensorLike, apply, as_tensor
+from ..symbols import Tensor, TensorLike, apply, as_tensor
 from ..types import TensorType, count, int64, promote
 from . import elementwise as e
 from .axes import normal_axis, synonym

@@ -10,7 +10,7 @@ import numpy as np
 from ..ir import Node
 from ..methods import public
 from ..op import Kind, Op, Sample, define
-from ..tensor import Tensor, apply, as_tensor, constant
+from ..symbols import Tensor, apply, as_tensor, constant
 from ..types import DType, DTypeLike, Shape, Size, TensorType, as_dtype, as_shape, float32, int32, int64
 
 FEW = 4096  # numbers that are looked at one by one

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import DTypeError, ShapeError
 from ..op import Kind, Op, Sample, define
-from ..tensor import Tensor, apply
+from ..symbols import Tensor, apply
 from ..types import TensorType
 from . import elementwise as e
 from .contractions import matmul

@@ -16,7 +16,7 @@ from ..index import Guard, Index, linear, unravel
 from ..methods import FUNCTIONS, public
 from ..op import Kind, Moves, Op, Sample, define
 from ..origins import at, user_origin
-from ..tensor import Tensor, TensorLike, apply, as_tensor
+from ..symbols import Tensor, TensorLike, apply, as_tensor
 from ..types import Dim, Shape, Size, TensorType, as_shape, as_size, count
 from .axes import normal_axes, normal_axis, synonym
 

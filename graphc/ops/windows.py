@@ -16,7 +16,7 @@ from ..index import Guard
 from ..methods import public
 from ..op import Kind, Op, Sample, define
 from ..origins import at, user_origin
-from ..tensor import Tensor, TensorLike, apply, as_tensor
+from ..symbols import Tensor, TensorLike, apply, as_tensor
 from ..types import Size, TensorType
 from .axes import normal_axis
 from .shaping import stack

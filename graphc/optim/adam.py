@@ -12,7 +12,7 @@ from ..errors import GraphError
 from ..ops.elementwise import abs_, maximum, rsqrt, sqrt, where
 from ..ops.reductions import norm
 from ..origins import at, user_origin
-from ..tensor import Parameter, Tensor
+from ..symbols import Parameter, Tensor
 from .optimizer import Optimizer, ParamGroup, with_decay
 
 Betas = tuple[float, float]

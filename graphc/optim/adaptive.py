@@ -15,7 +15,7 @@ from ..ops.contractions import matmul
 from ..ops.elementwise import abs_, maximum, minimum, pow, rsqrt, sign, sqrt, where
 from ..ops.reductions import mean, norm
 from ..origins import at, user_origin
-from ..tensor import Parameter, Tensor
+from ..symbols import Parameter, Tensor
 from .optimizer import Optimizer, ParamGroup, with_decay
 
 

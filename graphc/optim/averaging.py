@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import CheckpointError, GraphError
 from ..origins import at, user_origin
-from ..tensor import Parameter, Tensor, state
+from ..symbols import Parameter, Tensor, state
 from ..types import float64
 
 

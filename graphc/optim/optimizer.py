@@ -16,7 +16,7 @@ from ..cells import Cell
 from ..errors import CheckpointError, DTypeError, GraphError, ShapeError
 from ..origins import at, building, from_one_line, is_own, phase, user_origin
 from ..records import NamedTuple
-from ..tensor import Parameter, Tensor, state
+from ..symbols import Parameter, Tensor, state
 from ..types import float64
 
 BOOKKEEPING = ("params", "initial_lr", "clip_grad_max_norm", "clip_grad_norm_type")  # what any group may have

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import GraphError
 from ..origins import at, building, phase, user_origin
-from ..tensor import Parameter, Tensor, state
+from ..symbols import Parameter, Tensor, state
 from ..types import float64
 from .optimizer import Optimizer
 from .schedule import NUMBERS, SYMBOLS, Value, per_group, wide

@@ -14,7 +14,7 @@ import numpy as np
 from ..errors import CheckpointError, GraphError
 from ..ops import elementwise as e
 from ..origins import at, building, phase, user_origin
-from ..tensor import Parameter, Tensor, as_tensor, constant, state
+from ..symbols import Parameter, Tensor, as_tensor, constant, state
 from ..types import float64
 from .optimizer import Optimizer
 

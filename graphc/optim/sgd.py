@@ -11,7 +11,7 @@ from ..errors import GraphError
 from ..ops.elementwise import clip, maximum, sign, where
 from ..ops.reductions import norm
 from ..origins import at, user_origin
-from ..tensor import Parameter, Tensor
+from ..symbols import Parameter, Tensor
 from ..types import float64
 from .optimizer import Optimizer, ParamGroup, with_decay
 

@@ -6,6 +6,7 @@ Knows nodes, cells and Python's numbers.  Must not know what any op computes, or
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from .methods import FUNCTIONS, Methods, TensorLike
 from .op import REGISTRY, Op
 from .origins import at, user_origin
 from .types import DType, DTypeLike, Shape, TensorType, as_dtype, as_shape, float32, int64
+
+detaching: ContextVar[bool] = ContextVar("detaching", default=False)  # whether what is computed now stops gradients
 
 
 def _no_value(tensor: Tensor, what: str) -> GraphError:
@@ -107,6 +110,10 @@ class Tensor(Methods):
     def __array__(self, *_: Any, **__: Any) -> np.ndarray:
         raise _no_value(self, "np.asarray()")
 
+    def __setitem__(self, index: Any, value: Any) -> None:
+        raise GraphError("a symbol is never overwritten: put it together with graphc.where, stack, cat, scatter or pad, or "
+                         f"compute it with numpy and give the array{at(user_origin())}")
+
     def eval(self, **feeds: Any) -> np.ndarray:
         """The value for these feeds, by name, computed by the interpreter: for a quick look."""
         return FUNCTIONS["evaluate"](self, feeds)
@@ -151,6 +158,35 @@ class Parameter(Tensor):
         """The value of a parameter with one element, as a Python number."""
         return self.cell.array.item()
 
+    def requires_grad_(self, requires_grad: bool = True) -> Parameter:
+        """Freezes (False) or frees it for optimizers."""
+        self.requires_grad = requires_grad
+        return self
+
+    # -- values from Python, at once ---------------------------------------------------------------------------
+
+    @property
+    def data(self) -> Parameter:
+        """Itself, for PyTorch's sake: `w.data.zero_()`; assigning gives it a value."""
+        return self
+
+    @data.setter
+    def data(self, value: Any) -> None:
+        self.assign(value)
+
+    def copy_(self, value: Any) -> Parameter:
+        """Gives it a value, which broadcasts."""
+        self.assign(np.broadcast_to(np.asarray(value), self.cell.shape))
+        return self
+
+    def fill_(self, value: Any) -> Parameter: return self.copy_(value)
+    def zero_(self) -> Parameter: return self.copy_(0)
+    def add_(self, value: Any, *, alpha: Any = 1) -> Parameter: return self.copy_(self.cell.array + alpha * np.asarray(value))
+    def sub_(self, value: Any, *, alpha: Any = 1) -> Parameter: return self.copy_(self.cell.array - alpha * np.asarray(value))
+    def mul_(self, value: Any) -> Parameter: return self.copy_(self.cell.array * np.asarray(value))
+    def div_(self, value: Any) -> Parameter: return self.copy_(self.cell.array / np.asarray(value))
+    def clamp_(self, min: Any = None, max: Any = None) -> Parameter: return self.copy_(np.clip(self.cell.array, min, max))
+
     def __repr__(self) -> str:
         return f"<{'parameter' if self.cell.trainable else 'state'} '{self.cell.name}': {self.type}>"
 
@@ -194,7 +230,14 @@ def as_tensor(value: TensorLike, like: Tensor | None = None) -> Tensor:
 def apply(op: Op | str, *inputs: Tensor, graphs: Sequence[Graph] = (), **attributes: Any) -> Tensor:
     """The op on these tensors: types are checked here, with the user's line in the error."""
     record = REGISTRY[op] if isinstance(op, str) else op
-    return Tensor(make(record, tuple([i.node for i in inputs]), attributes, graphs))
+    return held(make(record, tuple([i.node for i in inputs]), attributes, graphs))
+
+
+def held(node: Node) -> Tensor:
+    """The symbol of a computed node; where gradients are not to pass, of one that stops them."""
+    if detaching.get() and len(node.types) == 1 and node.dtype.is_float:
+        node = make(REGISTRY["stop_gradient"], (node,))
+    return Tensor(node)
 
 
 class Symbol:
