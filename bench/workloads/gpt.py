@@ -78,4 +78,5 @@ def gpt(name: str, title: str, layers: int, width: int, heads: int, context: int
 WORKLOADS = (
     gpt("gpt", "GPT 4 layers, d 128, 4 heads, T 64, batch 8, AdamW", 4, 128, 4, 64, 8, 65),
     gpt("gpt512", "GPT 2 layers, d 128, 4 heads, T 512, batch 2, AdamW", 2, 128, 4, 512, 2, 65),
+    gpt("gpt2048", "GPT 2 layers, d 256, 8 heads, T 2048, batch 2, AdamW", 2, 256, 8, 2048, 2, 65),
 )
