@@ -55,10 +55,12 @@ def __getattr__(name: str) -> _Any:
         from .exporting import export
 
         return export
+    if name in _FUNCTIONS:
+        return _FUNCTIONS[name]
     from .familiar import FAMILIAR
 
     try:
-        return _FUNCTIONS[name] if name in _FUNCTIONS else FAMILIAR[name]
+        return FAMILIAR[name]
     except KeyError:
         raise AttributeError(f"module 'graphc' has no attribute {name!r}") from None
 

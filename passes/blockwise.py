@@ -159,7 +159,7 @@ def region_from(graph: Graph, seed: Node, fixed: set[Node], piece: int) -> Regio
             return None
         for user in users[node]:
             if user.op.kind is Kind.REDUCE:
-                folded.update(same_axes(user.attributes["axes"], node, seed))
+                folded.update(same_axes([a for a in user.attributes["axes"] if node.shape[a] != 1], node, seed))
             elif user.op.kind is Kind.CONTRACT:
                 results.add(user)
             elif user.op.kind is Kind.MAP or is_same(user):
@@ -169,19 +169,18 @@ def region_from(graph: Graph, seed: Node, fixed: set[Node], piece: int) -> Regio
         waiting += [n for n in dict.fromkeys(beside) if n not in wide]
         wide.update(beside)
     labels = labels_of(seed.attributes["spec"])
-    batch = [labels.out.index(label) for label in labels.batch]
-    counts = tuple(int(seed.shape[a]) for a in batch if seed.shape[a] != 1)
+    batch = [a for label in labels.batch if seed.shape[a := labels.out.index(label)] != 1 and a not in folded]
+    counts = tuple(int(seed.shape[a]) for a in batch)
     free = [a for a in long_axes(seed.shape) if a not in batch and a not in folded]
     if not folded or not free:
         return None
-    cut = [a for a in batch if seed.shape[a] != 1]
     if prod(counts) < LEAST_BLOCKS:
-        cut, counts = [], ()
+        batch, counts = [], ()
     rows = max(free, key=lambda a: seed.shape[a])
     pieces = pieces_of(int(seed.shape[rows]), int(seed.type.bytes) // prod(counts), piece)
     if prod(counts) * pieces == 1:
         return None
-    return Region(seed, counts, pieces, {n: same_axes((*cut, rows), seed, n) for n in wide}, results)
+    return Region(seed, counts, pieces, {n: same_axes((*batch, rows), seed, n) for n in wide}, results)
 
 
 def same_axes(axes: Iterable[int], node: Node, other: Node) -> tuple[int, ...]:

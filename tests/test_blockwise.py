@@ -50,6 +50,14 @@ def by_hand() -> Made:
     return [x, w], [out, *graphc.grad((out ** 2).sum(), [x, w])]
 
 
+def with_a_bias_that_is_trained() -> Made:
+    """Its gradient is a sum over batch and heads, so these are no blocks."""
+    bias = graphc.placeholder("bias", (512, 512))
+    q, k, v = (graphc.placeholder(name, (2, 4, 512, 32)) for name in "qkv")
+    out = ((q @ k.transpose(-1, -2)) * 0.1 + bias).softmax(-1) @ v
+    return [q, k, v, bias], [out, *graphc.grad((out ** 2).sum(), [q, k, v, bias])]
+
+
 def arrays_for(inputs: Sequence[Tensor]) -> list[np.ndarray]:
     rng = np.random.default_rng(7)
     return [rng.standard_normal(i.shape).astype(i.node.dtype.numpy) if i.node.dtype.is_float else rng.random(i.shape) < 0.1
@@ -77,7 +85,11 @@ KINDS: dict[str, tuple[Callable[[], Made], str]] = {
     "shared keys": (lambda: attention(2, 8, shared=4, is_causal=True), "over 16"),
     "padding": (with_padding, "over 16"),
     "by hand": (by_hand, "in 4 pieces"),
+    "numbers added and trained": (with_a_bias_that_is_trained, "over 1 in 4 pieces"),
 }
+
+
+TIGHTER = {"numbers added and trained": 0.4}  # of the memory: to half of it there is a cheaper way
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -85,10 +97,11 @@ def test_the_same_numbers_in_half_of_the_memory(kind: str) -> None:
     """Random numbers are the same bits; so is everything for any number of threads."""
     make, words = KINDS[kind]
     made = make()
-    whole, small = at_half(made)
+    share = TIGHTER.get(kind, 0.6)
+    whole, small = at_half(made, share)
     report = small.report()
     assert IN_BLOCKS in report and words in report, report
-    assert small.specialize().memory.arena <= 0.6 * whole.specialize().memory.arena
+    assert small.specialize().memory.arena <= share * whole.specialize().memory.arena
     arrays, state = arrays_for(made[0]), whole.state_dict()
     wanted = [np.array(x) for x in whole(*arrays)]
     unit = np.finfo(wanted[0].dtype).eps
@@ -167,7 +180,6 @@ def left_whole() -> dict[str, Made]:
     return {
         "weights that are asked for": ([q, k, v], [weights @ v, weights]),
         "no fold": ([q, k, v], [scores.tanh() @ v]),
-        "a fold over heads": ([q, k, v], [scores.softmax(0) @ v]),
         "sorted rows": ([q, k, v], [graphc.sort(scores, -1)[0].softmax(-1) @ v, weights @ v]),
         "short": (short, [F.scaled_dot_product_attention(*short)]),
         "long sums": (wide, [F.scaled_dot_product_attention(*wide)]),
