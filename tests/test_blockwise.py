@@ -52,8 +52,8 @@ def by_hand() -> Made:
 
 def with_a_bias_that_is_trained() -> Made:
     """Its gradient is a sum over batch and heads, so these are no blocks."""
-    bias = graphc.placeholder("bias", (512, 512))
-    q, k, v = (graphc.placeholder(name, (2, 4, 512, 32)) for name in "qkv")
+    bias = graphc.placeholder("bias", (1024, 1024))
+    q, k, v = (graphc.placeholder(name, (2, 4, 1024, 32)) for name in "qkv")
     out = ((q @ k.transpose(-1, -2)) * 0.1 + bias).softmax(-1) @ v
     return [q, k, v, bias], [out, *graphc.grad((out ** 2).sum(), [q, k, v, bias])]
 
@@ -85,7 +85,7 @@ KINDS: dict[str, tuple[Callable[[], Made], str]] = {
     "shared keys": (lambda: attention(2, 8, shared=4, is_causal=True), "over 16"),
     "padding": (with_padding, "over 16"),
     "by hand": (by_hand, "in 4 pieces"),
-    "numbers added and trained": (with_a_bias_that_is_trained, "over 1 in 4 pieces"),
+    "numbers added and trained": (with_a_bias_that_is_trained, "over 1 in 8 pieces"),
 }
 
 
