@@ -266,6 +266,10 @@ class MoreMethods:
         """How often each number occurs."""
         return FUNCTIONS["bincount"](self, weights, minlength)
 
+    def multinomial(self, num_samples: int, replacement: bool = False, *, seed: Any = None) -> Tensor:
+        """Positions drawn with probabilities in proportion to rows of weights."""
+        return FUNCTIONS["multinomial"](self, num_samples, replacement, seed=seed)
+
     def masked_select(self, *args: Any, **kw: Any) -> Tensor: return FUNCTIONS["masked_select"](self, *args, **kw)
     def nonzero(self, *args: Any, **kw: Any) -> Tensor: return FUNCTIONS["nonzero"](self, *args, **kw)
     def unique(self, *args: Any, **kw: Any) -> Tensor: return FUNCTIONS["unique"](self, *args, **kw)
