@@ -1,19 +1,17 @@
-"""Names that programs for PyTorch use and that mean little here, or something else: one device, values, checkpoints.
+"""Names that programs for PyTorch use and that mean little here, or something else: one device, values, gradients off.
 
-Knows symbols, parameters and files of arrays.  Must not know ops or programs.
+Knows symbols and parameters.  Must not know ops or programs.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from .errors import CheckpointError, GraphError
+from .more_methods import on_cpu
 from .nn.parameter import Parameter
-from .origins import at, user_origin
+from .saving import load, save
 from .symbols import Tensor, as_tensor, constant, detaching
 from .types import DTypeLike, bool_, float32, float64, int32, int64
 
@@ -109,12 +107,6 @@ class device(str):
         return "cpu"
 
 
-def on_cpu(name: Any) -> None:
-    """Raises GraphError for any device but the CPU."""
-    if name is not None and str(name).split(":")[0] != "cpu":
-        raise GraphError(f"there is one device, the CPU, not {str(name)!r}{at(user_origin())}")
-
-
 class cuda:
     """What asks for a GPU is told that there is none."""
 
@@ -131,62 +123,6 @@ class cuda:
         """Nothing to do: `graphc.manual_seed` sets the seed."""
 
     manual_seed_all = manual_seed
-
-
-# -- checkpoints ---------------------------------------------------------------------------------------------------------
-
-
-def save(values: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
-    """Writes a state dictionary to a file of arrays (numpy's .npz, whatever the path ends with).
-
-    values   {name: array or number}, such as `module.state_dict()` or `step.state_dict()`; dictionaries in it are joined to
-             names with a slash
-    Written beside the file first, so that a file that is there is whole.
-    """
-    arrays: dict[str, Any] = dict(_flat(values, ""))
-    path = os.fspath(path)
-    beside = f"{path}.{os.getpid()}.tmp"
-    try:
-        with open(beside, "wb") as file:
-            np.savez(file, **arrays)
-        os.replace(beside, path)
-    finally:
-        if os.path.exists(beside):
-            os.remove(beside)
-
-
-def _flat(values: Mapping[str, Any], prefix: str) -> list[tuple[str, np.ndarray]]:
-    found = []
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            found += _flat(value, f"{prefix}{name}/")
-            continue
-        array = np.asarray(value.numpy() if hasattr(value, "numpy") else value)
-        if array.dtype.hasobject:
-            raise CheckpointError(f"save: '{prefix}{name}' is no array of numbers but {type(value).__name__}"
-                                  f"{at(user_origin())}")
-        found.append((prefix + str(name), array))
-    return found
-
-
-def load(path: str | os.PathLike[str], map_location: Any = None, weights_only: bool = True) -> dict[str, np.ndarray]:
-    """The arrays that `save` wrote, by name.  Nothing in a file is ever executed.
-
-    Raises CheckpointError for anything but a whole file of arrays.
-    """
-    on_cpu(map_location)
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            found = {name: file[name] for name in file.files}
-        if other := [name for name, value in found.items() if not isinstance(value, np.ndarray)]:
-            raise ValueError(f"'{other[0]}' in it is no array")
-        return found
-    except FileNotFoundError:
-        raise
-    except Exception as error:
-        raise CheckpointError(f"load: {os.fspath(path)!r} is no file of arrays that graphc.save has written ({error}); one of "
-                              f"PyTorch's is read with torch.load, and load_state_dict takes its tensors{at(user_origin())}"
-                              ) from None
 
 
 OWN = (tensor, from_numpy, is_tensor, set_grad_enabled, no_grad, enable_grad, is_grad_enabled, device, cuda, save, load)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, Union
 
 import numpy as np
 
+from .errors import GraphError
 from .origins import at, user_origin
 from .types import DTypeLike, Shape, Size, bool_, count, int32
 
@@ -38,6 +39,20 @@ REMEDIES = {  # what PyTorch's tensors have and a symbol has not
     "indices": "max, min and the like give the values alone; positions are argmax, argmin",
     "equal": "whether all elements are equal is (x == y).all()",
 }
+
+
+DEVICES = ("cuda", "mps", "xpu", "hip", "mtia", "meta", "ipu", "xla")  # of PyTorch's
+
+
+def on_cpu(device: Any) -> bool:
+    """Whether something names the CPU, or nothing does.
+
+    Raises GraphError for another device.
+    """
+    name = "cpu" if device is None else str(device).split(":")[0]
+    if name in DEVICES:
+        raise GraphError(f"there is one device, the CPU, not {str(device)!r}{at(user_origin())}")
+    return name == "cpu"
 
 
 class MoreMethods:
@@ -91,7 +106,7 @@ class MoreMethods:
         for target in targets:
             if hasattr(target, "dtype") and hasattr(target, "shape"):
                 dtype = target.dtype
-            elif str(target) != "cpu" and not isinstance(target, bool):  # PyTorch has non_blocking and copy there
+            elif not isinstance(target, bool) and not on_cpu(target):  # PyTorch has non_blocking and copy there
                 dtype = target
         return FUNCTIONS["cast"](self, self.dtype if dtype is None else dtype)
 

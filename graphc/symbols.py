@@ -176,7 +176,13 @@ class Parameter(Tensor):
 
     def copy_(self, value: Any) -> Parameter:
         """Gives it a value, which broadcasts."""
-        self.assign(np.broadcast_to(np.asarray(value), self.cell.shape))
+        given = np.asarray(value)
+        try:
+            full = np.broadcast_to(given, self.cell.shape)
+        except ValueError:
+            raise ShapeError(f"'{self.cell.name}' is {list(self.cell.shape)}, to which {list(given.shape)} does not broadcast"
+                             f"{at(user_origin())}") from None
+        self.assign(full)
         return self
 
     def fill_(self, value: Any) -> Parameter: return self.copy_(value)

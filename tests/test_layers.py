@@ -16,7 +16,7 @@ LAYERS = [{"draws", "errors", "garbage", "hashes", "origins", "pages", "records"
           {"access", "identity", "labels", "structures", "symbols"},
           {"declaration", "ops"}, {"autograd", "linalg", "loops"},
           {"plan", "tokens"}, {"literals"}, {"parsing"}, {"text"}, {"built", "viz"}, {"html", "lanes"}, {"lanes_page"},
-          {"optim", "nn"}, {"passes", "runtime"}, {"feeds", "finite", "precision", "specialized", "timeline"},
+          {"optim", "nn", "saving"}, {"passes", "runtime"}, {"feeds", "finite", "precision", "specialized", "timeline"},
           {"derivation", "fit", "inspection", "watching"}, {"program"}, {"driver", "exporting", "familiar"},
           {"static_graph", "lbfgs"},
           {"testing", "loading"}, {"checking", "cli_texts", "completion"}, {"cli"}, {"__main__"}]

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from ..errors import CheckpointError, DTypeError, GraphError, ShapeError
+from ..more_methods import on_cpu
 from ..origins import at, building, scope, user_origin
 from ..symbols import Parameter as Cellular
 from ..symbols import Tensor, state
@@ -268,7 +269,7 @@ class Module:
 
         The cells are new ones: convert before making optimizers and programs.
         """
-        if dtype is None or str(dtype) == "cpu":
+        if dtype is None or on_cpu(dtype):
             return self
         wanted = as_dtype(dtype)
         if not wanted.is_float:

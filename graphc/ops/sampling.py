@@ -23,6 +23,7 @@ def multinomial(input: TensorLike, num_samples: int, replacement: bool = False, 
     input         [..., n] weights: not negative, and not all zero; they need not add up to 1
     replacement   whether a position may be drawn again.  Without, the i-th is drawn from what is left, as the largest of
                   log(weight) plus Gumbel noise are (Vieira, "Gumbel-max trick and weighted reservoir sampling", 2014)
+    A row without a positive weight gives no position of its own.
     Raises ShapeError where more positions are to be drawn than there are.
     """
     weights = as_tensor(input)
