@@ -5,12 +5,14 @@ Knows how to follow VIEW nodes down with index expressions.  Must not know buffe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from .index import Guard, Index, Variable, linear, variables_for
 from .ir import Node
 from .op import Kind
+
+SHARED = 1.3  # times as large as the smallest may be what several views of it read
 
 
 class Read(NamedTuple):
@@ -64,3 +66,18 @@ def strided(node: Node, stop: Callable[[Node], bool] = lambda node: False) -> St
             return None
         strides.append(factor)
     return Strided(read.base, place.constant, tuple(strides))
+
+
+def smallest_cut(operand: Node, forced: set[Node], users: Mapping[Node, Sequence[Node]]) -> Node:
+    """The view to put into memory so that strides describe the operand: the smallest of the chain that will do.
+
+    Windows of a padded image are as many elements as there are taps times larger than the padded image itself.  One that
+    several read may be somewhat larger: the phases of a convolution's gradient see parts of one padded image.
+    """
+    best = view = operand
+    while view.op.kind is Kind.VIEW:
+        most = int(best.type.size) * (SHARED if len(users[view]) > 1 else 1)
+        if view is not best and int(view.type.size) < most and strided(operand, {*forced, view}.__contains__) is not None:
+            best = view
+        view = view.inputs[0]
+    return best

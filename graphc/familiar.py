@@ -5,6 +5,7 @@ Knows symbols and parameters.  Must not know ops or programs.
 
 from __future__ import annotations
 
+from functools import wraps
 from typing import Any
 
 import numpy as np
@@ -60,8 +61,6 @@ class set_grad_enabled:
         detaching.reset(self.tokens.pop())
 
     def __call__(self, function: Any) -> Any:
-        from functools import wraps
-
         @wraps(function)
         def inside(*args: Any, **kw: Any) -> Any:
             with set_grad_enabled(self.mode):

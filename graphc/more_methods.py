@@ -23,7 +23,6 @@ TensorLike = Union["Tensor", np.ndarray, float, int, bool, Sequence[Any]]
 
 T = TypeVar("T")
 FUNCTIONS: dict[str, Callable[..., Any]] = {}  # name -> public function, for the methods
-ROUNDED = {None: "div", "floor": "floor_divide", "trunc": "div"}
 REMEDIES = {  # what PyTorch's tensors have and a symbol has not
     "item": "a symbol has no value while the graph is built: return it from the program, or use .eval(...)",
     "tolist": "a symbol has no value while the graph is built: return it from the program, or use .eval(...)",
@@ -140,9 +139,11 @@ class MoreMethods:
 
     def div(self, other: TensorLike, *, rounding_mode: str | None = None) -> Tensor:
         """self / other, rounded "floor", "trunc" or not at all."""
-        if rounding_mode not in ROUNDED:
+        if rounding_mode not in (None, "floor", "trunc"):
             raise ValueError(f"rounding_mode is None, 'floor' or 'trunc', not {rounding_mode!r}{at(user_origin())}")
-        quotient = FUNCTIONS[ROUNDED[rounding_mode]](self, other)
+        if rounding_mode == "floor":
+            return FUNCTIONS["floor_divide"](self, other)
+        quotient = FUNCTIONS["div"](self, other)
         return FUNCTIONS["trunc"](quotient) if rounding_mode == "trunc" else quotient
 
     divide = div

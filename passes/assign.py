@@ -9,11 +9,11 @@ graph would have a cycle).
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Sequence
 from math import prod
 from typing import Any
 
-from graphc.access import follow, strided
+from graphc.access import follow, smallest_cut, strided
 from graphc.index import Index, linear, unravel, variables_for
 from graphc.ir import Graph, Node
 from graphc.op import Kind
@@ -381,21 +381,3 @@ class Assignment:
 def dense(node: Node) -> tuple[int, ...]:
     """Row-major strides of a node's type; 0 for axes of size 1."""
     return tuple(0 if size == 1 else step for size, step in zip(node.shape, strides_of(node.shape), strict=True))
-
-
-SHARED = 1.3  # times as large as the smallest may be what several views of it read
-
-
-def smallest_cut(operand: Node, forced: set[Node], users: Mapping[Node, Sequence[Node]]) -> Node:
-    """The view to put into memory so that strides describe the operand: the smallest of the chain that will do.
-
-    Windows of a padded image are as many elements as there are taps times larger than the padded image itself.  One that
-    several read may be somewhat larger: the phases of a convolution's gradient see parts of one padded image.
-    """
-    best = view = operand
-    while view.op.kind is Kind.VIEW:
-        most = int(best.type.size) * (SHARED if len(users[view]) > 1 else 1)
-        if view is not best and int(view.type.size) < most and strided(operand, {*forced, view}.__contains__) is not None:
-            best = view
-        view = view.inputs[0]
-    return best

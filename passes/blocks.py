@@ -19,14 +19,12 @@ from graphc.ops.bodies import close, replaced
 from graphc.ops.control import results_of
 from graphc.ops.reductions import is_sum
 from graphc.ops.shaping import concat
-from graphc.ops.views import expand_to, moveaxis, narrow, reshape
+from graphc.ops.views import narrow
 from graphc.records import record
 from graphc.symbols import Tensor, constant, placeholder
 
 from .batch_axis import Split, compute_parts, order_of_parts
-from .chunk import counted
-
-Axes = tuple[int | None, ...]  # for each axis that is cut, where a tensor has it
+from .parts import Axes, counted, joined, sequence
 
 
 @record(eq=False)
@@ -140,32 +138,3 @@ def computed(blocks: Blocks, body: Body, operands: Mapping[Node, Node]) -> list[
     loop = make(REGISTRY["scan"], [*sequences, *(whole.get(c, c) for c in captured)], attributes, (graph,))
     return [inherit(joined(part, node, places, blocks.counts), node)
             for part, node, places in zip(results_of(loop), blocks.results, body.places, strict=True)]
-
-
-def sequence(node: Node, places: Axes, counts: Sequence[int]) -> Node:
-    """A tensor as the parts of all blocks, along a first axis; what lacks an axis is repeated for it."""
-    at = {k: 0 for k in range(len(counts))}
-    missing = [k for k in at if places[k] is None]
-    shape, part = [1] * len(missing), list[int]()
-    at.update({k: position for position, k in enumerate(missing)})
-    for axis, size in enumerate(map(int, node.shape)):
-        if axis in places[:len(counts)]:
-            k = places.index(axis)
-            at[k] = len(shape)
-            shape.append(counts[k])
-            size //= counts[k]
-        shape.append(size)
-        part.append(size)
-    apart = moveaxis(reshape(Tensor(node), tuple(shape)), list(at.values()), list(at))
-    return reshape(expand_to(apart, (*counts, *part)), (prod(counts), *part)).node
-
-
-def joined(parts: Tensor, node: Node, places: Axes, counts: Sequence[int]) -> Node:
-    """The parts of all blocks, along a first axis, as what they are parts of."""
-    apart = reshape(parts, (*counts, *parts.shape[1:]))
-    order: list[int] = []
-    for axis in range(node.type.ndim):
-        if axis in places:
-            order.append(places.index(axis))
-        order.append(len(counts) + axis)
-    return reshape(apart.permute(order), node.shape).node

@@ -28,9 +28,9 @@ from graphc.ops.contractions import split_spec
 from graphc.records import record
 from graphc.walk import operands_first
 
-from .blocks import Axes, Blocks, Body, body_of, computed
-from .regions import axes_of, moved, read_place
-from .row_sums import core, long_axes
+from .blocks import Blocks, Body, body_of, computed
+from .parts import Axes
+from .regions import axes_of, core, long_axes, moved, read_place
 
 LEAST_BYTES = 1 << 20  # of a wide node: less is not worth a loop
 LEAST_RATIO = 4  # how many times as large as each of its operands it is

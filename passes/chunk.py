@@ -13,18 +13,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from graphc.ir import Graph, Node, inherit, make, rewrite
+from graphc.ir import Graph, Node, make, rewrite
 from graphc.op import REGISTRY, Kind
 from graphc.ops.contractions import split_spec
 from graphc.ops.control import results_of
 from graphc.ops.loops import formal
-from graphc.ops.views import expand_to, moveaxis, reshape
 from graphc.origins import building, phase
 from graphc.symbols import Tensor, constant
 from graphc.types import TensorType, int64
 
 from .batch_axis import Split, compute_parts, order_of_parts
 from .batch_cost import contraction_nanoseconds, element_nanoseconds, nanoseconds
+from .parts import counted, is_counted, joined, sequence
 
 EMBEDDED = 16  # constants up to this many elements stay inside the body
 MOST_CHUNKS = 16
@@ -49,7 +49,8 @@ def build(split: Split, wanted: Sequence[Node]) -> Graph:
         scan = make_scan(split, wanted)
         known: dict[Node, Node] = {}
         for node, result in zip(wanted, results_of(scan), strict=True):
-            known[node] = (combined(node, result) if node in split.sums else joined(split, node, result)).node
+            known[node] = combined(node, result).node if node in split.sums else \
+                joined(result, node, (split.inside[node],), (split.count,))
     new = rewrite(split.graph.roots, lambda node, inputs: None, known)
     return split.graph.with_roots([new[r] for r in split.graph.roots])
 
@@ -68,7 +69,7 @@ def make_scan(split: Split, wanted: Sequence[Node]) -> Node:
     new.update({n: counted(split, n, number) for n in counts})
     compute_parts(split, wanted, new, dict(zip(captures, given[len(sequences):], strict=True)))
     operands = [*(constant(np.arange(split.count, dtype=np.int64)).node for _ in numbers),
-                *(as_sequence(split, n) for n in sequences), *captures]
+                *(sequence(n, (split.inside[n],), (split.count,)) for n in sequences), *captures]
     attributes = {"carries": 0, "sequences": len(numbers) + len(sequences), "length": split.count, "reverse": False}
     return make(REGISTRY["scan"], operands, attributes, (Graph((*numbers, *given), tuple(new[w] for w in wanted)),))
 
@@ -76,33 +77,6 @@ def make_scan(split: Split, wanted: Sequence[Node]) -> Node:
 def is_embedded(node: Node) -> bool:
     """Whether a chunk holds its own copy of a constant."""
     return "value" in node.attributes and node.attributes["value"].size <= EMBEDDED
-
-
-def is_counted(split: Split, node: Node) -> bool:
-    """Whether a chunk's part of a source depends on which chunk it is."""
-    return bool(node.attributes["axis"] == split.inside[node])
-
-
-def counted(split: Split, node: Node, chunk: Node) -> Node:
-    """A chunk's part of a source that counts."""
-    part = make(node.op, (), split.parts[node].attributes)
-    if not is_counted(split, node):
-        return part
-    start = (Tensor(chunk) * int(part.shape[split.inside[node]])).astype(part.dtype)
-    return inherit((Tensor(part) + expand_to(start, part.shape)).node, node)
-
-
-def as_sequence(split: Split, node: Node) -> Node:
-    """A batch with its chunks as a leading axis."""
-    axis = split.inside[node]
-    shape = split.part_type(node, axis).shape
-    parts = reshape(Tensor(node), (*shape[:axis], split.count, *shape[axis:]))
-    return moveaxis(parts, axis, 0).node
-
-
-def joined(split: Split, node: Node, parts: Tensor) -> Tensor:
-    """What chunks gave, one entry each, one behind the other along the batch."""
-    return reshape(moveaxis(parts, 0, split.inside[node]), node.shape)
 
 
 def wanted_outside(split: Split) -> list[Node]:

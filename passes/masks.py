@@ -216,8 +216,7 @@ def firm(node: Node, regions: Facts, facts: Mapping[Node, Facts], fixed: Fixed) 
         return {}
     found = {}
     for region, value in regions.items():
-        known = [fixed.number(i) if fixed.number(i) is not None else (facts.get(i) or fixed.facts(i)).get(region)
-                 for i in node.inputs]
+        known = [n if (n := fixed.number(i)) is not None else (facts.get(i) or fixed.facts(i)).get(region) for i in node.inputs]
         if all(v is not None or i.dtype.is_float for v, i in zip(known, node.inputs, strict=True)):
             operands = [np.array(np.nan if v is None else v, i.dtype.numpy) for v, i in zip(known, node.inputs, strict=True)]
             with np.errstate(all="ignore"):

@@ -5,12 +5,14 @@ Knows index maps of views.  Must not know masks, contractions or op names.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from graphc.index import Index, variables_for
 from graphc.ir import Node
+from graphc.op import Kind, Moves
 from graphc.records import NamedTuple
+from graphc.types import Size
 
 from .cost import beyond
 
@@ -64,3 +66,16 @@ def moved(index: Index, axes: Mapping[Index, int]) -> tuple[int, int] | None:
     """(axis, distance) of a place along one axis; None where it is something else."""
     axis = axes.get(index - index.constant)
     return None if axis is None else (axis, index.constant)
+
+
+def long_axes(shape: Sequence[Size]) -> list[int]:
+    """The axes that are not of size 1."""
+    return [a for a, size in enumerate(shape) if size != 1]
+
+
+def core(node: Node) -> Node:
+    """What a tensor is but for axes of size 1."""
+    while node.op.kind is Kind.VIEW and node.op.moves is Moves.NOTHING and \
+            [node.shape[a] for a in long_axes(node.shape)] == [s for s in node.inputs[0].shape if s != 1]:
+        node = node.inputs[0]
+    return node

@@ -12,16 +12,16 @@ Knows contractions and what a product is made of.  Must not know softmax or atte
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from graphc.ir import Graph, Node, inherit, make_like, transform
-from graphc.op import REGISTRY, Kind, Moves
+from graphc.op import REGISTRY, Kind
 from graphc.ops.contractions import split_spec
 from graphc.ops.reductions import is_sum, sum_
 from graphc.ops.views import permute, reshape
 from graphc.symbols import Tensor
-from graphc.types import Size
 
+from .regions import core, long_axes
 from .rules import splat
 
 PRODUCT, CHOICE = REGISTRY["mul"], REGISTRY["where"]
@@ -36,19 +36,6 @@ def share_row_sums(graph: Graph) -> Graph:
 def is_candidate(node: Node) -> bool:
     return is_sum(node) and node.dtype.is_float and len(node.attributes["axes"]) == 1 and node.inputs[0].op.kind is Kind.MAP \
         and any(contractions_among(node.inputs[0]))
-
-
-def long_axes(shape: Sequence[Size]) -> list[int]:
-    """The axes that are not of size 1."""
-    return [a for a, size in enumerate(shape) if size != 1]
-
-
-def core(node: Node) -> Node:
-    """What a tensor is but for axes of size 1."""
-    while node.op.kind is Kind.VIEW and node.op.moves is Moves.NOTHING and \
-            [node.shape[a] for a in long_axes(node.shape)] == [s for s in node.inputs[0].shape if s != 1]:
-        node = node.inputs[0]
-    return node
 
 
 def factors(node: Node) -> Iterator[Factor]:

@@ -105,7 +105,8 @@ def test_values_of_parameters_from_python() -> None:
     assert (w.numpy() == 1).all()
     w.data = np.arange(6).reshape(2, 3)
     assert w.data.clamp_(1, 3).numpy().tolist() == [[1, 1, 2], [3, 3, 3]]
-    assert w.zero_().numpy().any() == False and w.copy_([1, 2, 3]).numpy().tolist() == [[1, 2, 3]] * 2  # noqa: E712
+    assert not w.zero_().numpy().any()
+    assert w.copy_([1, 2, 3]).numpy().tolist() == [[1, 2, 3]] * 2
     w.data.uniform_(-0.1, 0.1)
     assert 0 < np.abs(w.numpy()).max() <= 0.1
     with pytest.raises(graphc.ShapeError, match=r"\[5\] does not broadcast"):

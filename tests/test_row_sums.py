@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from graphc.passes.pipeline import Pipeline
 from graphc.passes.row_sums import share_row_sums
 from graphc.runtime.interpreter import evaluate_graph
@@ -105,7 +106,6 @@ def test_other_sums_stay_what_they_are(name: str) -> None:
 
 
 def test_the_gradient_is_that_of_pytorch() -> None:
-    torch = pytest.importorskip("torch")
     inputs, outputs = attention(B, H, attn_mask=np.tril(np.ones((T, S), bool), 2))
     rng = np.random.default_rng(2)
     arrays = [rng.standard_normal(i.shape).astype(np.float32) for i in inputs]
