@@ -151,6 +151,18 @@ def recomputed_lines(cost: Recomputed, budget: int | None) -> list[str]:
     return lines
 
 
+def threads_used(special: Specialized) -> str:
+    """Words about the threads that run a step; none of the interpreter's."""
+    executable = special.compiled.executable
+    count = getattr(executable, "threads", 0)
+    if count < 2:
+        return "on one thread" if count else ""
+    choice = getattr(executable, "choice", None)
+    if choice is None:
+        return f"on {count} threads"
+    return f"on {count} threads or one, by the clock as it runs; lately on {'one' if choice.alone else count}"
+
+
 @kept_waiting()
 def report(program: Program, sizes: Mapping[str, int]) -> str:
     """What the compiler did with the program, kernel by kernel, and why."""
@@ -175,6 +187,8 @@ def report(program: Program, sizes: Mapping[str, int]) -> str:
     lines.append(f"  {in_place} of {len(special.graph.updates)} updates in place, {len(plan.copies)} copies")
     if getattr(special.compiled.executable, "unrolled", False):
         lines.append("  the step is so small that it is unrolled: no loops, cells in registers across steps")
+    if words := threads_used(special):
+        lines.append(f"  {words}")
     if special.planned.batch:
         lines.append(f"  {special.planned.batch}")
     if program.matmul_precision != "highest":

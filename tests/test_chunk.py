@@ -10,7 +10,6 @@ from graphc.passes.batch_axis import Split
 from graphc.passes.chunk import build, wanted_outside
 from graphc.passes.pipeline import Pipeline
 from graphc.runtime.interpreter import evaluate_graph
-from graphc.runtime.native import threads
 
 import graphc
 from graphc import nn, optim
@@ -324,16 +323,6 @@ def test_few_rows_that_read_large_weights_make_few_chunks() -> None:
         return max(n.attributes["length"] for n in graph.nodes if n.graphs and not n.attributes["carries"])
 
     assert 2 <= chunks(80) < chunks(24)
-
-
-@pytest.mark.parametrize("rows, width, several", ((64, 64, False), (96, 64, False), (128, 64, True), (16, 512, True)))
-def test_a_short_step_that_is_not_cut_runs_on_one_thread(rows: int, width: int, several: bool,
-                                                         monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "meeting_seconds", lambda: None)  # as where nobody knows how long it takes to meet
-    x, y = graphc.placeholder("x", (rows, width)), graphc.placeholder("y", (rows, 8))
-    model = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 8))
-    step = graphc.train_step(nn.MSELoss()(model(x), y), optim.Adam(model.parameters()), threads=2)
-    assert step.specialize().executable.threads == 1 + several
 
 
 def test_a_large_model_keeps_its_fused_updates() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from graphc.runtime.native import codegen, jit, memory, threads, workers
+from graphc.runtime.native import codegen, jit, launching, memory, threads
 from graphc.runtime.native.emit import Function, Module
 from graphc.runtime.native.running import PATIENCE
 from graphc.runtime.native.target import describe, host
@@ -189,11 +189,11 @@ def test_of_impatient_jobs_in_a_row_few_wake_a_sleeper(code, area):
     pool = threads.Pool(2, idle_seconds=0.02)
     pool.start()
     woken = []
-    for _ in range(2 * workers.NUDGE):
+    for _ in range(2 * launching.NUDGE):
         wait_until_asleep(pool)
         assert pool.run(code.address("status"), area.address, 2, patient=False) == 10
         woken.append(pool.ready())
-    assert woken == [k % workers.NUDGE == 0 for k in range(2 * workers.NUDGE)]
+    assert woken == [k % launching.NUDGE == 0 for k in range(2 * launching.NUDGE)]
     pool.close()
 
 
@@ -335,7 +335,7 @@ def test_workers_are_pinned_to_different_cores_and_the_caller_is_not(code, area,
 @pytest.mark.parametrize("triple", ["x86_64-pc-windows-msvc", "aarch64-apple-macosx", "riscv64-unknown-linux-gnu"])
 def test_pool_assembles_for_other_machines(triple):
     target, module = describe(triple, "", "+a" if triple.startswith("riscv") else ""), Module()
-    workers.emit_pool(module, target)
+    launching.emit_pool(module, target)
     module_text = codegen.assembly_for(module.text(), target)
     assert all(name in module_text for name in ("launch", "worker", "shut_down"))
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from graphc.runtime.native import teams, threads
+from graphc.runtime.native import teams
 from graphc.runtime.native.kernels import is_serial
 
 import graphc
@@ -31,48 +31,19 @@ def program(sizes: Sequence[int], rows: int, dtype: str, train: bool, most: int 
 
 SHARED = [((256, 256, 256, 10), 128, False), ((256, 256, 256, 10), 64, True), ((512, 512, 512), 32, False),
           ((784, 512, 512, 10), 8, False), ((1024, 1024), 2, True)]
+SHORT = [((64, 64, 64), 32, True), ((64, 128, 10), 32, True), ((128, 128), 16, True)]  # where it depends on the moment
 ALONE = [((64, 64, 64), 32, False), ((32, 32, 32), 64, True), ((8, 8), 4, True)]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize(("sizes", "rows", "train"), SHARED)
-def test_a_step_of_a_hundred_microseconds_is_shared(sizes: Sequence[int], rows: int, train: bool, dtype: str) -> None:
+@pytest.mark.parametrize(("sizes", "rows", "train"), SHARED + SHORT)
+def test_a_step_of_more_than_some_microseconds_may_be_shared(sizes: Sequence[int], rows: int, train: bool, dtype: str) -> None:
     assert program(sizes, rows, dtype, train).specialize().executable.threads == 2
 
 
 @pytest.mark.parametrize(("sizes", "rows", "train"), ALONE)
 def test_a_step_of_some_microseconds_is_not(sizes: Sequence[int], rows: int, train: bool) -> None:
     assert program(sizes, rows, "float32", train).specialize().executable.threads == 1
-
-
-@pytest.mark.parametrize(("seconds", "shared"), [(80e-9, True), (400e-9, True), (2e-6, False), (None, False)])
-def test_the_machine_decides_what_depends_on_it(seconds: float | None, shared: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between what pays wherever threads meet and what pays nowhere."""
-    monkeypatch.setattr(threads, "meeting_seconds", lambda: seconds)
-    assert program((100, 300, 10), 64, "float32", True).specialize().executable.threads == 1 + shared
-
-
-def test_who_is_asked_only_where_it_matters(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "meeting_seconds", lambda: pytest.fail("nothing depends on it"))
-    for sizes, rows, train in SHARED + ALONE:
-        program(sizes, rows, "float32", train).specialize()
-
-
-def test_meeting_takes_microseconds_at_most() -> None:
-    seconds = threads.meeting_seconds()
-    if threads.available_parallelism() < 2:
-        assert seconds is None
-    else:
-        assert seconds is not None and 0 <= seconds < 1e-4
-    assert threads.meeting_seconds() == seconds
-
-
-def test_who_cannot_meet_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "_meeting", None)
-    alone = threads.Pool(1)
-    monkeypatch.setattr(threads, "shared", lambda: alone)
-    assert threads.meeting_seconds() is None
-    assert teams.these_cores() == teams.SLOW
 
 
 @pytest.mark.parametrize("rows", [32, 96])
@@ -100,13 +71,3 @@ def test_the_number_of_threads_does_not_change_a_bit(sizes: Sequence[int], rows:
     losses = [np.asarray(program(sizes, rows, dtype, True, most).run(4, x, y)) for most in (1, 2, 3)]
     np.testing.assert_array_equal(losses[0], losses[1])
     np.testing.assert_array_equal(losses[0], losses[2])
-
-
-def test_a_short_step_must_not_be_slower_where_cores_are_far_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However quickly threads met when they were asked: the host may move them."""
-    monkeypatch.setattr(threads, "meeting_seconds", lambda: 80e-9)
-    for sizes, rows, shared in (((64, 128, 10), 32, False), ((128, 128), 16, True)):
-        step = program(sizes, rows, "float32", True)
-        time = teams.estimate(step.specialize().plan, 2)
-        assert teams.LEAST < time.alone < teams.SHORT and (time.shared < time.alone) is shared
-        assert step.specialize().executable.threads == 1 + shared

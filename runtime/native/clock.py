@@ -15,13 +15,16 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from graphc.runtime.native import cache, jit
 from graphc.runtime.native.denormals import architecture
 from graphc.runtime.native.emit import Function, Module
 from graphc.runtime.native.once import once
 from graphc.runtime.native.target import Target, host
 from graphc.runtime.native.values import Value, constant
+
+if TYPE_CHECKING:
+    from .jit import Code
 
 COUNTERS = {"x86_64": "llvm.readcyclecounter", "aarch64": "llvm.readcyclecounter", "riscv64": "llvm.readsteadycounter"}
 AVAILABLE = "/sys/devices/system/clocksource/clocksource0/available_clocksource"
@@ -68,7 +71,9 @@ def emit_read(f: Function, counter: str | None, words: Value) -> Value:
 
 
 @once
-def _code() -> jit.Code:
+def _code() -> Code:
+    from . import cache, jit
+
     module = Module()
     f = module.function("read", [], returns="i64", internal=False)
     f.ret(emit_read(f, counter_of(host()), Value("null", "ptr")))

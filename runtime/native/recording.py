@@ -32,6 +32,7 @@ class Recording(Native):
     def __init__(self, plain: Native) -> None:
         super().__init__(plain.graph, plain.plan, plain.threads, unrolled=plain.unrolled, target=plain.target,
                          flush_denormals=plain.flush_denormals)
+        self.choice = None  # a step that goes the other way leaves no record
         self.arena, self.shared, self.private = plain.arena, plain.shared, plain.private
         self.fill()
         self.counter = counter_of(self.target)

@@ -18,7 +18,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import ctypes
-import math
 import os
 import sys
 import threading
@@ -30,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from graphc.runtime.native import calls, kept, memory
 from graphc.runtime.native import workers as layout
+from graphc.runtime.native.clock import system_clock
 from graphc.runtime.native.once import once
 from graphc.runtime.native.parallel import beside, deep_stacks
 from graphc.runtime.native.workers import emit_barrier, emit_cancelled
@@ -37,6 +37,7 @@ from graphc.runtime.native.workers import emit_barrier, emit_cancelled
 from graphc.records import NamedTuple
 
 if TYPE_CHECKING:
+    from .choice import Choice
     from .image import Addresses
     from .jit import Code
 
@@ -45,12 +46,11 @@ __all__ = ["Pool", "available_parallelism", "emit_barrier", "emit_cancelled", "s
 IDLE_SECONDS = 100e-6  # how long a worker spins after a job before it sleeps
 BARRIER_SECONDS = 20e-6  # how long a thread spins at a barrier before it gives up its time slice
 CROWDED_SECONDS = 1e-6  # the same where there are more threads than cores
-MEETINGS = 100  # in a round of those that are timed
 CLOSE_SECONDS = 1.0  # how long `close` waits for a running job
 
 _CALL = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p)
 _WORKER = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)
-_CALL_WORDS = ctypes.c_uint64 * 5
+_CALL_WORDS = ctypes.c_uint64 * 7
 _SPIN = ctypes.CFUNCTYPE(None, ctypes.c_int64)
 
 
@@ -130,10 +130,11 @@ def _ordered_cores() -> list[int]:
 def _compiled() -> Code:
     from . import cache, jit
     from .emit import Module
+    from .launching import emit_pool
     from .target import host
 
     module, target = Module(), host()
-    layout.emit_pool(module, target)
+    emit_pool(module, target)
     return jit.compile_module(module.text(), target=target, level=0, name="workers", cache=cache.default())
 
 
@@ -204,22 +205,25 @@ class Pool:
 
     # -- running -----------------------------------------------------------------------------------------------
 
-    def run(self, function_address: int, argument: int, threads: int, *, patient: bool = True) -> int:
+    def run(self, function_address: int, argument: int, threads: int, *, patient: bool = True, choice: Choice | None = None,
+            steps: int = 1) -> int:
         """Run a job on up to `threads` threads and return when all are done; the largest status.
 
-        patient: wait for workers to wake up, some 10 to 50 us; otherwise a job that finds one asleep runs on the caller
-        alone, and the first of some such jobs in a row wakes it for the next.
+        patient  wait for workers to wake up, some 10 to 50 us; otherwise a job that finds one asleep runs on the caller
+                 alone, and the first of some such jobs in a row wakes it for the next
+        choice   where the caller alone may be quicker: what is known of that so far
+        steps    how many a job with a choice has
         """
         self.start(threads)
-        call = self._call(function_address, argument, threads, patient)
+        call = self._call(function_address, argument, threads, patient, choice, steps)
         return int(_launch()(ctypes.addressof(call)))
 
-    def bind(self, function_address: int, argument: int, threads: int, *, patient: bool = True,
+    def bind(self, function_address: int, argument: int, threads: int, *, patient: bool = True, choice: Choice | None = None,
              keep: Any = None) -> Callable[[], int]:
         """A function of no arguments that does what `run` would, at the least cost; keeps `keep` alive."""
         self.start(threads)
-        call = self._call(function_address, argument, threads, patient)
-        return calls.bind_call(_runtime().address("launch"), ctypes.addressof(call), keep=(self, call, keep))
+        call = self._call(function_address, argument, threads, patient, choice)
+        return calls.bind_call(_runtime().address("launch"), ctypes.addressof(call), keep=(self, call, choice, keep))
 
     def ready(self, threads: int | None = None) -> bool:
         """Whether a launch now would find its workers awake."""
@@ -252,6 +256,8 @@ class Pool:
             crowded = wanted > available_parallelism()
             self._word(layout.POST, np.uint64)[0] = services.post
             self._word(layout.CORE, np.uint64)[0] = services.core
+            for k, word in enumerate(system_clock()):
+                self._word(layout.CLOCK + 8 * k, np.uint64)[0] = word
             self._word(layout.BARRIER + layout.YIELD, np.uint64)[0] = services.give_up
             spins = int(rate * (CROWDED_SECONDS if crowded else BARRIER_SECONDS))
             self._word(layout.BARRIER + layout.SPINS, np.int64)[0] = spins
@@ -304,8 +310,10 @@ class Pool:
 
     # -- memory ------------------------------------------------------------------------------------------------
 
-    def _call(self, function: int, argument: int, threads: int, patient: bool) -> ctypes.Array[ctypes.c_uint64]:
-        return _CALL_WORDS(self._block.address, function, argument, max(1, threads), int(patient))
+    def _call(self, function: int, argument: int, threads: int, patient: bool, choice: Choice | None,
+              steps: int = 1) -> ctypes.Array[ctypes.c_uint64]:
+        known = choice.address if choice is not None and self.count > 1 else 0
+        return _CALL_WORDS(self._block.address, function, argument, max(1, threads), int(patient), known, steps)
 
     def _word(self, offset: int, dtype: Any) -> Any:
         return self._block.array((1,), dtype, offset)
@@ -347,33 +355,6 @@ def shared() -> Pool:
         if _shared is None:
             _shared = Pool(available_parallelism())
         return _shared
-
-
-_meeting: float | None = None  # what `meeting_seconds` has found
-
-
-def meeting_seconds() -> float | None:
-    """How long two threads of this process take to meet, measured once; None where they cannot.
-
-    0.1 to 2 microseconds, by how far cores are apart and what a virtual machine makes of them.  The least of some rounds
-    counts: other work on a core makes them longer.
-    """
-    global _meeting
-    if _meeting is None:
-        pool, address, count = shared(), _runtime().address("meet"), ctypes.c_int64()
-
-        def seconds(meetings: int) -> float:
-            count.value, start = meetings, time.perf_counter()
-            if pool.run(address, ctypes.addressof(count), 2) != 2:
-                return math.inf
-            return time.perf_counter() - start
-
-        seconds(0)  # workers awake
-        found = min(seconds(MEETINGS) - seconds(0) for _ in range(5)) / MEETINGS
-        if not math.isfinite(found):  # no worker, or they work for another thread of Python now
-            return None
-        _meeting = max(0.0, found)
-    return _meeting
 
 
 def _close_all() -> None:
