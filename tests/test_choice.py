@@ -9,7 +9,7 @@ from itertools import count
 import numpy as np
 import pytest
 from graphc.runtime.native import choice, jit, running, threads
-from graphc.runtime.native.choice import ALONE, BEGIN, OFTEN, SELDOM, TOGETHER, TRIAL, Choice
+from graphc.runtime.native.choice import ALONE, TOGETHER, Choice
 from graphc.runtime.native.emit import Module
 from graphc.runtime.native.target import host
 
@@ -17,6 +17,9 @@ import graphc
 from graphc import nn, optim
 
 Way = Callable[[int], float]  # what a step takes, by its number
+
+STEP = 16e3  # nanoseconds of a short step, and what that means
+TRIAL, BEGIN, OFTEN, SELDOM = 8, 64, 1024, 1 << 15
 
 
 class Machine:
@@ -44,7 +47,7 @@ def machine() -> Machine:
 
 
 def taken(machine: Machine, together: Way, alone: Way, calls: int, known: Choice | None = None, steps: int = 1) -> np.ndarray:
-    ways = machine.ways(known or Choice(), (together, alone), steps)
+    ways = machine.ways(known or Choice(STEP), (together, alone), steps)
     return np.array([next(ways) for _ in range(calls)])
 
 
@@ -92,6 +95,34 @@ def test_a_core_that_somebody_else_has_for_a_while_counts(machine: Machine) -> N
     assert (ways == ALONE).mean() > 0.9
 
 
+@pytest.mark.parametrize(("nanoseconds", "trial", "begin", "often", "seldom"), [
+    (STEP, TRIAL, BEGIN, OFTEN, SELDOM), (1e5, 8, 64, 1024, 10_000), (1e6, 8, 64, 2048, 2048), (3e6, 2, 16, 512, 512),
+    (2e7, 1, 8, 256, 256), (1e10, 1, 8, 256, 256), (0, 8, 64, 1024, 1 << 15)])
+def test_the_longer_a_step_the_fewer_are_tried(nanoseconds: float, trial: int, begin: int, often: int, seldom: int) -> None:
+    words = Choice(nanoseconds).words
+    assert words[[choice.TRIAL, choice.PAUSE, choice.OFTEN, choice.SELDOM]].tolist() == [trial, begin, often, seldom]
+
+
+@pytest.mark.parametrize("nanoseconds", [STEP, 1e6, 2e7])
+def test_steps_that_become_slow_are_a_reason_to_try_the_other_way_at_once(nanoseconds: float, machine: Machine) -> None:
+    """Long ones, too, of which few run until the next trial is due; and once is enough."""
+    known, change = Choice(nanoseconds), 1_000
+    ways = taken(machine, lambda step: 50 if step < change else 150, steadily(100), change + 200, known)
+    tried = np.flatnonzero(ways[change:] == ALONE)
+    assert tried[0] <= choice.STRUCK and (ways[change + 50:] == ALONE).mean() > 0.9
+    ways = taken(machine, lambda step: 50 if step < change else 90, steadily(100), 2 * change, Choice(nanoseconds))
+    assert (ways[change:] == ALONE).mean() < 0.03
+
+
+@pytest.mark.parametrize("nanoseconds", [1e6, 3e6, 2e7])
+def test_trials_of_long_steps_cost_little(nanoseconds: float, machine: Machine) -> None:
+    """Half a per cent of a step that two threads do in half of the time; and one that they do not goes alone."""
+    ways = taken(machine, steadily(50), steadily(100), 20_000, Choice(nanoseconds))
+    assert 0 < (ways == ALONE).mean() < 0.005
+    ways = taken(machine, steadily(180), steadily(100), 20_000, Choice(nanoseconds))
+    assert 0.99 < (ways == ALONE).mean() < 0.999
+
+
 def test_ways_as_good_as_each_other_do_not_take_turns(machine: Machine) -> None:
     random = np.random.default_rng(0)
     ways = taken(machine, lambda step: 100 + random.integers(4), lambda step: 100 + random.integers(4), 100_000)
@@ -111,15 +142,15 @@ def test_the_first_call_of_a_trial_does_not_count(machine: Machine) -> None:
 
 
 def test_a_call_that_found_nobody_awake_tells_nothing(machine: Machine) -> None:
-    known = Choice()
+    known = Choice(STEP)
     for _ in range(10_000):
         assert machine.pick(known.address) == TOGETHER
         machine.took(known.address, ALONE, 1, 1)
-    assert not known.words[choice.STEPS:].any() and not known.alone and not known.trying
+    assert not known.words[choice.TICKS:choice.TRIAL].any() and not known.alone and not known.trying
 
 
 def test_what_python_reads_is_what_native_code_does(machine: Machine) -> None:
-    known = Choice()
+    known = Choice(STEP)
     ways = machine.ways(known, (steadily(200), steadily(100)))
     for _ in range(20_000):
         expected = (ALONE if known.alone else TOGETHER) ^ known.trying
@@ -138,7 +169,7 @@ def short_step(rows: int = 32, count: int | None = 2) -> graphc.Program:
 
 def always(way: int) -> Choice:
     """No trial ever ends this."""
-    made = Choice()
+    made = Choice(STEP)
     made.words[choice.WAY], made.words[choice.PAUSE] = way, 1 << 60
     return made
 
@@ -189,11 +220,17 @@ def test_bound_calls_and_runs_share_what_is_known() -> None:
     assert steps[TOGETHER] > 250 and steps[ALONE] == 0
 
 
-def test_long_steps_and_steps_of_one_thread_have_no_choice() -> None:
+def test_steps_of_one_thread_have_no_choice() -> None:
     assert short_step(count=1).specialize().executable.choice is None
-    x, w = graphc.placeholder("x", (512, 512)), graphc.parameter("w", np.zeros((512, 512), np.float32))
-    long = graphc.train_step(((x @ w) ** 2).sum(), optim.SGD([w], lr=0.1), threads=2).specialize().executable
-    assert long.threads == 2 and long.choice is None
+
+
+def test_a_report_says_how_a_step_runs() -> None:
+    step = short_step()
+    executable = step.specialize().executable
+    for way, lately in ((TOGETHER, "2"), (ALONE, "one")):
+        executable.choice = always(way)
+        assert f"on 2 threads or one, by the clock as it runs; lately on {lately}\n" in step.report()
+    assert "  on one thread\n" in short_step(count=1).report()
 
 
 def test_losses_are_the_same_bits_whichever_way_steps_go() -> None:

@@ -1,8 +1,9 @@
-"""Whether the calls of a short step run on all its threads or on the caller alone: the clock decides while they run.
+"""Whether the calls of a step run on all its threads or on the caller alone: the clock decides while they run.
 
-A step of some ten microseconds gains from a second core where that is near and free, and loses where the host has put it far
-away or somebody else works on it; both change within seconds.  The bits are the same either way, so the better way can be
-found out while the step does its work: most calls go the way that has been better lately, and now and then a few go the other.
+A step of some ten microseconds gains from a second core where that is near, and loses where the host has put it far away; a
+long one loses where somebody else works on that core, too, as all wait for whoever does not run.  Both change within seconds.
+The bits are the same either way, so the better way can be found out while the step does its work: most calls go the way that
+has been better lately, and now and then a few go the other.
 
 Knows the words in which it is kept how long either way took, and the code that reads and writes them.  Must not know threads,
 or what a step is.
@@ -16,35 +17,51 @@ make the next choice worse, but never a result.
     3 PATIENCE  the same, of ALONE: it doubles whenever going together was no gain
     4, 5 TICKS  that either way took for
     6, 7 STEPS  steps, since the last choice
+    8 TRIAL     steps of a trial; where they are several, the first call is not counted, as it fetches what other cores' caches
+                have
+    9 OFTEN     steps between trials while threads go together
+    10 SELDOM   and at most while they do not
+    11 AGREED   ticks of a step when the better way was chosen; 0 before
+    12 STRIKES  calls in a row that took half as long again: after some, the other way is tried at once
 """
 
 from __future__ import annotations
 
 import numpy as np
+from graphc.runtime.native import memory
 from graphc.runtime.native.atomics import load, store
 from graphc.runtime.native.emit import Function, Module
 from graphc.runtime.native.values import Value, i64
 
-WAY, LEFT, PAUSE, PATIENCE, TICKS, STEPS, WORDS = 0, 1, 2, 3, 4, 6, 8
+WAY, LEFT, PAUSE, PATIENCE, TICKS, STEPS, TRIAL, OFTEN, SELDOM, AGREED, STRIKES, WORDS = 0, 1, 2, 3, 4, 6, 8, 9, 10, 11, 12, 13
 TOGETHER, ALONE = 0, 1
 
-TRIAL = 8  # steps of a trial; the first call of one is not counted, as it fetches what other cores' caches have
-BEGIN = 64  # steps before the first trial
-OFTEN, SELDOM = 1024, 1 << 15  # steps between trials: while threads go together, and at most while they do not
+MOST_TRIED, TRIED = 8, 8e6  # a trial takes so many steps, or nanoseconds if that is less
+SHORT = 2e5  # nanoseconds: of steps of less many are seen in a moment
+BEGIN, BETWEEN, BETWEEN_LONG = 8, 128, 256  # trials that the steps before the first and between two would be
+WAITS, MOST_WAITS = 1e9, 32  # nanoseconds for which a way is not tried that was no gain for long, and at most, in pauses
+STRUCK = 4  # strikes
 MARGIN = 32  # the other way is taken where it takes a 32nd less
 
 
 class Choice:
-    """How long the steps of one program take either way, and which is better."""
+    """How long the steps of one program take either way, and which is better.
 
-    def __init__(self) -> None:
+    nanoseconds  about how long a step takes the caller alone
+    address      of the words, for native code
+    turn         steps of a call by which the other way is tried
+    """
+
+    def __init__(self, nanoseconds: float) -> None:
+        trial = int(min(MOST_TRIED, max(1, TRIED // max(nanoseconds, 1))))
+        often = trial * (BETWEEN if nanoseconds < SHORT else BETWEEN_LONG)
+        waits = min(MOST_WAITS, max(1, WAITS / (max(nanoseconds, 1) * often)))
         self.words = np.zeros(WORDS, np.int64)
-        self.words[PAUSE], self.words[PATIENCE] = BEGIN, OFTEN
-
-    @property
-    def address(self) -> int:
-        """Of the words, for native code."""
-        return int(self.words.ctypes.data)
+        self.words[PAUSE] = trial * BEGIN
+        self.words[PATIENCE] = often if nanoseconds < SHORT else trial * BEGIN
+        self.words[TRIAL], self.words[OFTEN], self.words[SELDOM] = trial, often, int(waits * often)
+        self.address = memory.address_of(self.words)
+        self.turn = 2 * trial if trial > 1 else 1
 
     @property
     def trying(self) -> bool:
@@ -72,11 +89,11 @@ def _emit_pick(module: Module) -> None:
     f = module.function("pick", [("choice", "ptr")], returns="i64")
     choice, = f.parameters
     way = _load(f, choice, WAY)
-    other = f.sub(i64(1), way)
+    other = f.sub(i64(1), way)  # TOGETHER is 0, ALONE is 1
     idle = f.compare("icmp eq", _load(f, choice, LEFT), i64(0))
     due = f.compare("icmp sge", _load(f, choice, STEPS, way), _load(f, choice, PAUSE))
     with f.when(f.binary("and", idle, due)):
-        _store(f, choice, LEFT, i64(TRIAL))
+        _store(f, choice, LEFT, _load(f, choice, TRIAL))
         for word in (TICKS, STEPS):
             _store(f, choice, word, i64(0), other)
     f.ret(f.select(f.compare("icmp ne", _load(f, choice, LEFT), i64(0)), other, way))
@@ -90,7 +107,8 @@ def _emit_took(module: Module) -> None:
     # a call that was to go together and went alone, as a worker slept or another caller had them all, tells nothing
     expected = f.compare("icmp eq", way, f.select(trying, f.sub(i64(1), best), best))
     with f.when(expected):
-        first = f.binary("and", f.compare("icmp eq", left, i64(TRIAL)), f.compare("icmp slt", steps, i64(TRIAL)))
+        trial = _load(f, choice, TRIAL)
+        first = f.binary("and", f.compare("icmp eq", left, trial), f.compare("icmp slt", steps, trial))
         with f.when(f.compare("icmp eq", first, Value("false", "i1"))):
             _store(f, choice, TICKS, f.add(_load(f, choice, TICKS, way), ticks), way)
             _store(f, choice, STEPS, f.add(_load(f, choice, STEPS, way), steps), way)
@@ -98,6 +116,8 @@ def _emit_took(module: Module) -> None:
             _store(f, choice, LEFT, f.sub(left, f.minimum(left, steps)))
             with f.when(f.compare("icmp sge", steps, left)):
                 _decide(f, choice, best, way)
+        with f.when(f.compare("icmp eq", left, i64(0))):
+            _notice(f, choice, way, ticks, steps)
 
 
 def _decide(f: Function, choice: Value, best: Value, other: Value) -> None:
@@ -109,13 +129,33 @@ def _decide(f: Function, choice: Value, best: Value, other: Value) -> None:
     alone = f.compare("icmp eq", way, i64(ALONE))
     # going together lasts as soon as it has been better for a whole pause
     patience = _load(f, choice, PATIENCE)
-    doubled = f.minimum(f.add(patience, patience), i64(SELDOM))
+    doubled = f.minimum(f.add(patience, patience), _load(f, choice, SELDOM))
+    often = _load(f, choice, OFTEN)
     stayed = f.compare("icmp eq", best, way)
-    _store(f, choice, PATIENCE, f.select(alone, doubled, f.select(stayed, i64(OFTEN), patience)))
-    _store(f, choice, PAUSE, f.select(alone, doubled, i64(OFTEN)))
+    _store(f, choice, PATIENCE, f.select(alone, doubled, f.select(stayed, often, patience)))
+    _store(f, choice, PAUSE, f.select(alone, doubled, often))
     _store(f, choice, WAY, way)
+    counted = f.select(better, tried, steps)
+    counted = f.select(f.compare("icmp sgt", counted, i64(0)), counted, i64(1))
+    _store(f, choice, AGREED, f.binary("sdiv", f.select(better, trial, ticks), counted))
     for word in (TICKS, STEPS):
         _store(f, choice, word, i64(0), way)
+
+
+def _notice(f: Function, choice: Value, way: Value, ticks: Value, steps: Value) -> None:
+    """Some steps in a row that take half as long again as was agreed are a reason to try the other way now.
+
+    Of long steps, few would be seen until the next trial is due.
+    """
+    agreed = _load(f, choice, AGREED)
+    slow = f.compare("icmp sgt", f.mul(ticks, i64(2)), f.mul(f.mul(agreed, steps), i64(3)))
+    strikes = f.select(slow, f.add(_load(f, choice, STRIKES), i64(1)), i64(0))
+    struck = f.binary("and", f.compare("icmp sge", strikes, i64(STRUCK)), f.compare("icmp sgt", agreed, i64(0)))
+    _store(f, choice, STRIKES, f.select(struck, i64(0), strikes))
+    with f.when(struck):
+        _store(f, choice, PAUSE, i64(0))
+        _store(f, choice, TICKS, ticks, way)  # what was quicker before does not count
+        _store(f, choice, STEPS, steps, way)
 
 
 def _load(f: Function, choice: Value, word: int, way: Value | None = None) -> Value:

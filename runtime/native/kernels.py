@@ -43,7 +43,7 @@ def emit_any_map(w: Work) -> None:
 
 NOBODY = Value("null", "ptr")  # whom a thread by itself meets
 
-SERIAL = 1 << 17  # element operations, two to four microseconds: less is not worth a second thread
+SERIAL = 1 << 16  # element operations, one to two microseconds: less is not worth a second thread
 TURNS = 1 << 20  # element operations, ten microseconds of two threads: in less, taking turns costs more than it gains
 MOVED = 4  # instructions to find an element that lies elsewhere than its neighbours, or is not there
 PARTIAL_SUMS = 16  # up to so many terms a sum down columns is one of what threads have left: half of it is far from any of them

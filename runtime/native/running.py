@@ -17,7 +17,7 @@ from graphc.cells import Cell
 
 from . import memory, threads
 from .calls import bind_call
-from .choice import TRIAL, Choice
+from .choice import Choice
 from .image import Addresses
 from .table import ARENA, COUNT, PRIVATE, PRIVATE_STRIDE, SHARED, Given, Needs
 
@@ -25,7 +25,6 @@ KEPT_OUTPUTS = 1 << 16, 1 << 25  # bytes of an output that is written again wher
 OWN_REFERENCES = 2  # to an array in a list, as `getrefcount` counts them, its own argument among them
 PATIENCE = 80e3  # nanoseconds of work on one thread from which it is worth waiting until a sleeping worker is awake
 
-CERTAIN = 2e5  # nanoseconds on one thread from which several are always worth it
 TURN = 2e6  # nanoseconds of steps between which a run looks whether the other way is to be tried
 
 _ALONE = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p)
@@ -42,7 +41,7 @@ class Running:
     def __init__(self, code: Addresses, needs: Needs, cells: Sequence[Cell], constants: Sequence[np.ndarray],
                  threads_: int) -> None:
         self.code, self.needs, self.cells, self.constants, self.threads = code, needs, tuple(cells), tuple(constants), threads_
-        self.choice = Choice() if threads_ > 1 and needs.nanoseconds < CERTAIN else None
+        self.choice = Choice(needs.nanoseconds) if threads_ > 1 else None
         self.address, self.alone = code.address("run"), code.address("alone")
         self.arena, self.private, self.shared = memory.allocate_together(needs.arena, needs.private * threads_, needs.shared)
         self.table = np.zeros(needs.words, np.int64)
@@ -80,10 +79,10 @@ class Running:
             self._in_turns(self.choice, count)
 
     def _in_turns(self, choice: Choice, count: int) -> None:
-        """The same for a short step, few enough steps at a time for a trial of the way that is not taken."""
+        """The same, few enough steps at a time for a trial of the way that is not taken."""
         table, done = self.table, 0
         while done < count:
-            turn = 2 * TRIAL if choice.trying else max(2 * TRIAL, int(TURN / max(1, self.needs.nanoseconds)))
+            turn = choice.turn if choice.trying else max(choice.turn, int(TURN / max(1, self.needs.nanoseconds)))
             table[COUNT] = turn = min(turn, count - done)
             threads.shared().run(self.address, self.table_address, self.threads, patient=self.patient(count), choice=choice,
                                  steps=turn)

@@ -15,11 +15,11 @@ from graphc.records import NamedTuple
 
 from .kernels import element_operations
 from .meetings import step_is_serial
-from .running import CERTAIN
 
 MEETING = 100.0  # nanoseconds until threads have met, where cores are near
 BYTES_PER_NS = 12.0  # from one of them to another
 OPERATIONS_PER_NS = 40.0  # of one thread, in the measure of `element_operations`
+CERTAIN = 2e5  # nanoseconds on one thread from which several are always worth it
 LEAST = 6e3  # nanoseconds on one thread up to which more are not worth it
 GAIN = 0.8  # of the time on one thread: less is not worth another core
 
