@@ -19,7 +19,7 @@ from graphc import nn, optim
 Way = Callable[[int], float]  # what a step takes, by its number
 
 STEP = 16e3  # nanoseconds of a short step, and what that means
-TRIAL, BEGIN, OFTEN, SELDOM = 8, 64, 1024, 1 << 15
+TRIAL, BEGIN, OFTEN, SELDOM = 8, 64, 2048, 62_500
 
 
 class Machine:
@@ -71,7 +71,7 @@ def test_where_it_is_a_loss_they_soon_go_alone_and_it_is_seldom_tried(machine: M
     later = ways[BEGIN + TRIAL:]
     assert 0 < (later == TOGETHER).mean() < 0.001
     tried = np.flatnonzero(later == TOGETHER)[::TRIAL]
-    assert np.array_equal(np.diff(tried)[:4] - TRIAL, OFTEN << np.arange(2, 6))
+    assert np.array_equal(np.diff(tried)[:6] - TRIAL, BEGIN << np.arange(1, 7))
     assert np.diff(tried).max() == SELDOM + TRIAL
 
 
@@ -96,8 +96,8 @@ def test_a_core_that_somebody_else_has_for_a_while_counts(machine: Machine) -> N
 
 
 @pytest.mark.parametrize(("nanoseconds", "trial", "begin", "often", "seldom"), [
-    (STEP, TRIAL, BEGIN, OFTEN, SELDOM), (1e5, 8, 64, 1024, 10_000), (1e6, 8, 64, 2048, 2048), (3e6, 2, 16, 512, 512),
-    (2e7, 1, 8, 256, 256), (1e10, 1, 8, 256, 256), (0, 8, 64, 1024, 1 << 15)])
+    (STEP, TRIAL, BEGIN, OFTEN, SELDOM), (1e5, 8, 64, 2048, 10_000), (1e6, 8, 64, 2048, 2048), (3e6, 2, 16, 512, 512),
+    (2e7, 1, 8, 256, 256), (1e10, 1, 8, 256, 256), (0, 8, 64, 2048, 1 << 16)])
 def test_the_longer_a_step_the_fewer_are_tried(nanoseconds: float, trial: int, begin: int, often: int, seldom: int) -> None:
     words = Choice(nanoseconds).words
     assert words[[choice.TRIAL, choice.PAUSE, choice.OFTEN, choice.SELDOM]].tolist() == [trial, begin, often, seldom]
@@ -111,13 +111,13 @@ def test_steps_that_become_slow_are_a_reason_to_try_the_other_way_at_once(nanose
     tried = np.flatnonzero(ways[change:] == ALONE)
     assert tried[0] <= choice.STRUCK and (ways[change + 50:] == ALONE).mean() > 0.9
     ways = taken(machine, lambda step: 50 if step < change else 90, steadily(100), 2 * change, Choice(nanoseconds))
-    assert (ways[change:] == ALONE).mean() < 0.03
+    assert (ways[change:] == ALONE).mean() < 0.05
 
 
 @pytest.mark.parametrize("nanoseconds", [1e6, 3e6, 2e7])
 def test_trials_of_long_steps_cost_little(nanoseconds: float, machine: Machine) -> None:
     """Half a per cent of a step that two threads do in half of the time; and one that they do not goes alone."""
-    ways = taken(machine, steadily(50), steadily(100), 20_000, Choice(nanoseconds))
+    ways = taken(machine, steadily(50), steadily(100), 40_000, Choice(nanoseconds))
     assert 0 < (ways == ALONE).mean() < 0.005
     ways = taken(machine, steadily(180), steadily(100), 20_000, Choice(nanoseconds))
     assert 0.99 < (ways == ALONE).mean() < 0.999
@@ -137,7 +137,7 @@ def test_the_first_call_of_a_trial_does_not_count(machine: Machine) -> None:
         changed, last[0] = way != last[0], way
         return first if changed else others
 
-    ways = taken(machine, lambda k: step(TOGETHER, 100, 100), lambda k: step(ALONE, 10_000, 50), 5_000)
+    ways = taken(machine, lambda k: step(TOGETHER, 100, 100), lambda k: step(ALONE, 500, 50), 5_000)
     assert (ways[BEGIN + TRIAL:] == ALONE).mean() > 0.9
 
 

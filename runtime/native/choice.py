@@ -14,13 +14,14 @@ make the next choice worse, but never a result.
     0 WAY       the better one so far: TOGETHER or ALONE
     1 LEFT      steps that the other way is still tried for; 0 while it is not
     2 PAUSE     steps the better way is taken until the other is tried again
-    3 PATIENCE  the same, of ALONE: it doubles whenever going together was no gain
+    3 PATIENCE  the same, of ALONE: it doubles whenever going together was no gain, up to SELDOM, and
+                is short again when threads have gone together for long
     4, 5 TICKS  that either way took for
     6, 7 STEPS  steps, since the last choice
     8 TRIAL     steps of a trial; where they are several, the first call is not counted, as it fetches what other cores' caches
                 have
-    9 OFTEN     steps between trials while threads go together
-    10 SELDOM   and at most while they do not
+    9 OFTEN     at most so many steps are between trials while threads go together
+    10 SELDOM   and while they do not
     11 AGREED   ticks of a step when the better way was chosen; 0 before
     12 STRIKES  calls in a row that took half as long again: after some, the other way is tried at once
 """
@@ -37,9 +38,8 @@ WAY, LEFT, PAUSE, PATIENCE, TICKS, STEPS, TRIAL, OFTEN, SELDOM, AGREED, STRIKES,
 TOGETHER, ALONE = 0, 1
 
 MOST_TRIED, TRIED = 8, 8e6  # a trial takes so many steps, or nanoseconds if that is less
-SHORT = 2e5  # nanoseconds: of steps of less many are seen in a moment
-BEGIN, BETWEEN, BETWEEN_LONG = 8, 128, 256  # trials that the steps before the first and between two would be
-WAITS, MOST_WAITS = 1e9, 32  # nanoseconds for which a way is not tried that was no gain for long, and at most, in pauses
+BEGIN, BETWEEN = 8, 256  # trials that the steps before the first, and at last between two, would be
+LONGEST, MOST_PAUSES = 1e9, 32  # for so many nanoseconds, at most so many pauses, nobody tries a way that is no gain for long
 STRUCK = 4  # strikes
 MARGIN = 32  # the other way is taken where it takes a 32nd less
 
@@ -49,19 +49,18 @@ class Choice:
 
     nanoseconds  about how long a step takes the caller alone
     address      of the words, for native code
-    turn         steps of a call by which the other way is tried
+    trial        steps of a call by which the other way is tried
     """
 
     def __init__(self, nanoseconds: float) -> None:
-        trial = int(min(MOST_TRIED, max(1, TRIED // max(nanoseconds, 1))))
-        often = trial * (BETWEEN if nanoseconds < SHORT else BETWEEN_LONG)
-        waits = min(MOST_WAITS, max(1, WAITS / (max(nanoseconds, 1) * often)))
+        self.trial = trial = int(min(MOST_TRIED, max(1, TRIED // max(nanoseconds, 1))))
+        often = trial * BETWEEN
+        seldom = int(min(MOST_PAUSES * often, max(often, LONGEST / max(nanoseconds, 1))))
         self.words = np.zeros(WORDS, np.int64)
         self.words[PAUSE] = trial * BEGIN
-        self.words[PATIENCE] = often if nanoseconds < SHORT else trial * BEGIN
-        self.words[TRIAL], self.words[OFTEN], self.words[SELDOM] = trial, often, int(waits * often)
+        self.words[PATIENCE] = trial * BEGIN // 2
+        self.words[TRIAL], self.words[OFTEN], self.words[SELDOM] = trial, often, seldom
         self.address = memory.address_of(self.words)
-        self.turn = 2 * trial if trial > 1 else 1
 
     @property
     def trying(self) -> bool:
@@ -127,13 +126,15 @@ def _decide(f: Function, choice: Value, best: Value, other: Value) -> None:
     better = f.compare("icmp slt", f.mul(f.mul(trial, steps), i64(MARGIN)), f.mul(f.mul(ticks, tried), i64(MARGIN - 1)))
     way = f.select(better, other, best)
     alone = f.compare("icmp eq", way, i64(ALONE))
-    # going together lasts as soon as it has been better for a whole pause
-    patience = _load(f, choice, PATIENCE)
+    pause, patience, often = (_load(f, choice, word) for word in (PAUSE, PATIENCE, OFTEN))
+    first = f.mul(_load(f, choice, TRIAL), i64(BEGIN))
+    # what has just been chosen may be a mistake: a pause is short, and twice as long each time that the choice is the same
+    longer = f.minimum(f.add(pause, pause), often)
+    longer = f.select(f.compare("icmp slt", longer, first), first, longer)
     doubled = f.minimum(f.add(patience, patience), _load(f, choice, SELDOM))
-    often = _load(f, choice, OFTEN)
-    stayed = f.compare("icmp eq", best, way)
-    _store(f, choice, PATIENCE, f.select(alone, doubled, f.select(stayed, often, patience)))
-    _store(f, choice, PAUSE, f.select(alone, doubled, often))
+    _store(f, choice, PAUSE, f.select(alone, doubled, f.select(better, first, longer)))
+    lasts = f.binary("and", f.compare("icmp eq", best, i64(TOGETHER)), f.compare("icmp sge", pause, often))
+    _store(f, choice, PATIENCE, f.select(alone, doubled, f.select(lasts, f.binary("sdiv", first, i64(2)), patience)))
     _store(f, choice, WAY, way)
     counted = f.select(better, tried, steps)
     counted = f.select(f.compare("icmp sgt", counted, i64(0)), counted, i64(1))

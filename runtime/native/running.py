@@ -82,7 +82,7 @@ class Running:
         """The same, few enough steps at a time for a trial of the way that is not taken."""
         table, done = self.table, 0
         while done < count:
-            turn = choice.turn if choice.trying else max(choice.turn, int(TURN / max(1, self.needs.nanoseconds)))
+            turn = choice.trial if choice.trying else max(choice.trial, int(TURN / max(1, self.needs.nanoseconds)))
             table[COUNT] = turn = min(turn, count - done)
             threads.shared().run(self.address, self.table_address, self.threads, patient=self.patient(count), choice=choice,
                                  steps=turn)
