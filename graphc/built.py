@@ -25,6 +25,8 @@ class Built:
     def __init__(self, graph: Graph) -> None:
         self.inputs, self.output_names, self.updates = graph.inputs, graph.output_names, len(graph.updates)
         self._graph: Graph | None = graph
+        for cell, _ in graph.updates:
+            cell.becomes_updated()
 
     @property
     def graph(self) -> Graph:
@@ -66,9 +68,11 @@ class Waiting(Built):
     build      makes it
     """
 
-    def __init__(self, inputs: Sequence[Node], output_names: tuple[str, ...], updates: int, digest: bytes,
+    def __init__(self, inputs: Sequence[Node], output_names: tuple[str, ...], updated: Sequence[Cell], digest: bytes,
                  cells: Sequence[Cell], constants: Mapping[int, np.ndarray], build: Callable[[], Graph]) -> None:
-        self.inputs, self.output_names, self.updates, self.digest = tuple(inputs), output_names, updates, digest
+        self.inputs, self.output_names, self.updates, self.digest = tuple(inputs), output_names, len(updated), digest
+        for cell in updated:
+            cell.becomes_updated()
         self._cells, self._constants = list(cells), constants
         self._build: Callable[[], Graph] | None = build
         self._graph, self._lock = None, threading.RLock()

@@ -27,7 +27,7 @@ class Cell:
     The array stays at one address for the cell's life, so that programs may bind to it.
     """
 
-    __slots__ = ("__weakref__", "_array", "_begin", "name", "trainable", "type", "version")
+    __slots__ = ("__weakref__", "_array", "_begin", "name", "trainable", "type", "updated", "version")
 
     def __init__(self, name: str, array: np.ndarray, trainable: bool, dtype: DType | None = None) -> None:
         self.name, self.trainable = name, trainable
@@ -37,6 +37,7 @@ class Cell:
             self._array[...] = array
         self.type = TensorType(as_dtype(self._array.dtype), self._array.shape)
         self.version = 0  # grows with every assignment from Python
+        self.updated = False  # whether some program gives it new values
 
     @property
     def array(self) -> np.ndarray:
@@ -56,15 +57,46 @@ class Cell:
     def size(self) -> int:
         return self._array.size
 
+    @property
+    def waits(self) -> bool:
+        """Whether its first value is still to be written."""
+        return self._begin is not None
+
     def begin(self, write: Callable[[np.ndarray], None]) -> None:
         """Gives it the value that `write` will write into the array, when somebody asks for the array."""
+        self._change()
         self._begin = write
-        self.version += 1
 
     def assign(self, value: np.ndarray) -> None:
         """Gives it a value of its shape; one that was still to be written never is."""
+        self._change()
         self._array[...] = value
         self._begin = None
+
+    def rewrite(self) -> np.ndarray:
+        """Its memory, to be given another value there."""
+        self._change()
+        return self.array
+
+    def restore(self, value: np.ndarray) -> None:
+        """Gives it back a value that it had before a program may have updated it."""
+        if self._array.flags.writeable:
+            self.array[...] = value
+        elif not np.array_equal(self._array, value, equal_nan=value.dtype.kind in "fc"):
+            self.assign(value)
+
+    def hold(self) -> None:
+        """Nobody can write into its array from now on; whoever assigns to it can, and gives it another version."""
+        self._array.flags.writeable = False
+
+    def becomes_updated(self) -> None:
+        """A program will give it new values, without a new version each time."""
+        if not self.updated:
+            self._change()
+            self.updated = True
+
+    def _change(self) -> None:
+        self._array.flags.writeable = True
         self.version += 1
 
     def __repr__(self) -> str:
@@ -98,4 +130,4 @@ def kept(cells: Iterable[Cell]) -> Iterator[dict[Cell, np.ndarray]]:
         yield before
     finally:
         for cell, value in before.items():
-            cell.array[...] = value
+            cell.restore(value)

@@ -88,8 +88,9 @@ def tell(built: Built, step: TrainingStep, said: Graph, known: Sequence[Cell], b
     slots = [(place, slot.of if isinstance(slot.of, int) else [cells[slot.of.cell]], slot.name, slot.first, slot.shape)
              for place, ones in enumerate(begun) for slot in ones]
     try:
-        return {"digest": built.digest.hex(), "updates": built.updates, "inputs": [inputs[node] for node in built.inputs],
-                "cells": [cells[cell] for cell in built.names()], "slots": slots, "constants": [
+        return {"digest": built.digest.hex(), "updated": [cells[cell] for cell, _ in built.graph.updates],
+                "inputs": [inputs[node] for node in built.inputs], "cells": [cells[cell] for cell in built.names()],
+                "slots": slots, "constants": [
                     (place, nodes[node]) for place, node in enumerate(built.graph.nodes)
                     if node in nodes and "value" in node.attributes and node.attributes["value"].size > 1]}
     except (KeyError, Unspoken):
@@ -105,13 +106,14 @@ def waiting(told: dict[str, Any], step: TrainingStep, said: Graph, known: Sequen
         begun[place].append(Slot(of if isinstance(of, int) else params[known[of[0]]], name, first, tuple(shape)))
     inputs = [said.inputs[place] for place in told["inputs"]]
     constants = {place: said.nodes[of].attributes["value"] for place, of in told["constants"]}
-    digest, updates, places = bytes.fromhex(told["digest"]), int(told["updates"]), [int(place) for place in told["cells"]]
-    if not all(0 <= place < len(known) + sum(map(len, begun)) for place in places):
+    digest, updated, places = bytes.fromhex(told["digest"]), list(map(int, told["updated"])), list(map(int, told["cells"]))
+    if not all(0 <= place < len(known) + sum(map(len, begun)) for place in (*places, *updated)):
         raise LookupError(places)
     for group in (g for o in step.optimizers for g in o.param_groups):
         group.freeze()
     cells = [*known, *slots_of(step, begun)]
-    return Waiting(inputs, said.output_names, updates, digest, [cells[place] for place in places], constants, derive)
+    return Waiting(inputs, said.output_names, [cells[place] for place in updated], digest, [cells[place] for place in places],
+                   constants, derive)
 
 
 def slots_of(step: TrainingStep, begun: Sequence[Sequence[Slot]]) -> Iterator[Cell]:

@@ -28,7 +28,7 @@ def check_finite(results: Iterable[np.ndarray], arrays: Sequence[np.ndarray], be
     if all(np.isfinite(r).all() for r in results if r.dtype.kind == "f"):
         return
     for cell, value in before.items():
-        cell.array[...] = value
+        cell.restore(value)
     raise NumericsError(first_bad(graph(), arrays, before))
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .assumed import Assumed
 from .built import Built
 from .errors import CheckpointError, FeedError, GraphError
 from .feeds import assign, convert, names_in_order, solve_sizes
@@ -112,11 +113,15 @@ class Program:
     def _specialized(self, sizes: Mapping[str, int]) -> Specialized:
         key = tuple(sorted(sizes.items()))
         known = self._cache.get(key)
-        if known is None:
+        if known is None or not known.assumed.holds():
+            assumed = Assumed.of(self.built.cells())
+            if known is not None and known.assumed.masks == assumed.masks:
+                known.assumed.versions = assumed.versions
+                return known
             from .specialized import Options, specialize
 
             options = Options(self.backend, self.threads, self.memory_budget, self.matmul_precision)
-            known = self._cache[key] = specialize(self.name, self.built, lambda: self.simplified, sizes, options)
+            known = self._cache[key] = specialize(self.name, self.built, lambda: self.simplified, sizes, options, assumed)
         return known
 
     # -- running -----------------------------------------------------------------------------------------------
@@ -136,7 +141,7 @@ class Program:
             if type(value) is not np.ndarray or value.dtype is not dtype or not value.flags.c_contiguous:
                 return None
         special = self._by_shapes.get(tuple([value.shape for value in values]))
-        return None if special is None else (special, values)
+        return None if special is None or not special.assumed.holds() else (special, values)
 
     def _feed(self, positional: Sequence[Any], named: Mapping[str, Any]) -> tuple[Specialized, Sequence[np.ndarray]]:
         known = self._known_feed(positional, named)
@@ -149,7 +154,7 @@ class Program:
     def _for(self, arrays: Sequence[np.ndarray]) -> Specialized:
         shapes = tuple(a.shape for a in arrays)
         found = self._by_shapes.get(shapes)
-        if found is None:
+        if found is None or not found.assumed.holds():
             found = self._by_shapes[shapes] = self._specialized(solve_sizes(self.built.inputs, arrays))
         return found
 
@@ -172,6 +177,8 @@ class Program:
              ) -> list[np.ndarray]:
         if inspecting.get():  # fit comes this way
             return _zeros(special, count)
+        if not special.assumed.holds():  # somebody has assigned to a mask between two parts of a run
+            special = self._specialized(special.sizes)
         if not self.check_numerics:
             return special.executable.run(arrays, count, advance)
         from .finite import check_finite
@@ -241,10 +248,16 @@ class Program:
                 return lambda: self(*arrays)
             call, outputs = special.executable.bind(arrays)
             result = self.structure.build(iter(outputs))
-            if hasattr(special.executable, "bind_result"):
+            if hasattr(special.executable, "bind_result") and not special.assumed.masks:
                 return special.executable.bind_result(call, result)
 
             def bound() -> Any:
+                nonlocal special, call, outputs, result
+                if not special.assumed.holds():
+                    with self._lock:
+                        special = self._for(arrays)
+                        call, outputs = special.executable.bind(arrays)
+                        result = self.structure.build(iter(outputs))
                 call()
                 return result
 
@@ -283,7 +296,7 @@ class Program:
                 raise CheckpointError(f"'{name}': expected shape {list(cell.shape)}, got {list(array.shape)}")
             new[cell] = array
         for cell, array in new.items():
-            cell.array[...] = array
+            cell.assign(array)
 
     # -- looking -----------------------------------------------------------------------------------------------
 

@@ -19,7 +19,10 @@ from .origins import at, user_origin
 from .records import NamedTuple, record
 
 if TYPE_CHECKING:
+    from .assumed import Assumed
     from .built import Built
+    from .cells import Cell
+    from .passes.known_masks import Band
     from .passes.pipeline import Pipeline
     from .passes.recompute import Fitted, Recomputed
     from .plan import Buffer, Plan
@@ -92,12 +95,14 @@ class Specialized:
 
     executable  runs it
     compiles    gives what it was compiled to; compiles it now where the code was kept on disk by another process
+    assumed     what it relies on about cells
     kept        seconds in which the code came from the disk; 0 where it was compiled
     """
 
     sizes: dict[str, int]
     executable: Runs
     compiles: Callable[[], Compiled]
+    assumed: Assumed
     kept: float = 0.0
 
     @cached_property
@@ -164,11 +169,12 @@ def getting_ready(graph: Graph, options: Options) -> Iterator[None]:
 
 
 def specialize(name: str, built: Built, simplified: Callable[[], Graph], sizes: Mapping[str, int],
-               options: Options) -> Specialized:
+               options: Options, assumed: Assumed) -> Specialized:
     """A program for these sizes: kept on disk by an earlier process, or compiled and then kept.
 
     built       the graph as the user built it, by which a kept program is found
     simplified  gives what is compiled
+    assumed     about cells, as they are now
     Raises GraphError where nothing meets the memory budget; `name` is what the message calls the program.
     """
     key = None
@@ -178,35 +184,36 @@ def specialize(name: str, built: Built, simplified: Callable[[], Graph], sizes: 
 
         start = perf_counter()
         key = kept_programs.key_of(built, sizes, options.threads or available_parallelism(), options.memory_budget,
-                                   options.precision)
+                                   options.precision, assumed)
         running = kept_programs.load(key, built) if key is not None else None
         if running is not None:
-            again = partial(compile_again, name, built, dict(sizes), options)
-            return Specialized(dict(sizes), running, again, perf_counter() - start)
+            again = partial(compile_again, name, built, dict(sizes), options, assumed.masks)
+            return Specialized(dict(sizes), running, again, assumed, perf_counter() - start)
     with getting_ready(built.graph, options):
-        compiled = compile_for(name, simplified(), sizes, options)
+        compiled = compile_for(name, simplified(), sizes, options, assumed.masks)
     if key is not None:
         kept_programs.store(key, built, cast("Native", compiled.executable))
-    return Specialized(dict(sizes), compiled.executable, lambda: compiled)
+    return Specialized(dict(sizes), compiled.executable, lambda: compiled, assumed)
 
 
 @kept_waiting()
-def compile_again(name: str, built: Built, sizes: Mapping[str, int], options: Options) -> Compiled:
+def compile_again(name: str, built: Built, sizes: Mapping[str, int], options: Options, cells: Mapping[Cell, Band]) -> Compiled:
     """What a program that was kept on disk is compiled to, for those who want to look at it."""
     from .passes.pipeline import Pipeline
 
-    return compile_for(name, Pipeline().simplified(built.graph), sizes, options)
+    return compile_for(name, Pipeline().simplified(built.graph), sizes, options, cells)
 
 
-def planned(name: str, simplified: Graph, sizes: Mapping[str, int], *, backend: str, memory_budget: int | None) -> Planned:
-    """The plan of a simplified graph for these sizes.
+def planned(name: str, simplified: Graph, sizes: Mapping[str, int], *, backend: str, memory_budget: int | None,
+            cells: Mapping[Cell, Band] | None = None) -> Planned:
+    """The plan of a simplified graph for these sizes; cells: what it relies on about cells.
 
     Raises as `specialize`.
     """
     from .passes.cost import flops
     from .passes.pipeline import Pipeline  # passes load with the first program that is compiled
 
-    pipeline = Pipeline()
+    pipeline = Pipeline(cells=cells or {})
     graph = pipeline.concrete(simplified, sizes)
     tiny, cost = False, None
     whole, blocks = pipeline.blockwise(graph) if memory_budget is None else (graph, "")
@@ -248,13 +255,13 @@ def other_ways(pipeline: Pipeline, fitted: Fitted, graph: Graph, whole: Graph, b
 
 
 
-
-def compile_for(name: str, simplified: Graph, sizes: Mapping[str, int], options: Options) -> Compiled:
-    """Compiles a simplified graph for these sizes.
+def compile_for(name: str, simplified: Graph, sizes: Mapping[str, int], options: Options, cells: Mapping[Cell, Band]
+                ) -> Compiled:
+    """Compiles a simplified graph for these sizes; cells: what it relies on about cells.
 
     Raises as `specialize`.
     """
-    made = planned(name, simplified, sizes, backend=options.backend, memory_budget=options.memory_budget)
+    made = planned(name, simplified, sizes, backend=options.backend, memory_budget=options.memory_budget, cells=cells)
     if options.backend == "native":
         from .runtime.native.executable import Native
         from .runtime.native.target import host

@@ -36,7 +36,7 @@ from graphc.plan import End
 from graphc.records import record
 
 from .diagonals import beyond_diagonals
-from .regions import Facts, Region, axes_of, guarded, is_worth_it, moved, read_place, through_view
+from .regions import Facts, Region, axes_of, guarded, is_worth_it, long_axes, moved, read_place, through_view
 
 LARGEST = 1 << 22  # elements of a mask that is looked at
 LEAST_SIDE = 16  # of what is cut by a diagonal: about the rows that are computed at a time
@@ -178,25 +178,30 @@ class Fixed:
         if node not in self.nodes or len(node.shape) < 2:
             return {}
         if node not in self.known:
-            self.known[node] = (through_view(node, self.facts(node.inputs[0])) if node.op.kind is Kind.VIEW
-                                else self.beyond_diagonals(node))
+            if node.op.kind is Kind.VIEW:
+                self.known[node] = through_view(node, self.facts(node.inputs[0]))
+            elif node.dtype.is_integer or len(long_axes(node.shape)) != 2 or node.type.size == 0:
+                self.known[node] = {}
+            else:
+                found = beyond_diagonals_of(node.shape, self.array(node))
+                self.known[node] = {r: v for r, v in found.items()
+                                    if is_worth_it(node.shape[r.first], node.shape[r.second], r.offset)}
         return self.known[node]
 
-    def beyond_diagonals(self, node: Node) -> Facts:
-        """What a matrix is beyond diagonals near two of its corners."""
-        axes = [a for a, size in enumerate(node.shape) if size != 1]
-        if len(axes) != 2 or not 0 < node.type.size <= LARGEST or node.dtype.is_integer:
-            return {}
-        matrix = self.array(node).reshape([node.shape[a] for a in axes])
-        found = {}
-        for (first, second), seen in (((axes[1], axes[0]), matrix), ((axes[0], axes[1]), matrix.T)):
-            corner = seen[0, -1]
-            others = seen != corner
-            rows = others.any(axis=1)
-            last = seen.shape[1] - 1 - np.argmax(others[:, ::-1], axis=1) - np.arange(seen.shape[0])
-            if corner == corner and rows.any():
-                found[Region(first, second, int(last[rows].max()))] = corner
-        return {r: v for r, v in found.items() if is_worth_it(node.shape[r.first], node.shape[r.second], r.offset)}
+
+def beyond_diagonals_of(shape: Sequence[int], array: np.ndarray) -> Facts:
+    """What a matrix is beyond diagonals near two of its corners; its other axes are of size 1."""
+    axes = long_axes(shape)
+    matrix = array.reshape([shape[a] for a in axes])
+    found = {}
+    for (first, second), seen in (((axes[1], axes[0]), matrix), ((axes[0], axes[1]), matrix.T)):
+        corner = seen[0, -1]
+        others = seen != corner
+        rows = others.any(axis=1)
+        last = seen.shape[1] - 1 - np.argmax(others[:, ::-1], axis=1) - np.arange(seen.shape[0])
+        if corner == corner and rows.any():
+            found[Region(first, second, int(last[rows].max()))] = corner
+    return found
 
 
 def of_map(node: Node, facts: list[Facts], fixed: Fixed) -> Facts:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+from graphc.cells import Cell
 from graphc.ir import Graph, Node, for_each_graph
 from graphc.op import Kind
 from graphc.origins import from_one_line
@@ -30,6 +31,7 @@ from .split import split_long_sums
 from .verify import verify_graph, verify_plan
 
 if TYPE_CHECKING:
+    from .known_masks import Band
     from .recompute import Fitted
 
 PIECES_AT_ONCE = 4  # of a value that is computed in pieces, of which a memory budget is to hold as many
@@ -53,15 +55,26 @@ GRAPH_PASSES: tuple[tuple[str, Callable[[Graph], Graph], str], ...] = (
 
 @record()
 class Pipeline:
-    """Runs the passes.  `observe(stage, result)` is called after each one; `seconds` collects their times."""
+    """Runs the passes.  `observe(stage, result)` is called after each one; `seconds` collects their times.
+
+    cells   what is known of cells, which a plan relies on
+    """
 
     observe: Observer | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+    cells: Mapping[Cell, Band] = field(default_factory=dict)
 
     def _done(self, stage: str, result: Graph | Plan, start: float) -> None:
         self.seconds[stage] = self.seconds.get(stage, 0.0) + perf_counter() - start
         if self.observe is not None:
             self.observe(stage, result)
+
+    def _known(self, graph: Graph) -> Mapping[Node, Facts]:
+        if not self.cells:
+            return NOTHING
+        from .known_masks import facts_about
+
+        return facts_about(graph, self.cells)
 
     @from_one_line()
     def simplified(self, graph: Graph) -> Graph:
@@ -77,6 +90,10 @@ class Pipeline:
     def concrete(self, graph: Graph, sizes: Mapping[str, int]) -> Graph:
         """A graph for given sizes: what only these allow to fold is folded, single elements of lines are picked in place."""
         start = perf_counter()
+        if self.cells:
+            from .known_masks import written_out  # loads with the first program that keeps a mask in a buffer
+
+            graph = written_out(graph, self.cells)
         graph = for_each_graph(specialize(graph, sizes), picked_and_simplified)
         verify_graph(graph)
         self._done("specialize", graph, start)
@@ -115,7 +132,7 @@ class Pipeline:
     def plan(self, graph: Graph) -> Plan:
         """The Plan of a concrete graph: fuse, order, place."""
         start = perf_counter()
-        plan = nested_plan(graph)
+        plan = nested_plan(graph, self._known(graph))
         self._done("plan", plan, start)
         return plan
 
@@ -125,7 +142,7 @@ class Pipeline:
         from .recompute import fit  # loads with the first program that has a budget
 
         start = perf_counter()
-        fitted = fit(split_long_sums(graph), budget, laid_out)
+        fitted = fit(split_long_sums(graph), budget, lambda g: laid_out(g, self._known(g)))
         verify_graph(fitted.graph)
         self._done("fit", fitted.graph, start)
         self._done("plan", fitted.plan, perf_counter())

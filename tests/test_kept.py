@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from graphc.passes.known_masks import Band
+from graphc.passes.regions import Region
 from graphc.runtime.native import cache, jit, kept, kept_programs, linking
 from graphc.runtime.native.image import LOADS_HERE, Loaded, unpack
 from graphc.runtime.native.running import Running
@@ -20,6 +22,7 @@ from graphc.runtime.native.target import host
 
 import graphc
 from graphc import nn, optim
+from graphc.assumed import Assumed
 from graphc.identity import Unspoken, digest_of
 
 from .kept_models import MODELS, perceptron
@@ -125,13 +128,14 @@ def test_options_and_sizes_are_part_of_the_key(folder: Path, monkeypatch: pytest
     built = step().built
     options = [({"batch": 4}, 1, None, "highest"), ({"batch": 5}, 1, None, "highest"), ({"batch": 4}, 2, None, "highest"),
                ({"batch": 4}, 1, 0, "highest"), ({"batch": 4}, 1, None, "high"), ({"batch": 4}, 1, None, "medium")]
-    keys = [kept_programs.key_of(built, *o) for o in options]
+    keys = [kept_programs.key_of(built, *o, Assumed({})) for o in options]
+    keys.append(kept_programs.key_of(built, *options[0], Assumed({built.cells()[0]: Band({Region(0, 1, 0): 0.0}, None)})))
     monkeypatch.setenv("GRAPHC_MATRIX_UNIT", "1")
-    keys.append(kept_programs.key_of(built, *options[0]))
+    keys.append(kept_programs.key_of(built, *options[0], Assumed({})))
     monkeypatch.setattr(kept, "machine", lambda: b"another processor")
-    keys.append(kept_programs.key_of(built, *options[0]))
+    keys.append(kept_programs.key_of(built, *options[0], Assumed({})))
     monkeypatch.setattr(cache, "compiler_digest", lambda: b"another version of the compiler")
-    keys.append(kept_programs.key_of(built, *options[0]))
+    keys.append(kept_programs.key_of(built, *options[0], Assumed({})))
     assert None not in keys and len(set(keys)) == len(keys)
 
 
@@ -163,7 +167,7 @@ def test_nothing_is_kept_where_that_is_not_wanted(folder: Path, monkeypatch: pyt
 def test_entries_that_make_no_sense_are_not_run(folder: Path) -> None:
     program = step()
     value = program(np.ones((3, 12), "f"))
-    key = kept_programs.key_of(program.built, {"batch": 3}, jit_threads(), None, "highest")
+    key = kept_programs.key_of(program.built, {"batch": 3}, jit_threads(), None, "highest", Assumed({}))
     assert key is not None
     store = cache.default()
     assert store is not None
@@ -182,7 +186,7 @@ def test_entries_that_make_no_sense_are_not_run(folder: Path) -> None:
 
 def test_matrix_registers_are_asked_for_before_code_that_uses_them_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     value = step()(np.ones((3, 12), "f"))
-    key = kept_programs.key_of(step().built, {"batch": 3}, jit_threads(), None, "highest")
+    key = kept_programs.key_of(step().built, {"batch": 3}, jit_threads(), None, "highest", Assumed({}))
     store = cache.default()
     assert store is not None and key is not None
     entry = store.lookup(key)

@@ -54,10 +54,7 @@ def _draw(target: Fillable, draw: Draw, later: Draws | None) -> Fillable:
     if isinstance(target, Parameter) and later is not None:
         target.cell.begin(lambda array: later.make(lambda generator: _draw_into(array, draw, generator)))
         return target
-    array = target.cell.array if isinstance(target, Parameter) else target
-    _draw_into(array, draw, initial_generator())
-    if isinstance(target, Parameter):
-        target.cell.version += 1
+    _draw_into(target.cell.rewrite() if isinstance(target, Parameter) else target, draw, initial_generator())
     return target
 
 

@@ -21,6 +21,7 @@ from .permission import permitted
 from .running import Running
 
 if TYPE_CHECKING:
+    from graphc.assumed import Assumed
     from graphc.built import Built
 
     from .executable import Native
@@ -28,9 +29,12 @@ if TYPE_CHECKING:
 MOST_CONSTANTS = 16 << 20  # bytes of large constants that passes have computed, which are kept with a program
 
 
-def key_of(built: Built, sizes: Mapping[str, int], threads: int, memory_budget: int | None, precision: str
+def key_of(built: Built, sizes: Mapping[str, int], threads: int, memory_budget: int | None, precision: str, assumed: Assumed
            ) -> bytes | None:
-    """Under which a program of this graph, as it was built, is kept; None where it is not."""
+    """Under which a program of this graph, as it was built, is kept; None where it is not.
+
+    assumed  what it relies on about its cells
+    """
     found = keeping()
     if found is None:
         return None
@@ -39,7 +43,8 @@ def key_of(built: Built, sizes: Mapping[str, int], threads: int, memory_budget: 
     except Unspoken:
         return None
     numbers = [(name, int(size)) for name, size in sorted(sizes.items())]
-    options = repr((numbers, threads, None if memory_budget is None else int(memory_budget), precision))
+    options = repr((numbers, threads, None if memory_budget is None else int(memory_budget), precision,
+                    assumed.told(built.cells())))
     return cache.joint_key(b"program", found[1], said, options.encode())
 
 
