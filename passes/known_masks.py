@@ -77,5 +77,5 @@ def comparisons(node: Node, band: Band) -> Node:
 
 def facts_about(graph: Graph, known: Mapping[Cell, Band]) -> dict[Node, Facts]:
     """What is known of cells that are more than a band, as facts about a graph's nodes."""
-    return {n: {r: v for r, v in band.regions.items() if is_worth_it(n.shape[r.first], n.shape[r.second], r.offset)}
-            for n in graph.nodes if (band := known.get(n.attributes.get("cell"))) is not None}
+    return {n: {r: v for r, v in known[cell].regions.items() if is_worth_it(n.shape[r.first], n.shape[r.second], r.offset)}
+            for n in graph.nodes if (cell := n.attributes.get("cell")) in known}
