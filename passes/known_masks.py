@@ -77,5 +77,9 @@ def comparisons(node: Node, band: Band) -> Node:
 
 def facts_about(graph: Graph, known: Mapping[Cell, Band]) -> dict[Node, Facts]:
     """What is known of cells that are more than a band, as facts about a graph's nodes."""
-    return {n: {r: v for r, v in known[cell].regions.items() if is_worth_it(n.shape[r.first], n.shape[r.second], r.offset)}
-            for n in graph.nodes if (cell := n.attributes.get("cell")) in known}
+    found: dict[Node, Facts] = {}
+    for node in graph.nodes:
+        band = known.get(node.attributes["cell"]) if "cell" in node.attributes else None
+        if band is not None:
+            found[node] = {r: v for r, v in band.regions.items() if is_worth_it(node.shape[r.first], node.shape[r.second], r.offset)}
+    return found
