@@ -81,5 +81,6 @@ def facts_about(graph: Graph, known: Mapping[Cell, Band]) -> dict[Node, Facts]:
     for node in graph.nodes:
         band = known.get(node.attributes["cell"]) if "cell" in node.attributes else None
         if band is not None:
-            found[node] = {r: v for r, v in band.regions.items() if is_worth_it(node.shape[r.first], node.shape[r.second], r.offset)}
+            found[node] = {r: v for r, v in band.regions.items()
+                           if is_worth_it(node.shape[r.first], node.shape[r.second], r.offset)}
     return found
