@@ -38,8 +38,8 @@ WAY, LEFT, PAUSE, PATIENCE, TICKS, STEPS, TRIAL, OFTEN, SELDOM, AGREED, STRIKES,
 TOGETHER, ALONE = 0, 1
 
 MOST_TRIED, TRIED = 8, 8e6  # a trial takes so many steps, or nanoseconds if that is less
-BEGIN, BETWEEN = 8, 256  # trials that the steps before the first, and at last between two, would be
-LONGEST, MOST_PAUSES = 1e9, 32  # for so many nanoseconds, at most so many pauses, nobody tries a way that is no gain for long
+BEGIN, LONG, BETWEEN = 8, 256, 4096  # trials that the steps before the first, for long, and at last between two would be
+LONGEST = 1e9  # nanoseconds that a way is not tried for which has been no gain for long; LONG if that is more
 STRUCK = 4  # strikes
 MARGIN = 32  # the other way is taken where it takes a 32nd less
 
@@ -54,12 +54,11 @@ class Choice:
 
     def __init__(self, nanoseconds: float) -> None:
         self.trial = trial = int(min(MOST_TRIED, max(1, TRIED // max(nanoseconds, 1))))
-        often = trial * BETWEEN
-        seldom = int(min(MOST_PAUSES * often, max(often, LONGEST / max(nanoseconds, 1))))
+        seldom = int(min(2 * BETWEEN, max(LONG, LONGEST / max(nanoseconds, 1) / trial))) * trial
         self.words = np.zeros(WORDS, np.int64)
         self.words[PAUSE] = trial * BEGIN
         self.words[PATIENCE] = trial * BEGIN // 2
-        self.words[TRIAL], self.words[OFTEN], self.words[SELDOM] = trial, often, seldom
+        self.words[TRIAL], self.words[OFTEN], self.words[SELDOM] = trial, trial * BETWEEN, seldom
         self.address = memory.address_of(self.words)
 
     @property
@@ -133,7 +132,8 @@ def _decide(f: Function, choice: Value, best: Value, other: Value) -> None:
     longer = f.select(f.compare("icmp slt", longer, first), first, longer)
     doubled = f.minimum(f.add(patience, patience), _load(f, choice, SELDOM))
     _store(f, choice, PAUSE, f.select(alone, doubled, f.select(better, first, longer)))
-    lasts = f.binary("and", f.compare("icmp eq", best, i64(TOGETHER)), f.compare("icmp sge", pause, often))
+    long = f.mul(_load(f, choice, TRIAL), i64(LONG))
+    lasts = f.binary("and", f.compare("icmp eq", best, i64(TOGETHER)), f.compare("icmp sge", pause, long))
     _store(f, choice, PATIENCE, f.select(alone, doubled, f.select(lasts, f.binary("sdiv", first, i64(2)), patience)))
     _store(f, choice, WAY, way)
     counted = f.select(better, tried, steps)
