@@ -196,6 +196,10 @@ class MoreMethods:
     def absolute(self) -> Tensor: return FUNCTIONS["abs"](self)
     def positive(self: T) -> T: return self
     def logical_not(self) -> Tensor: return FUNCTIONS["logical_not"](self)
+    def bitwise_and(self, other: TensorLike) -> Tensor: return FUNCTIONS["bitwise_and"](self, other)
+    def bitwise_or(self, other: TensorLike) -> Tensor: return FUNCTIONS["bitwise_or"](self, other)
+    def bitwise_xor(self, other: TensorLike) -> Tensor: return FUNCTIONS["bitwise_xor"](self, other)
+    def bitwise_not(self) -> Tensor: return FUNCTIONS["bitwise_not"](self)
     def tan(self) -> Tensor: return FUNCTIONS["tan"](self)
     def asin(self) -> Tensor: return FUNCTIONS["asin"](self)
     def acos(self) -> Tensor: return FUNCTIONS["acos"](self)

@@ -91,6 +91,7 @@ def at(origin: Origin | None) -> str:
 
 phase: ContextVar[str] = ContextVar("phase", default="forward")  # forward, gradient or update: for pictures only
 scope: ContextVar[str] = ContextVar("scope", default="")  # path of the module being called
+each_step: ContextVar[str] = ContextVar("each_step", default="")  # what is being written down now, for every step to do anew
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import numpy as np
 from .driver import Program, function, train_step
 from .errors import FeedError, GraphError
 from .nn import Module
-from .origins import at, user_origin
+from .origins import at, building, each_step, user_origin
 from .symbols import Tensor, placeholder
 from .types import DType, as_dtype
 
@@ -109,7 +109,8 @@ class Graph:
         token = _tracing.set(self)
         self._loss = None
         try:
-            outputs = self.build(*symbols)
+            with building(each_step, "build"):
+                outputs = self.build(*symbols)
         finally:
             _tracing.reset(token)
         loss, self._loss = self._loss, None

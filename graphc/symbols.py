@@ -13,12 +13,12 @@ import numpy as np
 
 from .cells import Cell
 from .counts import Count, OpenCount, count_of
-from .errors import DTypeError, GraphError, ShapeError
+from .errors import DTypeError, FeedError, GraphError, ShapeError
 from .ir import Graph, Node, make
 from .methods import FUNCTIONS, Methods, TensorLike
 from .op import REGISTRY, Op
-from .origins import at, user_origin
-from .types import DType, DTypeLike, Shape, TensorType, as_dtype, as_shape, float32, int64
+from .origins import at, each_step, user_origin
+from .types import Dim, DType, DTypeLike, Shape, TensorType, as_dtype, as_shape, float32, int64
 
 detaching: ContextVar[bool] = ContextVar("detaching", default=False)  # whether what is computed now stops gradients
 
@@ -145,7 +145,7 @@ class Parameter(Tensor):
 
     def assign(self, value: Any) -> None:
         """Replaces the value; the shape must be the same, the dtype is converted."""
-        given = np.asarray(value)
+        given = self._given(value)
         if given.shape != self.cell.shape:
             raise ShapeError(f"assign to '{self.cell.name}': expected shape {list(self.cell.shape)}, "
                              f"got {list(given.shape)}{at(user_origin())}")
@@ -153,6 +153,19 @@ class Parameter(Tensor):
             raise DTypeError(f"assign to '{self.cell.name}': floats do not become {self.cell.type.dtype.name}; "
                              f"convert them yourself{at(user_origin())}")
         self.cell.assign(given)
+
+    def _given(self, value: Any) -> np.ndarray:
+        """Numbers that it is given, also by a symbol that needs no input; refused where a step was to be given them."""
+        if each_step.get():
+            raise GraphError(f"'{self.cell.name}' would be given a value once, while {each_step.get()} is written down, not in "
+                             "each step; let a result carry it: y = graphc.updating(y, {state: new value})"
+                             f"{at(user_origin())}")
+        if isinstance(value, Tensor) and not isinstance(value, Parameter):
+            try:
+                return np.asarray(value.eval())
+            except FeedError as error:
+                raise DTypeError(f"'{self.cell.name}' is given numbers now, and {value!r} has none: {error}") from None
+        return np.asarray(value)
 
     def item(self) -> Any:
         """The value of a parameter with one element, as a Python number."""
@@ -176,7 +189,7 @@ class Parameter(Tensor):
 
     def copy_(self, value: Any) -> Parameter:
         """Gives it a value, which broadcasts."""
-        given = np.asarray(value)
+        given = self._given(value)
         try:
             full = np.broadcast_to(given, self.cell.shape)
         except ValueError:
@@ -185,12 +198,21 @@ class Parameter(Tensor):
         self.assign(full)
         return self
 
+    @staticmethod
+    def _at_once() -> bool:
+        """Whether `w *= 2` changes w now: under no_grad, as in PyTorch; elsewhere it names a product."""
+        return detaching.get() and not each_step.get()
+
     def fill_(self, value: Any) -> Parameter: return self.copy_(value)
     def zero_(self) -> Parameter: return self.copy_(0)
-    def add_(self, value: Any, *, alpha: Any = 1) -> Parameter: return self.copy_(self.cell.array + alpha * np.asarray(value))
-    def sub_(self, value: Any, *, alpha: Any = 1) -> Parameter: return self.copy_(self.cell.array - alpha * np.asarray(value))
-    def mul_(self, value: Any) -> Parameter: return self.copy_(self.cell.array * np.asarray(value))
-    def div_(self, value: Any) -> Parameter: return self.copy_(self.cell.array / np.asarray(value))
+    def __iadd__(self, value: Any) -> Any: return self.add_(value) if self._at_once() else NotImplemented
+    def __isub__(self, value: Any) -> Any: return self.sub_(value) if self._at_once() else NotImplemented
+    def __imul__(self, value: Any) -> Any: return self.mul_(value) if self._at_once() else NotImplemented
+    def __itruediv__(self, value: Any) -> Any: return self.div_(value) if self._at_once() else NotImplemented
+    def add_(self, value: Any, *, alpha: Any = 1) -> Parameter: return self.copy_(self.cell.array + alpha * self._given(value))
+    def sub_(self, value: Any, *, alpha: Any = 1) -> Parameter: return self.copy_(self.cell.array - alpha * self._given(value))
+    def mul_(self, value: Any) -> Parameter: return self.copy_(self.cell.array * self._given(value))
+    def div_(self, value: Any) -> Parameter: return self.copy_(self.cell.array / self._given(value))
     def clamp_(self, min: Any = None, max: Any = None) -> Parameter: return self.copy_(np.clip(self.cell.array, min, max))
 
     def __repr__(self) -> str:
@@ -207,6 +229,8 @@ def constant(value: Any, dtype: DTypeLike | None = None) -> Tensor:
     """A constant from a number, a list or an array.  Python floats and lists of them are float32, ints int64."""
     if isinstance(value, Tensor):
         return value if dtype is None else FUNCTIONS["cast"](value, dtype)
+    if isinstance(value, Dim):  # a size that is open is a number of each step
+        return apply("size", size=value, dtype=as_dtype(dtype or int64))
     if dtype is not None:
         array = np.array(value, dtype=as_dtype(dtype).numpy)
     else:
@@ -223,6 +247,8 @@ def as_tensor(value: TensorLike, like: Tensor | None = None) -> Tensor:
     """A Tensor; a Python or numpy scalar takes the dtype of `like` as far as that loses no kind (float into int)."""
     if isinstance(value, Tensor):
         return value
+    if isinstance(value, Dim):
+        return constant(value, like.dtype if like is not None and not like.dtype.is_bool else int64)
     if like is not None and (isinstance(value, (bool, int, float, np.generic))):
         dtype = like.dtype
         if isinstance(value, (float, np.floating)) and not dtype.is_float:
@@ -231,6 +257,14 @@ def as_tensor(value: TensorLike, like: Tensor | None = None) -> Tensor:
             dtype = int64
         return constant(value, dtype)
     return constant(value)
+
+
+def number_of(size: Dim) -> Tensor:
+    """An open size as a number of each step."""
+    return apply("size", size=size, dtype=float32)
+
+
+Dim.symbol = number_of
 
 
 def apply(op: Op | str, *inputs: Tensor, graphs: Sequence[Graph] = (), **attributes: Any) -> Tensor:

@@ -209,16 +209,23 @@ def _matching(name: str, like: Sequence[Tensor], given: Sequence[TensorLike]) ->
     return [r.astype(t.dtype) for r, t in zip(result, like, strict=True)]
 
 
+def _listed(wrt: Tensor | Sequence[Tensor], given: Any) -> tuple[list[Tensor], list[TensorLike]]:
+    """Tensors and what there is for each; one without a list is one, and not a list of its rows."""
+    return ([wrt], [given]) if isinstance(wrt, Tensor) else (list(wrt), [given] if isinstance(given, Tensor) else list(given))
+
+
 def _or_zeros(found: Iterable[Tensor | None], like: Sequence[Tensor]) -> list[Tensor]:
     return [zeros(t.shape, t.dtype) if f is None else f for f, t in zip(found, like, strict=True)]
 
 
-def vjp(out: Tensor | Sequence[Tensor], wrt: Sequence[Tensor], cotangent: TensorLike | Sequence[TensorLike]
-        ) -> list[Tensor]:
+def vjp(out: Tensor | Sequence[Tensor], wrt: Tensor | Sequence[Tensor], cotangent: TensorLike | Sequence[TensorLike]) -> Any:
     """The cotangent (of out's shape) pulled back to each tensor of `wrt`: Jᵀ·cotangent.
 
-    Several outs, with one cotangent each, give the sum of what each gives.
+    wrt: a tensor, for which there is one result, or a list, for which there is a list.  Several outs, with one cotangent
+    each, give the sum of what each gives.
     """
+    if isinstance(wrt, Tensor):
+        return vjp(out, [wrt], cotangent)[0]
     outs = [out] if isinstance(out, Tensor) else list(out)
     given: Any = [cotangent] if isinstance(out, Tensor) else cotangent
     seeds = _matching("vjp", outs, list(given))
@@ -227,13 +234,14 @@ def vjp(out: Tensor | Sequence[Tensor], wrt: Sequence[Tensor], cotangent: Tensor
         return _or_zeros(found, wrt)
 
 
-def jvp(out: Tensor, wrt: Sequence[Tensor], tangents: Sequence[TensorLike]) -> Tensor:
-    """The tangent of out when each tensor of `wrt` moves along its tangent: J·tangent.
+def jvp(out: Tensor, wrt: Tensor | Sequence[Tensor], tangents: TensorLike | Sequence[TensorLike]) -> Tensor:
+    """The tangent of out when each tensor of `wrt` moves along its tangent: J·tangent.  One tangent for one, or a list.
 
     The pull-back is linear in its cotangent; pulling it back once more gives the push-forward (the transpose of a
     transpose), so ops need no second set of rules.
     """
-    directions = _matching("jvp", wrt, tangents)
+    wrt, given = _listed(wrt, tangents)
+    directions = _matching("jvp", wrt, given)
     with building(phase, "gradient"):
         dummy = placeholder("cotangent", out.shape, out.dtype)
         found, _ = _pull([out.node], [dummy], [t.node for t in wrt])
@@ -245,8 +253,14 @@ def jvp(out: Tensor, wrt: Sequence[Tensor], tangents: Sequence[TensorLike]) -> T
         return Tensor(substitute([tangent.node], {dummy.node: zeros(out.shape, out.dtype).node})[0])
 
 
-def hvp(loss: Tensor, wrt: Sequence[Tensor], directions: Sequence[TensorLike]) -> list[Tensor]:
-    """The Hessian of a scalar times a direction, one tensor per entry of `wrt`, without forming the Hessian."""
+def hvp(loss: Tensor, wrt: Tensor | Sequence[Tensor], directions: TensorLike | Sequence[TensorLike]) -> Any:
+    """The Hessian of a scalar times a direction, one tensor per entry of `wrt`, without forming the Hessian.
+
+    One tensor for one, a list for several.
+    """
+    if isinstance(wrt, Tensor):
+        return hvp(loss, [wrt], [directions])[0]
+    directions = _listed(wrt, directions)[1]
     along = _matching("hvp", wrt, directions)
     gradients = grad(loss, list(wrt), allow_unused=True)
     with building(phase, "gradient"):

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 # Bottom to top; a file may import from its own layer's packages and from lower layers.
-LAYERS = [{"draws", "errors", "garbage", "hashes", "origins", "pages", "records", "walk"}, {"types"},
+LAYERS = [{"draws", "errors", "garbage", "hashes", "origins", "pages", "records", "walk"}, {"sizes"}, {"types"},
           {"c_header", "cells", "counts", "index"}, {"assumed"}, {"op"}, {"ir", "more_methods"}, {"methods"},
           {"access", "identity", "labels", "structures", "symbols"},
           {"declaration", "ops"}, {"autograd", "linalg", "loops"},

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import CheckpointError, DTypeError, GraphError, ShapeError
 from ..more_methods import on_cpu
-from ..origins import at, building, scope, user_origin
+from ..origins import at, building, each_step, scope, user_origin
 from ..symbols import Parameter as Cellular
 from ..symbols import Tensor, state
 from ..types import DTypeLike, as_dtype
@@ -83,8 +83,8 @@ class Module:
         elif name in self._parameters or name in self._buffers or name in self._modules:
             if value is not None:
                 raise GraphError(f"'{name}' of {type(self).__name__} is registered: assign a parameter, a state, "
-                                 f"a module or None, not {type(value).__name__}; to change a parameter's value use "
-                                 f".assign(value){at(user_origin())}")
+                                 f"a module or None, not {type(value).__name__}; to change a value now use .assign(value), "
+                                 f"in each step graphc.updating(result, {{self.{name}: new value}}){at(user_origin())}")
             for table in (self._parameters, self._buffers, self._modules):
                 if name in table:
                     table[name] = None
@@ -378,7 +378,7 @@ class Module:
             paths[id(self)] = outer or type(self).__name__
         token = inside.set(paths)
         try:
-            with building(scope, paths[id(self)]):
+            with building(scope, paths[id(self)]), building(each_step, "forward"):
                 return self.forward(*inputs, **keywords)
         finally:
             inside.reset(token)

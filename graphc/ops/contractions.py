@@ -138,6 +138,8 @@ mm = bmm = matmul
 @public
 def outer(a: TensorLike, b: TensorLike) -> Tensor:
     """The products of all pairs of elements of two vectors."""
+    if as_tensor(a).dtype.is_bool and as_tensor(b).dtype.is_bool:
+        return reshape(as_tensor(a), (-1, 1)) & reshape(as_tensor(b), -1)
     x, y = _one_dtype(a, b)
     return contract(reshape(x, -1), reshape(y, -1), "i", "j", "ij")
 

@@ -204,8 +204,8 @@ asin = unary("asin", np.arcsin, lambda g, out, x: g * rsqrt(1.0 - x * x), lambda
 acos = unary("acos", np.arccos, lambda g, out, x: -g * rsqrt(1.0 - x * x), lambda s, x: s.acos(x), "Arc cosine.",
              domain=(-0.9, 0.9))
 atan = unary("atan", np.arctan, lambda g, out, x: g / (1.0 + x * x), lambda s, x: s.atan(x), "Arc tangent.")
-atan2 = binary("atan2", np.arctan2, (lambda g, out, y, x: g * x / (x * x + y * y),
-                                     lambda g, out, y, x: -g * y / (x * x + y * y)),
+atan2 = binary("atan2", np.arctan2, (lambda g, out, y, x: g * x * _over_square(x, y),
+                                     lambda g, out, y, x: -g * y * _over_square(x, y)),
                lambda s, y, x: s.atan2(y, x), "Angle of the point (x, y).", floating=True, dtypes="f",
                domain=(POSITIVE, POSITIVE))
 sinh = unary("sinh", np.sinh, lambda g, out, x: g * cosh(x), lambda s, x: s.sinh(x), "Hyperbolic sine.")
@@ -229,6 +229,12 @@ def _erfc(x: np.ndarray) -> np.ndarray:
 
 def _softplus(x: np.ndarray) -> np.ndarray:
     return np.logaddexp(x, x.dtype.type(0)).astype(x.dtype)
+
+
+def _over_square(x: Tensor, y: Tensor) -> Tensor:
+    """1 / (x**2 + y**2), 0 where both are 0: there an angle has no gradient."""
+    square_ = x * x + y * y
+    return where(square_ == 0, 0.0, 1.0 / where(square_ == 0, 1.0, square_))
 
 
 sigmoid = unary("sigmoid", _sigmoid, lambda g, out, x: g * out * (1.0 - out), lambda s, x: s.sigmoid(x),
@@ -277,11 +283,49 @@ def _bitwise(name: str, numpy: Any, method: str, doc: str) -> Callable[..., Tens
                   smooth=False, dtypes="bi", keep_bool=True)
 
 
-logical_and = _bitwise("logical_and", np.bitwise_and, "and_", "Both true; bit by bit for integers.")
-logical_or = _bitwise("logical_or", np.bitwise_or, "or_", "Either true; bit by bit for integers.")
-logical_xor = _bitwise("logical_xor", np.bitwise_xor, "xor", "One true but not both; bit by bit for integers.")
-logical_not = unary("logical_not", np.invert, None, lambda s, x: s.not_(x), "Not; bit by bit for integers.",
-                    smooth=False, dtypes="bi", infer=_logical)
+def _named(name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    function.__name__ = function.__qualname__ = name
+    return public(function)
+
+
+bitwise_and = _named("bitwise_and", _bitwise("logical_and", np.bitwise_and, "and_", "Both true; bit by bit for integers."))
+bitwise_or = _named("bitwise_or", _bitwise("logical_or", np.bitwise_or, "or_", "Either true; bit by bit for integers."))
+bitwise_xor = _named("bitwise_xor", _bitwise("logical_xor", np.bitwise_xor, "xor",
+                                             "One true but not both; bit by bit for integers."))
+bitwise_not = _named("bitwise_not", unary("logical_not", np.invert, None, lambda s, x: s.not_(x),
+                                          "Not; bit by bit for integers.", smooth=False, dtypes="bi", infer=_logical))
+
+
+def truth(x: TensorLike) -> Tensor:
+    """Bools as they are, numbers as whether they are not zero."""
+    tensor = as_tensor(x)
+    return tensor if tensor.dtype.is_bool else not_equal(tensor, 0)
+
+
+@public
+def logical_and(a: TensorLike, b: TensorLike) -> Tensor:
+    """Both true, or not zero."""
+    return bitwise_and(truth(a), truth(b))
+
+
+@public
+def logical_or(a: TensorLike, b: TensorLike) -> Tensor:
+    """Either true, or not zero."""
+    return bitwise_or(truth(a), truth(b))
+
+
+@public
+def logical_xor(a: TensorLike, b: TensorLike) -> Tensor:
+    """One true, or not zero, but not both."""
+    return bitwise_xor(truth(a), truth(b))
+
+
+@public
+def logical_not(x: TensorLike) -> Tensor:
+    """Not true, or zero."""
+    return bitwise_not(truth(x))
+
+
 isnan = unary("isnan", np.isnan, None, lambda s, x: s.is_nan(x), "Whether x is NaN.", smooth=False,
               infer=lambda x: float_types(x).with_dtype(bool_))
 isinf = unary("isinf", np.isinf, None, lambda s, x: s.is_inf(x), "Whether x is plus or minus infinity.", smooth=False,
@@ -298,8 +342,8 @@ def pow(x: TensorLike, exponent: TensorLike) -> Tensor:
     """x to the power of exponent.  Small constant exponents become products and roots."""
     if isinstance(exponent, (int, float, np.number)) and not isinstance(exponent, bool) and isinstance(x, Tensor):
         value = float(exponent)
-        if x.dtype.is_integer and (value < 0 or value != int(value)):
-            if value == int(value):
+        if x.dtype.is_integer and (value < 0 or not isinstance(exponent, (int, np.integer))):
+            if isinstance(exponent, (int, np.integer)):
                 raise DTypeError(f"an integer to the negative power {value:g} is no integer; "
                                  f"cast to float first{at(user_origin())}")
             x = cast(x, float32)

@@ -201,6 +201,8 @@ def scatter_add(x: TensorLike, axis: int, index: TensorLike, src: TensorLike) ->
 @public
 def scatter(x: TensorLike, axis: int, index: TensorLike, src: TensorLike) -> Tensor:
     """x with src written at index along an axis: torch.scatter; of duplicates the last one stays."""
+    if as_tensor(x).dtype.is_bool:
+        return e.cast(scatter(e.cast(x, int64), axis, index, e.cast(src, int64)), "bool")
     data, places, values, place = _like_data(x, index, src, axis)
     size = data.shape[place]
     n = places.shape[place]

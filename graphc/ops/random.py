@@ -17,13 +17,14 @@ import numpy as np
 
 from .. import draws
 from ..errors import DTypeError, GraphError
-from ..ir import Node, rebuild
+from ..ir import Node, rebuild, topological
 from ..methods import public
 from ..op import Kind, Op, Sample, define
-from ..origins import at, user_origin
-from ..symbols import Tensor, TensorLike, apply, as_tensor, constant
-from ..types import DType, DTypeLike, Shape, TensorType, as_dtype, as_shape, float32, float64, int64
+from ..origins import at, each_step, user_origin
+from ..symbols import Parameter, Tensor, TensorLike, apply, as_tensor, constant, state
+from ..types import Dim, DType, DTypeLike, Shape, TensorType, as_dtype, as_shape, float32, float64, int64
 from . import elementwise as e
+from .control import updating
 from .sources import iota, shape_and_dtype, size_of, zeros
 from .views import expand_to
 
@@ -234,10 +235,24 @@ def flat_position(shape: Shape) -> Tensor:
     return total
 
 
-def _draw(record: Op, shape: Any, dtype: DTypeLike, seed: int | Tensor | None) -> Tensor:
+def _draw(record: Op, shape: Any, dtype: DTypeLike, seed: int | Tensor | None, of: Tensor | None = None) -> Tensor:
+    """Numbers of a site of their own; of: what they are drawn for, or what is like them."""
     sizes = as_shape(shape)
-    key = expand_to(_key(seed), sizes)
-    return apply(record, flat_position(sizes), key, site=next(_Global.draws), dtype=as_dtype(dtype))
+    anew = seed is None and is_drawn_anew(sizes, of)
+    own = state("key", np.int64(_Global.seed)) if anew else _key(seed)
+    out = apply(record, flat_position(sizes), expand_to(own, sizes), site=next(_Global.draws), dtype=as_dtype(dtype))
+    return updating(out, {own: own + 1}) if isinstance(own, Parameter) and anew else out
+
+
+def is_drawn_anew(shape: Shape, of: Tensor | None) -> bool:
+    """Whether numbers without a seed are drawn by each step, and not once.
+
+    PyTorch draws where a line runs: in `forward`, or for a tensor that is there in a step only, that is in each step; else
+    once.  A size that is open is known in a step only, too.
+    """
+    if each_step.get() or any(isinstance(size, Dim) for size in shape):
+        return True
+    return of is not None and any(n.op.is_given for n in topological([of.node]))
 
 
 def per_step(node: Node, counters: Sequence[Node]) -> Node:
@@ -258,10 +273,18 @@ def uniform(shape: Any, low: float = 0.0, high: float = 1.0, dtype: DTypeLike = 
             seed: int | Tensor | None = None) -> Tensor:
     """Uniform numbers in [low, high).
 
-    seed   an integer, or an int64 0-d state that something advances between steps; None for manual_seed's.
-           Each call is a draw of its own; with a fixed seed every step of a program sees the same numbers.
+    seed   an integer, by which every step of a program sees the same numbers, or an int64 0-d state that something advances
+           between steps; None for manual_seed's.  Each call is a draw of its own.  Without a seed each step draws anew what
+           a module's `forward` draws, and what has open sizes or is drawn for a tensor that depends on inputs or parameters;
+           everything else is drawn once, as PyTorch does where a line runs once.
     """
-    unit = _draw(_uniform, shape, dtype, seed)
+    return uniform_for(None, shape, low, high, dtype, seed)
+
+
+def uniform_for(of: Tensor | None, shape: Any, low: float = 0.0, high: float = 1.0, dtype: DTypeLike = "float32",
+                seed: int | Tensor | None = None) -> Tensor:
+    """The same, drawn for a tensor."""
+    unit = _draw(_uniform, shape, dtype, seed, of)
     if (low, high) == (0.0, 1.0):
         return unit
     kind = unit.dtype.numpy.type
@@ -287,14 +310,14 @@ def randn(*size: Any, dtype: DTypeLike = "float32") -> Tensor:
 def rand_like(x: TensorLike, dtype: DTypeLike | None = None) -> Tensor:
     """Uniform numbers in [0, 1), of the shape and type of x."""
     tensor = as_tensor(x)
-    return uniform(tensor.shape, dtype=dtype or tensor.dtype)
+    return uniform_for(tensor, tensor.shape, dtype=dtype or tensor.dtype)
 
 
 @public
 def randn_like(x: TensorLike, dtype: DTypeLike | None = None) -> Tensor:
     """Normally distributed numbers of mean 0 and variance 1, of the shape and type of x."""
     tensor = as_tensor(x)
-    return normal(tensor.shape, dtype=dtype or tensor.dtype)
+    return _draw(_normal_op, tensor.shape, dtype or tensor.dtype, None, tensor)
 
 
 @public
@@ -307,9 +330,10 @@ def normal(shape: Any, mean: float = 0.0, std: float = 1.0, dtype: DTypeLike = "
 
 @public
 def bernoulli(p: TensorLike, shape: Any = None, seed: int | Tensor | None = None) -> Tensor:
-    """True with probability p (a number, or a tensor whose shape is taken)."""
+    """True with probability p, a number; or 1, of p's type, with those in a tensor whose shape is taken."""
     chance = as_tensor(p)
-    return _draw(_uniform, chance.shape if shape is None else shape, "float32", seed) < e.cast(chance, "float32")
+    drawn = _draw(_uniform, chance.shape if shape is None else shape, "float32", seed, chance) < e.cast(chance, "float32")
+    return e.cast(drawn, chance.dtype) if isinstance(p, (Tensor, np.ndarray)) and chance.dtype.is_float else drawn
 
 
 @public

@@ -12,7 +12,7 @@ from ..symbols import Tensor, TensorLike, as_tensor
 from ..types import float32
 from . import elementwise as e
 from .prefixes import cumsum
-from .random import uniform
+from .random import uniform_for
 from .sorting import searchsorted, topk
 
 
@@ -32,7 +32,7 @@ def multinomial(input: TensorLike, num_samples: int, replacement: bool = False, 
         raise ShapeError(f"multinomial: {num_samples} different positions of {weights.type}{at(user_origin())}")
     if replacement:
         below = cumsum(weights, -1)
-        chance = uniform((*weights.shape[:-1], num_samples), dtype=weights.dtype, seed=seed)
+        chance = uniform_for(weights, (*weights.shape[:-1], num_samples), dtype=weights.dtype, seed=seed)
         return searchsorted(below, chance * below[..., -1:], right=True)
-    noise = -e.log(-e.log(uniform(weights.shape, dtype=weights.dtype, seed=seed)))
+    noise = -e.log(-e.log(uniform_for(weights, weights.shape, dtype=weights.dtype, seed=seed)))
     return topk(e.log(weights) + noise, num_samples, -1)[1]

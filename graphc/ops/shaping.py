@@ -218,7 +218,12 @@ def _triangle(x: TensorLike, diagonal: int, lower: bool) -> Tensor:
     matrix = tensor.shape[-2:]
     distance = iota(matrix, 1) - iota(matrix, 0)
     kept = distance <= diagonal if lower else distance >= diagonal
-    return e.where(kept, tensor, 0)
+    return e.where(kept, tensor, zero_of(tensor))
+
+
+def zero_of(tensor: Tensor) -> int | bool:
+    """A zero that leaves a tensor's type as it is: with 0, bools would become integers, of which ~ is something else."""
+    return False if tensor.dtype.is_bool else 0
 
 
 @public
@@ -244,7 +249,7 @@ def diag_embed(x: TensorLike, offset: int = 0, dim1: int = -2, dim2: int = -1) -
     before, after = ([*moved, offset], [*moved, 0]) if offset >= 0 else ([*moved, 0], [*moved, -offset])
     placed = pad_with(tensor, before, after, [0] * rank)  # one entry per column
     n = placed.shape[-1]
-    matrix = e.where(iota((n, n), 1) - iota((n, n), 0) == offset, unsqueeze(placed, -2), 0)
+    matrix = e.where(iota((n, n), 1) - iota((n, n), 0) == offset, unsqueeze(placed, -2), zero_of(tensor))
     if (i, j) == (rank - 1, rank):
         return matrix
     order = list(range(rank - 1))

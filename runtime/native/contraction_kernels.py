@@ -80,14 +80,15 @@ def operand_loads(w: Work, node: Node, c: Contraction, folds: TileFolds) -> tupl
         return None, None
     labels = labels_of(node.attributes["spec"])
     operands = node.inputs[::-1] if labels.turned else node.inputs
+    batch, m, n = contraction_of(node)[3]  # some of n may be a batch
     along_k = lanes_along_k(c, w.target, w.kernel.body.outputs == (node,), computed,
                             folds.by_row, overlaps(w.kernel, w.target))
 
     def hook(side: int, own: str, lines: str, sizes: tuple[int, ...]) -> Load | None:
-        groups = ((labels.batch, c.batch), (lines, sizes), (labels.k, c.k))
+        groups = ((batch, c.batch), (lines, sizes), (labels.k, c.k))
         return operand_load(w, operands[side], own, groups, along_k[side]) if computed[side] else None
 
-    return hook(0, labels.left, labels.m, c.m), hook(1, labels.right, labels.n, c.n)
+    return hook(0, labels.left, m, c.m), hook(1, labels.right, n, c.n)
 
 
 def operand_load(w: Work, operand: Node, own: str, groups: Sequence[tuple[str, tuple[int, ...]]], along_k: bool) -> Load:
