@@ -18,6 +18,7 @@ from .feeds import assign, convert, solve_sizes
 from .garbage import kept_waiting
 from .ir import Graph, Node, rewrite, substitute, topological
 from .methods import FUNCTIONS, public
+from .ops.control import Carried
 from .origins import at, user_origin
 from .passes.update import training_step
 from .program import Program, inspecting, sizes_for
@@ -82,7 +83,8 @@ def _collect(inputs: Sequence[Node], outputs: Sequence[Node], updates: dict[Cell
     """
     carriers = [n for n in topological([*outputs, *updates.values()]) if "cells" in n.attributes]
     from_layers: dict[Cell, Node] = {}
-    for node in sorted(carriers, key=lambda n: n.number):
+    carried = Carried()
+    for node in sorted((n for n in carriers if not carried.again(n)), key=lambda n: n.number):
         for cell, value in zip(node.attributes["cells"], node.inputs[1:], strict=True):
             if cell in from_layers:
                 reading = next((n for n in topological([value]) if n.attributes.get("cell") is cell), None)

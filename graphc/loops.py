@@ -19,7 +19,7 @@ from .ir import Node, make, rebuild
 from .methods import public
 from .op import REGISTRY
 from .ops.bodies import below, close, close_loop, depending, replaced
-from .ops.control import results_of, updating
+from .ops.control import Carried, all_updating, results_of
 from .ops.loop_gradients import branches
 from .ops.random import per_step
 from .ops.shaping import concat
@@ -27,7 +27,7 @@ from .ops.sources import iota
 from .ops.views import narrow, reshape
 from .origins import at, user_origin
 from .structures import Structure, flatten
-from .symbols import Parameter, Tensor, TensorLike, as_tensor, placeholder
+from .symbols import Tensor, TensorLike, as_tensor, placeholder
 from .types import Dim, Size, TensorType, as_size, bool_, int64
 
 
@@ -75,16 +75,15 @@ def _updates(roots: Sequence[Node], start: int) -> tuple[list[Node], Updates]:
     for node in below(roots):
         inputs = tuple(new[i] for i in node.inputs)
         new[node] = inputs[0] if node in carriers else rebuild(node, inputs)
-    updates = [(n, cell, new[value]) for n in carriers for cell, value in zip(n.attributes["cells"], n.inputs[1:], strict=True)]
+    carried = Carried()
+    updates = [(n, cell, new[value]) for n in carriers if not carried.again(n)
+               for cell, value in zip(n.attributes["cells"], n.inputs[1:], strict=True)]
     return [new[root] for root in roots], updates
 
 
 def _attached(results: list[Tensor], updates: Sequence[tuple[Cell, Node]]) -> list[Tensor]:
-    """The results, the first of which carries the updates."""
-    if not updates:
-        return results
-    new = {Parameter(make(REGISTRY["parameter"], (), {"cell": cell})): Tensor(value) for cell, value in updates}
-    return [updating(results[0], new), *results[1:]]
+    """The results, which carry the updates."""
+    return all_updating(results, [cell for cell, _ in updates], [Tensor(v) for _, v in updates]) if updates else results
 
 
 # -- scan ------------------------------------------------------------------------------------------------------------

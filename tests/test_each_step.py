@@ -225,7 +225,8 @@ def test_open_sizes_are_numbers(name: str) -> None:
 def test_open_sizes_of_integers() -> None:
     x = graphc.placeholder("x", ("batch", 4))
     size = x.shape[0]
-    program = graphc.function([x], [graphc.arange(size) + size, graphc.full((2,), size), graphc.maximum(graphc.arange(3), size)])
+    made = [graphc.arange(size) + size, graphc.full((2,), size), graphc.maximum(graphc.arange(3), size)]
+    program = graphc.function([x], made)
     for found, expected in zip(program(X), (np.arange(6, 12), [6, 6], [6, 6, 6]), strict=True):
         assert found.dtype == np.int64
         np.testing.assert_array_equal(found, expected)

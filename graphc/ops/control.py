@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import count as counter
 from typing import Any
 
 import numpy as np
@@ -49,19 +50,20 @@ def stop_gradient(x: TensorLike) -> Tensor:
     return apply(_stop, as_tensor(x))
 
 
-def _updating_type(out: TensorType, *new: TensorType, cells: tuple[Cell, ...]) -> TensorType:
+def _updating_type(out: TensorType, *new: TensorType, cells: tuple[Cell, ...], group: int = 0) -> TensorType:
     for cell, type_ in zip(cells, new, strict=True):
         if cell.type != type_:
             raise ShapeError(f"state '{cell.name}' is {cell.type}, its new value {type_}")
     return out
 
 
-def _pass_on(g: Tensor, out: Tensor, first: Tensor, *new: Tensor, cells: tuple[Cell, ...]) -> list[Any]:
+def _pass_on(g: Tensor, out: Tensor, first: Tensor, *new: Tensor, cells: tuple[Cell, ...], group: int = 0) -> list[Any]:
     return [g, *(None for _ in new)]
 
 
-_updating = define(Op("updating", Kind.COMPOSITE, _updating_type, lambda out, *new, cells: np.asarray(out), _pass_on,
-                      expand=lambda out, *new, cells: out, passes=lambda position, *, cells: position == 0, dtypes="fib",
+_updating = define(Op("updating", Kind.COMPOSITE, _updating_type, lambda out, *new, cells, group=0: np.asarray(out), _pass_on,
+                      expand=lambda out, *new, cells, group=0: out,
+                      passes=lambda position, *, cells, group=0: position == 0, dtypes="fib",
                       samples=(Sample(((3, 4),), {"cells": ()}),),
                       doc="The first input, carrying new values of states that the program updates."))
 
@@ -77,3 +79,26 @@ def updating(out: TensorLike, states: Mapping[Parameter, TensorLike]) -> Tensor:
             raise GraphError(f"updating: {target!r} is no state{at(user_origin())}")
     new = [as_tensor(value, target) for target, value in states.items()]
     return apply(_updating, as_tensor(out), *new, cells=tuple(t.cell for t in states))
+
+
+_groups = counter(1)
+
+
+def all_updating(results: Sequence[Tensor], cells: Sequence[Cell], new: Sequence[Tensor]) -> list[Tensor]:
+    """The results, each of which carries new values of states: whoever reaches one of them, or all, updates them once."""
+    group = next(_groups)
+    return [apply(_updating, r, *new, cells=tuple(cells), group=group) for r in results]
+
+
+class Carried:
+    """Which updates were met already, of those that several results carry."""
+
+    def __init__(self) -> None:
+        self.met: set[int] = set()
+
+    def again(self, carrier: Node) -> bool:
+        """Whether another result has carried what this one carries."""
+        group = carrier.attributes.get("group", 0)
+        known = group in self.met
+        self.met |= {group} if group else set()
+        return known
