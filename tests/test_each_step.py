@@ -135,6 +135,110 @@ def test_forward_gives_no_value_that_would_be_given_once(change: Callable[[Any],
     assert model.number.item() == 0
 
 
+def normalizing(t: Any, layers: Any) -> Any:
+    """Statistics kept by hand, as makemore has them, and codes that follow what they are given."""
+    class Norm(layers.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("average", t.zeros(4))
+            self.register_buffer("calls", t.zeros(()))
+            self.gain = layers.Parameter(t.ones(4))
+
+        def forward(self, x: Any) -> Any:
+            if not self.training:
+                return {"y": (x - self.average) * self.gain, "twice": self.average * 2}
+            mean = x.mean(0)
+            self.average = 0.9 * self.average + 0.1 * mean.detach()
+            self.calls += 1
+            return {"y": (x - mean) * self.gain, "twice": self.average * 2}
+
+    class Model(layers.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.last = Norm(), layers.Linear(4, 2)
+
+        def forward(self, x: Any) -> Any:
+            found = self.norm(x)
+            return self.last(found["y"]), found["twice"]
+
+    return Model()
+
+
+@pytest.mark.parametrize("backend", ["native", "numpy"])
+@pytest.mark.parametrize("times", [1, 2])
+def test_what_forward_assigns_to_a_state_is_what_each_step_does(times: int, backend: str) -> None:
+    theirs, ours = normalizing(torch, torch.nn), normalizing(graphc, nn)
+    ours.load_state_dict({name: value.numpy() for name, value in theirs.state_dict().items()})
+    x = graphc.placeholder("x", ("batch", 4))
+    y, twice = [ours(x + k) for k in range(times)][-1]
+    first = (ours(x)[0] * 0).sum() if times == 2 else 0  # a model that is called twice in a step changes twice
+    step = graphc.train_step((y ** 2).mean() + first, optim.SGD(ours.parameters(), lr=0.1), outputs=twice, backend=backend)
+    optimizer = torch.optim.SGD(theirs.parameters(), lr=0.1)
+    for rows in (6, 5, 6):
+        given = torch.tensor(X[:rows])
+        expected, average = theirs(given + times - 1)
+        if times == 2:
+            theirs(given)
+        loss = (expected ** 2).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        found = step(X[:rows])
+        np.testing.assert_allclose(found[0], loss.detach(), rtol=1e-5)
+        if times == 1:
+            np.testing.assert_allclose(found[1], average, rtol=1e-5, atol=1e-6)
+    for name, value in theirs.state_dict().items():
+        np.testing.assert_allclose(ours.state_dict()[name], value, rtol=1e-4, atol=1e-6)
+    theirs.eval()
+    ours.eval()
+    np.testing.assert_allclose(ours(X)[0], theirs(torch.tensor(X))[0].detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_call_on_arrays_advances_states_and_compiles_once() -> None:
+    model = normalizing(graphc, nn)
+    for k in range(4):
+        model(X)
+        assert model.norm.calls.item() == k + 1
+    assert len(model._programs) == 1
+
+
+def test_states_that_a_loop_does_not_carry_advance_once_a_step() -> None:
+    """Whichever result of the loop is asked for."""
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("calls", np.zeros(()))
+
+        def forward(self, x: Any) -> Any:
+            self.calls = self.calls + 1
+            return x * self.calls
+
+    model, x = Counting(), inputs()
+    carry, ys = graphc.scan(lambda c, r: (c + r.sum(), model(r)), graphc.zeros(()), x)
+    for k, asked in enumerate((ys, carry, [carry, ys])):
+        found = graphc.function([x], asked)(X)
+        np.testing.assert_allclose(found[1] if k == 2 else found, X.sum() if k == 1 else X * (k + 1), rtol=1e-5)
+        assert model.calls.item() == k + 1
+
+
+def test_what_no_result_carries_is_told() -> None:
+    class Wrong(nn.Module):
+        def __init__(self, shape: tuple[int, ...]) -> None:
+            super().__init__()
+            self.shape = shape
+            self.register_buffer("kept", np.zeros(shape))
+
+        def forward(self, x: Any) -> Any:
+            self.kept = x.sum(0)
+
+    with pytest.raises(GraphError, match="'kept' a new value, and returns no symbol"):
+        Wrong((4,))(inputs())
+    with pytest.raises(graphc.errors.ShapeError, match=r"'kept' is f64\[3\], the value that forward assigns to it f32\[4\]"):
+        Wrong((3,))(inputs())
+    with pytest.raises(GraphError, match=r"in each step graphc\.updating\(result, \{self\.kept: new value\}\)"):
+        Wrong((4,)).forward(inputs())
+
+
 def test_symbols_of_known_values_are_given_as_values() -> None:
     """A spatial transformer's first bias, a target network, and weights that are set."""
     one, other = nn.Linear(3, 3), nn.Linear(3, 3)
@@ -260,3 +364,12 @@ def test_a_convolution_of_single_pixels_computes_them_on_the_way(make: Callable[
     value = np.random.default_rng(2).standard_normal((2, 4, 64)).astype(np.float32)
     results = [graphc.function([y], w @ (y * 2), backend=b, threads=threads)(value) for b in ("native", "numpy")]
     np.testing.assert_allclose(results[0], results[1], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("call", [
+    lambda x: graphc.cat([x, x], dims=1), lambda x: graphc.stack([x, x], axes=2), lambda x: graphc.diff(x, prepend=x),
+    lambda x: x.flip(axes=0), lambda x: x.unsqueeze(axes=0), lambda x: x.squeeze(dims=0), lambda x: x.split(2, axes=1),
+    lambda x: x.sum(dims=1), lambda x: graphc.roll(x, 1, axes=0), lambda x: x.repeat_interleave(2, axes=0)])
+def test_arguments_that_nothing_knows_are_refused(call: Callable[[Any], Any]) -> None:
+    with pytest.raises(TypeError, match=r"axes|dims|prepend"):
+        call(inputs())

@@ -18,6 +18,7 @@ from ..origins import at, building, each_step, scope, user_origin
 from ..symbols import Parameter as Cellular
 from ..symbols import Tensor, state
 from ..types import DTypeLike, as_dtype
+from .assigned import carrying, give, giving, now
 from .calling import Computed, compute, holds_arrays, inside, leaves
 from .parameter import copy_of, deep_copy_with, value_of
 
@@ -69,6 +70,8 @@ class Module:
                                  f"{at(user_origin())}")
             tables[name] = value
             return
+        if name in tables["_buffers"] and give(tables["_buffers"][name], value):
+            return
         tables["_edits"] += 1
         if isinstance(value, Cellular) and value.cell.trainable:
             self._forget(name)
@@ -95,7 +98,7 @@ class Module:
         for table in ("_parameters", "_buffers", "_modules"):
             held = self.__dict__.get(table, {})
             if name in held:
-                return held[name]
+                return now(held[name]) if table == "_buffers" else held[name]
         raise AttributeError(f"'{type(self).__name__}' has no attribute '{name}'")
 
     def __delattr__(self, name: str) -> None:
@@ -378,8 +381,8 @@ class Module:
             paths[id(self)] = outer or type(self).__name__
         token = inside.set(paths)
         try:
-            with building(scope, paths[id(self)]), building(each_step, "forward"):
-                return self.forward(*inputs, **keywords)
+            with building(scope, paths[id(self)]), building(each_step, "forward"), giving() as table:
+                return carrying(self.forward(*inputs, **keywords), table)
         finally:
             inside.reset(token)
 

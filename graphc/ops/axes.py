@@ -32,18 +32,18 @@ def normal_axes(axis: Any, rank: int) -> tuple[int, ...]:
 
 
 def synonym(axis: Any, keywords: dict[str, Any], default: Any = None, name: str = "axis", other: str = "dim") -> Any:
-    """The value of `axis` or of its synonym `dim`; both given is an error."""
+    """The value of `axis` or of its synonym `dim`; both given is an error, and so is any keyword that is no synonym."""
     if other in keywords:
         if axis != default:
             raise GraphError(f"give {name} or {other}, not both{at(user_origin())}")
         axis = keywords.pop(other)
+    for unknown in keywords:
+        if unknown != "keepdim":  # another call asks for that
+            raise TypeError(f"unexpected argument {unknown!r}{at(user_origin())}")
     return axis
 
 
 def axis_and_keepdims(axis: Any, keepdims: bool, keywords: dict[str, Any], default: Any = None) -> tuple[Any, bool]:
     """Resolves `dim` and `keepdim`; any other keyword is an error."""
     axis = synonym(axis, keywords, default)
-    keepdims = synonym(keepdims, keywords, False, "keepdims", "keepdim")
-    if keywords:
-        raise TypeError(f"unexpected argument {next(iter(keywords))!r}{at(user_origin())}")
-    return axis, bool(keepdims)
+    return axis, bool(synonym(keepdims, keywords, False, "keepdims", "keepdim"))
