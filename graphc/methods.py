@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from .keywords import accepting, taking_methods
 from .more_methods import FUNCTIONS, Axis, MoreMethods, TensorLike
 from .types import DTypeLike, Size, float32, float64, int64
 
@@ -22,8 +23,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def public(function: F) -> F:
     """Registers a function that becomes `graphc.<name>` and may back a Tensor method."""
-    FUNCTIONS[function.__name__.rstrip("_")] = function
-    return function
+    name = function.__name__.rstrip("_")
+    FUNCTIONS[name] = accepted = accepting(function, name)
+    return accepted
 
 
 class Methods(MoreMethods):
@@ -158,9 +160,9 @@ class Methods(MoreMethods):
         """Joins the axes from start to end into one."""
         return FUNCTIONS["flatten"](self, start_dim, end_dim)
 
-    def flip(self, axis: Axis = None, **kw: Any) -> Tensor:
+    def flip(self, *axis: Any, **kw: Any) -> Tensor:
         """Reverses the order along axes."""
-        return FUNCTIONS["flip"](self, axis, **kw)
+        return FUNCTIONS["flip"](self, *axis, **kw)
 
     def gather(self, axis: int, index: TensorLike) -> Tensor:
         """Elements picked along one axis by an index of the same rank, as torch.gather."""
@@ -336,3 +338,6 @@ class Methods(MoreMethods):
     def backward(self) -> None:
         """Inside `nn.Graph.build`: marks this scalar as the loss that the graph's optimizers minimise."""
         FUNCTIONS["mark_backward"](self)
+
+
+taking_methods(MoreMethods, Methods)

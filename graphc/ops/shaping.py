@@ -270,9 +270,11 @@ def diagflat(x: TensorLike, offset: int = 0) -> Tensor:
 
 @public
 def meshgrid(*tensors: TensorLike, indexing: str = "ij") -> list[Tensor]:
-    """Each vector repeated over the grid that all of them span."""
+    """Each vector repeated over the grid that all of them span; a list of them is as good."""
     if indexing not in ("ij", "xy"):
         raise GraphError(f"meshgrid: indexing is 'ij' or 'xy', got {indexing!r}{at(user_origin())}")
+    if len(tensors) == 1 and isinstance(tensors[0], (list, tuple)):
+        tensors = tuple(tensors[0])
     vectors = [as_tensor(t) for t in tensors]
     shape = tuple(v.shape[0] for v in vectors)
     grids = [expand_to(reshape(v, tuple(-1 if a == k else 1 for a in range(len(vectors)))), shape)

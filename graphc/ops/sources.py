@@ -51,7 +51,7 @@ def as_int32(node: Node, limit: int) -> Node | None:
 
 
 @public
-def arange(start: Any, stop: Any = None, step: Any = 1, dtype: DTypeLike | None = None) -> Tensor:
+def arange(start: Any = 0, stop: Any = None, step: Any = 1, dtype: DTypeLike | None = None) -> Tensor:
     """Evenly spaced values in [start, stop).  The stop may be an open size where start is 0 and step 1."""
     if stop is None:
         start, stop = 0, start
