@@ -7,12 +7,14 @@ from __future__ import annotations
 
 # Arguments that mean nothing here, wherever PyTorch has them; rows do not repeat them.
 NEVER = {
-    "device, pin_memory, layout, memory_format": "there is one device, the CPU, and one layout",
+    "device, pin_memory, layout, memory_format": "there is one device, the CPU, and one layout; factories, layers with a "
+                                                 "`dtype`, `to` and `tensor` take `device=\"cpu\"`",
     "size_average, reduce": "deprecated in PyTorch; `reduction` says it",
     "foreach, fused, capturable, differentiable": "ways in which PyTorch executes an optimizer; here every update is fused, "
                                                   "compiled and differentiable",
     "generator": "`graphc.manual_seed` fixes initial values; random nodes have an explicit seed",
-    "out, requires_grad": "symbols have no memory to write to, and no flag: `graphc.grad` says what is differentiated",
+    "out, requires_grad": "symbols have no memory to write to, and no flag: `graphc.grad` says what is differentiated; a "
+                          "factory with `requires_grad=True` makes a parameter",
     "inplace": "taken where PyTorch takes it, and without effect: the compiler decides what shares memory",
     "_stacklevel, sparse, sparse_grad": "nothing of the mathematics: gradients are dense, and fused where they are used",
 }

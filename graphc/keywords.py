@@ -6,14 +6,14 @@ nothing.  Knows signatures.  Must not know what the functions do.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import wraps
 from inspect import CO_VARARGS, CO_VARKEYWORDS
 from types import FunctionType
 from typing import Any, TypeVar, cast
 
 from .errors import GraphError
-from .more_methods import on_cpu
+from .more_methods import refuse_others
 from .origins import at, user_origin
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -22,10 +22,12 @@ EVERYWHERE = {  # PyTorch's word -> what an argument is called here: the first o
     "input": ("x", "a"), "other": ("b", "y"), "dim": ("axis",), "keepdim": ("keepdims",), "dims": ("axis", "axes", "repeats"),
     "size": ("shape",), "fill_value": ("value",), "end": ("stop",),
 }
-SOME = {  # the same for words that mean this in these functions only; a method names its operand `other`
+# The same for words that mean this in these functions only; a method names its operand `other`.
+SOME: dict[str, dict[str, tuple[str, ...]]] = {
     "mm bmm": {"mat2": ("b", "other")}, "mv": {"vec": ("b", "other")}, "outer": {"vec2": ("b", "other")},
     "dot": {"tensor": ("b", "other")}, "cdist": {"x1": ("a",), "x2": ("b",)}, "lerp": {"input": ("start",)},
-    "addmm": {"mat1": ("a",), "mat2": ("b",)}, "addmv": {"mat": ("a",), "vec": ("b",)}, "addr": {"vec1": ("a",), "vec2": ("b",)},
+    "addmm": {"mat1": ("a",), "mat2": ("b",)}, "addmv": {"mat": ("a",), "vec": ("b",)},
+    "addr": {"vec1": ("a",), "vec2": ("b",)},
     "baddbmm addbmm": {"batch1": ("a",), "batch2": ("b",)}, "addcmul addcdiv": {"tensor1": ("a",), "tensor2": ("b",)},
     "transpose swapaxes swapdims": {"dim0": ("a",), "dim1": ("b",), "axis0": ("a",), "axis1": ("b",)},
     "split": {"tensor": ("x",), "split_size": ("size",), "split_size_or_sections": ("size",)},
@@ -36,7 +38,7 @@ SOME = {  # the same for words that mean this in these functions only; a method 
     "cholesky_solve": {"B": ("b",), "L": ("factor",), "input2": ("factor",)}, "cholesky_inverse": {"L": ("factor",)},
     "tril_indices triu_indices": {"row": ("rows",), "col": ("columns",)}, "solve lstsq": {"A": ("a",), "B": ("b",)},
     "inv det slogdet qr cholesky matrix_power matrix_norm": {"A": ("x",)}, "expand": {"size": ("shape",)},
-    "true_divide": {"dividend": ("a",), "divisor": ("b",)}, "zeros ones rand randn": {"shape": ("size",)},
+    "true_divide": {"dividend": ("a",), "divisor": ("b",)}, "zeros ones empty rand randn": {"shape": ("size",)},
 }
 OWN = {name: words for names, words in SOME.items() for name in names.split()}
 FACTORIES = {
@@ -102,7 +104,7 @@ def on_the_cpu(function: Callable[..., Any], trainable: bool = False) -> Callabl
     def call(*args: Any, **kw: Any) -> Any:
         if not kw:
             return function(*args)
-        on_cpu(kw.pop("device", None))
+        refuse_others(kw.pop("device", None))
         if not (trainable and kw.pop("requires_grad", False)):
             return function(*args, **kw)
         from .nn.parameter import Parameter  # it stands above, and few calls want one
@@ -121,3 +123,13 @@ def taking_methods(*classes: type) -> None:
                 accepted = accepting(method, name) if isinstance(method, FunctionType) else method
                 if accepted is not method:
                     setattr(kind, name, accepted)
+
+
+def layers_on_the_cpu(kinds: Iterable[Any]) -> None:
+    """Classes that are made with a `dtype` take a `device` also."""
+    for kind in kinds:
+        begin = getattr(kind, "__init__", None) if isinstance(kind, type) else None
+        if isinstance(begin, FunctionType):
+            code, name = begin.__code__, begin.__name__
+            if "dtype" in code.co_varnames[:code.co_argcount + code.co_kwonlyargcount]:
+                setattr(kind, name, on_the_cpu(begin))

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from ..errors import CheckpointError, DTypeError, GraphError, ShapeError
-from ..more_methods import on_cpu
+from ..more_methods import on_cpu, refuse_others
 from ..origins import at, building, scope, user_origin
 from ..symbols import Parameter as Cellular
 from ..symbols import Tensor, state
@@ -264,11 +264,12 @@ class Module:
         function(self)
         return self
 
-    def to(self: M, dtype: DTypeLike | None = None, **_: Any) -> M:
+    def to(self: M, dtype: DTypeLike | None = None, *, device: Any = None, **_: Any) -> M:
         """Converts floating parameters and states to float32 or float64; the device "cpu" is where they are anyway.
 
         The cells are new ones: convert before making optimizers and programs.
         """
+        refuse_others(device)
         if dtype is None or on_cpu(dtype):
             return self
         wanted = as_dtype(dtype)

@@ -98,6 +98,18 @@ def ones(*size: Any, dtype: DTypeLike = "float32") -> Tensor:
 
 
 @public
+def empty(*size: Any, dtype: DTypeLike = "float32") -> Tensor:
+    """Zeros, as a constant must hold something.  size: a shape, or its sizes one by one."""
+    return zeros(*size, dtype=dtype)
+
+
+@public
+def empty_like(x: Any, dtype: DTypeLike | None = None) -> Tensor:
+    """Zeros of the shape and type of x."""
+    return zeros_like(x, dtype)
+
+
+@public
 def zeros_like(x: Any, dtype: DTypeLike | None = None) -> Tensor:
     """Zeros of the shape and type of x."""
     tensor = as_tensor(x)
