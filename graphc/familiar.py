@@ -169,6 +169,7 @@ class cuda:
 
 TYPED = {name: typed(name, dtype) for name, dtype in (
     ("FloatTensor", float32), ("DoubleTensor", float64), ("IntTensor", int32), ("LongTensor", int64), ("BoolTensor", bool_))}
-OWN = (tensor, as_tensor, finfo, iinfo, from_numpy, is_tensor, set_grad_enabled, no_grad, enable_grad, is_grad_enabled, device, cuda, save, load)
+OWN = (tensor, as_tensor, finfo, iinfo, from_numpy, is_tensor, set_grad_enabled, no_grad, enable_grad, is_grad_enabled, device,
+       cuda, save, load)
 FAMILIAR: dict[str, Any] = {"inference_mode": inference_mode, "Size": tuple, **NUMBERS, **TYPED, **DTYPES,
                             **{f.__name__: f for f in OWN}}

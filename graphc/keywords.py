@@ -20,12 +20,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 EVERYWHERE = {  # PyTorch's word -> what an argument is called here: the first of these that a function has
     "input": ("x", "a"), "other": ("b", "y"), "dim": ("axis",), "keepdim": ("keepdims",), "dims": ("axis", "axes", "repeats"),
-    "size": ("shape",), "fill_value": ("value",), "end": ("stop",),
+    "size": ("shape",), "fill_value": ("value",), "end": ("stop",), "axis": ("dim",),
 }
-# The same for words that mean this in these functions only; a method names its operand `other`.
+# The same for words that mean this in these functions only.
 SOME: dict[str, dict[str, tuple[str, ...]]] = {
-    "mm bmm": {"mat2": ("b", "other")}, "mv": {"vec": ("b", "other")}, "outer": {"vec2": ("b", "other")},
-    "dot": {"tensor": ("b", "other")}, "cdist": {"x1": ("a",), "x2": ("b",)}, "lerp": {"input": ("start",)},
+    "mm bmm": {"mat2": ("b",)}, "mv": {"vec": ("b",)}, "outer": {"vec2": ("b",)},
+    "dot": {"tensor": ("b",)}, "cdist": {"x1": ("a",), "x2": ("b",)}, "lerp": {"input": ("start",)},
     "addmm": {"mat1": ("a",), "mat2": ("b",)}, "addmv": {"mat": ("a",), "vec": ("b",)},
     "addr": {"vec1": ("a",), "vec2": ("b",)},
     "baddbmm addbmm": {"batch1": ("a",), "batch2": ("b",)}, "addcmul addcdiv": {"tensor1": ("a",), "tensor2": ("b",)},
@@ -126,10 +126,10 @@ def taking_methods(*classes: type) -> None:
 
 
 def layers_on_the_cpu(kinds: Iterable[Any]) -> None:
-    """Classes that are made with a `dtype` take a `device` also."""
+    """Constructors that have a `device` are given none: only its name is checked, in this one place."""
     for kind in kinds:
         begin = getattr(kind, "__init__", None) if isinstance(kind, type) else None
         if isinstance(begin, FunctionType):
             code, name = begin.__code__, begin.__name__
-            if "dtype" in code.co_varnames[:code.co_argcount + code.co_kwonlyargcount]:
+            if "device" in code.co_varnames[:code.co_argcount + code.co_kwonlyargcount]:
                 setattr(kind, name, on_the_cpu(begin))

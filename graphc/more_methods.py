@@ -276,7 +276,7 @@ class MoreMethods:
         """The lower median of what is not NaN, or (values, indices) along an axis."""
         return FUNCTIONS["nanmedian"](self, axis, keepdims, **kw)
 
-    def count_nonzero(self, axis: Axis = None) -> Tensor: return FUNCTIONS["count_nonzero"](self, axis)
+    def count_nonzero(self, dim: Axis = None) -> Tensor: return FUNCTIONS["count_nonzero"](self, dim)
 
     # -- other shapes and orders ---------------------------------------------------------------------------------
 
@@ -324,29 +324,29 @@ class MoreMethods:
 
     # -- products ------------------------------------------------------------------------------------------------
 
-    def addcmul(self, a: TensorLike, b: TensorLike, *, value: Any = 1) -> Tensor:
+    def addcmul(self, tensor1: TensorLike, tensor2: TensorLike, *, value: Any = 1) -> Tensor:
         """self + value * a * b."""
-        return FUNCTIONS["addcmul"](self, a, b, value=value)
+        return FUNCTIONS["addcmul"](self, tensor1, tensor2, value=value)
 
-    def addcdiv(self, a: TensorLike, b: TensorLike, *, value: Any = 1) -> Tensor:
+    def addcdiv(self, tensor1: TensorLike, tensor2: TensorLike, *, value: Any = 1) -> Tensor:
         """self + value * a / b."""
-        return FUNCTIONS["addcdiv"](self, a, b, value=value)
+        return FUNCTIONS["addcdiv"](self, tensor1, tensor2, value=value)
 
-    def addmv(self, a: TensorLike, b: TensorLike, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
+    def addmv(self, mat: TensorLike, vec: TensorLike, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
         """beta * self + alpha * (a @ b) of a matrix and a vector."""
-        return FUNCTIONS["addmv"](self, a, b, beta=beta, alpha=alpha)
+        return FUNCTIONS["addmv"](self, mat, vec, beta=beta, alpha=alpha)
 
-    def addr(self, a: TensorLike, b: TensorLike, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
+    def addr(self, vec1: TensorLike, vec2: TensorLike, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
         """beta * self + alpha * outer(a, b)."""
-        return FUNCTIONS["addr"](self, a, b, beta=beta, alpha=alpha)
+        return FUNCTIONS["addr"](self, vec1, vec2, beta=beta, alpha=alpha)
 
-    def baddbmm(self, a: TensorLike, b: TensorLike, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
+    def baddbmm(self, batch1: TensorLike, batch2: TensorLike, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
         """beta * self + alpha * (a @ b) of batches of matrices."""
-        return FUNCTIONS["baddbmm"](self, a, b, beta=beta, alpha=alpha)
+        return FUNCTIONS["baddbmm"](self, batch1, batch2, beta=beta, alpha=alpha)
 
-    def addbmm(self, a: TensorLike, b: TensorLike, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
+    def addbmm(self, batch1: TensorLike, batch2: TensorLike, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
         """beta * self + alpha * the sum over a batch of (a @ b)."""
-        return FUNCTIONS["addbmm"](self, a, b, beta=beta, alpha=alpha)
+        return FUNCTIONS["addbmm"](self, batch1, batch2, beta=beta, alpha=alpha)
 
     def cholesky_solve(self, factor: TensorLike, upper: bool = False) -> Tensor:
         """x with A x = self, of a Cholesky factor of A."""

@@ -54,12 +54,16 @@ ALONE = [
     "meshgrid([u, v], indexing='ij')[1]", "meshgrid(u, v, indexing='xy')[0]", "cdist(x1=x, x2=y)", "isin(n, test_elements=k)",
     "searchsorted(sorted_sequence=L.sort(v)[0], input=u)", "lerp(input=x, end=y, weight=0.5)", "broadcast_tensors(u, s)[0]",
     "nn.functional.one_hot(n, num_classes=4)", "nn.functional.softmax(input=x, dim=0)", "outer(input=u, vec2=v)",
-    "zeros(2, 3, device='cpu')", "ones(2, device=L.device('cpu'))", "full((2,), 1.0, device=None)", "tensor([1.0], device='cpu')",
-    "arange(3, device='cpu')", "linspace(0, 1, 3, device='cpu')", "zeros_like(x, device=x.device)", "as_tensor(2.5, device='cpu')",
+    "zeros(2, 3, device='cpu')", "ones(2, device=L.device('cpu'))", "full((2,), 1.0, device=None)",
+    "tensor([1.0], device='cpu')",
+    "arange(3, device='cpu')", "linspace(0, 1, 3, device='cpu')", "zeros_like(x, device=x.device)",
+    "as_tensor(2.5, device='cpu')",
     "ones_like(x, device='cpu', dtype=L.float32)", "full_like(x, 3, device='cpu')", "full((2,), L.pi)", "tensor([L.inf, L.e])",
     "FloatTensor([1, 2])", "LongTensor([[1, 2]])", "DoubleTensor([1.5])", "BoolTensor([True, False])", "IntTensor([3])",
-    "Tensor([[1, 2], [3, 4]])", "zeros(L.Size([2, 3]))", "empty(2, 3) * 0", "empty_like(x) * 0", "norm(x, p=2, dim=0)",
-    "tril(input=s, diagonal=0)", "tril_indices(row=3, col=2)", "one.squeeze(dim=1)", "x.flip(0, 1)", "flip(x, dims=[0]).flip(1)",
+    "Tensor([[1, 2], [3, 4]])", "zeros(L.Size([2, 3]))",
+    "empty(2, 3) * 0", "empty_like(x) * 0", "norm(x, p=2, dim=0)",
+    "tril(input=s, diagonal=0)", "tril_indices(row=3, col=2)", "one.squeeze(dim=1)", "x.flip(0, 1)",
+    "flip(x, dims=[0]).flip(1)",
     "x.split(split_size=3, dim=1)[1]", "x.new_zeros(2, 3)", "x.new_ones((2,), device='cpu')", "x.new_zeros(size=(2,))",
     "x.new_full((2,), fill_value=3.0)", "x.new_full(size=(2,), fill_value=3.0)", "x.new_empty(2, 3) * 0",
     "x.to(device='cpu', dtype=L.float32)", "x.to(x.device)", "a.permute(dims=(2, 1, 0))", "a.expand(size=(2, 3, 4))",
@@ -114,7 +118,8 @@ def test_numbers_are_drawn_between_their_limits() -> None:
 
 @pytest.mark.parametrize(("wrong", "error", "words"), [
     ("zeros(2, device='cuda')", graphc.GraphError, "one device, the CPU, not 'cuda': leave the device out"),
-    ("rand(2, device='gpu')", graphc.GraphError, "no device 'gpu'"), ("tensor(1.0, device=0)", graphc.GraphError, "no device 0"),
+    ("rand(2, device='gpu')", graphc.GraphError, "no device 'gpu'"),
+    ("tensor(1.0, device=0)", graphc.GraphError, "no device 0"),
     ("nn.Linear(2, 3, device='cuda:1')", graphc.GraphError, "not 'cuda:1'"),
     ("nn.Linear(2, 3).to(device='cuda')", graphc.GraphError, "not 'cuda'"), ("x.to(device='mps')", graphc.GraphError, "'mps'"),
     ("device('gpu')", graphc.GraphError, "no device 'gpu'"),
@@ -132,7 +137,7 @@ def test_what_cannot_be_meant_is_refused(wrong: str, error: type[Exception], wor
 
 
 def test_layers_take_a_device() -> None:
-    kinds = {"device": "cpu", "dtype": graphc.float64}
+    kinds: dict[str, Any] = {"device": "cpu", "dtype": graphc.float64}
     layers = [nn.Linear(2, 3, **kinds), nn.Conv2d(1, 2, 3, **kinds), nn.LSTM(2, 3, **kinds), nn.LayerNorm(3, **kinds),
               nn.BatchNorm1d(3, **kinds), nn.Embedding(4, 2, **kinds), nn.MultiheadAttention(4, 2, **kinds),
               nn.TransformerEncoderLayer(4, 2, **kinds), nn.GRUCell(2, 3, **kinds), nn.PReLU(**kinds)]
