@@ -38,7 +38,7 @@ SOME: dict[str, dict[str, tuple[str, ...]]] = {
     "cholesky_solve": {"B": ("b",), "L": ("factor",), "input2": ("factor",)}, "cholesky_inverse": {"L": ("factor",)},
     "tril_indices triu_indices": {"row": ("rows",), "col": ("columns",)}, "solve lstsq": {"A": ("a",), "B": ("b",)},
     "inv det slogdet qr cholesky matrix_power matrix_norm": {"A": ("x",)}, "expand": {"size": ("shape",)},
-    "true_divide": {"dividend": ("a",), "divisor": ("b",)}, "zeros ones empty rand randn": {"shape": ("size",)},
+    "zeros ones empty rand randn": {"shape": ("size",)},
 }
 OWN = {name: words for names, words in SOME.items() for name in names.split()}
 FACTORIES = {

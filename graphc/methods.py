@@ -6,7 +6,7 @@ live in `ops`, and are found in FUNCTIONS.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .keywords import accepting, taking_methods
@@ -284,6 +284,10 @@ class Methods(MoreMethods):
         return FUNCTIONS["repeat_interleave"](self, repeats, axis, **kw)
 
     def split(self, size: Any, axis: int = 0, **kw: Any) -> list[Tensor]: return FUNCTIONS["split"](self, size, axis, **kw)
+    def split_with_sizes(self, split_sizes: Sequence[Size], axis: int = 0, **kw: Any) -> list[Tensor]:
+        """In parts of these sizes."""
+        return FUNCTIONS["split_with_sizes"](self, split_sizes, axis, **kw)
+
     def chunk(self, chunks: int, axis: int = 0, **kw: Any) -> list[Tensor]: return FUNCTIONS["chunk"](self, chunks, axis, **kw)
     def unbind(self, axis: int = 0, **kw: Any) -> list[Tensor]: return FUNCTIONS["unbind"](self, axis, **kw)
     def swapaxes(self, axis0: int, axis1: int) -> Tensor: return FUNCTIONS["transpose"](self, axis0, axis1)

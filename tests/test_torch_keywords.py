@@ -38,7 +38,7 @@ BOTH = [  # functions that are methods too: what comes before the first comma is
     "norm(x, p=1, dim=1)", "tril(x, diagonal=1)", "triu(x, diagonal=-1)", "count_nonzero(x, dim=1)", "var(x, dim=1)",
     "lerp(x, end=y, weight=0.3)", "flatten(a, start_dim=1)", "unflatten(x, dim=1, sizes=(2, 2))", "diagonal(x, offset=1)",
     "masked_fill(x, mask=y > 0, value=0.0)", "moveaxis(a, source=0, destination=1)", "broadcast_to(v, size=(3, 4))",
-    "isclose(x, other=y)", "inner(x, other=y)",
+    "isclose(x, other=y)", "split_with_sizes(x, split_sizes=[1, 3], dim=1)[1]", "floor_divide(x, other=y)", "inner(x, other=y)",
 ]
 ALONE = [
     "flip(input=x, dims=(0,))", "where(x > 0, input=x, other=y)", "where(condition=x > 0, input=x, other=y)",

@@ -94,6 +94,12 @@ def split(x: TensorLike, size: int | Sequence[Size], axis: int = 0, **kw: Any) -
 
 
 @public
+def split_with_sizes(x: TensorLike, split_sizes: Sequence[Size], axis: int = 0, **kw: Any) -> list[Tensor]:
+    """Parts of the given sizes along an axis."""
+    return split(x, split_sizes, axis, **kw)
+
+
+@public
 def chunk(x: TensorLike, chunks: int, axis: int = 0, **kw: Any) -> list[Tensor]:
     """At most `chunks` parts of equal size (the last may be smaller): torch.chunk."""
     tensor, axis = as_tensor(x), synonym(axis, kw, 0)
