@@ -51,13 +51,13 @@ AS_IN_PYTORCH = {"normal": ("mean", "std", "shape")}  # another order, which hol
 
 def accepting(function: F, name: str) -> F:
     """The function, which takes PyTorch's words also; a factory takes `device` and `requires_grad`."""
-    if not isinstance(function, FunctionType):
+    if not isinstance(function, FunctionType) or hasattr(function, "__wrapped__"):  # what is wrapped hides its arguments
         return function
     code = function.__code__
     positional = code.co_varnames[:code.co_argcount]
     own = code.co_varnames[:code.co_argcount + code.co_kwonlyargcount]
     rest = code.co_varnames[len(own)] if code.co_flags & CO_VARARGS else ""
-    words = {rest: rest} if rest else {}
+    words = {rest: rest} if rest not in ("", "args") else {}  # `args` are somebody else's, with their own words
     for word, candidates in {**EVERYWHERE, **OWN.get(name, {})}.items():
         if code.co_flags & CO_VARKEYWORDS and word in ("dim", "dims", "keepdim"):
             continue  # the function reads them itself
