@@ -34,8 +34,6 @@ REASONS: dict[str | tuple[str, str], str] = {
     "max_value": "deprecated in PyTorch: `max_val`",
     "antialias": "not written",
     "key": "the int64 state that random numbers come from; by default one of its own, which every step advances",
-    "data": "called `value`; a numpy array or anything that becomes one",
-    "value": "PyTorch's `data`",
     ("Parameter", "name"): "what text and pictures show; modules overwrite it by their path",
     ("Parameter", "dtype"): "float32 unless given: numpy's arrays are float64 more often than meant",
     ("ParameterDict", "parameters"): "called `values`",
