@@ -7,12 +7,14 @@ from __future__ import annotations
 
 # Arguments that mean nothing here, wherever PyTorch has them; rows do not repeat them.
 NEVER = {
-    "device, pin_memory, layout, memory_format": "there is one device, the CPU, and one layout",
+    "device, pin_memory, layout, memory_format": "there is one device, the CPU, and one layout; factories, layers with a "
+                                                 "`dtype`, `to` and `tensor` take `device=\"cpu\"`",
     "size_average, reduce": "deprecated in PyTorch; `reduction` says it",
     "foreach, fused, capturable, differentiable": "ways in which PyTorch executes an optimizer; here every update is fused, "
                                                   "compiled and differentiable",
     "generator": "`graphc.manual_seed` fixes initial values; random nodes have an explicit seed",
-    "out, requires_grad": "symbols have no memory to write to, and no flag: `graphc.grad` says what is differentiated",
+    "out, requires_grad": "symbols have no memory to write to, and no flag: `graphc.grad` says what is differentiated; a "
+                          "factory with `requires_grad=True` makes a parameter",
     "inplace": "taken where PyTorch takes it, and without effect: the compiler decides what shares memory",
     "_stacklevel, sparse, sparse_grad": "nothing of the mathematics: gradients are dense, and fused where they are used",
 }
@@ -32,8 +34,6 @@ REASONS: dict[str | tuple[str, str], str] = {
     "max_value": "deprecated in PyTorch: `max_val`",
     "antialias": "not written",
     "key": "the int64 state that random numbers come from; by default one of its own, which every step advances",
-    "data": "called `value`; a numpy array or anything that becomes one",
-    "value": "PyTorch's `data`",
     ("Parameter", "name"): "what text and pictures show; modules overwrite it by their path",
     ("Parameter", "dtype"): "float32 unless given: numpy's arrays are float64 more often than meant",
     ("ParameterDict", "parameters"): "called `values`",

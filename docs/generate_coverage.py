@@ -221,8 +221,10 @@ def page() -> str:
         *section("Activations", activations, nn, torch.nn, "nn."),
         *section("Initial values", inits, nn.init, torch.nn.init, "nn.init."),
         *section("Functions", rest, nn.functional, torch.nn.functional, "nn.functional."),
-        *ops("Ops", "Every function of `graphc`. Positional arguments have names of their own, `axis`/`dim` and "
-             "`keepdims`/`keepdim` are synonyms: only optional arguments are compared.", graphc.methods.FUNCTIONS, torch),
+        *ops("Ops", "Every function of `graphc`. Positional arguments have names of their own; PyTorch's "
+             "(`input`, `other`, `dim`, `dims`, `keepdim`, `size`, `fill_value` and others) are taken as well, by the table in "
+             "`graphc/keywords.py`: only optional arguments are compared. `equal` compares element by element, as numpy's; "
+             "PyTorch's one bool is `(a == b).all()`.", graphc.methods.FUNCTIONS, torch),
         *ops("Linear algebra", "`graphc.linalg`, likewise.", linear_algebra, torch.linalg),
         *absent(),
     ]

@@ -5,16 +5,20 @@ Knows symbols and parameters.  Must not know ops or programs.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
 import numpy as np
 
-from .more_methods import on_cpu
+from .errors import DTypeError
+from .more_methods import device, refuse_others
 from .nn.parameter import Parameter
+from .origins import at, user_origin
 from .saving import load, save
-from .symbols import Tensor, as_tensor, constant, detaching
-from .types import DTypeLike, bool_, float32, float64, int32, int64
+from .symbols import Tensor, constant, detaching, of_data
+from .types import DTypeLike, as_dtype, bool_, float32, float64, int32, int64
 
 DTYPES = {"float": float32, "double": float64, "int": int32, "long": int64, "bool": bool_}  # PyTorch's short names
 
@@ -27,8 +31,23 @@ def tensor(data: Any, dtype: DTypeLike | None = None, device: Any = None, requir
 
     Python floats become float32, integers int64, as in PyTorch; arrays keep their type.
     """
-    on_cpu(device)
+    refuse_others(device)
     return Parameter(data, dtype=dtype, name="tensor") if requires_grad else constant(data, dtype)
+
+
+def as_tensor(data: Any, dtype: DTypeLike | None = None, device: Any = None) -> Tensor:
+    """A symbol itself, of another type where one is given; anything else as a constant."""
+    refuse_others(device)
+    return constant(data, dtype)
+
+
+def typed(name: str, dtype: DTypeLike) -> Callable[..., Tensor]:
+    """PyTorch's old makers of tensors of one type: FloatTensor([1, 2])."""
+    def of(*data: Any) -> Tensor:
+        return of_data(data, dtype)
+
+    of.__name__, of.__doc__ = name, f"A constant of {as_dtype(dtype).name}, or zeros of these sizes."
+    return of
 
 
 def from_numpy(array: np.ndarray) -> Tensor:
@@ -39,6 +58,42 @@ def from_numpy(array: np.ndarray) -> Tensor:
 def is_tensor(value: Any) -> bool:
     """Whether a value is a symbol."""
     return isinstance(value, Tensor)
+
+
+# -- numbers -------------------------------------------------------------------------------------------------------------
+
+
+class finfo:
+    """What a floating type holds: min, max, eps, tiny (smallest_normal), resolution, bits."""
+
+    def __init__(self, type: DTypeLike = float32) -> None:
+        kind = as_dtype(type)
+        if not kind.is_float:
+            raise DTypeError(f"finfo is of float32 and float64, not {kind.name}; integers have iinfo{at(user_origin())}")
+        found = np.finfo(kind.numpy)
+        self.dtype, self.bits, self.resolution = kind.name, int(found.bits), 10.0 ** -int(found.precision)
+        self.min, self.max, self.eps = float(found.min), float(found.max), float(found.eps)
+        self.tiny = self.smallest_normal = float(found.tiny)
+
+    def __repr__(self) -> str:
+        return f"finfo({', '.join(f'{n}={v}' for n, v in vars(self).items())})"
+
+
+class iinfo:
+    """What an integer type holds: min, max, bits."""
+
+    def __init__(self, type: DTypeLike) -> None:
+        kind = as_dtype(type)
+        if not kind.is_integer:
+            raise DTypeError(f"iinfo is of int32 and int64, not {kind.name}{at(user_origin())}")
+        found = np.iinfo(kind.numpy)
+        self.dtype, self.bits, self.min, self.max = kind.name, int(found.bits), int(found.min), int(found.max)
+
+    def __repr__(self) -> str:
+        return f"iinfo({', '.join(f'{n}={v}' for n, v in vars(self).items())})"
+
+
+NUMBERS = {"pi": math.pi, "e": math.e, "inf": math.inf, "nan": math.nan}
 
 
 # -- what is not differentiated ------------------------------------------------------------------------------------------
@@ -94,18 +149,6 @@ def is_grad_enabled() -> bool:
 # -- the one device ------------------------------------------------------------------------------------------------------
 
 
-class device(str):
-    """The CPU: the only device."""
-
-    def __new__(cls, name: Any = "cpu", index: int | None = None) -> device:
-        on_cpu(name)
-        return super().__new__(cls, "cpu")
-
-    @property
-    def type(self) -> str:
-        return "cpu"
-
-
 class cuda:
     """What asks for a GPU is told that there is none."""
 
@@ -124,5 +167,9 @@ class cuda:
     manual_seed_all = manual_seed
 
 
-OWN = (tensor, from_numpy, is_tensor, set_grad_enabled, no_grad, enable_grad, is_grad_enabled, device, cuda, save, load)
-FAMILIAR: dict[str, Any] = {"as_tensor": as_tensor, "inference_mode": inference_mode, **DTYPES, **{f.__name__: f for f in OWN}}
+TYPED = {name: typed(name, dtype) for name, dtype in (
+    ("FloatTensor", float32), ("DoubleTensor", float64), ("IntTensor", int32), ("LongTensor", int64), ("BoolTensor", bool_))}
+OWN = (tensor, as_tensor, finfo, iinfo, from_numpy, is_tensor, set_grad_enabled, no_grad, enable_grad, is_grad_enabled, device,
+       cuda, save, load)
+FAMILIAR: dict[str, Any] = {"inference_mode": inference_mode, "Size": tuple, **NUMBERS, **TYPED, **DTYPES,
+                            **{f.__name__: f for f in OWN}}

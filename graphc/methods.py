@@ -6,9 +6,10 @@ live in `ops`, and are found in FUNCTIONS.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from .keywords import accepting, taking_methods
 from .more_methods import FUNCTIONS, Axis, MoreMethods, TensorLike
 from .types import DTypeLike, Size, float32, float64, int64
 
@@ -22,8 +23,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def public(function: F) -> F:
     """Registers a function that becomes `graphc.<name>` and may back a Tensor method."""
-    FUNCTIONS[function.__name__.rstrip("_")] = function
-    return function
+    name = function.__name__.rstrip("_")
+    FUNCTIONS[name] = accepted = accepting(function, name)
+    return accepted
 
 
 class Methods(MoreMethods):
@@ -128,23 +130,23 @@ class Methods(MoreMethods):
         """Running product along an axis."""
         return FUNCTIONS["cumprod"](self, axis, **kw)
 
-    def reshape(self, *shape: Any) -> Tensor:
+    def reshape(self, *shape: Any, **kw: Any) -> Tensor:
         """The same elements in row-major order under another shape; one size may be -1."""
-        return FUNCTIONS["reshape"](self, *shape)
+        return FUNCTIONS["reshape"](self, *shape, **kw)
 
     view = reshape
 
-    def transpose(self, a: int, b: int) -> Tensor:
+    def transpose(self, dim0: int, dim1: int) -> Tensor:
         """Swaps two axes, as in PyTorch; see `permute` for a full order."""
-        return FUNCTIONS["transpose"](self, a, b)
+        return FUNCTIONS["transpose"](self, dim0, dim1)
 
-    def permute(self, *axes: Any) -> Tensor:
+    def permute(self, *axes: Any, **kw: Any) -> Tensor:
         """The axes in a new order; takes all of them."""
-        return FUNCTIONS["permute"](self, *axes)
+        return FUNCTIONS["permute"](self, *axes, **kw)
 
-    def expand(self, *shape: Any) -> Tensor:
+    def expand(self, *shape: Any, **kw: Any) -> Tensor:
         """Stretches axes of size 1 (and new leading ones); -1 keeps a size."""
-        return FUNCTIONS["expand"](self, *shape)
+        return FUNCTIONS["expand"](self, *shape, **kw)
 
     def squeeze(self, axis: Axis = None, **kw: Any) -> Tensor:
         """Drops axes of size 1."""
@@ -158,13 +160,13 @@ class Methods(MoreMethods):
         """Joins the axes from start to end into one."""
         return FUNCTIONS["flatten"](self, start_dim, end_dim)
 
-    def flip(self, axis: Axis = None, **kw: Any) -> Tensor:
+    def flip(self, *axis: Any, **kw: Any) -> Tensor:
         """Reverses the order along axes."""
-        return FUNCTIONS["flip"](self, axis, **kw)
+        return FUNCTIONS["flip"](self, *axis, **kw)
 
-    def gather(self, axis: int, index: TensorLike) -> Tensor:
+    def gather(self, dim: int, index: TensorLike) -> Tensor:
         """Elements picked along one axis by an index of the same rank, as torch.gather."""
-        return FUNCTIONS["gather"](self, axis, index)
+        return FUNCTIONS["gather"](self, dim, index)
 
     def astype(self, dtype: DTypeLike) -> Tensor:
         """The same values as another element type."""
@@ -251,27 +253,30 @@ class Methods(MoreMethods):
         """log of the running sum of exponentials along an axis."""
         return FUNCTIONS["logcumsumexp"](self, axis, **kw)
 
-    def index_select(self, axis: int, index: TensorLike) -> Tensor: return FUNCTIONS["index_select"](self, axis, index)
+    def index_select(self, dim: int, index: TensorLike) -> Tensor: return FUNCTIONS["index_select"](self, dim, index)
 
-    def scatter(self, axis: int, index: TensorLike, src: TensorLike) -> Tensor:
+    def scatter(self, dim: int, index: TensorLike, src: TensorLike) -> Tensor:
         """This tensor with src written at an index along an axis."""
-        return FUNCTIONS["scatter"](self, axis, index, src)
+        return FUNCTIONS["scatter"](self, dim, index, src)
 
-    def scatter_add(self, axis: int, index: TensorLike, src: TensorLike) -> Tensor:
+    def scatter_add(self, dim: int, index: TensorLike, src: TensorLike) -> Tensor:
         """This tensor with src added at an index along an axis."""
-        return FUNCTIONS["scatter_add"](self, axis, index, src)
+        return FUNCTIONS["scatter_add"](self, dim, index, src)
 
-    def index_add(self, axis: int, index: TensorLike, source: TensorLike, alpha: Any = 1) -> Tensor:
+    def index_add(self, dim: int, index: TensorLike, source: TensorLike, alpha: Any = 1) -> Tensor:
         """This tensor with source added at the entries of an axis that a 1-d index names."""
-        return FUNCTIONS["index_add"](self, axis, index, source, alpha)
+        return FUNCTIONS["index_add"](self, dim, index, source, alpha)
 
-    def index_fill(self, axis: int, index: TensorLike, value: TensorLike) -> Tensor:
+    def index_fill(self, dim: int, index: TensorLike, value: TensorLike) -> Tensor:
         """This tensor with a value at the entries of an axis that a 1-d index names."""
-        return FUNCTIONS["index_fill"](self, axis, index, value)
+        return FUNCTIONS["index_fill"](self, dim, index, value)
 
-    def narrow(self, axis: int, start: Size, length: Size) -> Tensor: return FUNCTIONS["narrow"](self, axis, start, length)
+    def narrow(self, dim: int, start: Size, length: Size) -> Tensor: return FUNCTIONS["narrow"](self, dim, start, length)
     def roll(self, shifts: Any, axis: Any = None, **kw: Any) -> Tensor: return FUNCTIONS["roll"](self, shifts, axis, **kw)
-    def tile(self, *repeats: Any) -> Tensor: return FUNCTIONS["tile"](self, repeats[0] if len(repeats) == 1 else repeats)
+    def tile(self, *dims: Any, **kw: Any) -> Tensor:
+        """Repeated so often along each axis."""
+        return FUNCTIONS["tile"](self, *((dims[0] if len(dims) == 1 else dims,) if dims else ()), **kw)
+
     def repeat(self, *repeats: Any) -> Tensor: return FUNCTIONS["repeat"](self, *repeats)
 
     def repeat_interleave(self, repeats: int, axis: int | None = None, **kw: Any) -> Tensor:
@@ -279,12 +284,17 @@ class Methods(MoreMethods):
         return FUNCTIONS["repeat_interleave"](self, repeats, axis, **kw)
 
     def split(self, size: Any, axis: int = 0, **kw: Any) -> list[Tensor]: return FUNCTIONS["split"](self, size, axis, **kw)
+    def split_with_sizes(self, split_sizes: Sequence[Size], axis: int = 0, **kw: Any) -> list[Tensor]:
+        """In parts of these sizes."""
+        return FUNCTIONS["split_with_sizes"](self, split_sizes, axis, **kw)
+
     def chunk(self, chunks: int, axis: int = 0, **kw: Any) -> list[Tensor]: return FUNCTIONS["chunk"](self, chunks, axis, **kw)
     def unbind(self, axis: int = 0, **kw: Any) -> list[Tensor]: return FUNCTIONS["unbind"](self, axis, **kw)
-    def swapaxes(self, a: int, b: int) -> Tensor: return FUNCTIONS["transpose"](self, a, b)
+    def swapaxes(self, axis0: int, axis1: int) -> Tensor: return FUNCTIONS["transpose"](self, axis0, axis1)
+    def swapdims(self, dim0: int, dim1: int) -> Tensor: return FUNCTIONS["transpose"](self, dim0, dim1)
     def moveaxis(self, source: Any, destination: Any) -> Tensor: return FUNCTIONS["moveaxis"](self, source, destination)
 
-    swapdims, movedim = swapaxes, moveaxis
+    movedim = moveaxis
 
     def expand_as(self, other: Tensor) -> Tensor: return FUNCTIONS["expand_as"](self, other)
     def view_as(self, other: Tensor) -> Tensor: return FUNCTIONS["view_as"](self, other)
@@ -302,15 +312,15 @@ class Methods(MoreMethods):
         """The last two axes exchanged."""
         return FUNCTIONS["mT"](self)
 
-    def mm(self, other: TensorLike) -> Tensor: return FUNCTIONS["mm"](self, other)
-    def bmm(self, other: TensorLike) -> Tensor: return FUNCTIONS["bmm"](self, other)
-    def mv(self, other: TensorLike) -> Tensor: return FUNCTIONS["mv"](self, other)
-    def dot(self, other: TensorLike) -> Tensor: return FUNCTIONS["dot"](self, other)
-    def outer(self, other: TensorLike) -> Tensor: return FUNCTIONS["outer"](self, other)
+    def mm(self, mat2: TensorLike) -> Tensor: return FUNCTIONS["mm"](self, mat2)
+    def bmm(self, mat2: TensorLike) -> Tensor: return FUNCTIONS["bmm"](self, mat2)
+    def mv(self, vec: TensorLike) -> Tensor: return FUNCTIONS["mv"](self, vec)
+    def dot(self, tensor: TensorLike) -> Tensor: return FUNCTIONS["dot"](self, tensor)
+    def outer(self, vec2: TensorLike) -> Tensor: return FUNCTIONS["outer"](self, vec2)
 
-    def addmm(self, a: TensorLike, b: TensorLike, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
+    def addmm(self, mat1: TensorLike, mat2: TensorLike, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
         """beta * self + alpha * (a @ b)."""
-        return FUNCTIONS["addmm"](self, a, b, beta=beta, alpha=alpha)
+        return FUNCTIONS["addmm"](self, mat1, mat2, beta=beta, alpha=alpha)
 
     def cholesky(self, upper: bool = False) -> Tensor: return FUNCTIONS["cholesky"](self, upper)
     def inverse(self) -> Tensor: return FUNCTIONS["inv"](self)
@@ -336,3 +346,6 @@ class Methods(MoreMethods):
     def backward(self) -> None:
         """Inside `nn.Graph.build`: marks this scalar as the loss that the graph's optimizers minimise."""
         FUNCTIONS["mark_backward"](self)
+
+
+taking_methods(MoreMethods, Methods)

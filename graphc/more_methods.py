@@ -33,7 +33,6 @@ REMEDIES = {  # what PyTorch's tensors have and a symbol has not
     "half": "numbers are float32 or float64; matmul_precision='medium' multiplies in bfloat16",
     "bfloat16": "numbers are float32 or float64; matmul_precision='medium' multiplies in bfloat16",
     "cuda": "there is one device, the CPU",
-    "device": "there is one device, the CPU",
     "values": "max, min and the like give the values alone; positions are argmax, argmin",
     "indices": "max, min and the like give the values alone; positions are argmax, argmin",
     "equal": "whether all elements are equal is (x == y).all()",
@@ -50,8 +49,31 @@ def on_cpu(device: Any) -> bool:
     """
     name = "cpu" if device is None else str(device).split(":")[0]
     if name in DEVICES:
-        raise GraphError(f"there is one device, the CPU, not {str(device)!r}{at(user_origin())}")
+        raise GraphError(f"there is one device, the CPU, not {str(device)!r}: leave the device out, or say \"cpu\""
+                         f"{at(user_origin())}")
     return name == "cpu"
+
+
+def refuse_others(name: Any) -> None:
+    """GraphError for a device that is not the CPU; None is the CPU."""
+    if not on_cpu(name):
+        raise GraphError(f"there is no device {name!r}: leave it out, or say \"cpu\"{at(user_origin())}")
+
+
+class device(str):
+    """The CPU: the only device."""
+
+    def __new__(cls, name: Any = "cpu", index: int | None = None) -> device:
+        refuse_others(name)
+        return super().__new__(cls, "cpu")
+
+    @property
+    def type(self) -> str:
+        return "cpu"
+
+
+OneDevice = device  # a name that the property of symbols does not hide
+CPU = device()
 
 
 class MoreMethods:
@@ -82,6 +104,11 @@ class MoreMethods:
 
     ndimension = dim
 
+    @property
+    def device(self) -> OneDevice:
+        """The CPU."""
+        return CPU
+
     def numel(self) -> Size:
         """How many elements it has."""
         return count(self.shape)
@@ -100,14 +127,19 @@ class MoreMethods:
 
     def type_as(self, other: Tensor) -> Tensor: return FUNCTIONS["cast"](self, other.dtype)
 
-    def to(self, *targets: Any, dtype: DTypeLike | None = None, **_: Any) -> Tensor:
+    def to(self, *targets: Any, dtype: DTypeLike | None = None, device: Any = None, **_: Any) -> Tensor:
         """As another element type, or as that of another tensor; the device "cpu" is where it is anyway."""
+        refuse_others(device)
         for target in targets:
             if hasattr(target, "dtype") and hasattr(target, "shape"):
                 dtype = target.dtype
             elif not isinstance(target, bool) and not on_cpu(target):  # PyTorch has non_blocking and copy there
                 dtype = target
         return FUNCTIONS["cast"](self, self.dtype if dtype is None else dtype)
+
+    def new_empty(self, *size: Any, dtype: DTypeLike | None = None) -> Tensor:
+        """Zeros, as nobody knows what else an empty tensor would hold."""
+        return self.new_zeros(*size, dtype=dtype)
 
     def new_zeros(self, *size: Any, dtype: DTypeLike | None = None) -> Tensor:
         """Zeros of a shape, of the same type where no other is given."""
@@ -248,7 +280,7 @@ class MoreMethods:
         """The lower median of what is not NaN, or (values, indices) along an axis."""
         return FUNCTIONS["nanmedian"](self, axis, keepdims, **kw)
 
-    def count_nonzero(self, axis: Axis = None) -> Tensor: return FUNCTIONS["count_nonzero"](self, axis)
+    def count_nonzero(self, dim: Axis = None) -> Tensor: return FUNCTIONS["count_nonzero"](self, dim)
 
     # -- other shapes and orders ---------------------------------------------------------------------------------
 
@@ -296,29 +328,29 @@ class MoreMethods:
 
     # -- products ------------------------------------------------------------------------------------------------
 
-    def addcmul(self, a: TensorLike, b: TensorLike, *, value: Any = 1) -> Tensor:
+    def addcmul(self, tensor1: TensorLike, tensor2: TensorLike, *, value: Any = 1) -> Tensor:
         """self + value * a * b."""
-        return FUNCTIONS["addcmul"](self, a, b, value=value)
+        return FUNCTIONS["addcmul"](self, tensor1, tensor2, value=value)
 
-    def addcdiv(self, a: TensorLike, b: TensorLike, *, value: Any = 1) -> Tensor:
+    def addcdiv(self, tensor1: TensorLike, tensor2: TensorLike, *, value: Any = 1) -> Tensor:
         """self + value * a / b."""
-        return FUNCTIONS["addcdiv"](self, a, b, value=value)
+        return FUNCTIONS["addcdiv"](self, tensor1, tensor2, value=value)
 
-    def addmv(self, a: TensorLike, b: TensorLike, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
+    def addmv(self, mat: TensorLike, vec: TensorLike, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
         """beta * self + alpha * (a @ b) of a matrix and a vector."""
-        return FUNCTIONS["addmv"](self, a, b, beta=beta, alpha=alpha)
+        return FUNCTIONS["addmv"](self, mat, vec, beta=beta, alpha=alpha)
 
-    def addr(self, a: TensorLike, b: TensorLike, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
+    def addr(self, vec1: TensorLike, vec2: TensorLike, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
         """beta * self + alpha * outer(a, b)."""
-        return FUNCTIONS["addr"](self, a, b, beta=beta, alpha=alpha)
+        return FUNCTIONS["addr"](self, vec1, vec2, beta=beta, alpha=alpha)
 
-    def baddbmm(self, a: TensorLike, b: TensorLike, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
+    def baddbmm(self, batch1: TensorLike, batch2: TensorLike, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
         """beta * self + alpha * (a @ b) of batches of matrices."""
-        return FUNCTIONS["baddbmm"](self, a, b, beta=beta, alpha=alpha)
+        return FUNCTIONS["baddbmm"](self, batch1, batch2, beta=beta, alpha=alpha)
 
-    def addbmm(self, a: TensorLike, b: TensorLike, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
+    def addbmm(self, batch1: TensorLike, batch2: TensorLike, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
         """beta * self + alpha * the sum over a batch of (a @ b)."""
-        return FUNCTIONS["addbmm"](self, a, b, beta=beta, alpha=alpha)
+        return FUNCTIONS["addbmm"](self, batch1, batch2, beta=beta, alpha=alpha)
 
     def cholesky_solve(self, factor: TensorLike, upper: bool = False) -> Tensor:
         """x with A x = self, of a Cholesky factor of A."""

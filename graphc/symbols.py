@@ -38,8 +38,8 @@ class Tensor(Methods):
 
     node: Node
 
-    def __init__(self, node: Node) -> None:
-        self.node = node
+    def __init__(self, node: Any, *sizes: Any) -> None:
+        self.node = node if isinstance(node, Node) and not sizes else of_data((node, *sizes), float32).node
 
     # -- what it is --------------------------------------------------------------------------------------------
 
@@ -241,6 +241,15 @@ def constant(value: Any, dtype: DTypeLike | None = None) -> Tensor:
             raise DTypeError(f"no constant can be made of {value!r}; give numbers{at(user_origin())}")
         array = array.astype(as_dtype(array.dtype).numpy)
     return Tensor(make(REGISTRY["constant"], (), {"value": array}))
+
+
+def of_data(data: Sequence[Any], dtype: DTypeLike) -> Tensor:
+    """What PyTorch makes of `Tensor([1, 2])`, a constant of one type, and of `Tensor(3, 4)`, here zeros of these sizes."""
+    if all(isinstance(d, (int, np.integer)) for d in data):
+        return FUNCTIONS["zeros"](tuple(data) or (0,), dtype=dtype)
+    if len(data) != 1:
+        raise GraphError(f"give one list or array, as to graphc.tensor{at(user_origin())}")
+    return constant(data[0], dtype)
 
 
 def as_tensor(value: TensorLike, like: Tensor | None = None) -> Tensor:

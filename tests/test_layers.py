@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 # Bottom to top; a file may import from its own layer's packages and from lower layers.
 LAYERS = [{"draws", "errors", "garbage", "hashes", "origins", "pages", "records", "walk"}, {"sizes"}, {"types"},
-          {"c_header", "cells", "counts", "index"}, {"assumed"}, {"op"}, {"ir", "more_methods"}, {"methods"},
+          {"c_header", "cells", "counts", "index"}, {"assumed"}, {"op"}, {"ir", "more_methods"}, {"keywords"}, {"methods"},
           {"access", "identity", "labels", "structures", "symbols"},
           {"declaration", "ops"}, {"autograd", "linalg", "loops"},
           {"plan", "tokens"}, {"literals"}, {"parsing"}, {"text"}, {"built", "viz"}, {"html", "lanes"}, {"lanes_page"},

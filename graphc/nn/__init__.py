@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..keywords import layers_on_the_cpu as _layers_on_the_cpu
 from . import functional, init, utils
 from .activation_layers import (
     CELU,
@@ -283,3 +284,5 @@ __all__ = [
     "init",
     "utils",
 ]
+
+_layers_on_the_cpu(list(vars().values()))

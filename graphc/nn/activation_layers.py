@@ -251,7 +251,8 @@ class Softmax2d(Module):
 class PReLU(Module):
     """x where positive, else weight * x, with a learned slope, or one per channel."""
 
-    def __init__(self, num_parameters: int = 1, init: float = 0.25, *, dtype: DTypeLike | None = None) -> None:
+    def __init__(self, num_parameters: int = 1, init: float = 0.25, *,
+                 dtype: DTypeLike | None = None, device: Any = None) -> None:
         super().__init__()
         self.num_parameters = num_parameters
         self.weight = Parameter(np.full(num_parameters, init), dtype=dtype)

@@ -188,7 +188,7 @@ class _Convolution(Module):
 class _Conv(_Convolution):
     def __init__(self, in_channels: int, out_channels: int, kernel_size: Sizes, stride: Sizes = 1,
                  padding: Sizes | str = 0, dilation: Sizes = 1, groups: int = 1, bias: bool = True,
-                 padding_mode: str = "zeros", *, dtype: DTypeLike | None = None) -> None:
+                 padding_mode: str = "zeros", *, dtype: DTypeLike | None = None, device: Any = None) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode,
                          dtype)
         self._amounts = _paddings(self.padding, self.kernel_size, self.stride, self.dilation, type(self).__name__)
@@ -223,7 +223,7 @@ class _ConvTranspose(_Convolution):
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: Sizes, stride: Sizes = 1, padding: Sizes = 0,
                  output_padding: Sizes = 0, groups: int = 1, bias: bool = True, dilation: Sizes = 1,
-                 padding_mode: str = "zeros", *, dtype: DTypeLike | None = None) -> None:
+                 padding_mode: str = "zeros", *, dtype: DTypeLike | None = None, device: Any = None) -> None:
         if padding_mode != "zeros":
             raise GraphError(f"{type(self).__name__}: padding_mode must be 'zeros', got {padding_mode!r}"
                              f"{at(user_origin())}")

@@ -55,8 +55,8 @@ class Linear(Module):
     weight [out_features, in_features] and bias [out_features] start uniform within 1 / sqrt(in_features).
     """
 
-    def __init__(self, in_features: int, out_features: int, bias: bool = True, *, dtype: DTypeLike | None = None
-                 ) -> None:
+    def __init__(self, in_features: int, out_features: int, bias: bool = True, *,
+                 dtype: DTypeLike | None = None, device: Any = None) -> None:
         super().__init__()
         positive("Linear", in_features=in_features, out_features=out_features)
         self.in_features, self.out_features = int(in_features), int(out_features)
@@ -83,7 +83,7 @@ class Bilinear(Module):
     """x1 @ weight @ x2 + bias over the last axes; weight [out, in1, in2]."""
 
     def __init__(self, in1_features: int, in2_features: int, out_features: int, bias: bool = True, *,
-                 dtype: DTypeLike | None = None) -> None:
+                 dtype: DTypeLike | None = None, device: Any = None) -> None:
         super().__init__()
         positive("Bilinear", in1_features=in1_features, in2_features=in2_features, out_features=out_features)
         self.in1_features, self.in2_features, self.out_features = in1_features, in2_features, out_features

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from ..errors import CheckpointError, DTypeError, GraphError, ShapeError
-from ..more_methods import on_cpu
+from ..more_methods import on_cpu, refuse_others
 from ..origins import at, building, each_step, scope, user_origin
 from ..symbols import Parameter as Cellular
 from ..symbols import Tensor, state
@@ -225,8 +225,7 @@ class Module:
     def get_parameter(self, target: str) -> Cellular:
         """The parameter at a dotted path."""
         path, _, name = target.rpartition(".")
-        found = self.get_submodule(path)._parameters.get(name)
-        if found is None:
+        if (found := self.get_submodule(path)._parameters.get(name)) is None:
             raise AttributeError(f"'{type(self).__name__}' has no parameter '{target}'")
         return found
 
@@ -267,11 +266,12 @@ class Module:
         function(self)
         return self
 
-    def to(self: M, dtype: DTypeLike | None = None, **_: Any) -> M:
+    def to(self: M, dtype: DTypeLike | None = None, *, device: Any = None, **_: Any) -> M:
         """Converts floating parameters and states to float32 or float64; the device "cpu" is where they are anyway.
 
         The cells are new ones: convert before making optimizers and programs.
         """
+        refuse_others(device)
         if dtype is None or on_cpu(dtype):
             return self
         wanted = as_dtype(dtype)

@@ -166,7 +166,7 @@ class LayerNorm(Module):
     """Mean 0, variance 1 over the last axes; weight starts at 1, bias at 0."""
 
     def __init__(self, normalized_shape: int | Sequence[int], eps: float = 1e-5, elementwise_affine: bool = True,
-                 bias: bool = True, *, dtype: DTypeLike | None = None) -> None:
+                 bias: bool = True, *, dtype: DTypeLike | None = None, device: Any = None) -> None:
         super().__init__()
         self.normalized_shape, self.eps, self.elementwise_affine = _sizes(normalized_shape), eps, elementwise_affine
         self.register_parameter("weight", Parameter(np.ones(self.normalized_shape), dtype=dtype)
@@ -185,7 +185,7 @@ class RMSNorm(Module):
     """x / sqrt(mean(x^2) + eps) over the last axes, times a weight that starts at 1."""
 
     def __init__(self, normalized_shape: int | Sequence[int], eps: float | None = None,
-                 elementwise_affine: bool = True, *, dtype: DTypeLike | None = None) -> None:
+                 elementwise_affine: bool = True, *, dtype: DTypeLike | None = None, device: Any = None) -> None:
         super().__init__()
         self.normalized_shape, self.eps, self.elementwise_affine = _sizes(normalized_shape), eps, elementwise_affine
         self.register_parameter("weight", Parameter(np.ones(self.normalized_shape), dtype=dtype)
@@ -202,7 +202,7 @@ class GroupNorm(Module):
     """Mean 0, variance 1 over groups of channels of each sample."""
 
     def __init__(self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True, *,
-                 dtype: DTypeLike | None = None, bias: bool = True) -> None:
+                 dtype: DTypeLike | None = None, device: Any = None, bias: bool = True) -> None:
         super().__init__()
         positive("GroupNorm", num_groups=num_groups, num_channels=num_channels)
         if num_channels % num_groups:
@@ -259,7 +259,8 @@ class _Tracked(Module):
 
 class _BatchNorm(_Tracked):
     def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, affine: bool = True,
-                 track_running_stats: bool = True, *, dtype: DTypeLike | None = None, bias: bool = True) -> None:
+                 track_running_stats: bool = True, *,
+                 dtype: DTypeLike | None = None, device: Any = None, bias: bool = True) -> None:
         super().__init__(num_features, eps, momentum, affine, track_running_stats, dtype, bias)
 
     def forward(self, input: TensorLike) -> Tensor:
@@ -297,7 +298,8 @@ class BatchNorm3d(_BatchNorm):
 
 class _InstanceNorm(_Tracked):
     def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1, affine: bool = False,
-                 track_running_stats: bool = False, *, dtype: DTypeLike | None = None, bias: bool = True) -> None:
+                 track_running_stats: bool = False, *,
+                 dtype: DTypeLike | None = None, device: Any = None, bias: bool = True) -> None:
         super().__init__(num_features, eps, momentum, affine, track_running_stats, dtype, bias)
 
     def forward(self, input: TensorLike) -> Tensor:

@@ -21,7 +21,7 @@ from ..types import DTypeLike, as_dtype, float32, float64
 class Parameter(symbols.Parameter):
     """A trainable parameter made from a value: float32 unless `dtype` says otherwise.
 
-    value          an array, a number or a (nested) list; a parameter's value is copied.  So is the value of a symbol that
+    data           an array, a number or a (nested) list; a parameter's value is copied.  So is the value of a symbol that
                    depends on no placeholder, as `graphc.randn(3, 4) * 0.1`.  One zero that is broadcast to a shape costs
                    nothing: so begins what an initialiser fills
     requires_grad  False keeps it out of `Module.parameters()`' gradients: optimizers leave it alone
@@ -31,12 +31,12 @@ class Parameter(symbols.Parameter):
 
     __slots__ = ()
 
-    def __init__(self, value: Any, requires_grad: bool = True, *, dtype: DTypeLike | None = None,
+    def __init__(self, data: Any, requires_grad: bool = True, *, dtype: DTypeLike | None = None,
                  name: str = "parameter") -> None:
         wanted = as_dtype(dtype or float32)
         if wanted not in (float32, float64):
             raise DTypeError(f"a parameter is float32 or float64, got {wanted.name}{at(user_origin())}")
-        held = symbols.parameter(name, value_of(value), wanted, trainable=True)
+        held = symbols.parameter(name, value_of(data), wanted, trainable=True)
         super().__init__(held.node, requires_grad)
 
     def uniform_(self, a: float = 0.0, b: float = 1.0) -> Parameter:

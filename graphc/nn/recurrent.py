@@ -162,7 +162,7 @@ class RNN(_Recurrent):
 
     def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1, nonlinearity: str = "tanh",
                  bias: bool = True, batch_first: bool = False, dropout: float = 0.0, bidirectional: bool = False, *,
-                 dtype: DTypeLike | None = None) -> None:
+                 dtype: DTypeLike | None = None, device: Any = None) -> None:
         if nonlinearity not in ("tanh", "relu"):
             raise GraphError(f"RNN: nonlinearity is 'tanh' or 'relu', got {nonlinearity!r}{at(user_origin())}")
         super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, 0,
@@ -180,7 +180,7 @@ class GRU(_Recurrent):
 
     def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1, bias: bool = True,
                  batch_first: bool = False, dropout: float = 0.0, bidirectional: bool = False, *,
-                 dtype: DTypeLike | None = None) -> None:
+                 dtype: DTypeLike | None = None, device: Any = None) -> None:
         super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, 0, "", dtype)
 
     def forward(self, input: TensorLike, hx: TensorLike | None = None) -> tuple[Tensor, Tensor]:
@@ -195,7 +195,7 @@ class LSTM(_Recurrent):
 
     def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1, bias: bool = True,
                  batch_first: bool = False, dropout: float = 0.0, bidirectional: bool = False, proj_size: int = 0, *,
-                 dtype: DTypeLike | None = None) -> None:
+                 dtype: DTypeLike | None = None, device: Any = None) -> None:
         super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, "",
                          dtype)
 
@@ -248,7 +248,7 @@ class RNNCell(_Cell):
     """One step of RNN: forward(input, h=None) gives the new h."""
 
     def __init__(self, input_size: int, hidden_size: int, bias: bool = True, nonlinearity: str = "tanh", *,
-                 dtype: DTypeLike | None = None) -> None:
+                 dtype: DTypeLike | None = None, device: Any = None) -> None:
         if nonlinearity not in ("tanh", "relu"):
             raise GraphError(f"RNNCell: nonlinearity is 'tanh' or 'relu', got {nonlinearity!r}{at(user_origin())}")
         super().__init__(input_size, hidden_size, bias, nonlinearity, dtype)
@@ -262,7 +262,8 @@ class GRUCell(_Cell):
 
     kind = "GRU"
 
-    def __init__(self, input_size: int, hidden_size: int, bias: bool = True, *, dtype: DTypeLike | None = None) -> None:
+    def __init__(self, input_size: int, hidden_size: int, bias: bool = True, *,
+                 dtype: DTypeLike | None = None, device: Any = None) -> None:
         super().__init__(input_size, hidden_size, bias, "", dtype)
 
     def forward(self, input: TensorLike, hx: TensorLike | None = None) -> Tensor:
@@ -274,7 +275,8 @@ class LSTMCell(_Cell):
 
     kind = "LSTM"
 
-    def __init__(self, input_size: int, hidden_size: int, bias: bool = True, *, dtype: DTypeLike | None = None) -> None:
+    def __init__(self, input_size: int, hidden_size: int, bias: bool = True, *,
+                 dtype: DTypeLike | None = None, device: Any = None) -> None:
         super().__init__(input_size, hidden_size, bias, "", dtype)
 
     def forward(self, input: TensorLike, hx: tuple[TensorLike, TensorLike] | None = None) -> tuple[Tensor, Tensor]:

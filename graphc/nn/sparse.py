@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ..errors import DTypeError, GraphError, ShapeError
@@ -59,7 +61,7 @@ class Embedding(Module):
     """A table of vectors [num_embeddings, embedding_dim], looked up by integers; starts N(0, 1), the padding row 0."""
 
     def __init__(self, num_embeddings: int, embedding_dim: int, padding_idx: int | None = None, *,
-                 scale_grad_by_freq: bool = False, dtype: DTypeLike | None = None) -> None:
+                 scale_grad_by_freq: bool = False, dtype: DTypeLike | None = None, device: Any = None) -> None:
         super().__init__()
         self.scale_grad_by_freq = scale_grad_by_freq
         positive("Embedding", num_embeddings=num_embeddings, embedding_dim=embedding_dim)
@@ -131,7 +133,7 @@ class EmbeddingBag(Module):
     weight: Cellular
 
     def __init__(self, num_embeddings: int, embedding_dim: int, mode: str = "mean", padding_idx: int | None = None, *,
-                 dtype: DTypeLike | None = None) -> None:
+                 dtype: DTypeLike | None = None, device: Any = None) -> None:
         super().__init__()
         positive("EmbeddingBag", num_embeddings=num_embeddings, embedding_dim=embedding_dim)
         self.num_embeddings, self.embedding_dim, self.mode = num_embeddings, embedding_dim, mode

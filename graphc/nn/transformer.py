@@ -63,7 +63,7 @@ class TransformerEncoderLayer(_Layer):
 
     def __init__(self, d_model: int, nhead: int, dim_feedforward: int = 2048, dropout: float = 0.1,
                  activation: ActivationLike = "relu", layer_norm_eps: float = 1e-5, batch_first: bool = False,
-                 norm_first: bool = False, bias: bool = True, *, dtype: DTypeLike | None = None) -> None:
+                 norm_first: bool = False, bias: bool = True, *, dtype: DTypeLike | None = None, device: Any = None) -> None:
         super().__init__()
         self.self_attn = MultiheadAttention(d_model, nhead, dropout, bias, batch_first=batch_first, dtype=dtype)
         self._feed_forward(d_model, dim_feedforward, dropout, activation, bias, dtype)
@@ -92,7 +92,7 @@ class TransformerDecoderLayer(_Layer):
 
     def __init__(self, d_model: int, nhead: int, dim_feedforward: int = 2048, dropout: float = 0.1,
                  activation: ActivationLike = "relu", layer_norm_eps: float = 1e-5, batch_first: bool = False,
-                 norm_first: bool = False, bias: bool = True, *, dtype: DTypeLike | None = None) -> None:
+                 norm_first: bool = False, bias: bool = True, *, dtype: DTypeLike | None = None, device: Any = None) -> None:
         super().__init__()
         self.self_attn = MultiheadAttention(d_model, nhead, dropout, bias, batch_first=batch_first, dtype=dtype)
         self.multihead_attn = MultiheadAttention(d_model, nhead, dropout, bias, batch_first=batch_first, dtype=dtype)
@@ -164,8 +164,8 @@ class Transformer(Module):
     def __init__(self, d_model: int = 512, nhead: int = 8, num_encoder_layers: int = 6, num_decoder_layers: int = 6,
                  dim_feedforward: int = 2048, dropout: float = 0.1, activation: ActivationLike = "relu",
                  custom_encoder: Module | None = None, custom_decoder: Module | None = None, layer_norm_eps: float = 1e-5,
-                 batch_first: bool = False, norm_first: bool = False, bias: bool = True, *, dtype: DTypeLike | None = None
-                 ) -> None:
+                 batch_first: bool = False, norm_first: bool = False, bias: bool = True, *,
+                 dtype: DTypeLike | None = None, device: Any = None) -> None:
         super().__init__()
         settings: dict[str, Any] = {
             "dim_feedforward": dim_feedforward, "dropout": dropout, "activation": activation, "dtype": dtype,

@@ -168,8 +168,11 @@ def tensordot(a: TensorLike, b: TensorLike, axes: Any = 2) -> Tensor:
 def einsum(equation: str, *operands: TensorLike) -> Tensor:
     """Einstein summation, with repeated labels (diagonals) and ``...``; lowered to contractions, sums and views.
 
-    Operands are contracted from left to right.
+    Operands are contracted from left to right; one list of them is as good.
     """
+    if len(operands) == 1 and isinstance(operands[0], (list, tuple)) \
+            and ("," in equation or any(isinstance(o, (Tensor, np.ndarray)) for o in operands[0])):
+        operands = tuple(operands[0])
     tensors = [as_tensor(o) for o in operands]
     inputs, out = _parse_equation(equation, tensors)
     dtype = tensors[0].dtype

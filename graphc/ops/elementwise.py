@@ -154,7 +154,6 @@ remainder = binary("remainder", _remainder,
                    (lambda g, out, a, b: g, lambda g, out, a, b: -g * floor(a / b)),
                    lambda s, a, b: s.mod(a, b), "a - b * floor(a / b): takes the sign of b.",
                    domain=((2.2, 2.9), (1.0, 1.05)))
-public(floor_divide)
 
 maximum = binary("maximum", np.maximum,
                  (lambda g, out, a, b: g * _share(a, b), lambda g, out, a, b: g * _share(b, a)),

@@ -337,8 +337,12 @@ def bernoulli(p: TensorLike, shape: Any = None, seed: int | Tensor | None = None
 
 
 @public
-def randint(low: int, high: int, shape: Any, seed: int | Tensor | None = None) -> Tensor:
-    """Integers in [low, high), as int64."""
+def randint(low: Any = 0, high: Any = None, shape: Any = None, seed: int | Tensor | None = None) -> Tensor:
+    """Integers in [low, high), as int64; `randint(high, shape)` begins at 0."""
+    if shape is None:
+        low, high, shape = 0, low, high
+    elif high is None:
+        low, high = 0, low
     if high <= low:
         raise GraphError(f"randint: high must be above low, got {low} and {high}{at(user_origin())}")
     return e.cast(e.floor(_draw(_uniform, shape, "float64", seed) * float(high - low)), int64) + low

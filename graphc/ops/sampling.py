@@ -9,11 +9,11 @@ from ..errors import ShapeError
 from ..methods import public
 from ..origins import at, user_origin
 from ..symbols import Tensor, TensorLike, as_tensor
-from ..types import float32
+from ..types import DTypeLike, Size, float32, float64
 from . import elementwise as e
 from .prefixes import cumsum
-from .random import uniform_for
-from .sorting import searchsorted, topk
+from .random import uniform, uniform_for
+from .sorting import argsort, searchsorted, topk
 
 
 @public
@@ -36,3 +36,9 @@ def multinomial(input: TensorLike, num_samples: int, replacement: bool = False, 
         return searchsorted(below, chance * below[..., -1:], right=True)
     noise = -e.log(-e.log(uniform_for(weights, weights.shape, dtype=weights.dtype, seed=seed)))
     return topk(e.log(weights) + noise, num_samples, -1)[1]
+
+
+@public
+def randperm(n: Size, dtype: DTypeLike = "int64", *, seed: int | Tensor | None = None) -> Tensor:
+    """The numbers 0 .. n - 1 in an order drawn at random: that of n uniform numbers."""
+    return e.cast(argsort(uniform((n,), dtype=float64, seed=seed)), dtype)

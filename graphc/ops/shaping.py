@@ -94,6 +94,12 @@ def split(x: TensorLike, size: int | Sequence[Size], axis: int = 0, **kw: Any) -
 
 
 @public
+def split_with_sizes(x: TensorLike, split_sizes: Sequence[Size], axis: int = 0, **kw: Any) -> list[Tensor]:
+    """Parts of the given sizes along an axis."""
+    return split(x, split_sizes, axis, **kw)
+
+
+@public
 def chunk(x: TensorLike, chunks: int, axis: int = 0, **kw: Any) -> list[Tensor]:
     """At most `chunks` parts of equal size (the last may be smaller): torch.chunk."""
     tensor, axis = as_tensor(x), synonym(axis, kw, 0)
@@ -275,9 +281,11 @@ def diagflat(x: TensorLike, offset: int = 0) -> Tensor:
 
 @public
 def meshgrid(*tensors: TensorLike, indexing: str = "ij") -> list[Tensor]:
-    """Each vector repeated over the grid that all of them span."""
+    """Each vector repeated over the grid that all of them span; a list of them is as good."""
     if indexing not in ("ij", "xy"):
         raise GraphError(f"meshgrid: indexing is 'ij' or 'xy', got {indexing!r}{at(user_origin())}")
+    if len(tensors) == 1 and isinstance(tensors[0], (list, tuple)):
+        tensors = tuple(tensors[0])
     vectors = [as_tensor(t) for t in tensors]
     shape = tuple(v.shape[0] for v in vectors)
     grids = [expand_to(reshape(v, tuple(-1 if a == k else 1 for a in range(len(vectors)))), shape)

@@ -51,7 +51,7 @@ def as_int32(node: Node, limit: int) -> Node | None:
 
 
 @public
-def arange(start: Any, stop: Any = None, step: Any = 1, dtype: DTypeLike | None = None) -> Tensor:
+def arange(start: Any = 0, stop: Any = None, step: Any = 1, dtype: DTypeLike | None = None) -> Tensor:
     """Evenly spaced values in [start, stop).  The stop may be an open size where start is 0 and step 1."""
     if stop is None:
         start, stop = 0, start
@@ -95,6 +95,18 @@ def ones(*size: Any, dtype: DTypeLike = "float32") -> Tensor:
     """All ones.  size: a shape, or its sizes one by one."""
     shape, dtype = shape_and_dtype(size, dtype)
     return full(shape, 1, dtype)
+
+
+@public
+def empty(*size: Any, dtype: DTypeLike = "float32") -> Tensor:
+    """Zeros, as a constant must hold something.  size: a shape, or its sizes one by one."""
+    return zeros(*size, dtype=dtype)
+
+
+@public
+def empty_like(x: Any, dtype: DTypeLike | None = None) -> Tensor:
+    """Zeros of the shape and type of x."""
+    return zeros_like(x, dtype)
 
 
 @public

@@ -283,10 +283,11 @@ _flip: Op = define(Op(
 
 
 @public
-def flip(x: TensorLike, axis: Any = None, **kw: Any) -> Tensor:
-    """Reverses the order along axes (all by default)."""
-    tensor, axis = as_tensor(x), synonym(axis, kw, None, "axis", "dims" if "dims" in kw else "dim")
-    axes = normal_axes(axis, tensor.ndim)
+def flip(x: TensorLike, *axis: Any, **kw: Any) -> Tensor:
+    """Reverses the order along axes (all by default), given one by one or together."""
+    tensor = as_tensor(x)
+    given = synonym(axis[0] if len(axis) == 1 else axis or None, kw, None, "axis", "dims" if "dims" in kw else "dim")
+    axes = normal_axes(given, tensor.ndim)
     return apply(_flip, tensor, axes=axes) if axes else tensor
 
 

@@ -1,0 +1,135 @@
+"""PyTorch's names of arguments, where ours have others: `gather(x, dim=1, index=i)`, `full(size=..., fill_value=...)`.
+
+One table, applied where a function becomes public and to the methods of symbols: a call that uses none of these words costs
+nothing.  Knows signatures.  Must not know what the functions do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import wraps
+from inspect import CO_VARARGS, CO_VARKEYWORDS
+from types import FunctionType
+from typing import Any, TypeVar, cast
+
+from .errors import GraphError
+from .more_methods import refuse_others
+from .origins import at, user_origin
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+EVERYWHERE = {  # PyTorch's word -> what an argument is called here: the first of these that a function has
+    "input": ("x", "a"), "other": ("b", "y"), "dim": ("axis",), "keepdim": ("keepdims",), "dims": ("axis", "axes", "repeats"),
+    "size": ("shape",), "fill_value": ("value",), "end": ("stop",), "axis": ("dim",),
+}
+# The same for words that mean this in these functions only.
+SOME: dict[str, dict[str, tuple[str, ...]]] = {
+    "mm bmm": {"mat2": ("b",)}, "mv": {"vec": ("b",)}, "outer": {"vec2": ("b",)},
+    "dot": {"tensor": ("b",)}, "cdist": {"x1": ("a",), "x2": ("b",)}, "lerp": {"input": ("start",)},
+    "addmm": {"mat1": ("a",), "mat2": ("b",)}, "addmv": {"mat": ("a",), "vec": ("b",)},
+    "addr": {"vec1": ("a",), "vec2": ("b",)},
+    "baddbmm addbmm": {"batch1": ("a",), "batch2": ("b",)}, "addcmul addcdiv": {"tensor1": ("a",), "tensor2": ("b",)},
+    "transpose swapaxes swapdims": {"dim0": ("a",), "dim1": ("b",), "axis0": ("a",), "axis1": ("b",)},
+    "split": {"tensor": ("x",), "split_size": ("size",), "split_size_or_sections": ("size",)},
+    "tensor_split": {"indices_or_sections": ("parts",), "indices": ("parts",), "sections": ("parts",)},
+    "take_along_dim": {"indices": ("index",)}, "embedding": {"indices": ("index",)}, "roll": {"shifts": ("shift",)},
+    "one_hot": {"tensor": ("index",)}, "bernoulli": {"input": ("p",)}, "isin": {"test_elements": ("test",)},
+    "searchsorted": {"sorted_sequence": ("ordered",), "input": ("values",)},
+    "cholesky_solve": {"B": ("b",), "L": ("factor",), "input2": ("factor",)}, "cholesky_inverse": {"L": ("factor",)},
+    "tril_indices triu_indices": {"row": ("rows",), "col": ("columns",)}, "solve lstsq": {"A": ("a",), "B": ("b",)},
+    "inv det slogdet qr cholesky matrix_power matrix_norm": {"A": ("x",)}, "expand": {"size": ("shape",)},
+    "zeros ones empty rand randn": {"shape": ("size",)},
+}
+OWN = {name: words for names, words in SOME.items() for name in names.split()}
+FACTORIES = {
+    "arange", "empty", "empty_like", "eye", "full", "full_like", "linspace", "logspace", "new_empty", "new_full", "new_ones",
+    "new_tensor", "new_zeros", "normal", "ones", "ones_like", "rand", "rand_like", "randint", "randn", "randn_like", "randperm",
+    "tril_indices", "triu_indices", "zeros", "zeros_like",
+}
+AS_IN_PYTORCH = {"normal": ("mean", "std", "shape")}  # another order, which holds where `size` is said
+
+
+def accepting(function: F, name: str) -> F:
+    """The function, which takes PyTorch's words also; a factory takes `device` and `requires_grad`."""
+    if not isinstance(function, FunctionType) or hasattr(function, "__wrapped__"):  # what is wrapped hides its arguments
+        return function
+    code = function.__code__
+    positional = code.co_varnames[:code.co_argcount]
+    own = code.co_varnames[:code.co_argcount + code.co_kwonlyargcount]
+    rest = code.co_varnames[len(own)] if code.co_flags & CO_VARARGS else ""
+    words = {rest: rest} if rest not in ("", "args") else {}  # `args` are somebody else's, with their own words
+    for word, candidates in {**EVERYWHERE, **OWN.get(name, {})}.items():
+        if code.co_flags & CO_VARKEYWORDS and word in ("dim", "dims", "keepdim"):
+            continue  # the function reads them itself
+        found = [c for c in candidates if c in own or c == rest]
+        if word not in own and found:
+            words[word] = found[0]
+    known = frozenset(words)
+
+    def translated(args: tuple[Any, ...], given: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        kw = {n: v for n, v in given.items() if n not in known}
+        for word in known & given.keys():
+            if words[word] in kw:
+                raise GraphError(f"{name}: give {words[word]} or {word}, not both{at(user_origin())}")
+            kw[words[word]] = given[word]
+        if name in AS_IN_PYTORCH and args:
+            order = [n for n in AS_IN_PYTORCH[name] if n not in kw]
+            return (), kw | dict(zip(order, args, strict=False))
+        if rest in kw:  # what one gives one by one has no keyword: the arguments before it go by place, too
+            before = positional[len(args):]
+            missing = [n for n in before if n not in kw]
+            if missing or len(args) > len(positional):
+                raise GraphError(f"{name}: " + (f"{missing[0]} is missing" if missing else f"give {rest} once")
+                                 + at(user_origin()))
+            args = (*args, *(kw.pop(n) for n in before), kw.pop(rest))
+        return args, kw
+
+    @wraps(function)
+    def call(*args: Any, **kw: Any) -> Any:
+        if kw and not known.isdisjoint(kw):
+            args, kw = translated(args, kw)
+        return function(*args, **kw)
+
+    accepted = call if words else function
+    return cast(F, on_the_cpu(accepted, trainable=True) if name in FACTORIES else accepted)
+
+
+def on_the_cpu(function: Callable[..., Any], trainable: bool = False) -> Callable[..., Any]:
+    """The function, which takes a `device` also: the CPU or none, as there is no other.
+
+    trainable   `requires_grad` also: True makes a parameter of what it gives
+    Raises GraphError for another device.
+    """
+    @wraps(function)
+    def call(*args: Any, **kw: Any) -> Any:
+        if not kw:
+            return function(*args)
+        refuse_others(kw.pop("device", None))
+        if not (trainable and kw.pop("requires_grad", False)):
+            return function(*args, **kw)
+        from .nn.parameter import Parameter  # it stands above, and few calls want one
+
+        made = function(*args, **kw)
+        return Parameter(made, dtype=made.dtype, name="tensor")
+
+    return call
+
+
+def taking_methods(*classes: type) -> None:
+    """The methods of classes take PyTorch's words also."""
+    for kind in classes:
+        for name, method in list(vars(kind).items()):
+            if name[0] != "_":
+                accepted = accepting(method, name) if isinstance(method, FunctionType) else method
+                if accepted is not method:
+                    setattr(kind, name, accepted)
+
+
+def layers_on_the_cpu(kinds: Iterable[Any]) -> None:
+    """Constructors that have a `device` are given none: only its name is checked, in this one place."""
+    for kind in kinds:
+        begin = getattr(kind, "__init__", None) if isinstance(kind, type) else None
+        if isinstance(begin, FunctionType):
+            code, name = begin.__code__, begin.__name__
+            if "device" in code.co_varnames[:code.co_argcount + code.co_kwonlyargcount]:
+                setattr(kind, name, on_the_cpu(begin))
