@@ -205,10 +205,10 @@ class Parameter(Tensor):
 
     def fill_(self, value: Any) -> Parameter: return self.copy_(value)
     def zero_(self) -> Parameter: return self.copy_(0)
-    def __iadd__(self, value: Any) -> Any: return self.add_(value) if self._at_once() else NotImplemented
-    def __isub__(self, value: Any) -> Any: return self.sub_(value) if self._at_once() else NotImplemented
-    def __imul__(self, value: Any) -> Any: return self.mul_(value) if self._at_once() else NotImplemented
-    def __itruediv__(self, value: Any) -> Any: return self.div_(value) if self._at_once() else NotImplemented
+    def __iadd__(self, other: TensorLike) -> Tensor: return self.add_(other) if self._at_once() else self + other
+    def __isub__(self, other: TensorLike) -> Tensor: return self.sub_(other) if self._at_once() else self - other
+    def __imul__(self, other: TensorLike) -> Tensor: return self.mul_(other) if self._at_once() else self * other
+    def __itruediv__(self, other: TensorLike) -> Tensor: return self.div_(other) if self._at_once() else self / other
     def add_(self, value: Any, *, alpha: Any = 1) -> Parameter: return self.copy_(self.cell.array + alpha * self._given(value))
     def sub_(self, value: Any, *, alpha: Any = 1) -> Parameter: return self.copy_(self.cell.array - alpha * self._given(value))
     def mul_(self, value: Any) -> Parameter: return self.copy_(self.cell.array * self._given(value))
