@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from graphc.runtime.native import codegen, jit, launching, memory, threads
+from graphc.runtime.native.choice import ALONE, PAUSE, STEPS, TOGETHER, WAY, Choice
 from graphc.runtime.native.emit import Function, Module
 from graphc.runtime.native.running import PATIENCE
 from graphc.runtime.native.target import describe, host
@@ -194,6 +195,19 @@ def test_of_impatient_jobs_in_a_row_few_wake_a_sleeper(code, area):
         assert pool.run(code.address("status"), area.address, 2, patient=False) == 10
         woken.append(pool.ready())
     assert woken == [k % launching.NUDGE == 0 for k in range(2 * launching.NUDGE)]
+    pool.close()
+
+
+@pytest.mark.parametrize("bound", [False, True])
+def test_a_job_goes_the_way_that_is_chosen(code, area, bound):
+    pool = threads.Pool(2)
+    for way, status in ((TOGETHER, 11), (ALONE, 10), (TOGETHER, 11)):
+        known = Choice(16e3)
+        known.words[[WAY, PAUSE]] = way, 1 << 60
+        call = pool.bind(code.address("status"), area.address, 2, choice=known) if bound else \
+            lambda known=known: pool.run(code.address("status"), area.address, 2, choice=known)
+        assert [call() for _ in range(3)] == [status] * 3
+        assert known.words[STEPS + way] == 3 and known.words[STEPS + 1 - way] == 0
     pool.close()
 
 
