@@ -49,7 +49,7 @@ class Assumed:
 
     def holds(self) -> bool:
         """Whether nobody has assigned anything to one of the cells since."""
-        return all(cell.version == version for cell, version in self.versions)
+        return not self.versions or all(cell.version == version for cell, version in self.versions)  # mostly there are none
 
     def told(self, cells: Iterable[Cell]) -> str:
         """The same of cells in this order, in words that mean the same in every process."""

@@ -177,8 +177,6 @@ class Program:
              ) -> list[np.ndarray]:
         if inspecting.get():  # fit comes this way
             return _zeros(special, count)
-        if not special.assumed.holds():  # somebody has assigned to a mask between two parts of a run
-            special = self._specialized(special.sizes)
         if not self.check_numerics:
             return special.executable.run(arrays, count, advance)
         from .finite import check_finite
@@ -214,6 +212,8 @@ class Program:
         done, chunk = 0, 1
         parts: list[list[np.ndarray]] = []
         while done < count:
+            if not special.assumed.holds():  # what steps between two parts has assigned to a mask
+                special = self._specialized(special.sizes)
             now = min(chunk, count - done)
             part = [a[done:done + now] if moves else a for a, moves in zip(arrays, advance, strict=True)]
             start = time.perf_counter()
@@ -248,17 +248,16 @@ class Program:
                 return lambda: self(*arrays)
             call, outputs = special.executable.bind(arrays)
             result = self.structure.build(iter(outputs))
-            if hasattr(special.executable, "bind_result") and not special.assumed.masks:
-                return special.executable.bind_result(call, result)
+            relies, lock = bool(special.assumed.masks), self._lock
 
             def bound() -> Any:
                 nonlocal special, call, outputs, result
-                if not special.assumed.holds():
-                    with self._lock:
+                with lock:  # all calls of a program use one memory for what is computed between
+                    if relies and not special.assumed.holds():
                         special = self._for(arrays)
                         call, outputs = special.executable.bind(arrays)
                         result = self.structure.build(iter(outputs))
-                call()
+                    call()
                 return result
 
             return bound

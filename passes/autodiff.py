@@ -198,7 +198,8 @@ def _through_expansion(node: Node, g: Tensor, wanted: Sequence[int]) -> dict[int
 # -- products with Jacobians -----------------------------------------------------------------------------------------
 
 
-def _matching(name: str, like: Sequence[Tensor], given: Sequence[TensorLike]) -> list[Tensor]:
+def _matching(name: str, like: Sequence[Tensor], given: Any) -> list[Tensor]:
+    given = [given] if isinstance(given, Tensor) else list(given)  # a bare one is one, not a list of its rows
     if len(like) != len(given):
         raise GraphError(f"{name}: {len(like)} tensors but {len(given)} directions{at(user_origin())}")
     result = [as_tensor(g, t) for g, t in zip(given, like, strict=True)]
@@ -207,11 +208,6 @@ def _matching(name: str, like: Sequence[Tensor], given: Sequence[TensorLike]) ->
             raise ShapeError(f"{name}: a direction of {direction.type} for {_name(tensor)} {tensor.type}"
                              f"{at(user_origin())}")
     return [r.astype(t.dtype) for r, t in zip(result, like, strict=True)]
-
-
-def _listed(wrt: Tensor | Sequence[Tensor], given: Any) -> tuple[list[Tensor], list[TensorLike]]:
-    """Tensors and what there is for each; one without a list is one, and not a list of its rows."""
-    return ([wrt], [given]) if isinstance(wrt, Tensor) else (list(wrt), [given] if isinstance(given, Tensor) else list(given))
 
 
 def _or_zeros(found: Iterable[Tensor | None], like: Sequence[Tensor]) -> list[Tensor]:
@@ -227,8 +223,7 @@ def vjp(out: Tensor | Sequence[Tensor], wrt: Tensor | Sequence[Tensor], cotangen
     if isinstance(wrt, Tensor):
         return vjp(out, [wrt], cotangent)[0]
     outs = [out] if isinstance(out, Tensor) else list(out)
-    given: Any = [cotangent] if isinstance(out, Tensor) else cotangent
-    seeds = _matching("vjp", outs, list(given))
+    seeds = _matching("vjp", outs, [cotangent] if isinstance(out, Tensor) else cotangent)
     with building(phase, "gradient"):
         found, _ = _pull([o.node for o in outs], seeds, [t.node for t in wrt])
         return _or_zeros(found, wrt)
@@ -240,8 +235,9 @@ def jvp(out: Tensor, wrt: Tensor | Sequence[Tensor], tangents: TensorLike | Sequ
     The pull-back is linear in its cotangent; pulling it back once more gives the push-forward (the transpose of a
     transpose), so ops need no second set of rules.
     """
-    wrt, given = _listed(wrt, tangents)
-    directions = _matching("jvp", wrt, given)
+    if isinstance(wrt, Tensor):
+        return jvp(out, [wrt], [tangents])
+    directions = _matching("jvp", wrt, tangents)
     with building(phase, "gradient"):
         dummy = placeholder("cotangent", out.shape, out.dtype)
         found, _ = _pull([out.node], [dummy], [t.node for t in wrt])
@@ -260,7 +256,6 @@ def hvp(loss: Tensor, wrt: Tensor | Sequence[Tensor], directions: TensorLike | S
     """
     if isinstance(wrt, Tensor):
         return hvp(loss, [wrt], [directions])[0]
-    directions = _listed(wrt, directions)[1]
     along = _matching("hvp", wrt, directions)
     gradients = grad(loss, list(wrt), allow_unused=True)
     with building(phase, "gradient"):

@@ -196,8 +196,16 @@ def test_a_long_run_in_turns_is_the_same_steps(way: int | None, monkeypatch: pyt
     assert np.isfinite(again[0]).all()
 
 
-@pytest.mark.skipif(threads.available_parallelism() < 2, reason="one core")
-def test_a_step_that_is_quicker_alone_runs_alone() -> None:
+@pytest.fixture
+def two(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A pool of two threads, on one core as well."""
+    pool = threads.Pool(2, idle_seconds=0.05)
+    monkeypatch.setattr(threads, "shared", lambda: pool)
+    yield
+    pool.close()
+
+
+def test_a_step_that_is_quicker_alone_runs_alone(two: None) -> None:
     """Told that going together takes as long as it likes, which nothing on a quiet machine would show."""
     executable = short_step().specialize().executable
     executable.choice = always(ALONE)
@@ -208,8 +216,7 @@ def test_a_step_that_is_quicker_alone_runs_alone() -> None:
     assert after[choice.STEPS + TOGETHER] == 0
 
 
-@pytest.mark.skipif(threads.available_parallelism() < 2, reason="one core")
-def test_bound_calls_and_runs_share_what_is_known() -> None:
+def test_bound_calls_and_runs_share_what_is_known(two: None) -> None:
     step = short_step()
     executable = step.specialize().executable
     executable.choice = always(TOGETHER)

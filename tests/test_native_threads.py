@@ -223,6 +223,32 @@ def test_a_short_step_does_not_wait_for_sleepers() -> None:
     assert long.specialize().executable.patient(1)
 
 
+@pytest.mark.parametrize("rows", [32, 256])
+def test_bound_calls_of_one_program_come_one_after_the_other(rows: int) -> None:
+    """From as many threads of Python as there are: they share the memory between inputs and results."""
+    random = np.random.default_rng(0)
+    model = graphc.nn.Sequential(graphc.nn.Linear(64, 128), graphc.nn.ReLU(), graphc.nn.Linear(128, 10))
+    x, y = graphc.placeholder("x", ("batch", 64)), graphc.placeholder("y", ("batch",), "int64")
+    optimizer = graphc.optim.Adam(model.parameters())
+    step = graphc.train_step(graphc.nn.functional.cross_entropy(model(x), y), optimizer, threads=2)
+    values = random.standard_normal((rows, 64)).astype(np.float32), random.integers(0, 10, rows)
+    bound, calls = [step.bind(*values) for _ in range(3)], 2000
+
+    def work(call):
+        for _ in range(calls):
+            call()
+
+    callers = [threading.Thread(target=work, args=(call,)) for call in bound]
+    for caller in callers:
+        caller.start()
+    for _ in range(20):
+        step.run(10, *values)
+    for caller in callers:
+        caller.join(60)
+    assert not any(caller.is_alive() for caller in callers)
+    assert optimizer.counter.item() == 3 * calls + 200 and np.isfinite(float(bound[0]()))
+
+
 def test_two_callers_at_once(code):
     pool, wrong = threads.Pool(2), []
 
