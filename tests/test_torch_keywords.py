@@ -61,7 +61,7 @@ ALONE = [
     "ones_like(x, device='cpu', dtype=L.float32)", "full_like(x, 3, device='cpu')", "full((2,), L.pi)", "tensor([L.inf, L.e])",
     "FloatTensor([1, 2])", "LongTensor([[1, 2]])", "DoubleTensor([1.5])", "BoolTensor([True, False])", "IntTensor([3])",
     "Tensor([[1, 2], [3, 4]])", "zeros(L.Size([2, 3]))",
-    "empty(2, 3).isnan().float() * 0", "empty_like(x) * 0", "norm(x, p=2, dim=0)",
+    "empty(2, 3).isnan().float() * 0", "empty_like(x).isnan().float() * 0", "norm(x, p=2, dim=0)",
     "tril(input=s, diagonal=0)", "tril_indices(row=3, col=2)", "one.squeeze(dim=1)", "x.flip(0, 1)",
     "flip(x, dims=[0]).flip(1)",
     "x.split(split_size=3, dim=1)[1]", "x.new_zeros(2, 3)", "x.new_ones((2,), device='cpu')", "x.new_zeros(size=(2,))",
