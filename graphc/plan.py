@@ -77,6 +77,22 @@ class End(NamedTuple):
     numbers: tuple[tuple[int, float], ...]
 
 
+class Deal(NamedTuple):
+    """How a kernel is dealt out: threads take whole items of an axis of its space, the same in all kernels that are dealt.
+
+    reads, writes   of each buffer, its run, how many elements of an item follow each other: element p belongs to item
+                    (p // run) % items.  0 where items do not have it each for themselves
+    apart           the buffers, reads first and then writes, in which each item's elements lie together: memory that nobody
+                    else reads.  Side by side, a core that fetches ahead takes lines away from the one that writes them
+    """
+
+    axis: int
+    items: int
+    reads: tuple[int, ...]
+    writes: tuple[int, ...]
+    apart: frozenset[int] = frozenset()
+
+
 @record(frozen=True, eq=False)
 class Kernel:
     """One pass over memory.
@@ -86,6 +102,7 @@ class Kernel:
     axes      of that space, the reduced ones (ROWS, COLUMNS; of a contraction: those of the folds behind it)
     in_place  pairs (write, read) that may share memory: each element is read before it is written, by the same iteration
     ends      where a mask ends rows, or hides tiles: nothing has to be computed beyond
+    dealt     how threads share it, where it goes together with others
     """
 
     name: str
@@ -101,6 +118,7 @@ class Kernel:
     phase: str = "forward"
     scope: str = ""
     notes: tuple[str, ...] = ()  # what was fused, and why something was not
+    dealt: Deal | None = None
 
     workspace: ClassVar[tuple[Buffer, ...]] = ()
 
@@ -272,7 +290,7 @@ def slot(position: int, type_: TensorType) -> Node:
 
 def body_key(kernel: Kernel, aliased: tuple[tuple[int, int], ...]) -> tuple:
     """Kernels of one key compile to one function; bodies are interned, so identity of the roots is enough."""
-    return (kernel.form, kernel.space, kernel.axes, kernel.ends, tuple(n.number for n in kernel.body.roots),
+    return (kernel.form, kernel.space, kernel.axes, kernel.ends, kernel.dealt, tuple(n.number for n in kernel.body.roots),
             tuple(b.type for b in kernel.reads), tuple(b.type for b in kernel.writes), aliased)
 
 

@@ -5,7 +5,7 @@ Knows the order.  Must not know what the passes do inside.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -13,11 +13,12 @@ from graphc.cells import Cell
 from graphc.ir import Graph, Node, for_each_graph
 from graphc.op import Kind
 from graphc.origins import from_one_line
-from graphc.plan import Plan
+from graphc.plan import Kernel, Plan
 from graphc.records import field, record
 from graphc.types import Dim
 
 from .chunk import chunk
+from .deal import contraction, deal, is_short
 from .expand import expand_composites, specialize
 from .fuse import Fused, fuse
 from .loops import merge_scans
@@ -28,6 +29,7 @@ from .row_sums import share_row_sums
 from .schedule import schedule
 from .simplify import simplify, stabilize
 from .split import split_long_sums
+from .unit_sums import Key, cut_sums, key_of
 from .verify import verify_graph, verify_plan
 
 if TYPE_CHECKING:
@@ -132,9 +134,28 @@ class Pipeline:
     def plan(self, graph: Graph) -> Plan:
         """The Plan of a concrete graph: fuse, order, place."""
         start = perf_counter()
-        plan = nested_plan(graph, self._known(graph))
+        plan = self._dealt(graph)
         self._done("plan", plan, start)
         return plan
+
+    def _dealt(self, graph: Graph) -> Plan:
+        """The plan, with what threads may keep to themselves dealt out.
+
+        Sums over units are cut for that; those which then cannot be dealt are left whole.
+        """
+        only: Collection[Key] | None = None
+        if is_short(graph):
+            for _ in range(2):
+                cut, keys = cut_sums(graph, only)
+                if not keys:
+                    break
+                plan = deal(nested_plan(cut, self._known(cut)))
+                done = {key_of(contraction(k)) for k in plan.steps if isinstance(k, Kernel) and k.dealt is not None}
+                only = [key for key, stands_for in keys.items() if stands_for in done]
+                if len(only) == len(keys):
+                    return plan
+        plan = nested_plan(graph, self._known(graph))
+        return deal(plan) if is_short(graph) else plan
 
     @from_one_line()
     def fit(self, graph: Graph, budget: int) -> Fitted:

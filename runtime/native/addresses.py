@@ -33,6 +33,17 @@ def row_major(node: Node, pointer: Value) -> Memory:
     return Memory(pointer, lambda indices: linear(indices, shape), int(node.type.size))
 
 
+def apart(node: Node, pointer: Value, run: int, items: int) -> Memory:
+    """Where items' elements lie together: see `plan.Deal`."""
+    shape, size = node.shape, int(node.type.size)
+    return Memory(pointer, lambda indices: place_apart(linear(indices, shape), run, items, size), size)
+
+
+def place_apart(place: Index, run: int, items: int, size: int) -> Index:
+    """Where the element at a row-major place is, if each of some items has its elements, `run` by `run`, in one piece."""
+    return place // run % items * (size // items) + place // (run * items) * run + place % run
+
+
 def memory_type(node: Node) -> str:
     """The LLVM type of an element in memory: bools are bytes."""
     return "i8" if node.dtype.is_bool else LLVM[node.dtype.name]

@@ -25,6 +25,7 @@ class Contraction:
     The first four fields are the axes' sizes; the others are strides in elements, one per axis of that group, of A, B
     and C: zero broadcasts, negative ones run backwards.  Strides of C serve only where the result is stored plainly.
 
+    dealt: threads take whole members of the batch
     within: (x, y, offset): products beyond x <= y + offset may be left out, x and y being places on the last axis of m or n,
     or on k, which has one axis then
     """
@@ -44,6 +45,21 @@ class Contraction:
     c_m: tuple[int, ...]
     c_n: tuple[int, ...]
     within: tuple[tuple[str, str, int], ...] = ()
+    dealt: bool = False
+
+
+def in_items(c: Contraction, side: str, place: int, items: int) -> Contraction:
+    """The same contraction with an axis of m or n in parts, which become a further axis of the batch; they are dealt."""
+    of_m = side == "m"
+    unit = (c.m if of_m else c.n)[place] // items
+
+    def shorter(sizes: tuple[int, ...]) -> tuple[int, ...]:
+        return (*sizes[:place], unit, *sizes[place + 1:])
+
+    return replace(c, batch=(*c.batch, items), m=shorter(c.m) if of_m else c.m, n=c.n if of_m else shorter(c.n),
+                   a_batch=(*c.a_batch, unit * c.a_m[place] if of_m else 0),
+                   b_batch=(*c.b_batch, 0 if of_m else unit * c.b_n[place]),
+                   c_batch=(*c.c_batch, unit * (c.c_m if of_m else c.c_n)[place]), dealt=True)
 
 
 def swapped(c: Contraction) -> Contraction:

@@ -396,4 +396,4 @@ def emit_dots(f: Function, target: Target, c: Contraction, g: Blocking, a: Value
                 finish(f, Tile(f.offset(scratch, f.mul(skipped, i64(g.n)), c.dtype), g.n, f.sub(i64(rows), skipped),
                                i64(g.n), start, i64(0), batch, tile, i64(0), g.n))
 
-    spread(f, g.batch, -(-g.m // rows), thread, threads, item)
+    spread(f, g.batch, -(-g.m // rows), thread, threads, item, dealt=c.dealt)

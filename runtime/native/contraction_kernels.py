@@ -19,7 +19,7 @@ from graphc.plan import Kernel, align
 
 from .contract import Contraction, Hidden, Load, choose_road, emit_contraction, lanes_along_k, scratch_bytes
 from .emit import Function, Value
-from .epilogues import Epilogue, base_pointer, computed_operands, contraction_node, contraction_of
+from .epilogues import Epilogue, base_pointer, computed_operands, contraction_in, contraction_node
 from .loops import Work, bind, scalar_cost, vector_lanes
 from .outline import outlined
 from .scopes import Scope
@@ -35,7 +35,7 @@ LONG = 12  # instructions an element from which a tile is finished beside the ne
 def by_vectors(kernel: Kernel, target: Target) -> bool:
     """Whether a finished tile may be worked on vector by vector: maps only, as wide as the contraction's elements."""
     node = contraction_node(kernel)
-    return (not tile_folds(kernel) and prod(contraction_of(node)[0].n) > 1
+    return (not tile_folds(kernel) and prod(contraction_in(kernel)[0].n) > 1
             and vector_lanes(kernel, target) == target.lanes(node.dtype.itemsize))
 
 
@@ -54,7 +54,7 @@ def overlaps(kernel: Kernel, target: Target) -> bool:
 def multiplies_pieces(kernel: Kernel, target: Target) -> str:
     """What multiplies the kernel's contraction in pieces of bfloat16: nothing where it is multiplied as it is."""
     node = contraction_node(kernel)
-    blocking = choose_road(contraction_of(node)[0], target, kernel.body.outputs == (node,), computed_operands(node),
+    blocking = choose_road(contraction_in(kernel)[0], target, kernel.body.outputs == (node,), computed_operands(node),
                            tile_folds(kernel).by_row, overlaps(kernel, target)).blocking
     return "" if not blocking.pieces else "in pairs of bfloat16" if blocking.pairs else "on the matrix unit"
 
@@ -63,7 +63,7 @@ def tile_bytes(kernel: Kernel, target: Target) -> int:
     """Bytes of private memory that the contraction itself needs on each thread."""
     node = contraction_node(kernel)
     load_a, load_b = computed_operands(node)
-    return align(scratch_bytes(contraction_of(node)[0], target, plain=kernel.body.outputs == (node,), load_a=load_a,
+    return align(scratch_bytes(contraction_in(kernel)[0], target, plain=kernel.body.outputs == (node,), load_a=load_a,
                                load_b=load_b, whole_rows=tile_folds(kernel).by_row, overlap=overlaps(kernel, target)))
 
 
@@ -80,7 +80,7 @@ def operand_loads(w: Work, node: Node, c: Contraction, folds: TileFolds) -> tupl
         return None, None
     labels = labels_of(node.attributes["spec"])
     operands = node.inputs[::-1] if labels.turned else node.inputs
-    batch, m, n = contraction_of(node)[3]  # some of n may be a batch
+    batch, m, n = contraction_in(w.kernel)[3]  # some of n may be a batch
     along_k = lanes_along_k(c, w.target, w.kernel.body.outputs == (node,), computed,
                             folds.by_row, overlaps(w.kernel, w.target))
 
@@ -130,7 +130,7 @@ def emit_contract(w: Work) -> None:
     """A contraction, stored as it is, or followed by maps and folds over its result, tile by tile."""
     f, kernel = w.f, w.kernel
     node = contraction_node(kernel)
-    c, a, b, labels = contraction_of(node)
+    c, a, b, labels = contraction_in(kernel)
     if 0 in kernel.space:
         return
     computed = computed_operands(node)

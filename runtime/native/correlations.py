@@ -238,7 +238,7 @@ def emit_correlation(f: Function, target: Target, c: Contraction, g: Correlation
                 finish(f, Tile(finished, width, rows, f.mul(count, i64(g.taps)), i0, f.mul(start, i64(g.taps)), batch, tile,
                                block, width))
 
-    spread(f, math.prod(c.batch), g.row_tiles * g.blocks, thread, threads, item, g.portion)
+    spread(f, math.prod(c.batch), g.row_tiles * g.blocks, thread, threads, item, g.portion, dealt=c.dealt)
 
 
 def gather_rows(f: Function, g: Correlation, dtype: str, lanes: int, parts: Value, to: Value, rows: Value, count: Value

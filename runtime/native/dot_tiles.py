@@ -102,4 +102,4 @@ def emit_dot_tiles(f: Function, target: Target, c: Contraction, tiles: DotTiles,
             f.call(name, [f.offset(left, f.mul(i0, i64(one.a_row)), c.dtype),
                           f.offset(right, f.mul(j0, i64(one.b_column)), c.dtype), f.offset(out, place, c.dtype)])
 
-    spread(f, math.prod(c.batch), math.ceil(m / tiles.rows), thread, threads, item)
+    spread(f, math.prod(c.batch), math.ceil(m / tiles.rows), thread, threads, item, dealt=c.dealt)

@@ -19,8 +19,10 @@ from graphc.labels import labels_of
 from graphc.op import Kind
 from graphc.pages import LINE
 from graphc.plan import Kernel
+from graphc.records import replace
 
 from .addresses import LLVM, Memory, memory_type, row_major
+from .axes import in_items
 from .contract import Contraction, Tile
 from .emit import Function
 from .loops import State, Work, bind, output_key, variable_of
@@ -31,6 +33,7 @@ from .values import SIZES, Value, i64
 LEAST_ROW = 48  # elements of a result's row for which its images are worth a contraction each
 MOST_LOST, SCATTERED = 1.2, 4  # times as long as its elements its vectors are; cycles an element, where vectors end elsewhere
 TWO_VECTORS = 20  # cost of a sweep's body that is written out for two vectors at most: few tiles are wider
+ITEM = "*"  # what the labels of a batch call the items of an axis that is dealt
 STREAM = 1 << 17  # bytes that an epilogue touches from which fetching ahead pays: other kernels fill the cache too
 
 
@@ -47,6 +50,44 @@ def operand_read(operand: Node) -> Strided:
     if read is None or read.base.op.kind not in (Kind.SOURCE, Kind.MAP):
         raise LoweringError(f"{operand!r} is no strided view of memory")
     return read
+
+
+@remembered
+def contraction_in(kernel: Kernel) -> tuple[Contraction, Strided, Strided, tuple[str, str, str]]:
+    """The contraction of a kernel, its operands A and B, and the labels of batch, m and n: `ITEM` is one where it is dealt."""
+    node = contraction_node(kernel)
+    c, a, b, (batch, m, n) = contraction_of(node)
+    if kernel.dealt is not None:
+        label = labels_of(node.attributes["spec"]).out[kernel.dealt.axis]
+        if label in batch:
+            c = replace(c, dealt=True)
+        else:
+            side, own = ("m", m) if label in m else ("n", n)
+            c, batch = in_items(c, side, own.index(label), kernel.dealt.items), batch + ITEM
+        c = pieces_together(c, kernel, a, b)
+    return c, a, b, (batch, m, n)
+
+
+def pieces_together(c: Contraction, kernel: Kernel, a: Strided, b: Strided) -> Contraction:
+    """The strides of a contraction that is dealt, where items' elements lie together in an operand or in the result."""
+    deal = kernel.dealt
+    assert deal is not None
+    for side, read in (("a", a), ("b", b)):
+        place = kernel.body.inputs.index(read.base) if read.base in kernel.body.inputs else -1
+        if place in deal.apart:
+            fields = (f"{side}_batch", f"{side}_m" if side == "a" else f"{side}_n", f"{side}_k")
+            c = restrided(c, fields, deal.reads[place], deal.items, int(read.base.type.size))
+    if len(kernel.reads) in deal.apart:  # serves only where the one result is stored as it is
+        c = restrided(c, ("c_batch", "c_m", "c_n"), deal.writes[0], deal.items, int(kernel.body.outputs[0].type.size))
+    return c
+
+
+def restrided(c: Contraction, fields: Sequence[str], run: int, items: int, size: int) -> Contraction:
+    """Strides in memory where each of some items has its elements, which lie `run` by `run`, in one piece."""
+    def of(stride: int) -> int:
+        return stride if abs(stride) < run else size // items if stride == run else stride // items
+
+    return replace(c, **{field: tuple(map(of, getattr(c, field))) for field in fields})
 
 
 @remembered
@@ -131,6 +172,9 @@ class Epilogue:
         places: dict[str, Index] = {}
         for group, index, sizes in zip(labels, (self.item, self.row, self.column), (c.batch, c.m, c.n), strict=True):
             places.update(zip(group, unravel(index, sizes), strict=True))
+        if w.kernel.dealt is not None and ITEM in places:
+            axis, items, *_ = w.kernel.dealt
+            places[out[axis]] += places[ITEM] * (w.kernel.space[axis] // items)
         self.indices = tuple(places[label] for label in out)
         self.position = linear(self.indices, node.shape)
         self.by_row = prod(c.n) == 1 and prod(c.m) > 1  # one column: vectors run down it
@@ -176,7 +220,10 @@ class Epilogue:
         in_place = {w for w, _ in self.w.kernel.in_place}  # what they overwrite is fetched already
         for write, n in self.outputs:
             if SIZES[memory_type(n)] == size and write not in in_place:
-                found[self.w.writes[write]] = self.position
+                place = self.w.place_of(write, n, self.position)
+                if place != self.position:
+                    return []
+                found[self.w.writes[write]] = place
         total = len(found) * int(self.node.type.size) * size
         affine = self.row.number is not None or self.position.factor(variable_of(self.row))
         if total < STREAM or affine is None or self.position.factor(variable_of(self.column)) != 1:
@@ -238,7 +285,7 @@ class Epilogue:
         def body(state: State) -> State:
             for write, n in self.outputs:
                 if write in found:
-                    e.store(n, e.number(n, found[write]), w.writes[write], self.position)
+                    e.store(n, e.number(n, found[write]), w.writes[write], w.place_of(write, n, self.position))
             return state
 
         along, first, count = (self.row, tile.i0, tile.rows) if self.by_row else (self.column, tile.j0, tile.columns)

@@ -13,11 +13,11 @@ from collections.abc import Callable
 from math import prod
 
 from graphc.garbage import remembered
-from graphc.ir import Graph
+from graphc.ir import Graph, Node
 from graphc.op import Kind, Moves
 from graphc.plan import Form, Kernel
 
-from .addresses import row_major
+from .addresses import Memory, apart, row_major
 from .contraction_kernels import contraction_scratch, emit_contract
 from .elements import Elements
 from .emit import Function, Module
@@ -112,6 +112,8 @@ def body_operations(body: Graph) -> int:
 @remembered
 def is_serial(kernel: Kernel) -> bool:
     """Whether thread 0 does the whole kernel; such kernels in a row need no barrier between them."""
+    if kernel.dealt is not None:
+        return False
     few = kernel.form is Form.COLUMNS and prod(kernel.space[axis] for axis in kernel.axes) <= PARTIAL_SUMS
     return element_operations(kernel) < (SERIAL // 8 if few else SERIAL)
 
@@ -139,6 +141,14 @@ def scratch_sizes(kernel: Kernel, target: Target) -> tuple[int, int]:
     return 0, 0
 
 
+def memory_of_slot(kernel: Kernel, place: int, slot: Node, pointer: Value) -> Memory:
+    """Where the elements of a buffer lie that a kernel reads."""
+    deal = kernel.dealt
+    if deal is None or place not in deal.apart:
+        return row_major(slot, pointer)
+    return apart(slot, pointer, deal.reads[place], deal.items)
+
+
 def emit_kernel(module: Module, name: str, kernel: Kernel, target: Target, alone: bool = False,
                 past: frozenset[int] = frozenset(), care: int = 2) -> Function:
     """Writes the function of a kernel.
@@ -163,14 +173,14 @@ def emit_kernel(module: Module, name: str, kernel: Kernel, target: Target, alone
     def emit(share: Threads) -> None:
         lanes = vector_lanes(kernel, target)
         elements = Elements(f, lanes)
-        for node, pointer in zip(kernel.body.inputs, pointers[:reads], strict=True):
-            elements.memory[node] = row_major(node, pointer)
+        for place, (node, pointer) in enumerate(zip(kernel.body.inputs, pointers[:reads], strict=True)):
+            elements.memory[node] = memory_of_slot(kernel, place, node, pointer)
         elements.past = frozenset(pointers[reads + write].name for write in past)
 
         def meet() -> None:
             if past:
                 emit_fence(f)
-            if not share.alone:
+            if not share.alone and kernel.dealt is None:  # what is dealt, nobody else waits for
                 f.call(emit_barrier(module, target), [share.barrier, share.count])
 
         emitter(Work(f, kernel, target, elements, tuple(pointers[reads:]), private, shared, share, meet, lanes))

@@ -16,6 +16,7 @@ from graphc.op import Kind
 from graphc.plan import Kernel
 from graphc.records import NamedTuple, record
 
+from .addresses import place_apart
 from .elements import Elements
 from .emit import Carried, Function
 from .recipes import Action, Key
@@ -138,6 +139,10 @@ class Work:
         f, t = self.f, self.threads
         if t.alone:
             return i64(0), i64(items)
+        dealt = self.kernel.dealt
+        if dealt is not None:
+            low, high = share(f, dealt.items, t.thread, t.count)
+            return f.mul(low, i64(items // dealt.items)), f.mul(high, i64(items // dealt.items))
         low, high = share(f, -(-items // block), t.thread, t.count)
         if block > 1:
             low, high = f.mul(low, i64(block)), f.minimum(f.mul(high, i64(block)), i64(items))
@@ -160,7 +165,14 @@ class Work:
         e = self.elements
         values = e.emit(keys)
         for (write, node), value in zip(nodes, values, strict=True):
-            e.store(node, value, self.writes[write], place)
+            e.store(node, value, self.writes[write], self.place_of(write, node, place))
+
+    def place_of(self, write: int, node: Node, place: Index) -> Index:
+        """Where an element of a result lies."""
+        deal = self.kernel.dealt
+        if deal is None or len(self.kernel.reads) + write not in deal.apart:
+            return place
+        return place_apart(place, deal.writes[write], deal.items, int(node.type.size))
 
     # -- sweeps ------------------------------------------------------------------------------------------------
 

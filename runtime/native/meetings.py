@@ -7,7 +7,7 @@ thread may do so.  Must not know what kernels compute, or how code is written.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from graphc.garbage import remembered
 from graphc.plan import Buffer, Form, Kernel, Loop, Plan, Role, Step, align, bodies, body_key
@@ -43,19 +43,33 @@ class Turn(NamedTuple):
     slot: int = 0
 
 
+class Touched(NamedTuple):
+    """Some memory that a step reads or writes.
+
+    items   (elements that follow each other, how many items) where threads touch only what is in items of their own
+    """
+
+    place: Place
+    items: tuple[int, int] | None = None
+
+    def meets(self, other: Touched) -> bool:
+        """Whether one thread may touch what another one does."""
+        return overlap(self.place, other.place) and (self.items is None or self != other)
+
+
 @record()
 class Open:
     """What was done since threads last met."""
 
-    reads: list[tuple[Place, int]] = field(default_factory=list)
-    writes: list[tuple[Place, int]] = field(default_factory=list)
+    reads: list[tuple[Touched, int]] = field(default_factory=list)
+    writes: list[tuple[Touched, int]] = field(default_factory=list)
     load: list[int] = field(default_factory=lambda: [0, 0])  # of the first and of the last thread, in element operations
     slots: int = 0  # of counters
 
-    def others(self, reads: list[Place], writes: list[Place]) -> set[int]:
+    def others(self, reads: list[Touched], writes: list[Touched]) -> set[int]:
         """Who touched what a step writes, or wrote what it reads."""
-        return {who for place, who in self.writes if any(overlap(place, p) for p in (*reads, *writes))} | {
-            who for place, who in self.reads if any(overlap(place, p) for p in writes)}
+        return {who for place, who in self.writes if any(place.meets(p) for p in (*reads, *writes))} | {
+            who for place, who in self.reads if any(place.meets(p) for p in writes)}
 
 
 @remembered
@@ -83,7 +97,7 @@ def counters_of(plan: Plan, step: Step, slot: int | None) -> list[Place]:
     if step_is_serial(step):
         return []
     if isinstance(step, Kernel) and step.form is Form.CONTRACT:
-        return [(("contraction", function_key(plan, step)), 0, 1)]
+        return [] if step.dealt else [(("contraction", function_key(plan, step)), 0, 1)]
     if step_takes_turns(step):
         return [("tickets", 0, SLOTS) if slot is None else ("tickets", slot, slot + 1)]
     if isinstance(step, Loop) and step.parallel:
@@ -142,12 +156,11 @@ def turns(plan: Plan, target: Target) -> list[Turn]:
     done = Open()
     readers = Counter(plan.home(b) for step in plan.steps if not step_is_serial(step) for b in dict.fromkeys(step.reads))
     for step in plan.steps:
-        reads = [memory_of(plan, b) for b in step.reads]
-        writes = [memory_of(plan, b) for b in (*step.writes, *step.workspace)]
+        reads, writes = touched(plan, step)
         serial, slot = step_is_serial(step), done.slots % SLOTS
         if step_scratch(step, target)[1]:
-            writes.append(("scratch", 0, 1))
-        writes += counters_of(plan, step, slot)
+            writes.append(Touched(("scratch", 0, 1)))
+        writes += map(Touched, counters_of(plan, step, slot))
         others = done.others(reads, writes)
         cost = step_operations(step)
         who = EVERYBODY
@@ -166,6 +179,19 @@ def turns(plan: Plan, target: Target) -> list[Turn]:
         done.slots += step_takes_turns(step)
         result.append(Turn(step, who, meet, read_by_others(step, plan, readers), slot))
     return result
+
+
+def touched(plan: Plan, step: Step) -> tuple[list[Touched], list[Touched]]:
+    """What a step reads, and what it writes."""
+    written = (*step.writes, *step.workspace)
+    dealt = step.dealt if isinstance(step, Kernel) else None
+    if dealt is None:
+        return [Touched(memory_of(plan, b)) for b in step.reads], [Touched(memory_of(plan, b)) for b in written]
+
+    def of(buffers: Sequence[Buffer], runs: Sequence[int]) -> list[Touched]:
+        return [Touched(memory_of(plan, b), (run, dealt.items) if run else None) for b, run in zip(buffers, runs, strict=True)]
+
+    return of(step.reads, dealt.reads), of(written, dealt.writes)
 
 
 def read_by_others(step: Step, plan: Plan, readers: Mapping[Buffer, int]) -> tuple[Buffer, ...]:

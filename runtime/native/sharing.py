@@ -223,12 +223,18 @@ def balanced(f: Function, units: int, thread: Value, threads: Value, tickets: Va
 
 
 def spread(f: Function, batch: int, units: int, thread: Value, threads: Value,
-           body: Callable[[Value, Value, Value], None], portion: int = 0) -> None:
+           body: Callable[[Value, Value, Value], None], portion: int = 0, dealt: bool = False) -> None:
     """Give each thread its share of batch * units; `body(item, low, high)` does a range of one item's units.
 
     portion: the last quarter of each share is taken so many units at a time by whoever is free; 0: never.  What a thread
     begins with is of its own share, since it often wrote what it now reads.
+
+    dealt: whole items, the same in everything that has so many of them.
     """
+    if dealt:
+        with f.loop(*share(f, batch, thread, threads)) as one:
+            body(one, i64(0), i64(units))
+        return
     total = batch * units
     low, high = share(f, total, thread, threads)
     if not portion or threads.number == 1 or total < 8 * portion:

@@ -319,4 +319,4 @@ def emit_stencil(f: Function, target: Target, c: Contraction, s: Stencil, a: Val
         with f.loop(low, high) as unit:
             (positions if s.along_n else taps)(batch, unit)
 
-    spread(f, math.prod(c.batch), s.units, thread, threads, item, s.portion)
+    spread(f, math.prod(c.batch), s.units, thread, threads, item, s.portion, dealt=c.dealt)

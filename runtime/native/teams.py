@@ -46,7 +46,7 @@ def estimate(plan: Plan, threads: int) -> Estimate:
         shared += sum(crossing(writers[home], step, home) for home in dict.fromkeys(plan.home(b) for b in step.reads)
                       if home in writers) * (1 - 1 / threads) / BYTES_PER_NS
         following = plan.steps[position + 1] if position + 1 < len(plan.steps) else None
-        if following is None or not (serial and step_is_serial(following)):
+        if following is None or not ((serial and step_is_serial(following)) or (is_dealt(step) and is_dealt(following))):
             shared += MEETING
         writers.update({plan.home(b): step for b in step.writes})
     return Estimate(alone, shared)
@@ -63,6 +63,10 @@ def estimate_step(step: Step, threads: int) -> Estimate:
     return max(inner, key=lambda e: e.shared)
 
 
+def is_dealt(step: Step) -> bool:
+    return isinstance(step, Kernel) and step.dealt is not None
+
+
 def crossing(writer: Step, reader: Step, buffer: Buffer) -> int:
     """Bytes of a buffer of which another core than the reader's holds a share."""
     if step_is_serial(writer) and step_is_serial(reader):
@@ -70,6 +74,8 @@ def crossing(writer: Step, reader: Step, buffer: Buffer) -> int:
     if isinstance(writer, Kernel) and isinstance(reader, Kernel) and writer.space == reader.space \
             and writer.form is reader.form is Form.MAP:
         return 0  # shared alike
+    if is_dealt(writer) and is_dealt(reader):
+        return 0  # nearly always the same items
     return buffer.bytes
 
 

@@ -20,7 +20,7 @@ from graphc.records import NamedTuple
 
 from .contract import Contraction, Tile, tile_parts
 from .emit import Carried, Function
-from .epilogues import Epilogue, computed_operands, contraction_node, contraction_of
+from .epilogues import Epilogue, computed_operands, contraction_in, contraction_node
 from .folds import Folding, Reduction, numbers_bytes, reduction_of, reduction_scratch
 from .loops import MODERATE, State, Work, bind
 from .partials import Partials, Room, expect, store_joined
@@ -62,10 +62,11 @@ class Parts(NamedTuple):
     rows: int  # in one member of the batch
     columns: int
     batch: int
+    dealt: bool  # members of the batch have columns of their own
 
     @property
     def of_column(self) -> int:
-        return self.batch * self.rows
+        return self.rows if self.dealt else self.batch * self.rows
 
     @property
     def of_total(self) -> int:
@@ -73,7 +74,12 @@ class Parts(NamedTuple):
 
 
 def parts_of(c: Contraction, target: Target, loads: tuple[bool, bool]) -> Parts:
-    return Parts(*tile_parts(c, target, load_a=loads[0], load_b=loads[1]), prod(c.batch))
+    return Parts(*tile_parts(c, target, load_a=loads[0], load_b=loads[1]), prod(c.batch), c.dealt)
+
+
+def columns_of(c: Contraction) -> int:
+    """Columns of which each has folds of its own."""
+    return prod(c.n) * (prod(c.batch) if c.dealt else 1)
 
 
 def fold_scratch(kernel: Kernel, target: Target) -> tuple[int, int]:
@@ -83,11 +89,11 @@ def fold_scratch(kernel: Kernel, target: Target) -> tuple[int, int]:
         return 0, 0
     if folds.by_row:
         return reduction_scratch(kernel, target, serial=True)
-    c = contraction_of(contraction_node(kernel))[0]
+    c = contraction_in(kernel)[0]
     parts = parts_of(c, target, computed_operands(contraction_node(kernel)))
     states = sum(len(r.types) for r in folds.columns)
     totals = sum(len(r.types) for r in folds.totals)
-    return 0, states * numbers_bytes(parts.of_column * prod(c.n)) + totals * numbers_bytes(parts.of_total)
+    return 0, states * numbers_bytes(parts.of_column * columns_of(c)) + totals * numbers_bytes(parts.of_total)
 
 
 class FoldingEpilogue(Epilogue):
@@ -97,19 +103,21 @@ class FoldingEpilogue(Epilogue):
         self.folds = tile_folds(w.kernel)
         super().__init__(w, node, c, labels, [r.node.inputs[0] for r in self.folds.all])
         keys = dict(zip(self.folds.all, self.roots[len(self.outputs):], strict=True))
-        row_position = self.item * prod(c.m) + self.row
+        row_position = self.row if c.dealt else self.item * prod(c.m) + self.row
         self.columns = Folding(w, self.folds.columns, [keys[r] for r in self.folds.columns], row_position)
         self.totals = Folding(w, self.folds.totals, [keys[r] for r in self.folds.totals], self.position)
         self.parts = parts_of(c, w.target, computed_operands(node))
         room = Room(w.f, w.shared)
-        self.column_parts = Partials(w, self.columns, room, self.parts.of_column * prod(c.n))
+        self.column_parts = Partials(w, self.columns, room, self.parts.of_column * columns_of(c))
         self.total_parts = Partials(w, self.totals, room, self.parts.of_total)
 
     def finish(self, f: Function, tile: Tile) -> None:
         """Vectors of columns, one after the other, each down all rows of the tile."""
         w, e = self.w, self.w.elements
         with e.inside(Scope(bind(self.item, tile.batch))):
-            part = f.add(f.mul(tile.batch, i64(self.parts.rows)), tile.row_part)
+            part, self.tile_item = f.add(f.mul(tile.batch, i64(self.parts.rows)), tile.row_part), i64(0)
+            if self.parts.dealt:
+                part, self.tile_item = tile.row_part, tile.batch
             corner = f.add(f.mul(tile.i0, i64(tile.stride)), tile.j0)
             first = f.offset(tile.pointer, f.sub(i64(0), corner), self.c.dtype)
             self.place_tile(first, self.row * tile.stride + self.column)
@@ -176,7 +184,8 @@ class FoldingEpilogue(Epilogue):
         """The columns' own states over the rows of one tile."""
         if state:
             f, e = self.w.f, self.w.elements
-            self.column_parts.store(state, f.add(f.mul(part, i64(prod(self.c.n))), e.first(self.column)))
+            place = f.add(f.mul(part, i64(columns_of(self.c))), e.first(self.column))
+            self.column_parts.store(state, f.add(place, f.mul(self.tile_item, i64(prod(self.c.n)))))
 
     def one(self, state: State) -> State:
         """One vector of elements."""
@@ -196,7 +205,7 @@ class FoldingEpilogue(Epilogue):
         w.meet()
         full = {i for i, _ in self.outputs}
         outputs = [(i, n) for i, n in enumerate(w.kernel.body.outputs) if i not in full]
-        count = prod(self.c.n)
+        count = columns_of(self.c)
         if self.columns.reductions:
             store_joined(w, self.column_parts, self.parts.of_column, count, [
                 (i, n) for i, n in outputs if int(n.type.size) == count])

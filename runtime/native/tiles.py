@@ -53,7 +53,7 @@ class TileLoops(PackedOperands):
         elif g.batch > 1 and g.keeps:
             self.emit_batch(thread, threads)
         else:
-            spread(f, g.batch, g.units, thread, threads, self.emit_item, g.portion)
+            spread(f, g.batch, g.units, thread, threads, self.emit_item, g.portion, self.c.dealt)
 
     def emit_alone(self) -> None:
         """All units, as one thread takes them where others might have come."""
@@ -151,7 +151,7 @@ class TileLoops(PackedOperands):
             self.emit_item(item, low, high)
             f.store(f.select(f.compare("icmp slt", low, high), i64(1), before), packed)
 
-        spread(f, g.batch, g.units, thread, threads, body, g.portion)
+        spread(f, g.batch, g.units, thread, threads, body, g.portion, self.c.dealt)
 
     def emit_item(self, item: Value, low: Value, high: Value) -> None:
         """One member of the batch: the row tiles or the panels from low to high."""

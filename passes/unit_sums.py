@@ -1,0 +1,76 @@
+"""Products that sum over a hidden layer's units in one part for each item of units, so that these can be dealt, too.
+
+A layer with few results reads all units of the one before.  Where threads have their own units (`deal`), each of them sums over
+what it has computed, and hands on that sum alone.  How many parts there are depends on sizes alone, so neither do the bits
+depend on threads.  Knows sizes and specs.  Must not know who takes which part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from functools import reduce
+from math import prod
+from operator import add
+
+from graphc.ir import Graph, Node, inherit, transform
+from graphc.labels import labels_of
+from graphc.op import Kind
+from graphc.ops.contractions import LETTERS, contract
+from graphc.ops.views import reshape, slice_
+from graphc.symbols import Tensor
+
+from .deal import items_of
+
+SMALLER = 2  # times as many numbers must be summed over as there are results
+
+Key = tuple[object, ...]
+
+
+def key_of(contraction: Node) -> Key:
+    """Contractions of one key do the same."""
+    return contraction.attributes["spec"], tuple(i.type for i in contraction.inputs)
+
+
+def cut_sums(graph: Graph, only: Collection[Key] | None = None) -> tuple[Graph, dict[Key, Key]]:
+    """The graph with such products in parts; the keys of what was cut, and of what stands for it.
+
+    only   keys of what may be cut
+    """
+    found: dict[Key, Key] = {}
+
+    def rule(node: Node, inputs: tuple[Node, ...]) -> Node | None:
+        if node.op.kind is not Kind.CONTRACT or (only is not None and key_of(node) not in only):
+            return None
+        parts = in_parts(node, inputs)
+        if parts is None:
+            return None
+        found[key_of(node)] = key_of(parts.node)
+        each = [reshape(slice_(parts, (item, *(0 for _ in node.shape)), (1,) * parts.ndim, (1, *node.shape)), node.shape)
+                for item in range(int(parts.shape[0]))]
+        return inherit(reduce(add, each).node, node)
+
+    return transform(graph, rule), found
+
+
+def in_parts(node: Node, inputs: tuple[Node, ...]) -> Tensor | None:
+    """A product as the sums over each item of units, along a first axis; None where that gains nothing."""
+    labels = labels_of(node.attributes["spec"])
+    if node.phase != "forward" or not node.dtype.is_float or node.attributes.get("within"):
+        return None
+    if len(labels.k) != 1 or labels.batch:
+        return None
+    a, b = (Tensor(i) for i in (inputs[::-1] if labels.turned else inputs))
+    units = int(a.shape[labels.left.index(labels.k)])
+    items = next(iter(items_of(units)), 1)
+    if items == 1 or SMALLER * prod(map(int, node.shape)) > min(prod(map(int, i.shape)) for i in inputs):
+        return None
+    item = next(x for x in LETTERS if x not in labels.left + labels.right)
+
+    def cut(x: Tensor, own: str) -> Tensor:
+        return reshape(x, tuple(s for label, size in zip(own, x.shape, strict=True)
+                                for s in ((items, units // items) if label == labels.k else (size,))))
+
+    left, right = (own.replace(labels.k, item + labels.k) for own in (labels.left, labels.right))
+    parts = contract(cut(a, labels.left), cut(b, labels.right), left, right, item + labels.out)
+    inherit(parts.node, node)
+    return parts
