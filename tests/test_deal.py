@@ -10,6 +10,7 @@ import pytest
 from graphc.passes import deal as passes_deal
 from graphc.passes.deal import run_of
 from graphc.runtime.interpreter import evaluate_graph
+from graphc.runtime.native import teams
 from graphc.runtime.native.choice import ALONE, TOGETHER, Choice
 from graphc.runtime.native.meetings import EVERYBODY, turns
 from graphc.runtime.native.target import host
@@ -28,7 +29,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
 }
 SHAPES = (  # sizes of layers, rows
     ((64, 128, 10), 32), ((100, 192, 3), 20), ((48, 256, 10), 16), ((65, 64, 7), 33), ((96, 128, 64, 4), 24), ((30, 512, 1), 9),
-    ((70, 128, 128, 10), 16))
+    ((70, 128, 128, 10), 16), ((64, 80, 10), 32))
 
 
 @pytest.fixture(autouse=True)
@@ -89,6 +90,10 @@ def test_no_item_needs_what_belongs_to_another(sizes: tuple[int, ...], rows: int
 @pytest.mark.parametrize("sizes, rows", SHAPES)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_bits_do_not_depend_on_threads(sizes: tuple[int, ...], rows: int, optimizer: str) -> None:
+    same_for_all_threads(sizes, rows, optimizer)
+
+
+def same_for_all_threads(sizes: tuple[int, ...], rows: int, optimizer: str) -> None:
     def run(threads: int, way: int) -> tuple[bytes, ...]:
         step, model = step_of(sizes, rows, optimizer, threads)
         assert dealt(step.specialize().plan)
@@ -101,6 +106,16 @@ def test_bits_do_not_depend_on_threads(sizes: tuple[int, ...], rows: int, optimi
 
     expected = run(1, ALONE)
     assert all(run(threads, TOGETHER) == expected for threads in (2, 3, 4, 5))
+
+
+@pytest.mark.parametrize("sizes, rows", (((40, 36, 3), 12), ((33, 60, 5), 32), ((48, 48, 2), 21), ((17, 72, 9, 4), 16)))
+@pytest.mark.parametrize("items", (2, 3, 4))
+def test_items_that_fill_no_vectors_keep_to_themselves(items: int, sizes: tuple[int, ...], rows: int,
+                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passes_deal, "ITEMS", ((items, 8),))
+    monkeypatch.setattr(passes_deal, "LEAST", 1 << 10)
+    monkeypatch.setattr(teams, "may_pay", lambda *_: True)
+    same_for_all_threads(sizes, rows, "adam")
 
 
 @pytest.mark.parametrize("layer", (nn.ReLU, nn.Tanh, nn.GELU))

@@ -84,7 +84,8 @@ def store_joined(w: Work, partials: Partials, parts: int, count: int, outputs: S
             w.store_all(outputs, keys, column)
             return state
 
-        w.sweep(column, *w.share(count, LINE), MODERATE + 1, body, aligned=count % e.lanes == 0)
+        each = count if w.kernel.dealt is None else count // w.kernel.dealt.items
+        w.sweep(column, *w.share(count, LINE), MODERATE + 1, body, aligned=each % e.lanes == 0)
 
 
 def store_number(w: Work, value: Value, pointer: Value, place: Value) -> None:
