@@ -19,7 +19,7 @@ from graphc.ir import Graph, Node
 from graphc.labels import labels_of
 from graphc.op import Kind
 from graphc.ops.contractions import split_spec
-from graphc.plan import Buffer, Deal, Form, Kernel, Plan, Role
+from graphc.plan import Buffer, Deal, Form, Kernel, Plan, Role, Step
 from graphc.records import NamedTuple, replace
 
 from .cost import flops
@@ -79,7 +79,7 @@ def deal(plan: Plan) -> Plan:
                                      for s in plan.steps))
 
 
-def operations(steps: Iterable[Kernel | object]) -> int:
+def operations(steps: Iterable[Step]) -> int:
     return sum(step.flops for step in steps)
 
 
