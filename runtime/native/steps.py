@@ -22,6 +22,9 @@ from .threads import emit_barrier
 from .workers import TICKETS
 
 
+AHEAD = 1 << 16  # bytes of parameters that are fetched before a step's first kernel
+
+
 class Team(NamedTuple):
     """The threads that run a plan together, and the memory they have beside its buffers."""
 
@@ -91,7 +94,17 @@ class StepWriter:
         if self.several and self.target.passes_on:
             self.passed_on = passed_on(plan)
             self.passed_homes = {plan.home(k.writes[w]) for k, results in self.passed_on.items() for w in results}
+            self.fetch_passed(plan, places)
         self.plan(plan, places, team)
+
+    def fetch_passed(self, plan: Plan, places: Places) -> None:
+        """Begins to fetch what the step before has written past the caches: it comes while the first kernels run."""
+        left = AHEAD
+        for home in plan.cells:
+            if home in self.passed_homes and home.bytes <= left:
+                left -= home.bytes
+                with self.f.loop(i64(0), i64(-(-home.bytes // ALIGNMENT))) as line:
+                    self.f.prefetch(self.f.offset(places.address(home), self.f.mul(line, i64(ALIGNMENT)), "i8"))
 
     def plan(self, plan: Plan, places: Places, team: Team) -> None:
         """All steps in order; where the team is several threads they have met when this ends."""
