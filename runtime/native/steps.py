@@ -21,7 +21,6 @@ from .target import Target
 from .threads import emit_barrier
 from .workers import TICKETS
 
-
 AHEAD = 1 << 16  # bytes of parameters that are fetched before a step's first kernel
 
 
