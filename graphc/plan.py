@@ -103,6 +103,7 @@ class Kernel:
     in_place  pairs (write, read) that may share memory: each element is read before it is written, by the same iteration
     ends      where a mask ends rows, or hides tiles: nothing has to be computed beyond
     dealt     how threads share it, where it goes together with others
+    left      whether it reads what threads leave that others are dealt to: half of that is far from any of them
     """
 
     name: str
@@ -119,6 +120,7 @@ class Kernel:
     scope: str = ""
     notes: tuple[str, ...] = ()  # what was fused, and why something was not
     dealt: Deal | None = None
+    left: bool = False
 
     workspace: ClassVar[tuple[Buffer, ...]] = ()
 
@@ -290,7 +292,7 @@ def slot(position: int, type_: TensorType) -> Node:
 
 def body_key(kernel: Kernel, aliased: tuple[tuple[int, int], ...]) -> tuple:
     """Kernels of one key compile to one function; bodies are interned, so identity of the roots is enough."""
-    return (kernel.form, kernel.space, kernel.axes, kernel.ends, kernel.dealt, tuple(n.number for n in kernel.body.roots),
+    return (kernel.form, kernel.space, kernel.axes, kernel.ends, kernel.dealt, kernel.left, tuple(n.number for n in kernel.body.roots),
             tuple(b.type for b in kernel.reads), tuple(b.type for b in kernel.writes), aliased)
 
 

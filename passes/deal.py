@@ -24,8 +24,9 @@ from graphc.records import NamedTuple, replace
 
 from .cost import flops
 
-LEAST, MOST = 1 << 19, 1 << 24  # operations of a step: in longer ones meeting costs little, and unequal cores much
-ITEMS = (4, 64), (2, 32)  # of a kernel, where each has at least so many units
+LEAST = 1 << 19  # operations of a step: shorter ones are for one thread
+MOST = 1 << 22  # of each item: in longer steps meeting costs little, unequal cores much, and more threads do more
+ITEMS = (8, 64), (4, 32), (2, 32)  # of a kernel, where each has at least so many units
 SHARE = 0.8  # of the step's operations that kernels which go together must do
 
 Places = list[Index | None]  # that are touched for an element of a kernel's space; None: any place
@@ -60,23 +61,38 @@ class Option(NamedTuple):
 
 
 def is_short(graph: Graph) -> bool:
-    """Whether a graph is a training step in which it counts what threads exchange."""
-    return bool(graph.updates) and LEAST <= sum(map(flops, graph.nodes)) <= MOST
+    """Whether a graph is a training step in which it may count what threads exchange."""
+    return bool(graph.updates) and LEAST <= sum(map(flops, graph.nodes)) <= MOST * ITEMS[0][0]
 
 
 def deal(plan: Plan) -> Plan:
     """The plan with those kernels dealt that gain by it."""
     options = {k: list(options_of(plan, k)) for k in plan.steps if isinstance(k, Kernel) and k.form is Form.CONTRACT}
-    best: dict[Kernel, Option] = {}
-    for seed in (option for several in options.values() for option in several if not option.costs):
-        chosen = grown(seed, options)
-        if len(chosen) > 1 and operations(chosen) > operations(best):
-            best = chosen
-    if operations(best) <= SHARE * operations(plan.steps):
+    chosen: dict[Kernel, Option] = {}
+    while found := closest(options):
+        chosen |= found
+        options = {kernel: several for kernel, several in options.items() if kernel not in found}
+    total = operations(plan.steps)
+    if operations(chosen) <= SHARE * total or total > MOST * min(option.deal.items for option in chosen.values()):
         return plan
-    apart = kept_apart(plan, best)
-    return replace(plan, steps=tuple(dealt(plan, best[s], apart) if isinstance(s, Kernel) and s in best else s
-                                     for s in plan.steps))
+    apart = kept_apart(plan, chosen)
+    written = {home for option in chosen.values() for home in option.written if home.role is Role.TEMPORARY}
+
+    def shared(step: Step) -> Step:
+        if not isinstance(step, Kernel):
+            return step
+        if step in chosen:
+            return dealt(plan, chosen[step], apart)
+        return replace(step, left=any(plan.home(b) in written for b in step.reads))
+
+    return replace(plan, steps=tuple(map(shared, plan.steps)))
+
+
+def closest(options: Mapping[Kernel, Sequence[Option]]) -> dict[Kernel, Option]:
+    """The kernels that go together and do most; none where no two do."""
+    seeds = [option for several in options.values() for option in several if not option.costs]
+    sets = [found for seed in seeds if len(found := grown(seed, options)) > 1]
+    return max(sets, key=operations, default={})
 
 
 def operations(steps: Iterable[Step]) -> int:
@@ -151,9 +167,9 @@ def items_of(units: int) -> Iterator[int]:
 
 
 def in_memory(operand: Node) -> bool:
-    """Whether an operand of a contraction is not computed while it is packed."""
+    """Whether a contraction reads an operand, or what computes it while it is packed, at strides."""
     read = strided(operand)
-    return read is not None and read.base.op.kind is Kind.SOURCE
+    return read is not None and read.base.op.kind in (Kind.SOURCE, Kind.MAP)
 
 
 def option_for(plan: Plan, kernel: Kernel, deal: Deal) -> Option:
@@ -175,7 +191,7 @@ def run_of(places: Places, variable: Variable, items: int) -> int:
         if place is None or step <= 0:
             return 0
         run = step * (variable.extent // items)
-        low = high = place.constant
+        low = high = place.constant % (run * items)
         for term, factor in place.terms:
             if term != variable and factor % (run * items):
                 ends = [factor * end for end in term.range()]

@@ -7,11 +7,12 @@ depend on threads.  Knows sizes and specs.  Must not know who takes which part.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import reduce
 from math import prod
 from operator import add
 
+from graphc.access import strided
 from graphc.ir import Graph, Node, inherit, transform
 from graphc.labels import labels_of
 from graphc.op import Kind
@@ -21,7 +22,7 @@ from graphc.symbols import Tensor
 
 from .deal import items_of
 
-SMALLER = 2  # times as many numbers must be summed over as there are results
+SMALLER = 2  # times as many numbers as results must be in what need not be exchanged then
 
 Key = tuple[object, ...]
 
@@ -52,17 +53,39 @@ def cut_sums(graph: Graph, only: Collection[Key] | None = None) -> tuple[Graph, 
     return transform(graph, rule), found
 
 
+def saves(node: Node, inputs: Sequence[Node]) -> bool:
+    """Whether to exchange parts of the results is less than what threads exchange otherwise.
+
+    In a layer that is the units of the one before, if the weights are not much more: what a thread reads of those, another one
+    updates.  In the gradient by these units it is the weights.
+    """
+    results = SMALLER * prod(map(int, node.shape))
+    weights = [i for i in inputs if is_weight(i)]
+    if len(weights) != 1:
+        return False
+    of_weight, of_units = (prod(map(int, i.shape)) for i in sorted(inputs, key=lambda i: i not in weights))
+    if node.phase == "forward":
+        return results <= min(of_weight, of_units) and of_weight <= SMALLER * of_units
+    return results <= of_weight
+
+
+def is_weight(operand: Node) -> bool:
+    """Whether an operand is a view of a parameter."""
+    read = strided(operand)
+    return read is not None and "cell" in read.base.attributes
+
+
 def in_parts(node: Node, inputs: tuple[Node, ...]) -> Tensor | None:
     """A product as the sums over each item of units, along a first axis; None where that gains nothing."""
     labels = labels_of(node.attributes["spec"])
-    if node.phase != "forward" or not node.dtype.is_float or node.attributes.get("within"):
+    if node.phase not in ("forward", "gradient") or not node.dtype.is_float or node.attributes.get("within"):
         return None
     if len(labels.k) != 1 or labels.batch:
         return None
     a, b = (Tensor(i) for i in (inputs[::-1] if labels.turned else inputs))
     units = int(a.shape[labels.left.index(labels.k)])
     items = next(iter(items_of(units)), 1)
-    if items == 1 or SMALLER * prod(map(int, node.shape)) > min(prod(map(int, i.shape)) for i in inputs):
+    if items == 1 or not saves(node, inputs):
         return None
     item = next(x for x in LETTERS if x not in labels.left + labels.right)
 

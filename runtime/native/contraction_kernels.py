@@ -19,7 +19,7 @@ from graphc.plan import Kernel, align
 
 from .contract import Contraction, Hidden, Load, choose_road, emit_contraction, lanes_along_k, scratch_bytes
 from .emit import Function, Value
-from .epilogues import Epilogue, base_pointer, computed_operands, contraction_in, contraction_node
+from .epilogues import Epilogue, base_pointer, computed_operands, contraction_in, contraction_node, into_axis
 from .loops import Work, bind, scalar_cost, vector_lanes
 from .outline import outlined
 from .scopes import Scope
@@ -98,6 +98,7 @@ def operand_load(w: Work, operand: Node, own: str, groups: Sequence[tuple[str, t
     places: dict[str, Index] = {}
     for (labels, sizes), variable in zip(groups, variables, strict=True):
         places.update(zip(labels, unravel(variable, sizes), strict=True))
+    into_axis(w.kernel, places)
     key = e.key(operand, [places[label] for label in own])
     lane = next(iter((k if along_k else line).variables()), None)
 

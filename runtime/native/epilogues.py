@@ -68,6 +68,13 @@ def contraction_in(kernel: Kernel) -> tuple[Contraction, Strided, Strided, tuple
     return c, a, b, (batch, m, n)
 
 
+def into_axis(kernel: Kernel, places: dict[str, Index]) -> None:
+    """The place on the axis that is dealt from those of the item and in it."""
+    if kernel.dealt is not None and ITEM in places:
+        label = labels_of(contraction_node(kernel).attributes["spec"]).out[kernel.dealt.axis]
+        places[label] += places[ITEM] * (kernel.space[kernel.dealt.axis] // kernel.dealt.items)
+
+
 def pieces_together(c: Contraction, kernel: Kernel, a: Strided, b: Strided) -> Contraction:
     """The strides of a contraction that is dealt, where items' elements lie together in an operand or in the result."""
     deal = kernel.dealt
@@ -172,9 +179,7 @@ class Epilogue:
         places: dict[str, Index] = {}
         for group, index, sizes in zip(labels, (self.item, self.row, self.column), (c.batch, c.m, c.n), strict=True):
             places.update(zip(group, unravel(index, sizes), strict=True))
-        if w.kernel.dealt is not None and ITEM in places:
-            axis, items, *_ = w.kernel.dealt
-            places[out[axis]] += places[ITEM] * (w.kernel.space[axis] // items)
+        into_axis(w.kernel, places)
         self.indices = tuple(places[label] for label in out)
         self.position = linear(self.indices, node.shape)
         self.by_row = prod(c.n) == 1 and prod(c.m) > 1  # one column: vectors run down it

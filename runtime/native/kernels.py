@@ -115,7 +115,7 @@ def is_serial(kernel: Kernel) -> bool:
     if kernel.dealt is not None:
         return False
     few = kernel.form is Form.COLUMNS and prod(kernel.space[axis] for axis in kernel.axes) <= PARTIAL_SUMS
-    return element_operations(kernel) < (SERIAL // 8 if few else SERIAL)
+    return element_operations(kernel) < SERIAL // (8 if few else 4 if kernel.left else 1)
 
 
 @remembered
