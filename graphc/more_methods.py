@@ -33,8 +33,8 @@ REMEDIES = {  # what PyTorch's tensors have and a symbol has not
     "half": "numbers are float32 or float64; matmul_precision='medium' multiplies in bfloat16",
     "bfloat16": "numbers are float32 or float64; matmul_precision='medium' multiplies in bfloat16",
     "cuda": "there is one device, the CPU",
-    "values": "max, min and the like give the values alone; positions are argmax, argmin",
-    "indices": "max, min and the like give the values alone; positions are argmax, argmin",
+    "values": "max and min have values and indices along one axis: x.max(dim=1).values",
+    "indices": "max and min have values and indices along one axis: x.max(dim=1).indices; else x.argmax()",
     "equal": "whether all elements are equal is (x == y).all()",
 }
 

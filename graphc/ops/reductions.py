@@ -164,19 +164,12 @@ def prod_(x: TensorLike, axis: Any = None, keepdims: bool = False, **kw: Any) ->
 
 
 def max_(x: TensorLike, axis: Any = None, keepdims: bool = False, **kw: Any) -> Tensor:
-    """Greatest element over axes; NaN if there is one.  The values alone: see argmax for positions.
-
-    Given two tensors, as PyTorch's `max(x, y)`, the greater of each pair of elements.
-    """
-    if isinstance(axis, Tensor):
-        return e.maximum(x, axis)
+    """Greatest element over axes; NaN if there is one.  Ties share the gradient."""
     return _over(_max, as_tensor(x), axis, keepdims, kw)
 
 
 def min_(x: TensorLike, axis: Any = None, keepdims: bool = False, **kw: Any) -> Tensor:
-    """Least element over axes; NaN if there is one.  Given two tensors, the lesser of each pair of elements."""
-    if isinstance(axis, Tensor):
-        return e.minimum(x, axis)
+    """Least element over axes; NaN if there is one.  Ties share the gradient."""
     return _over(_min, as_tensor(x), axis, keepdims, kw)
 
 
@@ -190,20 +183,20 @@ def all_(x: TensorLike, axis: Any = None, keepdims: bool = False, **kw: Any) -> 
     return _over(_all, e.cast(as_tensor(x), bool_), axis, keepdims, kw)
 
 
-for _function in (sum_, prod_, max_, min_, any_, all_):
+for _function in (sum_, prod_, any_, all_):
     _function.__name__ = _function.__qualname__ = _function.__name__.rstrip("_")
     public(_function)
 
 
 @public
 def amax(x: TensorLike, axis: Any = None, keepdims: bool = False, **kw: Any) -> Tensor:
-    """Greatest element over axes: another name of max."""
+    """Greatest element over axes, the values alone; ties share the gradient."""
     return max_(x, axis, keepdims, **kw)
 
 
 @public
 def amin(x: TensorLike, axis: Any = None, keepdims: bool = False, **kw: Any) -> Tensor:
-    """Least element over axes: another name of min."""
+    """Least element over axes, the values alone; ties share the gradient."""
     return min_(x, axis, keepdims, **kw)
 
 
