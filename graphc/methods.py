@@ -186,13 +186,13 @@ class Methods(MoreMethods):
 
     clamp = clip
 
-    def softmax(self, axis: int = -1, **kw: Any) -> Tensor:
+    def softmax(self, axis: int = -1, dtype: DTypeLike | None = None, **kw: Any) -> Tensor:
         """exp(x) / sum(exp(x)) along an axis, without overflow."""
-        return FUNCTIONS["softmax"](self, axis, **kw)
+        return FUNCTIONS["softmax"](self, axis, dtype=dtype, **kw)
 
-    def log_softmax(self, axis: int = -1, **kw: Any) -> Tensor:
+    def log_softmax(self, axis: int = -1, dtype: DTypeLike | None = None, **kw: Any) -> Tensor:
         """log of softmax along an axis."""
-        return FUNCTIONS["log_softmax"](self, axis, **kw)
+        return FUNCTIONS["log_softmax"](self, axis, dtype=dtype, **kw)
 
     def exp(self) -> Tensor: return FUNCTIONS["exp"](self)
     def expm1(self) -> Tensor: return FUNCTIONS["expm1"](self)

@@ -161,22 +161,17 @@ class MoreMethods:
 
     def add(self, other: TensorLike, *, alpha: Any = 1) -> Tensor:
         """self + alpha * other."""
-        return FUNCTIONS["add"](self, other if alpha == 1 else FUNCTIONS["mul"](other, alpha))
+        return FUNCTIONS["add"](self, other, alpha=alpha)
 
     def sub(self, other: TensorLike, *, alpha: Any = 1) -> Tensor:
         """self - alpha * other."""
-        return FUNCTIONS["sub"](self, other if alpha == 1 else FUNCTIONS["mul"](other, alpha))
+        return FUNCTIONS["sub"](self, other, alpha=alpha)
 
     subtract = sub
 
     def div(self, other: TensorLike, *, rounding_mode: str | None = None) -> Tensor:
         """self / other, rounded "floor", "trunc" or not at all."""
-        if rounding_mode not in (None, "floor", "trunc"):
-            raise ValueError(f"rounding_mode is None, 'floor' or 'trunc', not {rounding_mode!r}{at(user_origin())}")
-        if rounding_mode == "floor":
-            return FUNCTIONS["floor_divide"](self, other)
-        quotient = FUNCTIONS["div"](self, other)
-        return FUNCTIONS["trunc"](quotient) if rounding_mode == "trunc" else quotient
+        return FUNCTIONS["div"](self, other, rounding_mode=rounding_mode)
 
     divide = div
 

@@ -229,9 +229,18 @@ def index_add(x: TensorLike, axis: int, index: TensorLike, source: TensorLike, a
 
 
 @public
-def one_hot(index: TensorLike, num_classes: int, dtype: DTypeLike = "int64") -> Tensor:
-    """1 at each index along a new last axis of `num_classes`, 0 elsewhere (all 0 for an index outside)."""
+def one_hot(index: TensorLike, num_classes: int = -1, dtype: DTypeLike = "int64") -> Tensor:
+    """1 at each index along a new last axis of `num_classes`, 0 elsewhere (all 0 for an index outside).
+
+    num_classes   may be left out, or -1, where the index is known while the graph is built: one more than the greatest
+    """
     places = _as_index(index)
+    if isinstance(num_classes, (int, np.integer)) and num_classes < 1:
+        known = places.node.attributes.get("value")
+        if num_classes != -1 or known is None or not known.size:
+            raise ShapeError(f"one_hot: how many classes there are cannot depend on data, as shapes are known beforehand: say "
+                             f"num_classes=...; got {num_classes} and {places.type}{at(user_origin())}")
+        num_classes = int(known.max()) + 1
     shape: Shape = (*places.shape, num_classes)
     return e.cast(expand_to(unsqueeze(places, -1), shape) == iota(shape, len(shape) - 1), dtype)
 

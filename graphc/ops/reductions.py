@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DTypeError, ShapeError
+from ..errors import DTypeError, GraphError, ShapeError
 from ..ir import Node
 from ..methods import FUNCTIONS, public
 from ..op import Fold, Kind, Op, Sample, define
@@ -245,6 +245,8 @@ def mean(x: TensorLike, axis: Any = None, keepdims: bool = False, **kw: Any) -> 
 @public
 def var(x: TensorLike, axis: Any = None, correction: float = 1, keepdims: bool = False, **kw: Any) -> Tensor:
     """Variance over axes, in two passes, divided by n - correction (PyTorch's default of 1)."""
+    if isinstance(axis, bool):  # PyTorch's var(x, unbiased)
+        axis, kw = None, {**kw, "unbiased": axis}
     if "unbiased" in kw:
         correction = 1 if kw.pop("unbiased") else 0
     axis, keepdims = axis_and_keepdims(axis, keepdims, kw)
@@ -272,13 +274,17 @@ def _root(x: Tensor, p: float) -> Tensor:
 
 
 @public
-def norm(x: TensorLike, p: float = 2, axis: Any = None, keepdims: bool = False, **kw: Any) -> Tensor:
-    """p-norm over axes: (sum |x|^p)^(1/p); p may be inf, -inf or 0 (number of non-zeros).
+def norm(x: TensorLike, p: float | str | None = 2, axis: Any = None, keepdims: bool = False, **kw: Any) -> Tensor:
+    """p-norm over axes: (sum |x|^p)^(1/p); p may be inf, -inf, 0 (number of non-zeros) or "fro", which is 2.
 
     The 2-norm's gradient at 0 is 0, as in PyTorch.
     """
     axis, keepdims = axis_and_keepdims(axis, keepdims, kw)
     tensor = floating(x)
+    if p is None or isinstance(p, str):
+        if p not in (None, "fro"):
+            raise GraphError(f"norm: p is a number, inf, -inf or 'fro', got {p!r}{at(user_origin())}")
+        p = 2
     if p == math.inf:
         return max_(e.abs_(tensor), axis, keepdims)
     if p == -math.inf:
