@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextvars import ContextVar
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -114,6 +115,16 @@ class Tensor(Methods):
         raise GraphError("a symbol is never overwritten: put it together with graphc.where, stack, cat, scatter or pad, or "
                          f"compute it with numpy and give the array{at(user_origin())}")
 
+    def __copy__(self) -> Tensor:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        return self  # a place in a graph, not memory
+
+    def __reduce__(self) -> Any:
+        raise GraphError(f"a symbol is a place in a graph, and is not pickled: save what it is computed from, or values of it "
+                         f"({self!r}){at(user_origin())}")
+
     def eval(self, **feeds: Any) -> np.ndarray:
         """The value for these feeds, by name, computed by the interpreter: for a quick look."""
         return FUNCTIONS["evaluate"](self, feeds)
@@ -134,6 +145,16 @@ class Parameter(Tensor):
     @property
     def cell(self) -> Cell:
         return self.node.attributes["cell"]
+
+    def __copy__(self) -> Parameter:
+        return of_cell(type(self), self.cell, self.requires_grad)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Parameter:
+        memo[id(self)] = new = of_cell(type(self), deepcopy(self.cell, memo), self.requires_grad)
+        return new
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return of_cell, (type(self), self.cell, self.requires_grad)
 
     def numpy(self) -> np.ndarray:
         """A copy of the current value."""
@@ -220,6 +241,13 @@ class Parameter(Tensor):
 
     def __str__(self) -> str:
         return str(self.cell.array)
+
+
+def of_cell(kind: type[Parameter], cell: Cell, requires_grad: bool) -> Parameter:
+    """A parameter of this class with this cell: how a copy begins, and one that was pickled."""
+    new = kind.__new__(kind)
+    Parameter.__init__(new, make(REGISTRY["parameter"], (), {"cell": cell}), requires_grad)
+    return new
 
 
 # -- from Python values ----------------------------------------------------------------------------------------------
