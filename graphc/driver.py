@@ -79,18 +79,20 @@ def _collect(inputs: Sequence[Node], outputs: Sequence[Node], updates: dict[Cell
              names: tuple[str, ...] = ()) -> Graph:
     """The graph with every update that layers attached to what is reachable; in order of construction.
 
-    Two updates of one state compose: the later one reads what the earlier one wrote.
+    Two updates of one state compose: the later one reads what the earlier one wrote, also in the values of the states
+    that it updates along with it.
     """
     carriers = [n for n in topological([*outputs, *updates.values()]) if "cells" in n.attributes]
     from_layers: dict[Cell, Node] = {}
     carried = Carried()
     for node in sorted((n for n in carriers if not carried.again(n)), key=lambda n: n.number):
-        for cell, value in zip(node.attributes["cells"], node.inputs[1:], strict=True):
-            if cell in from_layers:
-                reading = next((n for n in topological([value]) if n.attributes.get("cell") is cell), None)
-                if reading is not None:
-                    value = substitute([value], {reading: from_layers[cell]})[0]
-            from_layers[cell] = value
+        cells: tuple[Cell, ...] = node.attributes["cells"]
+        values: Sequence[Node] = node.inputs[1:]
+        if any(cell in from_layers for cell in cells):
+            earlier = {n: from_layers[cell] for n in topological(values)
+                       if (cell := n.attributes.get("cell")) in from_layers and cell in cells}
+            values = substitute(values, earlier) if earlier else values
+        from_layers.update(zip(cells, values, strict=True))
     for cell, value in from_layers.items():
         if cell in updates:
             raise GraphError(f"'{cell.name}' is updated by a layer and by the program{at(user_origin())}")

@@ -63,7 +63,7 @@ def _pass_on(g: Tensor, out: Tensor, first: Tensor, *new: Tensor, cells: tuple[C
 
 _updating = define(Op("updating", Kind.COMPOSITE, _updating_type, lambda out, *new, cells, group=0: np.asarray(out), _pass_on,
                       expand=lambda out, *new, cells, group=0: out,
-                      passes=lambda position, *, cells, group=0: position == 0, dtypes="fib",
+                      passes=lambda position, *, cells, group=0: position == 0, dtypes="fib", serial=("group",),
                       samples=(Sample(((3, 4),), {"cells": ()}),),
                       doc="The first input, carrying new values of states that the program updates."))
 
@@ -88,6 +88,12 @@ def all_updating(results: Sequence[Tensor], cells: Sequence[Cell], new: Sequence
     """The results, each of which carries new values of states: whoever reaches one of them, or all, updates them once."""
     group = next(_groups)
     return [apply(_updating, r, *new, cells=tuple(cells), group=group) for r in results]
+
+
+def updating_each_time(out: Tensor, states: Mapping[Parameter, TensorLike]) -> Tensor:
+    """As `updating`, where the same expression written again is another update: a layer that is called twice on a symbol."""
+    new = [as_tensor(value, target) for target, value in states.items()]
+    return all_updating([out], [target.cell for target in states], new)[0]
 
 
 class Carried:
