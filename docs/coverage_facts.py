@@ -54,7 +54,7 @@ ABSENT = {
     "SparseAdam": "there are no sparse gradients",
     "AdaptiveLogSoftmaxWithLoss, LinearCrossEntropy*, linear_cross_entropy": "not written: a linear layer, then a loss",
     "FractionalMaxPool*, fractional_max_pool*, MaxUnpool*, max_unpool*, LPPool3d, lp_pool3d": "not written",
-    "affine_grid, grid_sample, pdist, conv_tbc": "not written",
+    "pdist, conv_tbc": "not written",
     "grouped_mm, scaled_mm, scaled_grouped_mm": "mixed precision of particular devices",
     "multi_head_attention_forward": "`nn.MultiheadAttention`, or `scaled_dot_product_attention`",
     "upsample_bilinear, upsample_nearest": "deprecated in PyTorch: `interpolate`",

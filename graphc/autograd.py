@@ -42,7 +42,8 @@ def grad(outputs: Tensor | Sequence[Tensor], inputs: Tensor | Sequence[Tensor],
         if not isinstance(tensor, Tensor) or not tensor.dtype.is_float:
             raise DTypeError(f"autograd.grad is of floating symbols, got {tensor!r}{at(user_origin())}")
     single = grad_outputs is None or isinstance(grad_outputs, Tensor) or hasattr(grad_outputs, "dtype")
-    given: Any = [grad_outputs] * (len(outs) if grad_outputs is None else 1) if single else list(grad_outputs or ())
+    several: Any = grad_outputs
+    given = [several] * (len(outs) if several is None else 1) if single else list(several)
     if len(given) != len(outs):
         raise GraphError(f"autograd.grad: {len(outs)} outputs and {len(given)} grad_outputs{at(user_origin())}")
     from .passes.autodiff import pulled  # it stands above
