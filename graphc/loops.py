@@ -21,6 +21,7 @@ from .op import REGISTRY
 from .ops.bodies import below, close, close_loop, depending, replaced
 from .ops.control import Carried, all_updating, results_of
 from .ops.loop_gradients import branches
+from .ops.overwriting import body
 from .ops.random import per_step
 from .ops.shaping import concat
 from .ops.sources import iota
@@ -51,7 +52,7 @@ def _inside(*counters: Node) -> Iterator[None]:
 
 
 def _traced(f: Callable[..., Any], *arguments: Any, counter: Tensor | None = None) -> Any:
-    with _inside(*([counter.node] if counter is not None else [])):
+    with _inside(*([counter.node] if counter is not None else [])), body():
         return f(*arguments)
 
 
@@ -275,7 +276,8 @@ def cond(flag: TensorLike, then: Callable[..., Any], otherwise: Callable[..., An
     start = placeholder("start", ()).node.number
     traced, shapes = [], []
     for branch in (then, otherwise):
-        paths, tensors, shape = _tensors(branch(*operands), "result")
+        with body():
+            paths, tensors, shape = _tensors(branch(*operands), "result")
         traced.append((paths, tensors))
         shapes.append(shape)
     if shapes[0] != shapes[1]:

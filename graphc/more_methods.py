@@ -1,12 +1,13 @@
 """The rest of PyTorch's methods: what `Methods` has an operator for, and what says what a symbol is.
 
-What concerns memory, as `contiguous()` and `clone()`, is the symbol itself: the compiler decides what is stored, and nothing is
-ever overwritten.  Knows names and signatures.  Must not know what the functions do.
+What concerns memory alone, as `contiguous()`, is the symbol itself: the compiler decides what is stored.
+Knows names and signatures.  Must not know what the functions do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, Union
 
 import numpy as np
@@ -38,6 +39,15 @@ REMEDIES = {  # what PyTorch's tensors have and a symbol has not
     "equal": "whether all elements are equal is (x == y).all()",
 }
 
+IN_PLACE = frozenset((  # methods x.add_() and so on, which leave the shape as it is
+    "abs", "acos", "add", "addcdiv", "addcmul", "asin", "atan", "bitwise_and", "bitwise_not", "bitwise_or",
+    "bitwise_xor", "ceil", "clamp", "clamp_max", "clamp_min", "clip", "cos", "cosh", "cumprod", "cumsum", "div",
+    "divide", "eq", "erf", "exp", "exp2", "expm1", "floor", "floor_divide", "fmod", "frac", "ge", "gt", "hypot",
+    "index_add", "index_fill", "le", "lerp", "log", "log10", "log1p", "log2", "logical_and", "logical_not",
+    "logical_or", "logical_xor", "logit", "lt", "masked_fill", "mul", "multiply", "nan_to_num", "ne", "neg", "negative",
+    "pow", "reciprocal", "relu", "remainder", "round", "rsqrt", "scatter", "scatter_add", "sigmoid", "sign", "sin",
+    "sinc", "sinh", "sqrt", "square", "sub", "subtract", "tan", "tanh", "tril", "triu", "true_divide", "trunc", "xlogy",
+))
 
 DEVICES = ("cuda", "mps", "xpu", "hip", "mtia", "meta", "ipu", "xla")  # of PyTorch's
 
@@ -86,13 +96,20 @@ class MoreMethods:
         def shape(self) -> Shape: ...
         @property
         def dtype(self) -> Any: ...
+        @property
+        def memory(self) -> Any: ...
 
     def __getattr__(self, name: str) -> Any:
         """What it has not, with what is there instead."""
+        if name == "node":
+            raise GraphError(f"this symbol {self.memory}\n  and is read here, where PyTorch would read what was written: take "
+                             f"the view again, write to the whole symbol, or to x.clone(){at(user_origin())}")
         words = REMEDIES.get(name, "")
         stem = name.rstrip("_")
-        if not name.startswith("_") and stem != name and hasattr(type(self), stem):
-            words = f"a symbol is never overwritten: x = x.{stem}(...)"
+        if name == f"{stem}_" and name[0] != "_" and hasattr(type(self), stem):
+            if stem in IN_PLACE:
+                return partial(FUNCTIONS["overwritten_by"], self, stem)
+            words = f"a symbol keeps its shape: x = x.{stem}(...)"
         raise AttributeError(f"a symbol has no '{name}'" + (f"; {words}" if words else "")
                              + ("" if name.startswith("_") else at(user_origin())))
 
@@ -119,9 +136,20 @@ class MoreMethods:
     def is_complex(self) -> bool: return False
     def element_size(self) -> int: return int(self.dtype.itemsize)
     def contiguous(self: T, *_: Any, **__: Any) -> T: return self
-    def clone(self: T, *_: Any, **__: Any) -> T: return self
+    def clone(self, *_: Any, **__: Any) -> Tensor:
+        """The same value; what overwrites one of the two leaves the other."""
+        return FUNCTIONS["clone"](self)
+
     def cpu(self: T) -> T: return self
     def is_contiguous(self, *_: Any, **__: Any) -> bool: return True
+
+    def fill_(self, value: TensorLike) -> Any:
+        """From now on it is this value, which broadcasts, everywhere."""
+        FUNCTIONS["setitem"](self, ..., value)
+        return self
+
+    def copy_(self, value: TensorLike) -> Any: return self.fill_(value)
+    def zero_(self) -> Any: return self.fill_(0)
 
     # -- as another type, and new tensors ------------------------------------------------------------------------
 

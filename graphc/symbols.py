@@ -31,9 +31,12 @@ def _no_value(tensor: Tensor, what: str) -> GraphError:
 
 
 class Tensor(Methods):
-    """A symbol: a typed node of a graph.  Immutable; equality is identity, `==` builds a comparison."""
+    """A symbol: it stands for a typed node of a graph.  Equality is identity, `==` builds a comparison.
 
-    __slots__ = ("__weakref__", "node")
+    Nodes are immutable; `x[0] = 1` makes x stand for another one from there on.
+    """
+
+    __slots__ = ("__weakref__", "memory", "node")
     __array_ufunc__ = None  # numpy arrays on the left hand the operation to us
     __array_priority__ = 1000
 
@@ -41,6 +44,7 @@ class Tensor(Methods):
 
     def __init__(self, node: Any, *sizes: Any) -> None:
         self.node = node if isinstance(node, Node) and not sizes else of_data((node, *sizes), float32).node
+        self.memory: Any = None  # what it shares with views of it, where there are any
 
     # -- what it is --------------------------------------------------------------------------------------------
 
@@ -112,14 +116,13 @@ class Tensor(Methods):
         raise _no_value(self, "np.asarray()")
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        raise GraphError("a symbol is never overwritten: put it together with graphc.where, stack, cat, scatter or pad, or "
-                         f"compute it with numpy and give the array{at(user_origin())}")
+        FUNCTIONS["setitem"](self, index, value)
 
     def __copy__(self) -> Tensor:
         return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
-        return self  # a place in a graph, not memory
+        return FUNCTIONS["clone"](self)
 
     def __reduce__(self) -> Any:
         raise GraphError(f"a symbol is a place in a graph, and is not pickled: save what it is computed from, or values of it "
@@ -218,6 +221,13 @@ class Parameter(Tensor):
                              f"{at(user_origin())}") from None
         self.assign(full)
         return self
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        """Writes into its value, at once."""
+        new, given = self.numpy(), self._given(value)
+        new[tuple([self._given(i) if isinstance(i, Tensor) else i for i in index]) if isinstance(index, tuple) else
+            self._given(index) if isinstance(index, Tensor) else index] = given
+        self.assign(new)
 
     @staticmethod
     def _at_once() -> bool:

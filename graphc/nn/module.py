@@ -14,6 +14,7 @@ import numpy as np
 
 from ..errors import CheckpointError, DTypeError, GraphError, ShapeError
 from ..more_methods import on_cpu, refuse_others
+from ..ops.overwriting import lent
 from ..origins import at, building, each_step, scope, user_origin
 from ..symbols import Parameter as Cellular
 from ..symbols import Tensor, state
@@ -377,7 +378,8 @@ class Module:
         token = inside.set(paths)
         try:
             with building(scope, paths[id(self)]), building(each_step, "forward"), giving() as table:
-                return carrying(self.forward(*inputs, **keywords), table)
+                given = {name: lent(value) for name, value in keywords.items()}
+                return carrying(self.forward(*map(lent, inputs), **given), table)
         finally:
             inside.reset(token)
 

@@ -2,6 +2,7 @@
 
 from . import (
     arranging,
+    brackets,
     composites,
     contractions,
     control,
@@ -14,6 +15,7 @@ from . import (
     linear_algebra,
     loops,
     order_statistics,
+    overwriting,
     pointwise,
     pooling,
     prefixes,
@@ -32,6 +34,7 @@ from . import (
 
 __all__ = [
     "arranging",
+    "brackets",
     "composites",
     "contractions",
     "control",
@@ -44,6 +47,7 @@ __all__ = [
     "linear_algebra",
     "loops",
     "order_statistics",
+    "overwriting",
     "pointwise",
     "pooling",
     "prefixes",
@@ -59,3 +63,5 @@ __all__ = [
     "views",
     "windows",
 ]
+
+overwriting.remember_views()
