@@ -117,6 +117,11 @@ def _without_carriers(roots: Sequence[Node], instead: dict[Node, Node]) -> list[
     return [new[r] for r in roots]
 
 
+def _as_it_is(value: Any) -> Any:
+    """A symbol that nobody overwrites until the step is derived."""
+    return FUNCTIONS["clone"](value) if isinstance(value, Tensor) and not isinstance(value, Parameter) else value
+
+
 def _carried(node: Node, inputs: Sequence[Node]) -> Node | None:
     return inputs[0] if "cells" in node.attributes else None
 
@@ -157,12 +162,13 @@ def train_step(loss: Tensor, optimizer: Any, outputs: Any = None, *, lr_schedule
     inputs           placeholders in the order of positional arguments; all that are needed, in order of creation, by default
     options          those of `function`
     """
+    loss = _as_it_is(loss)
     step = training_step(loss, optimizer, grad_clip_norm=grad_clip_norm, grad_clip_value=grad_clip_value,
                          accumulate=accumulate, lr_scheduler=lr_scheduler)
     if returns is None:
         returns = loss if outputs is None else (loss, outputs)
     named, structure = flatten_outputs(returns)
-    names, leaves = tuple(name for name, _ in named), [as_tensor(leaf) for _, leaf in named]
+    names, leaves = tuple(name for name, _ in named), [_as_it_is(as_tensor(leaf)) for _, leaf in named]
     given = [] if inputs is None else list(inputs)
     _check_inputs(given)
 

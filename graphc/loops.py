@@ -19,7 +19,7 @@ from .ir import Node, make, rebuild
 from .methods import public
 from .op import REGISTRY
 from .ops.bodies import below, close, close_loop, depending, replaced
-from .ops.control import Carried, all_updating, results_of
+from .ops.control import Carried, all_updating, readings, results_of
 from .ops.loop_gradients import branches
 from .ops.overwriting import body
 from .ops.random import per_step
@@ -69,11 +69,16 @@ Updates = list[tuple[Node, Cell, Node]]  # carrier, cell, new value
 
 def _updates(roots: Sequence[Node], start: int) -> tuple[list[Node], Updates]:
     """The roots without the updates that the body attached, and those."""
-    carriers = [n for n in below(roots) if "cells" in n.attributes and n.number > start]
+    nodes = below(roots)
+    carriers = [n for n in nodes if "cells" in n.attributes and n.number > start]
     if not carriers:
         return list(roots), []
+    moved = next((n for found in readings(nodes).values() for n in found if n.number > start), None)
+    if moved is not None:
+        raise GraphError(f"the state '{moved.attributes['of'].name}' moves in each call of a layer (spectral normalisation) "
+                         f"that is in the body of a loop or branch: call it outside, or in evaluation mode{at(user_origin())}")
     new: dict[Node, Node] = {}
-    for node in below(roots):
+    for node in nodes:
         inputs = tuple(new[i] for i in node.inputs)
         new[node] = inputs[0] if node in carriers else rebuild(node, inputs)
     carried = Carried()

@@ -91,6 +91,13 @@ def test_what_could_mean_two_things_is_refused(wrong: Callable[[Any], Any], erro
         wrong(graphc.placeholder("x", (3, 4)))
 
 
+def test_both_extremes_by_name() -> None:
+    def both(x: Any) -> Any:
+        return x.aminmax(dim=1).min, x.aminmax(dim=1).max
+
+    assert_agrees(both, both, [TWO], "float64")
+
+
 def test_two_tensors() -> None:
     for lib in (graphc.max, graphc.min):
         x, y = graphc.constant(TWO), graphc.constant(-TWO)

@@ -352,6 +352,18 @@ def test_without_gradients() -> None:
     assert graphc.autograd.grad((g * h).sum(), x)[0].shape == (4, 5)
 
 
+def test_a_step_is_of_what_its_symbols_were() -> None:
+    from graphc import optim
+
+    w, x = graphc.parameter("w", np.ones(3)), graphc.placeholder("x", (3,))
+    loss, h = (x * w).sum(), x * w * 2
+    step = graphc.train_step(loss, optim.SGD([w], lr=0.5), outputs=h)
+    h.zero_()
+    loss.fill_(7.0)
+    value, out = step(np.ones(3, np.float32))
+    assert value == 3 and out.tolist() == [2, 2, 2] and w.numpy().tolist() == [0.5] * 3
+
+
 def test_values_of_parameters_are_written_at_once() -> None:
     w = nn.Parameter(np.zeros((3, 4)))
     with graphc.no_grad():

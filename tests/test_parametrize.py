@@ -145,6 +145,17 @@ def test_a_discriminator_sees_both_batches_in_one_step_and_within_one_model() ->
     same(mine, other)
 
 
+def test_a_loop_cannot_move_the_vectors_in_each_run() -> None:
+    layer, x = nn.utils.spectral_norm(nn.Linear(3, 3)), graphc.placeholder("x", (5, 3))
+    for inside in (lambda: graphc.scan(lambda c, row: (layer(c), row), x[0], x), lambda: graphc.cond(
+            x.sum() > 0, lambda: layer(x), lambda: x)):
+        layer.train()
+        with pytest.raises(graphc.GraphError, match="'weight_u' moves in each call of a layer"):
+            inside()
+        layer.eval()
+        inside()
+
+
 @pytest.mark.parametrize(("wrong", "words"), [
     (lambda m: nn.utils.weight_norm(m, "weights"), "'weights' of Linear is no parameter"),
     (lambda m: nn.utils.spectral_norm(nn.utils.weight_norm(m)), "'weight' of Linear is computed already"),
