@@ -49,6 +49,12 @@ FACTORIES = {
 }
 AS_IN_PYTORCH = {"normal": ("mean", "std", "shape")}  # another order, where `size` is said or a shape is not the first
 
+VIEWS = (  # what shares memory with its first argument in PyTorch, and may be this itself
+    "broadcast_to", "chunk", "diagonal", "expand", "expand_as", "flatten", "getitem", "mT", "moveaxis", "movedim", "narrow",
+    "permute", "ravel", "reshape", "split", "split_with_sizes", "squeeze", "stop_gradient", "swapaxes", "swapdims", "t",
+    "tensor_split", "transpose", "unbind", "unflatten", "unsqueeze", "view_as",
+)
+
 
 def _in_type(function: Callable[..., Any], name: str, args: tuple[Any, ...], kw: dict[str, Any], dtype: Any) -> Any:
     """Of the input as another type, in which the result is, too."""
@@ -112,6 +118,7 @@ def accepting(function: F, name: str) -> F:
         if word not in own and found:
             words[word] = found[0]
     known = frozenset(words)
+    copies = "self" not in own and name not in VIEWS and name != "cast" and not name.startswith("atleast")
     also, changed = ALSO.get(name, ("", function)) if "self" not in own else ("", function)
 
     def translated(args: tuple[Any, ...], given: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -138,7 +145,8 @@ def accepting(function: F, name: str) -> F:
             args, kw = translated(args, kw)
         if also and also in kw:
             return changed(function, name, args, kw, kw.pop(also))
-        return function(*args, **kw)
+        result = function(*args, **kw)
+        return FUNCTIONS["clone"](result) if copies and args and result is args[0] else result
 
     accepted = call if words or also else function
     return cast(F, on_the_cpu(accepted, trainable=True) if name in FACTORIES else accepted)

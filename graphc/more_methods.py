@@ -1,6 +1,6 @@
 """The rest of PyTorch's methods: what `Methods` has an operator for, and what says what a symbol is.
 
-What concerns memory alone, as `contiguous()`, is the symbol itself: the compiler decides what is stored.
+What concerns memory alone, as `contiguous()`, has the same value: the compiler decides what is stored.
 Knows names and signatures.  Must not know what the functions do.
 """
 
@@ -135,7 +135,7 @@ class MoreMethods:
     def is_floating_point(self) -> bool: return bool(self.dtype.is_float)
     def is_complex(self) -> bool: return False
     def element_size(self) -> int: return int(self.dtype.itemsize)
-    def contiguous(self: T, *_: Any, **__: Any) -> T: return self
+    def contiguous(self, *_: Any, **__: Any) -> Tensor: return FUNCTIONS["shared"](self)
     def clone(self, *_: Any, **__: Any) -> Tensor:
         """The same value; what overwrites one of the two leaves the other."""
         return FUNCTIONS["clone"](self)

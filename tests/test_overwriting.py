@@ -65,7 +65,7 @@ ITEMS: dict[str, Callable[[Any, Any], Any]] = {
     "steps with a rest": with_items(put((slice(0, 4, 3), slice(1, 5, 2)), lambda y: y[:2, :2])),
     "all": with_items(put(slice(None), lambda y: y * 3)), "all, a number": with_items(put(Ellipsis, 2)),
     "dots": with_items(put((Ellipsis, 0), 1.0)), "a new axis": with_items(put((None, 0), lambda y: y[:1])),
-    "nothing": with_items(put(slice(3, 3), 1.0)), "axes of one in front": with_items(put(0, lambda y: y[:1])),
+    "none": with_items(put(slice(3, 3), 1.0)), "axes of one in front": with_items(put(0, lambda y: y[:1])),
     "added to": with_items(add(1)), "added to a column": with_items(add((slice(None), 1))),
     "several": with_items(put(0, 1.0), put((slice(None), 0), lambda y: y[:, 1]), put((0, 0), 7.0), add(0)),
     "a mask": with_items(put(lambda h: h > 0.3, 0.0)), "a mask of rows": with_items(put(lambda h: h[:, 0] > 0, lambda y: y[0])),
@@ -110,6 +110,14 @@ def test_the_last_of_equal_indices_stays_and_what_is_outside_is_dropped() -> Non
     h[i] = graphc.tensor([[1.0], [2.0], [3.0]])
     got = graphc.function([x, i], h)(X, np.array([2, 2, 9]))
     np.testing.assert_array_equal(got, np.concatenate([X[:2], np.full((1, 5), 2.0), X[3:]]))
+
+
+def test_backwards_as_in_numpy() -> None:
+    x = graphc.placeholder("x", (4, 5), "float64")
+    h, wanted = x * 1, X.copy()
+    h[::-1, 4:0:-2] = x[:, :2] * 3
+    wanted[::-1, 4:0:-2] = X[:, :2] * 3
+    np.testing.assert_array_equal(graphc.function([x], h)(X), wanted)
 
 
 def test_open_sizes() -> None:
@@ -242,8 +250,33 @@ APART: dict[str, Callable[[Any, Any], Any]] = {  # where PyTorch's numbers do no
     "a view, and a view of it afterwards": lambda x, y: (lambda h: (h.relu_(), h.t() * 2, h[0]))(x * 2),
     "not a view": lambda x, y: (lambda h: (lambda g: (h.relu_(), g))(h.flip(0)))(x * 2),
     "picked": lambda x, y: (lambda h: (lambda g: (h.relu_(), g))(h[array(x, [0, 1])]))(x * 2),
+    "padded by nothing": lambda x, y: copied(x, lambda h: layers(x).functional.pad(h, (0, 0))),
+    "of one part": lambda x, y: copied(x, lambda h: library(x).cat([h])),
+    "repeated once": lambda x, y: copied(x, lambda h: h.repeat(1, 1)),
+    "rolled by nothing": lambda x, y: copied(x, lambda h: h.roll(0, 0)),
+    "flipped along nothing": lambda x, y: copied(x, lambda h: h.flip(())),
+    "resized to its size": lambda x, y: copied(x, lambda h: layers(x).functional.interpolate(h[None], size=5)),
     "a view of a copy": lambda x, y: (lambda h: (lambda g: (h.relu_(), g))(h.clone()[1]))(x * 2),
 }
+
+
+def copied(x: Any, made: Callable[[Any], Any]) -> Any:
+    h = x * 2
+    g = made(h)
+    return h.relu_(), g
+
+
+SAME: dict[str, Callable[[Any, Any], Any]] = {  # other names of one symbol, in PyTorch as well
+    "of its type": lambda x, y: copied(x, lambda h: h.to(h.dtype)),
+    "of its shape": lambda x, y: copied(x, lambda h: h.view(4, 5)),
+    "in evaluation": lambda x, y: copied(x, lambda h: layers(x).functional.dropout(h, 0.5, False)),
+    "unchanged": lambda x, y: copied(x, lambda h: layers(x).Identity()(h)),
+}
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_another_name_reads_what_was_written(name: str) -> None:
+    assert_agrees(SAME[name], SAME[name], [X, Y], "float64")
 
 
 @pytest.mark.parametrize("name", APART)
@@ -256,6 +289,8 @@ SHARED: dict[str, Callable[[Any], Any]] = {  # PyTorch would read what was writt
     "chained brackets": lambda h: (h[0].__setitem__(1, 2.0), h)[1], "reshaped": lambda h: (h.view(-1), h.zero_())[0],
     "detached": lambda h: (h.detach(), h.abs_())[0], "transposed": lambda h: (h.T, h.__setitem__(0, 1.0))[0],
     "views that overlap": lambda h: (h[:2], h[1:].relu_())[0], "a view of a view": lambda h: (h.t()[0], h.relu_())[0],
+    "a layer's view": lambda h: (nn.Flatten(0)(h), h.relu_())[0], "contiguous": lambda h: (h.contiguous(), h.relu_())[0],
+    "contiguous, transposed": lambda h: (h.t().contiguous().relu_(), h)[1],
     "parts": lambda h: (h.split(2), h.relu_())[0][1], "by a layer": lambda h: (h[1:], nn.ReLU(inplace=True)(h))[0],
 }
 

@@ -230,7 +230,7 @@ def _boxed(x: Tensor, box: Box, new: Tensor) -> Tensor:
         return x
     spans = [(n - 1) * step + 1 for n, step in zip(box.sizes, box.steps, strict=True)]
     high = [size - start - span for size, start, span in zip(x.shape, box.starts, spans, strict=True)]
-    placed = pad_with(flip(full, box.flips) if box.flips else full, box.starts, high, [s - 1 for s in box.steps])
+    placed = pad_with(full, box.starts, high, [s - 1 for s in box.steps])  # of x with some axes reversed
     inside: Any = None
     for axis, (size, start, step, span) in enumerate(zip(x.shape, box.starts, box.steps, spans, strict=True)):
         if isinstance(start, int) and start == 0 and step == 1 and span == size:

@@ -19,6 +19,7 @@ import numpy as np
 
 from ..errors import DTypeError, GraphError, ShapeError
 from ..ir import Node, next_number
+from ..keywords import VIEWS
 from ..methods import FUNCTIONS, public
 from ..op import Kind
 from ..origins import at, user_origin
@@ -26,9 +27,6 @@ from ..symbols import Parameter, Tensor, TensorLike, as_tensor, detaching
 from .elementwise import cast
 
 LARGEST = 1 << 20  # elements of which it is computed whether two views overlap; of more they are taken to
-VIEWS = ("broadcast_to", "chunk", "diagonal", "expand", "expand_as", "flatten", "getitem", "mT", "moveaxis", "movedim",
-         "narrow", "permute", "ravel", "reshape", "split", "split_with_sizes", "squeeze", "stop_gradient", "swapaxes",
-         "swapdims", "t", "tensor_split", "transpose", "unbind", "unflatten", "unsqueeze", "view_as")
 
 _since: ContextVar[int] = ContextVar("since", default=0)  # nodes before this number are outside of the body being traced
 
@@ -97,6 +95,20 @@ def clone(x: TensorLike) -> Tensor:
     new = Tensor(as_tensor(x).node)
     new.memory = Memory(new, FREE)
     return new
+
+
+def shared(x: Tensor) -> Tensor:
+    """The same value for PyTorch's `contiguous`, which may share memory with x or not: whoever writes to one reads no other."""
+    if isinstance(x, Parameter):
+        return x
+    new = Tensor(x.node)
+    memory_of(x).add(new)
+    return new
+
+
+def apart(result: Tensor, given: Any) -> Tensor:
+    """The result of a function that is a copy in PyTorch: a symbol of its own even where there was nothing to compute."""
+    return clone(result) if result is given else result
 
 
 def _chain(node: Node, root: Node) -> list[Node] | None:
@@ -188,8 +200,9 @@ def inplace(function: Any) -> Any:
 
 def _viewing(function: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(function)
-    def call(x: Any, *args: Any, **kw: Any) -> Any:
-        result = function(x, *args, **kw)
+    def call(*args: Any, **kw: Any) -> Any:
+        result = function(*args, **kw)
+        x = args[0] if args else next((kw[word] for word in ("input", "x", "tensor") if word in kw), None)
         if isinstance(x, Tensor):
             for view in result if isinstance(result, (tuple, list)) else (result,):
                 if view is not x and isinstance(view, Tensor):
@@ -205,4 +218,4 @@ def remember_views() -> None:
     """From now on views that users make are remembered; called once, when all functions are there."""
     for name in VIEWS:
         FUNCTIONS[name] = _viewing(FUNCTIONS[name])
-    FUNCTIONS["overwritten_by"] = overwritten_by
+    FUNCTIONS.update(overwritten_by=overwritten_by, shared=shared)
