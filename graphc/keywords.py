@@ -51,8 +51,8 @@ AS_IN_PYTORCH = {"normal": ("mean", "std", "shape")}  # another order, where `si
 
 VIEWS = (  # what shares memory with its first argument in PyTorch, and may be this itself
     "broadcast_to", "chunk", "diagonal", "expand", "expand_as", "flatten", "getitem", "mT", "moveaxis", "movedim", "narrow",
-    "permute", "ravel", "reshape", "split", "split_with_sizes", "squeeze", "stop_gradient", "swapaxes", "swapdims", "t",
-    "tensor_split", "transpose", "unbind", "unflatten", "unsqueeze", "view_as",
+    "permute", "ravel", "reshape", "select", "split", "split_with_sizes", "squeeze", "stop_gradient", "swapaxes", "swapdims",
+    "t", "tensor_split", "transpose", "unbind", "unflatten", "unsqueeze", "view_as",
 )
 
 

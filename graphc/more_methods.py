@@ -43,7 +43,7 @@ IN_PLACE = frozenset((  # methods x.add_() and so on, which leave the shape as i
     "abs", "acos", "add", "addcdiv", "addcmul", "asin", "atan", "bitwise_and", "bitwise_not", "bitwise_or",
     "bitwise_xor", "ceil", "clamp", "clamp_max", "clamp_min", "clip", "cos", "cosh", "cumprod", "cumsum", "div",
     "divide", "eq", "erf", "exp", "exp2", "expm1", "floor", "floor_divide", "fmod", "frac", "ge", "gt", "hypot",
-    "index_add", "index_fill", "le", "lerp", "log", "log10", "log1p", "log2", "logical_and", "logical_not",
+    "index_add", "index_fill", "index_put", "le", "lerp", "log", "log10", "log1p", "log2", "logical_and", "logical_not",
     "logical_or", "logical_xor", "logit", "lt", "masked_fill", "mul", "multiply", "nan_to_num", "ne", "neg", "negative",
     "pow", "reciprocal", "relu", "remainder", "round", "rsqrt", "scatter", "scatter_add", "sigmoid", "sign", "sin",
     "sinc", "sinh", "sqrt", "square", "sub", "subtract", "tan", "tanh", "tril", "triu", "true_divide", "trunc", "xlogy",
@@ -150,6 +150,20 @@ class MoreMethods:
 
     def copy_(self, value: TensorLike) -> Any: return self.fill_(value)
     def zero_(self) -> Any: return self.fill_(0)
+
+    def select(self, dim: int, index: int) -> Tensor: return FUNCTIONS["select"](self, dim, index)
+    def index_put(self, indices: Sequence[Any], values: TensorLike, accumulate: bool = False) -> Tensor:
+        """This tensor with values written at index arrays."""
+        return FUNCTIONS["index_put"](self, indices, values, accumulate)
+
+    def select_scatter(self, src: TensorLike, dim: int, index: int) -> Tensor:
+        """This tensor with one entry of an axis replaced."""
+        return FUNCTIONS["select_scatter"](self, src, dim, index)
+
+    def slice_scatter(self, src: TensorLike, dim: int = 0, start: Size | None = None, end: Size | None = None, step: int = 1
+                      ) -> Tensor:
+        """This tensor with a slice of an axis replaced."""
+        return FUNCTIONS["slice_scatter"](self, src, dim, start, end, step)
 
     # -- as another type, and new tensors ------------------------------------------------------------------------
 

@@ -89,6 +89,22 @@ def test_items(name: str, backend: str) -> None:
     assert_agrees(ITEMS[name], ITEMS[name], [X, Y], "float64", backend=backend)
 
 
+REPLACED: dict[str, Callable[[Any, Any], Any]] = {
+    "select": lambda x, y: (x.select(1, -2), library(x).select(x, dim=0, index=1)),
+    "select_scatter": lambda x, y: (x.select_scatter(y[0], 0, 2), library(x).select_scatter(x, y[:, 1], dim=-1, index=0)),
+    "slice_scatter": lambda x, y: (x.slice_scatter(y[:2], 0, 1, 3), library(x).slice_scatter(x, y[:, :3], dim=1, step=2)),
+    "index_put": lambda x, y: (x.index_put((array(x, [0, 2]), array(x, [1, 4])), y[0, :2]),
+                               library(x).index_put(x, [array(x, [3])], y[0])),
+    "index_put_": lambda x, y: (h := x * 2, h.index_put_((array(x, [1]),), y[2]))[0] * h,
+    "a view by select": lambda x, y: (x * 2).select(0, 1).relu_() + y[0],
+}
+
+
+@pytest.mark.parametrize("name", REPLACED)
+def test_what_is_replaced(name: str) -> None:
+    assert_agrees(REPLACED[name], REPLACED[name], [X, Y], "float64")
+
+
 def test_values_take_the_type_and_zeros_are_filled() -> None:
     def each(x: Any, y: Any) -> Any:
         lib = library(x)
@@ -307,6 +323,8 @@ def test_what_pytorch_would_have_changed_cannot_be_read(name: str) -> None:
     (lambda x: x[0].__setitem__(0, 1.0), graphc.GraphError, "or a view of one"),
     (lambda x: x.add_(1), graphc.GraphError, "input"),
     (lambda x: nn.Parameter(np.ones(3)).exp_(), graphc.GraphError, "a parameter"),
+    (lambda x: nn.Parameter(np.ones(3))[0].zero_(), graphc.GraphError, r"write to the parameter itself: w\[0\] = value"),
+    (lambda x: x.index_put((graphc.tensor([0]),), 1.0, accumulate=True), graphc.GraphError, "index_add or graphc.scatter_add"),
     (lambda x: (x * 2).__setitem__((slice(None), 0), x[0]), graphc.ShapeError, r"is \[4\], to which f32\[5\] does not"),
     (lambda x: (x * 2).__setitem__(x > 0, x[0, :3]), graphc.ShapeError, r"how many elements a mask has is not known.*where"),
     (lambda x: (x * 2).__setitem__(x[:2] > 0, 1.0), graphc.ShapeError, "the sizes of x's first axes"),

@@ -18,6 +18,7 @@ from ..records import NamedTuple
 from ..symbols import Tensor, TensorLike, apply, as_tensor, constant
 from ..types import Dim, Shape, Size, broadcast_shapes, count, int64
 from . import elementwise as e
+from .axes import normal_axis
 from .indexing import as_index, entries, wrapped
 from .overwriting import overwrite
 from .reductions import any_
@@ -277,3 +278,40 @@ def _scattered(x: Tensor, box: Box, new: Tensor) -> Tensor:
 
 
 FUNCTIONS["setitem"] = setitem
+
+
+def _along(axis: int, item: Any) -> tuple[Any, ...]:
+    return (*[slice(None)] * axis, item)
+
+
+@public
+def select(x: TensorLike, dim: int, index: int) -> Tensor:
+    """One entry of an axis, which is left out: torch.select."""
+    tensor = as_tensor(x)
+    return getitem(tensor, _along(normal_axis(dim, tensor.ndim), index))
+
+
+@public
+def select_scatter(x: TensorLike, src: TensorLike, dim: int, index: int) -> Tensor:
+    """x with one entry of an axis replaced: torch.select_scatter."""
+    tensor = as_tensor(x)
+    return written(tensor, _along(normal_axis(dim, tensor.ndim), index), src)
+
+
+@public
+def slice_scatter(x: TensorLike, src: TensorLike, dim: int = 0, start: Size | None = None, end: Size | None = None,
+                  step: int = 1) -> Tensor:
+    """x with a slice of an axis replaced: torch.slice_scatter."""
+    tensor = as_tensor(x)
+    return written(tensor, _along(normal_axis(dim, tensor.ndim), slice(start, end, step)), src)
+
+
+@public
+def index_put(x: TensorLike, indices: Sequence[Any], values: TensorLike, accumulate: bool = False) -> Tensor:
+    """x with values written at index arrays, one for each of the first axes: torch.index_put, `x[indices] = values`.
+
+    accumulate   not there: `scatter_add` and `index_add` add up
+    """
+    if accumulate:
+        raise GraphError(f"index_put does not accumulate: use graphc.index_add or graphc.scatter_add{at(user_origin())}")
+    return written(as_tensor(x), tuple(indices), values)

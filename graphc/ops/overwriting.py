@@ -152,10 +152,11 @@ def overwrite(x: Tensor, value: Tensor, what: str, must: bool = True) -> Tensor:
     reason = ("an input or a parameter, or a view of one" if memory.fixed > (FREE if must else LENT) else
               "from outside of the body of this loop, branch or checkpoint" if node.number < _since.get() else
               "computed with gradients, which no_grad would stop" if detaching.get() and not kept else "")
+    if reason and must:
+        cell = memory.root.attributes.get("cell")
+        remedy = "give it another name first: x = x.clone()" if cell is None else "write to the parameter itself: w[0] = value"
+        raise GraphError(f"{what}: the symbol is {reason}, and is not overwritten; {remedy}{at(user_origin())}")
     if reason:
-        if must:
-            raise GraphError(f"{what}: the symbol is {reason}, and is not overwritten; give it another name first: "
-                             f"x = x.clone(){at(user_origin())}")
         return value
     for other in memory.living():
         if other is not x and _overlap(other.node, node, memory.root):
