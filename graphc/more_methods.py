@@ -40,13 +40,13 @@ REMEDIES = {  # what PyTorch's tensors have and a symbol has not
 }
 
 IN_PLACE = frozenset((  # methods x.add_() and so on, which leave the shape as it is
-    "abs", "acos", "add", "addcdiv", "addcmul", "asin", "atan", "bitwise_and", "bitwise_not", "bitwise_or",
-    "bitwise_xor", "ceil", "clamp", "clamp_max", "clamp_min", "clip", "cos", "cosh", "cumprod", "cumsum", "div",
-    "divide", "eq", "erf", "exp", "exp2", "expm1", "floor", "floor_divide", "fmod", "frac", "ge", "gt", "hypot",
-    "index_add", "index_fill", "index_put", "le", "lerp", "log", "log10", "log1p", "log2", "logical_and", "logical_not",
-    "logical_or", "logical_xor", "logit", "lt", "masked_fill", "mul", "multiply", "nan_to_num", "ne", "neg", "negative",
-    "pow", "reciprocal", "relu", "remainder", "round", "rsqrt", "scatter", "scatter_add", "sigmoid", "sign", "sin",
-    "sinc", "sinh", "sqrt", "square", "sub", "subtract", "tan", "tanh", "tril", "triu", "true_divide", "trunc", "xlogy",
+    "abs", "acos", "add", "addcdiv", "addcmul", "asin", "atan", "bitwise_and", "bitwise_not", "bitwise_or", "bitwise_xor",
+    "ceil", "clamp", "clamp_max", "clamp_min", "clip", "cos", "cosh", "cumprod", "cumsum", "div", "divide", "eq", "erf", "exp",
+    "exp2", "expm1", "floor", "floor_divide", "fmod", "frac", "ge", "gt", "hypot", "index_add", "index_fill", "index_put",
+    "le", "lerp", "log", "log10", "log1p", "log2", "logical_and", "logical_not", "logical_or", "logical_xor", "logit", "lt",
+    "masked_fill", "mul", "multiply", "nan_to_num", "ne", "neg", "negative", "pow", "reciprocal", "relu", "remainder", "round",
+    "rsqrt", "scatter", "scatter_add", "sigmoid", "sign", "sin", "sinc", "sinh", "sqrt", "square", "sub", "subtract", "tan",
+    "tanh", "tril", "triu", "true_divide", "trunc", "xlogy",
 ))
 
 DEVICES = ("cuda", "mps", "xpu", "hip", "mtia", "meta", "ipu", "xla")  # of PyTorch's
@@ -150,7 +150,6 @@ class MoreMethods:
 
     def copy_(self, value: TensorLike) -> Any: return self.fill_(value)
     def zero_(self) -> Any: return self.fill_(0)
-
     def select(self, dim: int, index: int) -> Tensor: return FUNCTIONS["select"](self, dim, index)
     def index_put(self, indices: Sequence[Any], values: TensorLike, accumulate: bool = False) -> Tensor:
         """This tensor with values written at index arrays."""

@@ -81,6 +81,8 @@ class Tensor(Methods):
         return cell.name if cell is not None else self.node.attributes.get("name")
 
     def __repr__(self) -> str:
+        if isinstance(self.memory, str):  # why it has no node any more
+            return f"<a symbol that {self.memory}>"
         name = f" '{self.name}'" if self.name else ""
         return f"<{self.node.op.name}{name}: {self.type}>"
 

@@ -276,6 +276,30 @@ APART: dict[str, Callable[[Any, Any], Any]] = {  # where PyTorch's numbers do no
 }
 
 
+@pytest.mark.parametrize("parts", [
+    lambda h: h.chunk(2, 1), lambda h: (h[:, :2000], h[:, 2000:]), lambda h: h.reshape(-1, 2, 2000).permute(1, 0, 2).unbind(0),
+    lambda h: (h[:, ::2], h[:, 1::2]), lambda h: (h[:, 1000:][:, :1000], h[:, 1000:][:, 1000:2000]),
+    lambda h: (h[:, 0::4].detach(), h[:, 2::4])])
+def test_parts_of_large_or_open_symbols_are_side_by_side(parts: Callable[[Any], Any]) -> None:
+    for batch in ("B", 1000):
+        h = graphc.placeholder("x", (batch, 4000)) * 2
+        a, b = parts(h)
+        assert (a.relu_() * b).ndim == 2
+        a, b = parts(graphc.placeholder("x", (batch, 4000)) * 2)
+        assert (b.relu_() * a).ndim == 2 and "a symbol that shares memory" in repr(h)
+
+
+@pytest.mark.parametrize("parts", [
+    lambda h: (h[:, :2001], h[:, 2000:]), lambda h: (h[:, ::2], h[:, 2::4]), lambda h: (h[:, 1:][:, :5], h[:, 5:]),
+    lambda h: (h.t()[:2], h[:-1]), lambda h: (h[1:], h[-1:])])
+def test_parts_that_overlap_or_may_are_not(parts: Callable[[Any], Any]) -> None:
+    for batch in ("B", 1000):
+        a, b = parts(graphc.placeholder("x", (batch, 4000)) * 2)
+        a.relu_()
+        with pytest.raises(graphc.GraphError, match="shares memory"):
+            b + 1
+
+
 def copied(x: Any, made: Callable[[Any], Any]) -> Any:
     h = x * 2
     g = made(h)

@@ -84,7 +84,8 @@ def dense(L: Any) -> Any:
             super().__init__()
             normalised = nn.utils.parametrizations.weight_norm
             self.parts = nn.ModuleList([
-                nn.Sequential(nn.BatchNorm2d(n), nn.ReLU(inplace=True), normalised(nn.Conv2d(n, 2, 3, 1, 1))) for n in (3, 5, 7)])
+                nn.Sequential(nn.BatchNorm2d(n), nn.ReLU(inplace=True), normalised(nn.Conv2d(n, 2, 3, 1, 1)))
+                for n in (3, 5, 7)])
             self.last = nn.Linear(9, 4)
 
         def forward(self, x: Any) -> Any:

@@ -133,7 +133,43 @@ def _places(node: Node, root: Node) -> np.ndarray | None:
     return places
 
 
+Span = tuple[int, int, int]  # the first place on an axis, the last, and the step between two
+
+
+def _spans(views: list[Node]) -> dict[int, Span]:
+    """What the slices that come first leave of each axis, where it is known."""
+    found: dict[int, Span] = {}
+    for view in views:
+        if view.op.kind is not Kind.VIEW:
+            continue
+        if view.op.name != "slice":
+            break
+        said = [view.attributes[name] for name in ("starts", "steps", "sizes")]
+        for axis, (start, step, size) in enumerate(zip(*said, strict=True)):
+            first, _, stride = found.get(axis, (0, 0, 1))
+            if all(isinstance(v, int) for v in (first, start, size)):
+                found[axis] = first + start * stride, first + (start + (size - 1) * step) * stride, stride * step
+            else:
+                found[axis] = first, first - 1, 0  # unknown from here on
+    return {axis: span for axis, span in found.items() if span[2]}
+
+
+def _side_by_side(a: Node, b: Node, root: Node) -> bool:
+    """Whether two views are slices that have nothing in common, of one view of the root, as parts of it are."""
+    one, other = _chain(a, root), _chain(b, root)
+    if one is None or other is None:
+        return False
+    one.reverse()
+    other.reverse()
+    shared = next((k for k, (p, q) in enumerate(zip(one, other, strict=False)) if p is not q), min(len(one), len(other)))
+    mine, theirs = _spans(one[shared:]), _spans(other[shared:])
+    return any(p[1] < q[0] or q[1] < p[0] or (p[2] == q[2] and (p[0] - q[0]) % p[2] != 0)
+               for axis, p in mine.items() if (q := theirs.get(axis)) is not None)
+
+
 def _overlap(a: Node, b: Node, root: Node) -> bool:
+    if _side_by_side(a, b, root):
+        return False
     one, other = _places(a, root), _places(b, root)
     return one is None or other is None or bool(np.isin(one, other).any())
 
