@@ -236,8 +236,8 @@ def pulled(outs: Sequence[Tensor], wrt: Sequence[Tensor], seeds: Sequence[Tensor
     """
     with building(phase, "gradient"):
         found, depends = _pull([o.node for o in outs], seeds, [t.node for t in wrt])
-        for target in wrt if remedy is not None else ():
-            if not depends[target.node]:
+        for target in wrt:
+            if remedy is not None and not depends[target.node]:
                 raise GraphError(_unused(outs[0], target, remedy))
         return [zeros(t.shape, t.dtype) if f is None and depends[t.node] else f for f, t in zip(found, wrt, strict=True)]
 
