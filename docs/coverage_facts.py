@@ -15,7 +15,8 @@ NEVER = {
     "generator": "`graphc.manual_seed` fixes initial values; random nodes have an explicit seed",
     "out, requires_grad": "symbols have no memory to write to, and no flag: `graphc.grad` says what is differentiated; a "
                           "factory with `requires_grad=True` makes a parameter",
-    "inplace": "taken where PyTorch takes it, and without effect: the compiler decides what shares memory",
+    "inplace": "taken where PyTorch takes it: a symbol that was computed is the result when it is read again; what shares "
+               "memory is the compiler's choice",
     "_stacklevel, sparse, sparse_grad": "nothing of the mathematics: gradients are dense, and fused where they are used",
 }
 
@@ -54,12 +55,11 @@ ABSENT = {
     "SparseAdam": "there are no sparse gradients",
     "AdaptiveLogSoftmaxWithLoss, LinearCrossEntropy*, linear_cross_entropy": "not written: a linear layer, then a loss",
     "FractionalMaxPool*, fractional_max_pool*, MaxUnpool*, max_unpool*, LPPool3d, lp_pool3d": "not written",
-    "affine_grid, grid_sample, pdist, conv_tbc": "not written",
+    "pdist, conv_tbc": "not written",
     "grouped_mm, scaled_mm, scaled_grouped_mm": "mixed precision of particular devices",
     "multi_head_attention_forward": "`nn.MultiheadAttention`, or `scaled_dot_product_attention`",
     "upsample_bilinear, upsample_nearest": "deprecated in PyTorch: `interpolate`",
     "native_channel_shuffle, *_with_indices, boolean_dispatch": "PyTorch's own helpers",
-    "*_": "in-place forms of activations: symbols have no memory",
 }
 
 # OneFlow 1.0's documentation: the arguments where they are listed here, or only that the name is there.

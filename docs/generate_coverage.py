@@ -30,7 +30,7 @@ PAGE = Path(__file__).resolve().parent / "coverage.md"
 REQUIRED: Any = inspect.Parameter.empty
 HIDDEN = {name for names in NEVER for name in names.split(", ")}
 UNEXPLAINED = "(no reason given)"
-INTERNAL = {"mark_backward", "evaluate", "getitem"}  # what methods of symbols call
+INTERNAL = {"mark_backward", "evaluate", "getitem", "setitem", "overwritten_by", "shared"}  # what methods of symbols call
 Arguments = dict[str, Any]
 
 

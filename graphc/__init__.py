@@ -42,11 +42,11 @@ vars(optim)["LBFGS"] = _LBFGS
 
 
 def __getattr__(name: str) -> _Any:
-    """Every public function of `ops` is an attribute of graphc; `testing`, `parse` and `export` load when asked for."""
-    if name == "testing":
+    """Every public function of `ops` is an attribute of graphc; `testing`, `utils`, `parse`, `export` load when asked for."""
+    if name in ("testing", "utils"):
         from importlib import import_module
 
-        return import_module(".testing", __name__)
+        return import_module(f".{name}", __name__)
     if name == "parse":
         from .text import parse
 
@@ -68,4 +68,4 @@ def __getattr__(name: str) -> _Any:
 def __dir__() -> list[str]:
     from .familiar import FAMILIAR
 
-    return sorted({*globals(), *_FUNCTIONS, *FAMILIAR, "export", "parse", "testing"})
+    return sorted({*globals(), *_FUNCTIONS, *FAMILIAR, "export", "parse", "testing", "utils"})

@@ -1,16 +1,70 @@
-"""Functions with a gradient of their own in PyTorch's words: `graphc.autograd.Function`.
+"""Gradients in PyTorch's words: `graphc.autograd.grad`, and functions with one of their own, `graphc.autograd.Function`.
 
-Knows how `forward(ctx, ...)` and `backward(ctx, ...)` become a `custom_vjp`.  Must not know differentiation.
+Knows how `forward(ctx, ...)` and `backward(ctx, ...)` become a `custom_vjp`, and what PyTorch's arguments mean.  Must not know
+how anything is differentiated.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from .errors import GraphError
+from .errors import DTypeError, GraphError, ShapeError
+from .ops.control import stop_gradient
 from .ops.custom import custom_vjp
+from .ops.sources import zeros
 from .origins import at, user_origin
-from .symbols import Tensor
+from .symbols import Tensor, TensorLike, as_tensor, constant
+
+
+def grad(outputs: Tensor | Sequence[Tensor], inputs: Tensor | Sequence[Tensor],
+         grad_outputs: TensorLike | Sequence[TensorLike | None] | None = None, retain_graph: bool | None = None,
+         create_graph: bool = False, allow_unused: bool | None = None, is_grads_batched: bool = False,
+         materialize_grads: bool = False) -> tuple[Any, ...]:
+    """torch.autograd.grad: a tuple with the gradient of the sum of outputs, times `grad_outputs`, for each of the inputs.
+
+    outputs            a floating tensor, or several
+    inputs             a floating tensor, or several: any of the graph
+    grad_outputs       a cotangent of its shape for each output; None for 1 of an output with one element
+    create_graph       False: the gradients are constants for further gradients, as in PyTorch; True lets these pass
+    retain_graph       without meaning: graphs stay
+    allow_unused       None for an input that no output depends on, which is a GraphError otherwise
+    materialize_grads  zeros for such an input
+
+    `graphc.grad(loss, x)` is the same of a scalar, with gradients that can be differentiated.
+    Raises ShapeError, DTypeError or GraphError for what has no gradient.
+    """
+    if is_grads_batched:
+        raise GraphError(f"autograd.grad: no batches of cotangents; graphc.jacobian gives all derivatives{at(user_origin())}")
+    outs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
+    wrt = [inputs] if isinstance(inputs, Tensor) else list(inputs)
+    for tensor in (*outs, *wrt):
+        if not isinstance(tensor, Tensor) or not tensor.dtype.is_float:
+            raise DTypeError(f"autograd.grad is of floating symbols, got {tensor!r}{at(user_origin())}")
+    single = grad_outputs is None or isinstance(grad_outputs, Tensor) or hasattr(grad_outputs, "dtype")
+    several: Any = grad_outputs
+    given = [several] * (len(outs) if several is None else 1) if single else list(several)
+    if len(given) != len(outs):
+        raise GraphError(f"autograd.grad: {len(outs)} outputs and {len(given)} grad_outputs{at(user_origin())}")
+    from .passes.autodiff import pulled  # it stands above
+
+    unused = allow_unused or materialize_grads
+    found = pulled(outs, wrt, [_seed(out, g) for out, g in zip(outs, given, strict=True)],
+                   None if unused else "leave it out, or pass allow_unused=True to get None")
+    filled = [zeros(x.shape, x.dtype) if g is None and materialize_grads else g for g, x in zip(found, wrt, strict=True)]
+    return tuple(g if create_graph or g is None else stop_gradient(g) for g in filled)
+
+
+def _seed(out: Tensor, given: TensorLike | None) -> Tensor:
+    if given is None:
+        if any(size != 1 for size in out.shape):
+            raise ShapeError(f"autograd.grad: {out.type} is no scalar: give grad_outputs, or reduce it with .sum() or .mean()"
+                             f"{at(user_origin())}")
+        return constant(1.0, out.dtype).reshape(out.shape)
+    seed = as_tensor(given, out)
+    if seed.shape != out.shape:
+        raise ShapeError(f"autograd.grad: an output is {out.type}, its cotangent {seed.type}{at(user_origin())}")
+    return seed.astype(out.dtype)
 
 
 class Context:

@@ -39,6 +39,13 @@ class Cell:
         self.version = 0  # grows with every assignment from Python
         self.updated = False  # whether some program gives it new values
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Cell:
+        memo[id(self)] = new = Cell(self.name, self.array, self.trainable)
+        return new
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Cell, (self.name, self.array, self.trainable)
+
     @property
     def array(self) -> np.ndarray:
         """Its memory."""

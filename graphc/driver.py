@@ -18,7 +18,7 @@ from .feeds import assign, convert, solve_sizes
 from .garbage import kept_waiting
 from .ir import Graph, Node, rewrite, substitute, topological
 from .methods import FUNCTIONS, public
-from .ops.control import Carried
+from .ops.control import Carried, readings
 from .origins import at, user_origin
 from .passes.update import training_step
 from .program import Program, inspecting, sizes_for
@@ -79,31 +79,51 @@ def _collect(inputs: Sequence[Node], outputs: Sequence[Node], updates: dict[Cell
              names: tuple[str, ...] = ()) -> Graph:
     """The graph with every update that layers attached to what is reachable; in order of construction.
 
-    Two updates of one state compose: the later one reads what the earlier one wrote.
+    Two updates of one state compose: the later one reads what the earlier one wrote, also in the values of the states
+    that it updates along with it.
     """
-    carriers = [n for n in topological([*outputs, *updates.values()]) if "cells" in n.attributes]
+    order = topological([*outputs, *updates.values()])
+    carriers = [n for n in order if "cells" in n.attributes]
+    read = readings(order) if carriers else {}
+    instead: dict[Node, Node] = {}
     from_layers: dict[Cell, Node] = {}
     carried = Carried()
     for node in sorted((n for n in carriers if not carried.again(n)), key=lambda n: n.number):
-        for cell, value in zip(node.attributes["cells"], node.inputs[1:], strict=True):
-            if cell in from_layers:
-                reading = next((n for n in topological([value]) if n.attributes.get("cell") is cell), None)
-                if reading is not None:
-                    value = substitute([value], {reading: from_layers[cell]})[0]
-            from_layers[cell] = value
+        cells: tuple[Cell, ...] = node.attributes["cells"]
+        values: Sequence[Node] = node.inputs[1:]
+        for reading in read.get(node.attributes.get("group", 0), ()):
+            instead[reading] = from_layers.get(reading.attributes["of"], reading.inputs[0])
+        earlier = dict(instead)
+        if any(cell in from_layers for cell in cells):
+            earlier |= {n: from_layers[cell] for n in topological(values)
+                        if (cell := n.attributes.get("cell")) in from_layers and cell in cells}
+        values = substitute(values, earlier) if earlier else values
+        from_layers.update(zip(cells, values, strict=True))
     for cell, value in from_layers.items():
         if cell in updates:
             raise GraphError(f"'{cell.name}' is updated by a layer and by the program{at(user_origin())}")
         updates[cell] = value
     roots = [*outputs, *updates.values()]
-    plain = _without_carriers(roots) if carriers else roots
+    plain = _without_carriers(roots, instead) if carriers else roots
     k = len(outputs)
     return Graph(tuple(inputs), tuple(plain[:k]), tuple(zip(updates, plain[k:], strict=True)), names)
 
 
-def _without_carriers(roots: Sequence[Node]) -> list[Node]:
-    new = rewrite(roots, lambda node, inputs: inputs[0] if "cells" in node.attributes else None)
+def _without_carriers(roots: Sequence[Node], instead: dict[Node, Node]) -> list[Node]:
+    """The roots without what carries updates, and with what is read where a state was moved before."""
+    for node, value in list(instead.items()):  # in order: a value may read what comes before it
+        instead[node] = rewrite([value], _carried, instead)[value]
+    new = rewrite(roots, _carried, instead)
     return [new[r] for r in roots]
+
+
+def _as_it_is(value: Any) -> Any:
+    """A symbol that nobody overwrites until the step is derived."""
+    return FUNCTIONS["clone"](value) if isinstance(value, Tensor) and not isinstance(value, Parameter) else value
+
+
+def _carried(node: Node, inputs: Sequence[Node]) -> Node | None:
+    return inputs[0] if "cells" in node.attributes else None
 
 
 def _check_inputs(inputs: Sequence[Any]) -> None:
@@ -142,12 +162,13 @@ def train_step(loss: Tensor, optimizer: Any, outputs: Any = None, *, lr_schedule
     inputs           placeholders in the order of positional arguments; all that are needed, in order of creation, by default
     options          those of `function`
     """
+    loss = _as_it_is(loss)
     step = training_step(loss, optimizer, grad_clip_norm=grad_clip_norm, grad_clip_value=grad_clip_value,
                          accumulate=accumulate, lr_scheduler=lr_scheduler)
     if returns is None:
         returns = loss if outputs is None else (loss, outputs)
     named, structure = flatten_outputs(returns)
-    names, leaves = tuple(name for name, _ in named), [as_tensor(leaf) for _, leaf in named]
+    names, leaves = tuple(name for name, _ in named), [_as_it_is(as_tensor(leaf)) for _, leaf in named]
     given = [] if inputs is None else list(inputs)
     _check_inputs(given)
 

@@ -42,6 +42,7 @@ class Speaker:
         self.cells, self.parts = cells, list[str]()
         self.known: set[Op] = set()
         self.types: dict[int, str] = {}  # by identity: nodes hold them
+        self.serial: dict[Any, int] = {}  # which number of its kind it is, in order of use
 
     def graph(self, graph: Graph) -> None:
         places = {node: place for place, node in enumerate(graph.nodes)}
@@ -71,7 +72,8 @@ class Speaker:
         return said
 
     def attributes(self, node: Node, inputs: Mapping[Node, int]) -> list[tuple[str, Any]]:
-        return [(name, inputs[node] if name == "symbol" and node in inputs else self.value(value))
+        return [(name, inputs[node] if name == "symbol" and node in inputs else
+                 self.serial.setdefault((name, value), len(self.serial)) if name in node.op.serial else self.value(value))
                 for name, value in node.attributes.items() if name not in node.op.aside]
 
     def cell(self, cell: Cell) -> int:

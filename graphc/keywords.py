@@ -12,9 +12,10 @@ from inspect import CO_VARARGS, CO_VARKEYWORDS
 from types import FunctionType
 from typing import Any, TypeVar, cast
 
-from .errors import GraphError
-from .more_methods import refuse_others
+from .errors import DTypeError, GraphError
+from .more_methods import FUNCTIONS, refuse_others
 from .origins import at, user_origin
+from .types import as_dtype
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -46,7 +47,59 @@ FACTORIES = {
     "new_tensor", "new_zeros", "normal", "ones", "ones_like", "rand", "rand_like", "randint", "randn", "randn_like", "randperm",
     "tril_indices", "triu_indices", "zeros", "zeros_like",
 }
-AS_IN_PYTORCH = {"normal": ("mean", "std", "shape")}  # another order, which holds where `size` is said
+AS_IN_PYTORCH = {"normal": ("mean", "std", "shape")}  # another order, where `size` is said or a shape is not the first
+
+VIEWS = (  # what shares memory with its first argument in PyTorch, and may be this itself
+    "broadcast_to", "chunk", "diagonal", "expand", "expand_as", "flatten", "getitem", "mT", "moveaxis", "movedim", "narrow",
+    "permute", "ravel", "reshape", "select", "split", "split_with_sizes", "squeeze", "stop_gradient", "swapaxes", "swapdims",
+    "t", "tensor_split", "transpose", "unbind", "unflatten", "unsqueeze", "view_as",
+)
+
+
+def _in_type(function: Callable[..., Any], name: str, args: tuple[Any, ...], kw: dict[str, Any], dtype: Any) -> Any:
+    """Of the input as another type, in which the result is, too."""
+    if dtype is None:
+        return function(*args, **kw)
+    wanted, cast_to = as_dtype(dtype), FUNCTIONS["cast"]
+    if not wanted.is_float and name not in ("sum", "nansum", "prod", "cumsum", "cumprod"):
+        raise DTypeError(f"{name}: its dtype is float32 or float64, not {wanted.name}{at(user_origin())}")
+    if args:
+        args = (cast_to(args[0], wanted), *args[1:])
+    elif "x" in kw:
+        kw["x"] = cast_to(kw["x"], wanted)
+    return cast_to(function(*args, **kw), wanted)
+
+
+def _scaled(function: Callable[..., Any], name: str, args: tuple[Any, ...], kw: dict[str, Any], alpha: Any) -> Any:
+    """Of alpha times the second operand."""
+    a, other = args[0] if args else kw.pop("a"), args[1] if len(args) > 1 else kw.pop("b")
+    plain = all(isinstance(v, (bool, int, float)) for v in (other, alpha))
+    scaled = other if plain and alpha == 1 else other * alpha if plain else FUNCTIONS["mul"](other, alpha)
+    return function(a, scaled, **kw)
+
+
+def _rounded(function: Callable[..., Any], name: str, args: tuple[Any, ...], kw: dict[str, Any], mode: Any) -> Any:
+    """The quotient, rounded "floor", "trunc" or not at all; integers stay integers where it is rounded."""
+    if mode not in (None, "floor", "trunc"):
+        raise ValueError(f"rounding_mode is None, 'floor' or 'trunc', not {mode!r}{at(user_origin())}")
+    if mode == "floor":
+        return FUNCTIONS["floor_divide"](*args, **kw)
+    if mode is None:
+        return function(*args, **kw)
+    a, b = args[0] if args else kw["a"], args[1] if len(args) > 1 else kw["b"]
+    quotient = FUNCTIONS["floor_divide"](a, b)
+    if quotient.dtype.is_float:
+        return FUNCTIONS["trunc"](function(a, b))
+    exact = FUNCTIONS["mul"](quotient, b)
+    return FUNCTIONS["where"]((exact != a) & (quotient < 0), quotient + 1, quotient)
+
+
+ALSO: dict[str, tuple[str, Callable[..., Any]]] = {  # a word more than the function has itself, and what it changes
+    **dict.fromkeys(("sum", "nansum", "prod", "cumsum", "cumprod", "mean", "nanmean", "softmax", "log_softmax", "softmin",
+                     "norm"), ("dtype", _in_type)),
+    "add": ("alpha", _scaled), "sub": ("alpha", _scaled), "subtract": ("alpha", _scaled),
+    "div": ("rounding_mode", _rounded), "divide": ("rounding_mode", _rounded),
+}
 
 
 def accepting(function: F, name: str) -> F:
@@ -65,6 +118,8 @@ def accepting(function: F, name: str) -> F:
         if word not in own and found:
             words[word] = found[0]
     known = frozenset(words)
+    copies = "self" not in own and name not in VIEWS and name != "cast" and not name.startswith("atleast")
+    also, changed = ALSO.get(name, ("", function)) if "self" not in own else ("", function)
 
     def translated(args: tuple[Any, ...], given: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         kw = {n: v for n, v in given.items() if n not in known}
@@ -72,7 +127,7 @@ def accepting(function: F, name: str) -> F:
             if words[word] in kw:
                 raise GraphError(f"{name}: give {words[word]} or {word}, not both{at(user_origin())}")
             kw[words[word]] = given[word]
-        if name in AS_IN_PYTORCH and args:
+        if name in AS_IN_PYTORCH and args and (known & given.keys() or in_another_order(args)):
             order = [n for n in AS_IN_PYTORCH[name] if n not in kw]
             return (), kw | dict(zip(order, args, strict=False))
         if rest in kw:  # what one gives one by one has no keyword: the arguments before it go by place, too
@@ -86,12 +141,20 @@ def accepting(function: F, name: str) -> F:
 
     @wraps(function)
     def call(*args: Any, **kw: Any) -> Any:
-        if kw and not known.isdisjoint(kw):
+        if (kw and not known.isdisjoint(kw)) or name in AS_IN_PYTORCH:
             args, kw = translated(args, kw)
-        return function(*args, **kw)
+        if also and also in kw:
+            return changed(function, name, args, kw, kw.pop(also))
+        result = function(*args, **kw)
+        return FUNCTIONS["clone"](result) if copies and args and result is args[0] else result
 
-    accepted = call if words else function
+    accepted = call if words or also else function
     return cast(F, on_the_cpu(accepted, trainable=True) if name in FACTORIES else accepted)
+
+
+def in_another_order(args: tuple[Any, ...]) -> bool:
+    """Whether a number or a tensor comes first where here a shape does: `normal(0.0, 1.0, (2, 3))`, `normal(mean, std)`."""
+    return isinstance(args[0], float) or hasattr(args[0], "dtype") or (len(args) > 2 and isinstance(args[2], (tuple, list)))
 
 
 def on_the_cpu(function: Callable[..., Any], trainable: bool = False) -> Callable[..., Any]:

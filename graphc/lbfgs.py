@@ -15,6 +15,7 @@ import numpy as np
 
 from .driver import Program, function, inputs_of
 from .errors import CheckpointError, GraphError
+from .optim.groups import without_names
 from .origins import at, user_origin
 from .passes.autodiff import grad
 from .symbols import Parameter, Tensor
@@ -56,7 +57,7 @@ class LBFGS:
     def __init__(self, params: Iterable[Parameter], lr: float = 1.0, max_iter: int = 20, max_eval: int | None = None,
                  tolerance_grad: float = 1e-7, tolerance_change: float = 1e-9, history_size: int = 100,
                  line_search_fn: str | None = None) -> None:
-        self.params = [p for p in params if p.requires_grad]
+        self.params = [p for p in without_names({"params": params}, "LBFGS")["params"] if p.requires_grad]
         if not self.params:
             raise GraphError(f"LBFGS got no parameters that require a gradient{at(user_origin())}")
         if line_search_fn not in (None, "strong_wolfe"):

@@ -19,8 +19,9 @@ from .ir import Node, make, rebuild
 from .methods import public
 from .op import REGISTRY
 from .ops.bodies import below, close, close_loop, depending, replaced
-from .ops.control import Carried, all_updating, results_of
+from .ops.control import Carried, all_updating, readings, results_of
 from .ops.loop_gradients import branches
+from .ops.overwriting import body
 from .ops.random import per_step
 from .ops.shaping import concat
 from .ops.sources import iota
@@ -51,7 +52,7 @@ def _inside(*counters: Node) -> Iterator[None]:
 
 
 def _traced(f: Callable[..., Any], *arguments: Any, counter: Tensor | None = None) -> Any:
-    with _inside(*([counter.node] if counter is not None else [])):
+    with _inside(*([counter.node] if counter is not None else [])), body():
         return f(*arguments)
 
 
@@ -68,11 +69,16 @@ Updates = list[tuple[Node, Cell, Node]]  # carrier, cell, new value
 
 def _updates(roots: Sequence[Node], start: int) -> tuple[list[Node], Updates]:
     """The roots without the updates that the body attached, and those."""
-    carriers = [n for n in below(roots) if "cells" in n.attributes and n.number > start]
+    nodes = below(roots)
+    carriers = [n for n in nodes if "cells" in n.attributes and n.number > start]
     if not carriers:
         return list(roots), []
+    moved = next((n for found in readings(nodes).values() for n in found if n.number > start), None)
+    if moved is not None:
+        raise GraphError(f"the state '{moved.attributes['of'].name}' moves in each call of a layer (spectral normalisation) "
+                         f"that is in the body of a loop or branch: call it outside, or in evaluation mode{at(user_origin())}")
     new: dict[Node, Node] = {}
-    for node in below(roots):
+    for node in nodes:
         inputs = tuple(new[i] for i in node.inputs)
         new[node] = inputs[0] if node in carriers else rebuild(node, inputs)
     carried = Carried()
@@ -275,7 +281,8 @@ def cond(flag: TensorLike, then: Callable[..., Any], otherwise: Callable[..., An
     start = placeholder("start", ()).node.number
     traced, shapes = [], []
     for branch in (then, otherwise):
-        paths, tensors, shape = _tensors(branch(*operands), "result")
+        with body():
+            paths, tensors, shape = _tensors(branch(*operands), "result")
         traced.append((paths, tensors))
         shapes.append(shape)
     if shapes[0] != shapes[1]:

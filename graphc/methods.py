@@ -82,13 +82,13 @@ class Methods(MoreMethods):
         """Product over axes."""
         return FUNCTIONS["prod"](self, axis, keepdims, **kw)
 
-    def max(self, axis: Axis = None, keepdims: bool = False, **kw: Any) -> Tensor:
-        """Maximum over axes: the values alone."""
-        return FUNCTIONS["max"](self, axis, keepdims, **kw)
+    def max(self, *args: Any, **kw: Any) -> Tensor:
+        """`max(axis=None, keepdims=False)`: the maximum; along one axis also PyTorch's pair, see `graphc.max`."""
+        return FUNCTIONS["max"](self, *args, **kw)
 
-    def min(self, axis: Axis = None, keepdims: bool = False, **kw: Any) -> Tensor:
-        """Minimum over axes: the values alone."""
-        return FUNCTIONS["min"](self, axis, keepdims, **kw)
+    def min(self, *args: Any, **kw: Any) -> Tensor:
+        """`min(axis=None, keepdims=False)`: the minimum; along one axis also PyTorch's pair, see `graphc.max`."""
+        return FUNCTIONS["min"](self, *args, **kw)
 
     def argmax(self, axis: int | None = None, keepdims: bool = False, **kw: Any) -> Tensor:
         """int64 position of the first maximum along an axis, or of the flattened tensor."""
@@ -186,13 +186,13 @@ class Methods(MoreMethods):
 
     clamp = clip
 
-    def softmax(self, axis: int = -1, **kw: Any) -> Tensor:
+    def softmax(self, axis: int = -1, dtype: DTypeLike | None = None, **kw: Any) -> Tensor:
         """exp(x) / sum(exp(x)) along an axis, without overflow."""
-        return FUNCTIONS["softmax"](self, axis, **kw)
+        return FUNCTIONS["softmax"](self, axis, dtype=dtype, **kw)
 
-    def log_softmax(self, axis: int = -1, **kw: Any) -> Tensor:
+    def log_softmax(self, axis: int = -1, dtype: DTypeLike | None = None, **kw: Any) -> Tensor:
         """log of softmax along an axis."""
-        return FUNCTIONS["log_softmax"](self, axis, **kw)
+        return FUNCTIONS["log_softmax"](self, axis, dtype=dtype, **kw)
 
     def exp(self) -> Tensor: return FUNCTIONS["exp"](self)
     def expm1(self) -> Tensor: return FUNCTIONS["expm1"](self)
@@ -241,6 +241,10 @@ class Methods(MoreMethods):
     def median(self, axis: int | None = None, keepdims: bool = False, **kw: Any) -> Any:
         """The lower median of all elements, or (values, indices) along an axis."""
         return FUNCTIONS["median"](self, axis, keepdims, **kw)
+
+    def mode(self, axis: int = -1, keepdims: bool = False, **kw: Any) -> Any:
+        """(values, indices) of what occurs most often along an axis."""
+        return FUNCTIONS["mode"](self, axis, keepdims, **kw)
 
     def quantile(self, q: TensorLike, axis: int | None = None, keepdims: bool = False, **kw: Any) -> Tensor:
         """The q-quantiles along an axis, or of all elements."""

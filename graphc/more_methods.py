@@ -1,12 +1,13 @@
 """The rest of PyTorch's methods: what `Methods` has an operator for, and what says what a symbol is.
 
-What concerns memory, as `contiguous()` and `clone()`, is the symbol itself: the compiler decides what is stored, and nothing is
-ever overwritten.  Knows names and signatures.  Must not know what the functions do.
+What concerns memory alone, as `contiguous()`, has the same value: the compiler decides what is stored.
+Knows names and signatures.  Must not know what the functions do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, Union
 
 import numpy as np
@@ -33,11 +34,20 @@ REMEDIES = {  # what PyTorch's tensors have and a symbol has not
     "half": "numbers are float32 or float64; matmul_precision='medium' multiplies in bfloat16",
     "bfloat16": "numbers are float32 or float64; matmul_precision='medium' multiplies in bfloat16",
     "cuda": "there is one device, the CPU",
-    "values": "max, min and the like give the values alone; positions are argmax, argmin",
-    "indices": "max, min and the like give the values alone; positions are argmax, argmin",
+    "values": "max and min have values and indices along one axis: x.max(dim=1).values",
+    "indices": "max and min have values and indices along one axis: x.max(dim=1).indices; else x.argmax()",
     "equal": "whether all elements are equal is (x == y).all()",
 }
 
+IN_PLACE = frozenset((  # methods x.add_() and so on, which leave the shape as it is
+    "abs", "acos", "add", "addcdiv", "addcmul", "asin", "atan", "bitwise_and", "bitwise_not", "bitwise_or", "bitwise_xor",
+    "ceil", "clamp", "clamp_max", "clamp_min", "clip", "cos", "cosh", "cumprod", "cumsum", "div", "divide", "eq", "erf", "exp",
+    "exp2", "expm1", "floor", "floor_divide", "fmod", "frac", "ge", "gt", "hypot", "index_add", "index_fill", "index_put",
+    "le", "lerp", "log", "log10", "log1p", "log2", "logical_and", "logical_not", "logical_or", "logical_xor", "logit", "lt",
+    "masked_fill", "mul", "multiply", "nan_to_num", "ne", "neg", "negative", "pow", "reciprocal", "relu", "remainder", "round",
+    "rsqrt", "scatter", "scatter_add", "sigmoid", "sign", "sin", "sinc", "sinh", "sqrt", "square", "sub", "subtract", "tan",
+    "tanh", "tril", "triu", "true_divide", "trunc", "xlogy",
+))
 
 DEVICES = ("cuda", "mps", "xpu", "hip", "mtia", "meta", "ipu", "xla")  # of PyTorch's
 
@@ -86,13 +96,20 @@ class MoreMethods:
         def shape(self) -> Shape: ...
         @property
         def dtype(self) -> Any: ...
+        @property
+        def memory(self) -> Any: ...
 
     def __getattr__(self, name: str) -> Any:
         """What it has not, with what is there instead."""
+        if name == "node":
+            raise GraphError(f"this symbol {self.memory}\n  and is read here, where PyTorch would read what was written: take "
+                             f"the view again, write to the whole symbol, or to x.clone(){at(user_origin())}")
         words = REMEDIES.get(name, "")
         stem = name.rstrip("_")
-        if not name.startswith("_") and stem != name and hasattr(type(self), stem):
-            words = f"a symbol is never overwritten: x = x.{stem}(...)"
+        if name == f"{stem}_" and name[0] != "_" and hasattr(type(self), stem):
+            if stem in IN_PLACE:
+                return partial(FUNCTIONS["overwritten_by"], self, stem)
+            words = f"a symbol keeps its shape: x = x.{stem}(...)"
         raise AttributeError(f"a symbol has no '{name}'" + (f"; {words}" if words else "")
                              + ("" if name.startswith("_") else at(user_origin())))
 
@@ -118,10 +135,34 @@ class MoreMethods:
     def is_floating_point(self) -> bool: return bool(self.dtype.is_float)
     def is_complex(self) -> bool: return False
     def element_size(self) -> int: return int(self.dtype.itemsize)
-    def contiguous(self: T, *_: Any, **__: Any) -> T: return self
-    def clone(self: T, *_: Any, **__: Any) -> T: return self
+    def contiguous(self, *_: Any, **__: Any) -> Tensor: return FUNCTIONS["shared"](self)
+    def clone(self, *_: Any, **__: Any) -> Tensor:
+        """The same value; what overwrites one of the two leaves the other."""
+        return FUNCTIONS["clone"](self)
+
     def cpu(self: T) -> T: return self
     def is_contiguous(self, *_: Any, **__: Any) -> bool: return True
+
+    def fill_(self, value: TensorLike) -> Any:
+        """From now on it is this value, which broadcasts, everywhere."""
+        FUNCTIONS["setitem"](self, ..., value)
+        return self
+
+    def copy_(self, value: TensorLike) -> Any: return self.fill_(value)
+    def zero_(self) -> Any: return self.fill_(0)
+    def select(self, dim: int, index: int) -> Tensor: return FUNCTIONS["select"](self, dim, index)
+    def index_put(self, indices: Sequence[Any], values: TensorLike, accumulate: bool = False) -> Tensor:
+        """This tensor with values written at index arrays."""
+        return FUNCTIONS["index_put"](self, indices, values, accumulate)
+
+    def select_scatter(self, src: TensorLike, dim: int, index: int) -> Tensor:
+        """This tensor with one entry of an axis replaced."""
+        return FUNCTIONS["select_scatter"](self, src, dim, index)
+
+    def slice_scatter(self, src: TensorLike, dim: int = 0, start: Size | None = None, end: Size | None = None, step: int = 1
+                      ) -> Tensor:
+        """This tensor with a slice of an axis replaced."""
+        return FUNCTIONS["slice_scatter"](self, src, dim, start, end, step)
 
     # -- as another type, and new tensors ------------------------------------------------------------------------
 
@@ -161,22 +202,17 @@ class MoreMethods:
 
     def add(self, other: TensorLike, *, alpha: Any = 1) -> Tensor:
         """self + alpha * other."""
-        return FUNCTIONS["add"](self, other if alpha == 1 else FUNCTIONS["mul"](other, alpha))
+        return FUNCTIONS["add"](self, other, alpha=alpha)
 
     def sub(self, other: TensorLike, *, alpha: Any = 1) -> Tensor:
         """self - alpha * other."""
-        return FUNCTIONS["sub"](self, other if alpha == 1 else FUNCTIONS["mul"](other, alpha))
+        return FUNCTIONS["sub"](self, other, alpha=alpha)
 
     subtract = sub
 
     def div(self, other: TensorLike, *, rounding_mode: str | None = None) -> Tensor:
         """self / other, rounded "floor", "trunc" or not at all."""
-        if rounding_mode not in (None, "floor", "trunc"):
-            raise ValueError(f"rounding_mode is None, 'floor' or 'trunc', not {rounding_mode!r}{at(user_origin())}")
-        if rounding_mode == "floor":
-            return FUNCTIONS["floor_divide"](self, other)
-        quotient = FUNCTIONS["div"](self, other)
-        return FUNCTIONS["trunc"](quotient) if rounding_mode == "trunc" else quotient
+        return FUNCTIONS["div"](self, other, rounding_mode=rounding_mode)
 
     divide = div
 

@@ -178,6 +178,7 @@ class Op:
     linear      MAP: sets of inputs in which it is linear at once, the others held
     converts    MAP: the same numbers, as the attribute `dtype`
     aside       attributes that say nothing about the results, as a gradient's rule
+    serial      attributes whose numbers say only which nodes belong together
     domain      MAP: per input the open interval in which tests draw values
     smooth      False where finite differences do not tell the gradient (steps, roundings)
     dtypes      element types that the op takes: any of "f" (floats), "i" (integers), "b" (bool)
@@ -204,6 +205,7 @@ class Op:
     linear: tuple[tuple[int, ...], ...] = ()
     converts: bool = False
     aside: tuple[str, ...] = ()
+    serial: tuple[str, ...] = ()
     domain: tuple[tuple[float, float], ...] = ()
     smooth: bool = True
     dtypes: str = "f"

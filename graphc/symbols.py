@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextvars import ContextVar
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -30,9 +31,12 @@ def _no_value(tensor: Tensor, what: str) -> GraphError:
 
 
 class Tensor(Methods):
-    """A symbol: a typed node of a graph.  Immutable; equality is identity, `==` builds a comparison."""
+    """A symbol: it stands for a typed node of a graph.  Equality is identity, `==` builds a comparison.
 
-    __slots__ = ("__weakref__", "node")
+    Nodes are immutable; `x[0] = 1` makes x stand for another one from there on.
+    """
+
+    __slots__ = ("__weakref__", "memory", "node")
     __array_ufunc__ = None  # numpy arrays on the left hand the operation to us
     __array_priority__ = 1000
 
@@ -40,6 +44,7 @@ class Tensor(Methods):
 
     def __init__(self, node: Any, *sizes: Any) -> None:
         self.node = node if isinstance(node, Node) and not sizes else of_data((node, *sizes), float32).node
+        self.memory: Any = None  # what it shares with views of it, where there are any
 
     # -- what it is --------------------------------------------------------------------------------------------
 
@@ -76,6 +81,8 @@ class Tensor(Methods):
         return cell.name if cell is not None else self.node.attributes.get("name")
 
     def __repr__(self) -> str:
+        if isinstance(self.memory, str):  # why it has no node any more
+            return f"<a symbol that {self.memory}>"
         name = f" '{self.name}'" if self.name else ""
         return f"<{self.node.op.name}{name}: {self.type}>"
 
@@ -111,8 +118,17 @@ class Tensor(Methods):
         raise _no_value(self, "np.asarray()")
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        raise GraphError("a symbol is never overwritten: put it together with graphc.where, stack, cat, scatter or pad, or "
-                         f"compute it with numpy and give the array{at(user_origin())}")
+        FUNCTIONS["setitem"](self, index, value)
+
+    def __copy__(self) -> Tensor:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        return FUNCTIONS["clone"](self)
+
+    def __reduce__(self) -> Any:
+        raise GraphError(f"a symbol is a place in a graph, and is not pickled: save what it is computed from, or values of it "
+                         f"({self!r}){at(user_origin())}")
 
     def eval(self, **feeds: Any) -> np.ndarray:
         """The value for these feeds, by name, computed by the interpreter: for a quick look."""
@@ -134,6 +150,16 @@ class Parameter(Tensor):
     @property
     def cell(self) -> Cell:
         return self.node.attributes["cell"]
+
+    def __copy__(self) -> Parameter:
+        return of_cell(type(self), self.cell, self.requires_grad)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Parameter:
+        memo[id(self)] = new = of_cell(type(self), deepcopy(self.cell, memo), self.requires_grad)
+        return new
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return of_cell, (type(self), self.cell, self.requires_grad)
 
     def numpy(self) -> np.ndarray:
         """A copy of the current value."""
@@ -198,6 +224,13 @@ class Parameter(Tensor):
         self.assign(full)
         return self
 
+    def __setitem__(self, index: Any, value: Any) -> None:
+        """Writes into its value, at once."""
+        new, given = self.numpy(), self._given(value)
+        new[tuple([self._given(i) if isinstance(i, Tensor) else i for i in index]) if isinstance(index, tuple) else
+            self._given(index) if isinstance(index, Tensor) else index] = given
+        self.assign(new)
+
     @staticmethod
     def _at_once() -> bool:
         """Whether `w *= 2` changes w now: under no_grad, as in PyTorch; elsewhere it names a product."""
@@ -220,6 +253,13 @@ class Parameter(Tensor):
 
     def __str__(self) -> str:
         return str(self.cell.array)
+
+
+def of_cell(kind: type[Parameter], cell: Cell, requires_grad: bool) -> Parameter:
+    """A parameter of this class with this cell: how a copy begins, and one that was pickled."""
+    new = kind.__new__(kind)
+    Parameter.__init__(new, make(REGISTRY["parameter"], (), {"cell": cell}), requires_grad)
+    return new
 
 
 # -- from Python values ----------------------------------------------------------------------------------------------

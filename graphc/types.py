@@ -11,7 +11,7 @@ from typing import Any, Union
 
 import numpy as np
 
-from .errors import DTypeError
+from .errors import DTypeError, GraphError
 from .records import record
 from .sizes import Dim, Quotient, Shape, Size, as_shape, as_size, broadcast_shapes, count, format_shapes, substitute
 
@@ -125,6 +125,10 @@ class TensorType:
 
     def __repr__(self) -> str:
         return f"TensorType({self.dtype!r}, {self.shape})"
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        """GraphError: PyTorch's `x.type(dtype)` is another thing."""
+        raise GraphError("x.type is what a symbol is, dtype and shape; as another type it is x.astype(dtype) or x.to(dtype)")
 
     @property
     def ndim(self) -> int:

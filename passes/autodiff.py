@@ -229,6 +229,19 @@ def vjp(out: Tensor | Sequence[Tensor], wrt: Tensor | Sequence[Tensor], cotangen
         return _or_zeros(found, wrt)
 
 
+def pulled(outs: Sequence[Tensor], wrt: Sequence[Tensor], seeds: Sequence[Tensor], remedy: str | None) -> list[Tensor | None]:
+    """The sum of what each out's cotangent gives each tensor of `wrt`; None where no out depends on it.
+
+    remedy  what the error for one of these recommends; None: there is no error
+    """
+    with building(phase, "gradient"):
+        found, depends = _pull([o.node for o in outs], seeds, [t.node for t in wrt])
+        for target in wrt:
+            if remedy is not None and not depends[target.node]:
+                raise GraphError(_unused(outs[0], target, remedy))
+        return [zeros(t.shape, t.dtype) if f is None and depends[t.node] else f for f, t in zip(found, wrt, strict=True)]
+
+
 def jvp(out: Tensor, wrt: Tensor | Sequence[Tensor], tangents: TensorLike | Sequence[TensorLike]) -> Tensor:
     """The tangent of out when each tensor of `wrt` moves along its tangent: J·tangent.  One tangent for one, or a list.
 

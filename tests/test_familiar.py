@@ -134,12 +134,6 @@ def test_there_is_one_device() -> None:
         module.to("gpu")
 
 
-def test_a_symbol_is_not_overwritten() -> None:
-    x = graphc.zeros(4, 4)
-    with pytest.raises(graphc.GraphError, match=r"never overwritten: put it together with graphc\.where"):
-        x[:, 0] = 1.0
-
-
 # -- checkpoints ---------------------------------------------------------------------------------------------------------
 
 

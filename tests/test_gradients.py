@@ -21,7 +21,7 @@ WITHOUT_GRADIENT = {
     "sign", "floor", "ceil", "round", "trunc", "floor_divide",  # steps: zero wherever there is a derivative
     "equal", "not_equal", "less", "less_equal", "greater", "greater_equal", "isnan", "isinf", "isfinite",  # bools
     "logical_and", "logical_or", "logical_xor", "logical_not", "any", "all", "argmax", "argmin",
-    "window_argmax", "searchsorted", "running_max", "running_min", "det_sign",  # positions; cummax gathers; a sign
+    "window_argmax", "reading", "searchsorted", "running_max", "running_min", "det_sign",  # positions; cummax gathers; a sign
     "random_uniform", "random_normal",  # functions of integers
     "stop_gradient",  # on purpose
     "item",  # passes on what the node of several results takes

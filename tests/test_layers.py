@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = [{"draws", "errors", "garbage", "hashes", "origins", "pages", "records", "walk"}, {"sizes"}, {"types"},
           {"c_header", "cells", "counts", "index"}, {"assumed"}, {"op"}, {"ir", "more_methods"}, {"keywords"}, {"methods"},
           {"access", "identity", "labels", "structures", "symbols"},
-          {"declaration", "ops"}, {"autograd", "linalg", "loops"},
+          {"declaration", "ops"}, {"autograd", "linalg", "loops", "utils"},
           {"plan", "tokens"}, {"literals"}, {"parsing"}, {"text"}, {"built", "viz"}, {"html", "lanes"}, {"lanes_page"},
           {"optim", "nn", "saving"}, {"passes", "runtime"}, {"feeds", "finite", "precision", "specialized", "timeline"},
           {"derivation", "fit", "inspection", "watching"}, {"program"}, {"driver", "exporting", "familiar"},

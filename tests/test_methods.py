@@ -133,7 +133,7 @@ def test_a_number_of_elements_is_a_size_like_another() -> None:
 
 
 @pytest.mark.parametrize(("name", "words"), [
-    ("add_", "never overwritten: x = x.add"), ("clamp_", "x = x.clamp"), ("item", r"\.eval"), ("numpy", "return it from"),
+    ("squeeze_", r"keeps its shape: x = x\.squeeze"), ("t_", r"x = x\.t\("), ("item", r"\.eval"), ("numpy", "return it from"),
     ("grad", r"graphc\.grad"), ("cuda", "one device"), ("equal", r"\(x == y\)\.all"), ("half", "matmul_precision"),
     ("nonsense", "a symbol has no 'nonsense'")])
 def test_what_a_symbol_has_not_is_said_with_a_remedy(name: str, words: str) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..errors import ShapeError
 from ..ops.composites import softmax
+from ..ops.overwriting import overwritten
 from ..origins import at, user_origin
 from ..symbols import Tensor, TensorLike, as_tensor
 from ..types import DTypeLike
@@ -20,22 +21,27 @@ from .randomness import RandomModule
 class Activation(Module):
     """A module whose forward is one function of its input and of settings kept as attributes.
 
-    `inplace` is accepted for PyTorch's sake and means nothing: the compiler decides what shares memory.
+    With `inplace` the input, where it is a symbol that the program has computed, is the result when it is read again, as in
+    PyTorch.  It says nothing about memory: what shares it is the compiler's choice.
     """
 
     function: Any = None
     settings: tuple[str, ...] = ()
+    inplace = False
 
     def forward(self, input: TensorLike) -> Tensor:
-        return type(self).function(input, **{name: getattr(self, name) for name in self.settings})
+        result = type(self).function(input, **{name: getattr(self, name) for name in self.settings})
+        return overwritten(input, result, type(self).__name__) if self.inplace else result
 
     def extra_repr(self) -> str:
-        return ", ".join(f"{name}={getattr(self, name)!r}" for name in self.settings)
+        shown = (*self.settings, "inplace") if self.inplace else self.settings
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in shown)
 
 
 class _Plain(Activation):
     def __init__(self, inplace: bool = False) -> None:
         super().__init__()
+        self.inplace = inplace
 
 
 class ReLU(_Plain):
@@ -129,7 +135,7 @@ class LeakyReLU(Activation):
 
     def __init__(self, negative_slope: float = 0.01, inplace: bool = False) -> None:
         super().__init__()
-        self.negative_slope = negative_slope
+        self.negative_slope, self.inplace = negative_slope, inplace
 
 
 class ELU(Activation):
@@ -139,7 +145,7 @@ class ELU(Activation):
 
     def __init__(self, alpha: float = 1.0, inplace: bool = False) -> None:
         super().__init__()
-        self.alpha = alpha
+        self.alpha, self.inplace = alpha, inplace
 
 
 class CELU(ELU):
@@ -167,7 +173,7 @@ class Hardtanh(Activation):
         super().__init__()
         if not min_val < max_val:
             raise ShapeError(f"Hardtanh needs min_val < max_val, got {min_val} and {max_val}{at(user_origin())}")
-        self.min_val, self.max_val = min_val, max_val
+        self.min_val, self.max_val, self.inplace = min_val, max_val, inplace
 
 
 class Hardshrink(Activation):
@@ -203,7 +209,7 @@ class Threshold(Activation):
 
     def __init__(self, threshold: float, value: float, inplace: bool = False) -> None:
         super().__init__()
-        self.threshold, self.value = threshold, value
+        self.threshold, self.value, self.inplace = threshold, value, inplace
 
 
 class GLU(Activation):
@@ -269,10 +275,10 @@ class RReLU(RandomModule):
 
     def __init__(self, lower: float = 1 / 8, upper: float = 1 / 3, inplace: bool = False) -> None:
         super().__init__()
-        self.lower, self.upper = lower, upper
+        self.lower, self.upper, self.inplace = lower, upper, inplace
 
     def forward(self, input: TensorLike) -> Tensor:
-        return functions.rrelu(input, self.lower, self.upper, self.training, key=self.key)
+        return functions.rrelu(input, self.lower, self.upper, self.training, self.inplace, key=self.key)
 
     def extra_repr(self) -> str:
         return f"lower={self.lower}, upper={self.upper}"

@@ -1,10 +1,14 @@
 """Activations: functions of one tensor.
 
-Each is a composition of elementwise ops whose gradients are PyTorch's at kinks and finite at infinity; where a branch
-that is not taken could overflow, its operand is replaced first, so that no NaN reaches a gradient.
+With `inplace` the input, where it is a symbol that the program has computed, is overwritten as in PyTorch: read again, it is
+the result.  Each is a composition of elementwise ops whose gradients are PyTorch's at kinks and finite at infinity; where a
+branch that is not taken could overflow, its operand is replaced first, so that no NaN reaches a gradient.
 """
 
 from __future__ import annotations
+
+from inspect import signature
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +17,7 @@ from ..ops import composites
 from ..ops import elementwise as e
 from ..ops.axes import normal_axis
 from ..ops.indexing import one_hot
+from ..ops.overwriting import inplace as inplace_too
 from ..ops.random import uniform
 from ..ops.views import moveaxis, narrow, reshape
 from ..origins import at, user_origin
@@ -22,11 +27,13 @@ from ..types import DTypeLike
 from .randomness import advancing, fresh_key
 
 
+@inplace_too
 def relu(input: TensorLike, inplace: bool = False) -> Tensor:
     """max(x, 0)."""
     return e.relu(input)
 
 
+@inplace_too
 def square_relu(input: TensorLike, inplace: bool = False) -> Tensor:
     """max(x, 0) squared."""
     return e.square(e.relu(input))
@@ -47,6 +54,7 @@ def logsigmoid(input: TensorLike) -> Tensor:
     return composites.log_sigmoid(input)
 
 
+@inplace_too
 def leaky_relu(input: TensorLike, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
     """x where positive, else negative_slope * x."""
     x = as_tensor(input)
@@ -66,6 +74,7 @@ def prelu(input: TensorLike, weight: TensorLike) -> Tensor:
     return e.where(x > 0, x, w * x)
 
 
+@inplace_too
 def rrelu(input: TensorLike, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False,
           inplace: bool = False, *, key: Cellular | None = None) -> Tensor:
     """Leaky ReLU with a slope drawn anew per element from [lower, upper]; their mean in evaluation."""
@@ -76,12 +85,14 @@ def rrelu(input: TensorLike, lower: float = 1 / 8, upper: float = 1 / 3, trainin
     return advancing(e.where(x > 0, x, x * uniform(x.shape, lower, upper, x.dtype, own)), own)
 
 
+@inplace_too
 def elu(input: TensorLike, alpha: float = 1.0, inplace: bool = False) -> Tensor:
     """x where positive, else alpha * (exp(x) - 1)."""
     x = as_tensor(input)
     return e.where(x > 0, x, alpha * e.expm1(e.where(x > 0, 0.0, x)))
 
 
+@inplace_too
 def celu(input: TensorLike, alpha: float = 1.0, inplace: bool = False) -> Tensor:
     """x where positive, else alpha * (exp(x / alpha) - 1)."""
     x = as_tensor(input)
@@ -91,6 +102,7 @@ def celu(input: TensorLike, alpha: float = 1.0, inplace: bool = False) -> Tensor
 SELU_ALPHA, SELU_SCALE = 1.6732632423543772848170429916717, 1.0507009873554804934193349852946
 
 
+@inplace_too
 def selu(input: TensorLike, inplace: bool = False) -> Tensor:
     """Self-normalising ELU (Klambauer et al. 2017)."""
     return SELU_SCALE * elu(input, SELU_ALPHA)
@@ -109,33 +121,39 @@ def quick_gelu(input: TensorLike) -> Tensor:
     return x * e.sigmoid(1.702 * x)
 
 
+@inplace_too
 def silu(input: TensorLike, inplace: bool = False) -> Tensor:
     """x * sigmoid(x)."""
     return composites.silu(input)
 
 
+@inplace_too
 def mish(input: TensorLike, inplace: bool = False) -> Tensor:
     """x * tanh(softplus(x))."""
     x = as_tensor(input)
     return x * e.tanh(e.softplus(x))
 
 
+@inplace_too
 def hardtanh(input: TensorLike, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Tensor:
     """Limited to [min_val, max_val]; no gradient at the limits."""
     x = as_tensor(input)
     return e.where(x <= min_val, min_val, e.where(x >= max_val, max_val, x))
 
 
+@inplace_too
 def relu6(input: TensorLike, inplace: bool = False) -> Tensor:
     """Limited to [0, 6]."""
     return hardtanh(input, 0.0, 6.0)
 
 
+@inplace_too
 def hardsigmoid(input: TensorLike, inplace: bool = False) -> Tensor:
     """relu6(x + 3) / 6."""
     return relu6(as_tensor(input) + 3.0) / 6.0
 
 
+@inplace_too
 def hardswish(input: TensorLike, inplace: bool = False) -> Tensor:
     """x * relu6(x + 3) / 6."""
     x = as_tensor(input)
@@ -173,6 +191,7 @@ def softsign(input: TensorLike) -> Tensor:
     return x / (1.0 + e.abs_(x))
 
 
+@inplace_too
 def threshold(input: TensorLike, threshold: float, value: float, inplace: bool = False) -> Tensor:
     """x above the threshold, else a value."""
     x = as_tensor(input)
@@ -232,3 +251,18 @@ def gumbel_softmax(logits: TensorLike, tau: float = 1.0, hard: bool = False, eps
         return soft
     picked = moveaxis(one_hot(soft.argmax(axis), soft.shape[axis].__index__(), x.dtype), -1, axis)
     return picked - soft.detach() + soft
+
+
+def _overwriting(function: Any) -> Any:
+    def call(input: TensorLike, *args: Any, **kw: Any) -> Tensor:
+        return function(input, *args, inplace=True, **kw)
+
+    call.__name__ = call.__qualname__ = f"{function.__name__}_"
+    call.__doc__ = f"{function.__name__} with inplace=True."
+    own = signature(function)
+    vars(call)["__signature__"] = own.replace(parameters=[p for n, p in own.parameters.items() if n != "inplace"])
+    return call
+
+
+relu_, leaky_relu_, elu_, celu_, selu_, threshold_, hardtanh_, rrelu_ = map(_overwriting, (
+    relu, leaky_relu, elu, celu, selu, threshold, hardtanh, rrelu))

@@ -6,6 +6,7 @@ import math
 
 from ..errors import GraphError, ShapeError
 from ..ops import elementwise as e
+from ..ops.overwriting import inplace as inplace_too
 from ..ops.random import bernoulli
 from ..ops.sources import zeros_like
 from ..origins import at, user_origin
@@ -31,6 +32,7 @@ def _dropped(x: Tensor, p: float, mask_shape: Shape, key: Parameter | None) -> T
     return advancing(e.where(kept, x * (1.0 / (1.0 - p)), 0.0), own)
 
 
+@inplace_too
 def dropout(input: TensorLike, p: float = 0.5, training: bool = True, inplace: bool = False, *,
             key: Parameter | None = None) -> Tensor:
     """Zeros with probability p, the rest scaled by 1 / (1 - p); the input itself where not training.
@@ -48,6 +50,7 @@ def _channels(x: Tensor, spatial: int, name: str) -> Shape:
     return (*x.shape[:x.ndim - spatial], *(1,) * spatial)
 
 
+@inplace_too
 def dropout1d(input: TensorLike, p: float = 0.5, training: bool = True, inplace: bool = False, *,
               key: Parameter | None = None) -> Tensor:
     """Whole channels of [N, C, L] or [C, L] dropped."""
@@ -55,6 +58,7 @@ def dropout1d(input: TensorLike, p: float = 0.5, training: bool = True, inplace:
     return _dropped(x, _checked(p), _channels(x, 1, "dropout1d"), key) if training else x
 
 
+@inplace_too
 def dropout2d(input: TensorLike, p: float = 0.5, training: bool = True, inplace: bool = False, *,
               key: Parameter | None = None) -> Tensor:
     """Whole channels of [N, C, H, W] or [C, H, W] dropped."""
@@ -62,6 +66,7 @@ def dropout2d(input: TensorLike, p: float = 0.5, training: bool = True, inplace:
     return _dropped(x, _checked(p), _channels(x, 2, "dropout2d"), key) if training else x
 
 
+@inplace_too
 def dropout3d(input: TensorLike, p: float = 0.5, training: bool = True, inplace: bool = False, *,
               key: Parameter | None = None) -> Tensor:
     """Whole channels of [N, C, D, H, W] or [C, D, H, W] dropped."""
@@ -82,6 +87,7 @@ def _alpha_dropped(x: Tensor, p: float, mask_shape: Shape, key: Parameter | None
     return advancing(e.where(kept, x, low) * scale - scale * low * p, own)
 
 
+@inplace_too
 def alpha_dropout(input: TensorLike, p: float = 0.5, training: bool = False, inplace: bool = False, *,
                   key: Parameter | None = None) -> Tensor:
     """Dropout for SELU networks, which keeps mean and variance (Klambauer et al. 2017)."""
@@ -89,6 +95,7 @@ def alpha_dropout(input: TensorLike, p: float = 0.5, training: bool = False, inp
     return _alpha_dropped(x, _checked(p), x.shape, key) if training else x
 
 
+@inplace_too
 def feature_alpha_dropout(input: TensorLike, p: float = 0.5, training: bool = False, inplace: bool = False, *,
                           key: Parameter | None = None) -> Tensor:
     """Alpha dropout of whole channels (axis 1)."""
@@ -103,7 +110,7 @@ def feature_alpha_dropout(input: TensorLike, p: float = 0.5, training: bool = Fa
 class _Dropout(RandomModule):
     def __init__(self, p: float = 0.5, inplace: bool = False) -> None:
         super().__init__()
-        self.p = _checked(p)
+        self.p, self.inplace = _checked(p), inplace
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
@@ -113,39 +120,39 @@ class Dropout(_Dropout):
     """Zeros with probability p in training, the rest scaled by 1 / (1 - p)."""
 
     def forward(self, input: TensorLike) -> Tensor:
-        return dropout(input, self.p, self.training, key=self.key)
+        return dropout(input, self.p, self.training, self.inplace, key=self.key)
 
 
 class Dropout1d(_Dropout):
     """Whole channels of [N, C, L] dropped."""
 
     def forward(self, input: TensorLike) -> Tensor:
-        return dropout1d(input, self.p, self.training, key=self.key)
+        return dropout1d(input, self.p, self.training, self.inplace, key=self.key)
 
 
 class Dropout2d(_Dropout):
     """Whole channels of [N, C, H, W] dropped."""
 
     def forward(self, input: TensorLike) -> Tensor:
-        return dropout2d(input, self.p, self.training, key=self.key)
+        return dropout2d(input, self.p, self.training, self.inplace, key=self.key)
 
 
 class Dropout3d(_Dropout):
     """Whole channels of [N, C, D, H, W] dropped."""
 
     def forward(self, input: TensorLike) -> Tensor:
-        return dropout3d(input, self.p, self.training, key=self.key)
+        return dropout3d(input, self.p, self.training, self.inplace, key=self.key)
 
 
 class AlphaDropout(_Dropout):
     """Dropout for SELU networks."""
 
     def forward(self, input: TensorLike) -> Tensor:
-        return alpha_dropout(input, self.p, self.training, key=self.key)
+        return alpha_dropout(input, self.p, self.training, self.inplace, key=self.key)
 
 
 class FeatureAlphaDropout(_Dropout):
     """Alpha dropout of whole channels."""
 
     def forward(self, input: TensorLike) -> Tensor:
-        return feature_alpha_dropout(input, self.p, self.training, key=self.key)
+        return feature_alpha_dropout(input, self.p, self.training, self.inplace, key=self.key)

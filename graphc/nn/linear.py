@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import ShapeError
+from ..methods import FUNCTIONS
 from ..ops import contractions
 from ..ops.axes import normal_axis
 from ..ops.contractions import einsum
-from ..ops.views import flatten, unflatten
 from ..origins import at, user_origin
 from ..symbols import Tensor, TensorLike, as_tensor
 from ..types import DTypeLike
@@ -109,7 +109,7 @@ class Flatten(Module):
         self.start_dim, self.end_dim = start_dim, end_dim
 
     def forward(self, input: TensorLike) -> Tensor:
-        return flatten(input, self.start_dim, self.end_dim)
+        return FUNCTIONS["flatten"](input, self.start_dim, self.end_dim)  # a view, which is remembered
 
     def extra_repr(self) -> str:
         return f"start_dim={self.start_dim}, end_dim={self.end_dim}"
@@ -124,7 +124,7 @@ class Unflatten(Module):
 
     def forward(self, input: TensorLike) -> Tensor:
         x = as_tensor(input)
-        return unflatten(x, normal_axis(self.dim, x.ndim), self.unflattened_size)
+        return FUNCTIONS["unflatten"](x, normal_axis(self.dim, x.ndim), self.unflattened_size)
 
     def extra_repr(self) -> str:
         return f"dim={self.dim}, unflattened_size={self.unflattened_size}"

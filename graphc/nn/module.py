@@ -14,13 +14,14 @@ import numpy as np
 
 from ..errors import CheckpointError, DTypeError, GraphError, ShapeError
 from ..more_methods import on_cpu, refuse_others
+from ..ops.overwriting import lent
 from ..origins import at, building, each_step, scope, user_origin
 from ..symbols import Parameter as Cellular
 from ..symbols import Tensor, state
 from ..types import DTypeLike, as_dtype
 from .assigned import carrying, give, giving, now
 from .calling import Computed, compute, holds_arrays, inside, leaves
-from .parameter import copy_of, deep_copy_with, value_of
+from .parameter import copy_of, value_of
 
 M = TypeVar("M", bound="Module")
 
@@ -342,13 +343,8 @@ class Module:
             own[key].assign(value)
         return LoadedKeys(missing, unexpected)
 
-    def __deepcopy__(self: M, memo: dict[int, Any]) -> M:
-        new = type(self).__new__(type(self))
-        memo[id(self)] = new
-        held = [p for m in self.modules() for t in (m._parameters, m._buffers) for p in t.values() if p is not None]
-        new.__dict__.update(deep_copy_with({k: v for k, v in self.__dict__.items() if k != "_programs"}, held, memo))
-        new.__dict__["_programs"] = {}
-        return new
+    def __getstate__(self) -> dict[str, Any]:  # of what is copied deeply or pickled
+        return {**self.__dict__, "_programs": {}}
 
     def __copy__(self: M) -> M:
         new = type(self).__new__(type(self))
@@ -382,7 +378,8 @@ class Module:
         token = inside.set(paths)
         try:
             with building(scope, paths[id(self)]), building(each_step, "forward"), giving() as table:
-                return carrying(self.forward(*inputs, **keywords), table)
+                given = {name: lent(value) for name, value in keywords.items()}
+                return carrying(self.forward(*map(lent, inputs), **given), table)
         finally:
             inside.reset(token)
 

@@ -15,7 +15,7 @@ from ..errors import GraphError, ShapeError
 from ..ops import elementwise as e
 from ..ops.axes import normal_axis
 from ..ops.composites import standardize, statistics
-from ..ops.control import stop_gradient, updating
+from ..ops.control import stop_gradient, updating_each_time
 from ..ops.reductions import mean, norm, sum_
 from ..ops.sources import size_of
 from ..ops.views import pad_with, reshape
@@ -99,7 +99,13 @@ def batch_norm(input: TensorLike, running_mean: TensorLike | None, running_var: 
 
     In training, running statistics that are states move toward the batch's by `momentum`, after the step.
     """
-    x = as_tensor(input)
+    return _batch_norm(as_tensor(input), running_mean, running_var, weight, bias, training, momentum, eps, {})
+
+
+def _batch_norm(x: Tensor, running_mean: TensorLike | None, running_var: TensorLike | None, weight: TensorLike | None,
+                bias: TensorLike | None, training: bool, momentum: Any, eps: float, beside: dict[Cellular, TensorLike]
+                ) -> Tensor:
+    """The same, with states that get new values along with the statistics."""
     if x.ndim < 2:
         raise ShapeError(f"batch_norm needs [N, C, ...], got {x.type}{at(user_origin())}")
     if not training:
@@ -115,7 +121,8 @@ def batch_norm(input: TensorLike, running_mean: TensorLike | None, running_var: 
     out, center, variance = _standardized(x, axes, eps)
     out = _affine(out, weight, bias)
     if isinstance(running_mean, Cellular) and isinstance(running_var, Cellular):
-        out = updating(out, _new_statistics(running_mean, running_var, center, variance, number, momentum))
+        new = _new_statistics(running_mean, running_var, center, variance, number, momentum)
+        out = updating_each_time(out, {**new, **beside})
     return out
 
 
@@ -134,8 +141,8 @@ def instance_norm(input: TensorLike, running_mean: TensorLike | None = None, run
     out, center, variance = _standardized(x, range(2, x.ndim), eps)
     out = _affine(out, weight, bias)
     if isinstance(running_mean, Cellular) and isinstance(running_var, Cellular):
-        out = updating(out, _new_statistics(running_mean, running_var, mean(center, 0), mean(variance, 0), number,
-                                            momentum))
+        out = updating_each_time(out, _new_statistics(running_mean, running_var, mean(center, 0), mean(variance, 0), number,
+                                                      momentum))
     return out
 
 
@@ -274,8 +281,8 @@ class _BatchNorm(_Tracked):
         counted = self.num_batches_tracked + 1
         # without a momentum the statistics are plain averages over all batches so far
         momentum = 1.0 / counted.astype(self.running_mean.dtype) if self.momentum is None else self.momentum
-        out = batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, True, momentum, self.eps)
-        return updating(out, {self.num_batches_tracked: counted})
+        return _batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, True, momentum, self.eps,
+                           {self.num_batches_tracked: counted})
 
 
 class BatchNorm1d(_BatchNorm):

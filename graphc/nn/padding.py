@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..errors import GraphError, ShapeError
+from ..ops.overwriting import apart
 from ..ops.shaping import pad_edges
 from ..ops.views import pad_with
 from ..origins import at, user_origin
@@ -23,7 +24,7 @@ def pad(input: TensorLike, pad: Sequence[int], mode: str = "constant", value: fl
         low, high = [0] * x.ndim, [0] * x.ndim
         for k in range(len(amounts) // 2):
             low[x.ndim - 1 - k], high[x.ndim - 1 - k] = amounts[2 * k], amounts[2 * k + 1]
-        return pad_with(x, low, high, [0] * x.ndim, 0.0 if value is None else value)
+        return apart(pad_with(x, low, high, [0] * x.ndim, 0.0 if value is None else value), input)
     if mode not in MODES:
         raise GraphError(f"pad: mode is constant, {', '.join(MODES)}, got {mode!r}{at(user_origin())}")
     if value is not None and value != 0.0:
@@ -33,7 +34,7 @@ def pad(input: TensorLike, pad: Sequence[int], mode: str = "constant", value: fl
     for k in range(len(amounts) // 2):
         if amounts[2 * k] or amounts[2 * k + 1]:
             x = pad_edges(x, x.ndim - 1 - k, amounts[2 * k], amounts[2 * k + 1], MODES[mode])
-    return x
+    return apart(x, input)
 
 
 class _Pad(Module):

@@ -5,8 +5,6 @@ Knows cells and their values.  Must not know modules, gradients or optimizers.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -51,9 +49,6 @@ class Parameter(symbols.Parameter):
 
         return normal_(self, mean, std)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> symbols.Parameter:
-        return copy_of(self, memo)
-
     def __repr__(self) -> str:
         return f"Parameter containing:\n{self.cell.array!r}"
 
@@ -76,26 +71,11 @@ def value_of(value: Any) -> np.ndarray:
     return np.asarray(value)
 
 
-def copy_of(parameter: symbols.Parameter, memo: dict[int, Any] | None = None, dtype: DTypeLike | None = None
-            ) -> symbols.Parameter:
-    """An independent parameter (or state) of the same name, value and kind; `memo` keeps shared ones shared."""
-    known = {} if memo is None else memo
-    if id(parameter) in known:
-        return known[id(parameter)]
+def copy_of(parameter: symbols.Parameter, memo: dict[int, Any], dtype: DTypeLike) -> symbols.Parameter:
+    """An independent parameter (or state) of the same name, value and kind, of a dtype; `memo` keeps shared ones shared."""
+    if id(parameter) in memo:
+        return memo[id(parameter)]
     cell = parameter.cell
-    wanted = as_dtype(dtype) if dtype is not None and cell.type.dtype.is_float else cell.type.dtype
-    if isinstance(parameter, Parameter):
-        result: symbols.Parameter = Parameter(cell.array, parameter.requires_grad, dtype=wanted, name=cell.name)
-    else:
-        result = symbols.parameter(cell.name, cell.array, wanted, trainable=cell.trainable)
-        result.requires_grad = parameter.requires_grad
-    known[id(parameter)] = result
+    made = symbols.parameter(cell.name, cell.array, as_dtype(dtype), trainable=cell.trainable)
+    memo[id(parameter)] = result = symbols.of_cell(type(parameter), made.cell, parameter.requires_grad)
     return result
-
-
-def deep_copy_with(holder: Mapping[str, Any], parameters: list[symbols.Parameter], memo: dict[int, Any]
-                   ) -> dict[str, Any]:
-    """A deep copy of an attribute dictionary in which these parameters get cells of their own."""
-    for parameter in parameters:
-        copy_of(parameter, memo)
-    return {name: copy.deepcopy(value, memo) for name, value in holder.items()}

@@ -16,6 +16,7 @@ from ..errors import GraphError, ShapeError
 from ..ops import elementwise as e
 from ..ops.contractions import einsum
 from ..ops.convolution import windows
+from ..ops.overwriting import apart
 from ..ops.pooling import Window, window_max, with_rim
 from ..ops.reductions import argmax, max_, mean, sum_
 from ..ops.shaping import concat
@@ -205,7 +206,7 @@ def _adaptive(n: int, input: TensorLike, output_size: OutputSizes, name: str, fo
             x = fold(reshape(x, (*x.shape[:axis], wanted, size // wanted, *x.shape[axis + 1:])), axis + 1)
         else:
             x = uneven(x, axis, _segments(int(size), wanted))
-    return reshape(x, x.shape[1:]) if single else x
+    return apart(reshape(x, x.shape[1:]) if single else x, input)
 
 
 def adaptive_average(n: int, input: TensorLike, output_size: OutputSizes) -> Tensor:

@@ -140,7 +140,7 @@ class _Recurrent(Module):
 
     def _sweep(self, x: Tensor, carried: Carried, suffix: str, backward: bool) -> tuple[Tensor, Carried]:
         step = STEPS[self.kind][0]
-        weights = {w: self._parameters.get(f"{w}_{suffix}") for w in
+        weights = {w: getattr(self, f"{w}_{suffix}", None) for w in
                    ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")}
         weight = weights["weight_hh"]
         assert weights["weight_ih"] is not None and weight is not None

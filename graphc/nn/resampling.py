@@ -14,6 +14,7 @@ import numpy as np
 
 from ..errors import GraphError, ShapeError
 from ..ops.indexing import take
+from ..ops.overwriting import apart
 from ..ops.shaping import repeat_interleave
 from ..ops.views import permute, reshape
 from ..origins import at, user_origin
@@ -109,7 +110,7 @@ def interpolate(input: TensorLike, size: int | Sequence[int] | None = None,
             x = along_axis(x, table(old, number, scale, bool(align_corners)), axis)
         else:
             x = _nearest(x, axis, old, number, scale, mode == "nearest-exact")
-    return x
+    return apart(x, input)
 
 
 def upsample(input: TensorLike, size: Any = None, scale_factor: Any = None, mode: str = "nearest",

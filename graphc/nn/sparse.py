@@ -23,9 +23,7 @@ from .parameter import Parameter, value_of
 
 
 def one_hot(tensor: TensorLike, num_classes: int = -1) -> Tensor:
-    """int64 ones at the index along a new last axis; the number of classes must be given: shapes are static."""
-    if num_classes < 1:
-        raise ShapeError(f"one_hot: num_classes must be given, got {num_classes}{at(user_origin())}")
+    """int64 ones at the index along a new last axis; the number of classes must be given unless the index is a constant."""
     return indexing.one_hot(tensor, num_classes)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -18,6 +18,14 @@ from ..ops.shaping import concat, stack
 from ..ops.views import reshape
 from ..origins import at, user_origin
 from ..symbols import Parameter, Tensor
+
+if TYPE_CHECKING:
+    from .parametrize import parametrizations as parametrizations
+    from .parametrize import parametrize as parametrize
+    from .parametrize import remove_spectral_norm as remove_spectral_norm
+    from .parametrize import remove_weight_norm as remove_weight_norm
+    from .parametrize import spectral_norm as spectral_norm
+    from .parametrize import weight_norm as weight_norm
 
 
 def total_norm(gradients: Iterable[Tensor], norm_type: float = 2.0) -> Tensor:
@@ -69,3 +77,15 @@ def vector_to_parameters(vector: np.ndarray, parameters: Iterable[Parameter]) ->
         size = parameter.cell.size
         parameter.assign(given[start:start + size].reshape(parameter.cell.shape))
         start += size
+
+
+PARAMETRIZE = ("parametrizations", "parametrize", "remove_spectral_norm", "remove_weight_norm", "spectral_norm", "weight_norm")
+
+
+def __getattr__(name: str) -> Any:
+    """What few programs need loads when it is asked for."""
+    if name in PARAMETRIZE:
+        from . import parametrize
+
+        return getattr(parametrize, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

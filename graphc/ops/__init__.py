@@ -2,17 +2,20 @@
 
 from . import (
     arranging,
+    brackets,
     composites,
     contractions,
     control,
     convolution,
     custom,
     elementwise,
+    extremes,
     factorizations,
     indexing,
     linear_algebra,
     loops,
     order_statistics,
+    overwriting,
     pointwise,
     pooling,
     prefixes,
@@ -31,17 +34,20 @@ from . import (
 
 __all__ = [
     "arranging",
+    "brackets",
     "composites",
     "contractions",
     "control",
     "convolution",
     "custom",
     "elementwise",
+    "extremes",
     "factorizations",
     "indexing",
     "linear_algebra",
     "loops",
     "order_statistics",
+    "overwriting",
     "pointwise",
     "pooling",
     "prefixes",
@@ -57,3 +63,5 @@ __all__ = [
     "views",
     "windows",
 ]
+
+overwriting.remember_views()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import count as counter
 from typing import Any
 
@@ -63,7 +63,7 @@ def _pass_on(g: Tensor, out: Tensor, first: Tensor, *new: Tensor, cells: tuple[C
 
 _updating = define(Op("updating", Kind.COMPOSITE, _updating_type, lambda out, *new, cells, group=0: np.asarray(out), _pass_on,
                       expand=lambda out, *new, cells, group=0: out,
-                      passes=lambda position, *, cells, group=0: position == 0, dtypes="fib",
+                      passes=lambda position, *, cells, group=0: position == 0, dtypes="fib", serial=("group",),
                       samples=(Sample(((3, 4),), {"cells": ()}),),
                       doc="The first input, carrying new values of states that the program updates."))
 
@@ -88,6 +88,42 @@ def all_updating(results: Sequence[Tensor], cells: Sequence[Cell], new: Sequence
     """The results, each of which carries new values of states: whoever reaches one of them, or all, updates them once."""
     group = next(_groups)
     return [apply(_updating, r, *new, cells=tuple(cells), group=group) for r in results]
+
+
+def updating_each_time(out: Tensor, states: Mapping[Parameter, TensorLike]) -> Tensor:
+    """As `updating`, where the same expression written again is another update: a layer that is called twice on a symbol."""
+    new = [as_tensor(value, target) for target, value in states.items()]
+    return all_updating([out], [target.cell for target in states], new)[0]
+
+
+define(Op("reading", Kind.COMPOSITE, lambda x, *, group, of=None: x, lambda x, *, group, of=None: np.asarray(x), (None,),
+          expand=lambda x, *, group, of=None: x, smooth=False, dtypes="fib", serial=("group",),
+          samples=(Sample(((3, 4),), {"group": 0}),),
+          doc="A state as the updates before those of a group left it, where the program has any; no gradient."))
+
+
+class Turn:
+    """One call of a layer whose result depends on states that it moves: a later call in the same step reads them moved."""
+
+    def __init__(self) -> None:
+        self.group = next(_groups)
+
+    def read(self, state: Parameter) -> Tensor:
+        """The state as earlier calls left it."""
+        return apply("reading", state, group=self.group, of=state.cell)
+
+    def updating(self, out: Tensor, states: Mapping[Parameter, Tensor]) -> Tensor:
+        """The result, which carries new values of states."""
+        return apply(_updating, out, *states.values(), cells=tuple(s.cell for s in states), group=self.group)
+
+
+def readings(nodes: Iterable[Node]) -> dict[int, list[Node]]:
+    """The nodes that read a state in its turn, by the group whose turn it is."""
+    found: dict[int, list[Node]] = {}
+    for node in nodes:
+        if "of" in node.attributes and node.op is REGISTRY["reading"]:
+            found.setdefault(node.attributes["group"], []).append(node)
+    return found
 
 
 class Carried:

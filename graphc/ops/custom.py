@@ -17,6 +17,7 @@ from ..op import Kind, Op, define
 from ..origins import Origin, at, user_origin
 from ..symbols import Tensor, as_tensor
 from .control import results_of
+from .overwriting import body
 from .recompute import first_types, first_values, flatten, name_of
 from .sources import zeros
 
@@ -54,7 +55,8 @@ class Rule:
                  ) -> list[Tensor | None]:
         owner, arguments = self.owner, self.place(iter(leaves))
         forward, backward = owner.rules()
-        pair = forward(*arguments)
+        with body():
+            pair = forward(*arguments)
         if not isinstance(pair, tuple) or len(pair) != 2:
             raise GraphError(f"custom_vjp {owner}: {_defined(forward)} must give (result, residuals), got "
                              f"{pair!r}{at(user_origin())}")
@@ -63,7 +65,8 @@ class Rule:
         if [r.type for r in results] != [o.type for o in outs]:
             raise ShapeError(f"custom_vjp {owner}: {_defined(forward)} gives {_types(results)}, the function itself "
                              f"{_types(outs)}{at(user_origin())}")
-        found = backward(pair[1], rebuild(iter(cotangents)))
+        with body():
+            found = backward(pair[1], rebuild(iter(cotangents)))
         what = f"custom_vjp {owner}: {_defined(backward)}"
         if not isinstance(found, (tuple, list)) or len(found) != len(arguments):
             got = f"{len(found)}" if isinstance(found, (tuple, list)) else f"{type(found).__name__}"
@@ -155,7 +158,9 @@ class custom_vjp:
         leaves: list[Tensor] = []
         place = flatten(args, leaves)
         outs: list[Tensor] = []
-        rebuild = flatten(self.function(*args), outs, f"custom_vjp {self}: {_defined(self.function)} gives")
+        with body():
+            given = self.function(*args)
+        rebuild = flatten(given, outs, f"custom_vjp {self}: {_defined(self.function)} gives")
         if not outs or not leaves:
             return rebuild(iter(outs))
         self._refuse_others([o.node for o in outs], {x.node for x in leaves})

@@ -8,21 +8,20 @@ two, an index that is known while the graph is built and lies outside is an erro
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from ..errors import DTypeError, GraphError, ShapeError
+from ..errors import DTypeError, ShapeError
 from ..methods import public
 from ..op import Kind, Op, Sample, define
 from ..origins import at, user_origin
 from ..symbols import Tensor, TensorLike, apply, as_tensor, constant
-from ..types import Dim, DTypeLike, Shape, Size, TensorType, broadcast_shapes, count, int64
+from ..types import DTypeLike, Shape, Size, TensorType, broadcast_shapes, count, int64
 from . import elementwise as e
 from .axes import normal_axis
-from .sources import iota, size_of, zeros
-from .views import expand_to, flip, moveaxis, reshape, slice_, unsqueeze
+from .sources import iota, size_of
+from .views import expand_to, reshape, slice_, unsqueeze
 
 
 def _gather_type(data: TensorType, index: TensorType, *, axis: int) -> TensorType:
@@ -94,7 +93,7 @@ _gather_zero: Op = define(Op(
     doc="As gather, but an index outside the axis reads 0: the gradient of a scatter."))
 
 
-def _as_index(index: TensorLike) -> Tensor:
+def as_index(index: TensorLike) -> Tensor:
     tensor = as_tensor(np.asarray(index) if isinstance(index, (list, tuple)) else index)
     if not tensor.dtype.is_integer:
         remedy = "; use graphc.where to choose by a condition" if tensor.dtype.is_bool else ""
@@ -108,7 +107,7 @@ def _as_index(index: TensorLike) -> Tensor:
 @public
 def gather(x: TensorLike, axis: int, index: TensorLike) -> Tensor:
     """out[i][j] = x[index[i][j]][j] for axis 0, and so on: torch.gather; the index may be smaller on other axes."""
-    data, places = as_tensor(x), _as_index(index)
+    data, places = as_tensor(x), as_index(index)
     if data.ndim != places.ndim:
         raise ShapeError(f"gather: data and index need one number of dimensions: {data.type}, {places.type}"
                          f"{at(user_origin())}")
@@ -124,7 +123,7 @@ def take_along_axis(x: TensorLike, index: TensorLike, axis: int) -> Tensor:
     """numpy's name of gather; other axes of data and index broadcast."""
     data = as_tensor(x)
     place = normal_axis(axis, data.ndim)
-    places = _wrapped(_as_index(index), data, place)
+    places = wrapped(as_index(index), data, place)
     rest = broadcast_shapes(*((*t.shape[:place], 1, *t.shape[place + 1:]) for t in (data, places)))
 
     def grown(t: Tensor) -> Tensor:
@@ -140,10 +139,10 @@ def take(x: TensorLike, index: TensorLike, axis: int | None = None) -> Tensor:
     if axis is None:
         data, axis = reshape(data, -1), 0
     place = normal_axis(axis, data.ndim)
-    return _entries(data, _wrapped(_as_index(index), data, place), place)
+    return entries(data, wrapped(as_index(index), data, place), place)
 
 
-def _entries(data: Tensor, places: Tensor, place: int) -> Tensor:
+def entries(data: Tensor, places: Tensor, place: int) -> Tensor:
     """Entries of one axis at an index of any shape, whose axes take that axis' place."""
     flat = reshape(places, (count(places.shape),))
     shape = (*data.shape[:place], flat.shape[0], *data.shape[place + 1:])
@@ -155,10 +154,10 @@ def _entries(data: Tensor, places: Tensor, place: int) -> Tensor:
 @public
 def index_select(x: TensorLike, axis: int, index: TensorLike) -> Tensor:
     """Entries of one axis at a 1-d index: torch.index_select."""
-    data, places = as_tensor(x), _as_index(index)
+    data, places = as_tensor(x), as_index(index)
     if places.ndim > 1:
         raise ShapeError(f"index_select needs a 1-d index, got {places.type}{at(user_origin())}")
-    return _entries(data, reshape(places, -1), normal_axis(axis, data.ndim))
+    return entries(data, reshape(places, -1), normal_axis(axis, data.ndim))
 
 
 @public
@@ -171,11 +170,11 @@ def embedding(weight: TensorLike, index: TensorLike, padding_idx: int | None = N
         entry = padding_idx % int(table.shape[0]) if isinstance(table.shape[0], int) else padding_idx
         row = iota((table.shape[0], 1), 0) == entry
         table = e.where(row, stop_gradient(table), table)
-    return _entries(table, _as_index(index), 0)
+    return entries(table, as_index(index), 0)
 
 
 def _like_data(x: TensorLike, index: TensorLike, src: TensorLike, axis: int) -> tuple[Tensor, Tensor, Tensor, int]:
-    data, places = as_tensor(x), _as_index(index)
+    data, places = as_tensor(x), as_index(index)
     values = as_tensor(src, data)
     values = expand_to(values, places.shape) if values.ndim == 0 else values
     place = normal_axis(axis, data.ndim)
@@ -221,7 +220,7 @@ def scatter(x: TensorLike, axis: int, index: TensorLike, src: TensorLike) -> Ten
 @public
 def index_add(x: TensorLike, axis: int, index: TensorLike, source: TensorLike, alpha: float = 1) -> Tensor:
     """x with alpha * source added at the entries of one axis that a 1-d index names: torch.index_add."""
-    data, places, values = as_tensor(x), _as_index(index), as_tensor(source)
+    data, places, values = as_tensor(x), as_index(index), as_tensor(source)
     place = normal_axis(axis, data.ndim)
     spread = expand_to(reshape(places, tuple(-1 if a == place else 1 for a in range(data.ndim))), values.shape)
     return data + apply(_scatter_add, spread, values * alpha if alpha != 1 else values, axis=place,
@@ -229,112 +228,23 @@ def index_add(x: TensorLike, axis: int, index: TensorLike, source: TensorLike, a
 
 
 @public
-def one_hot(index: TensorLike, num_classes: int, dtype: DTypeLike = "int64") -> Tensor:
-    """1 at each index along a new last axis of `num_classes`, 0 elsewhere (all 0 for an index outside)."""
-    places = _as_index(index)
+def one_hot(index: TensorLike, num_classes: int = -1, dtype: DTypeLike = "int64") -> Tensor:
+    """1 at each index along a new last axis of `num_classes`, 0 elsewhere (all 0 for an index outside).
+
+    num_classes   may be left out, or -1, where the index is known while the graph is built: one more than the greatest
+    """
+    places = as_index(index)
+    if isinstance(num_classes, (int, np.integer)) and num_classes < 1:
+        known = places.node.attributes.get("value")
+        if num_classes != -1 or known is None or not known.size:
+            raise ShapeError(f"one_hot: how many classes there are cannot depend on data, as shapes are known beforehand: say "
+                             f"num_classes=...; got {num_classes} and {places.type}{at(user_origin())}")
+        num_classes = int(known.max()) + 1
     shape: Shape = (*places.shape, num_classes)
     return e.cast(expand_to(unsqueeze(places, -1), shape) == iota(shape, len(shape) - 1), dtype)
 
 
-# -- brackets --------------------------------------------------------------------------------------------------------
-
-
-def _bounds(item: slice, size: Size) -> tuple[Size, int, Size]:
-    """(start, step, length) of a slice over an axis, for a positive or negative step."""
-    step = 1 if item.step is None else item.step
-    if not isinstance(step, (int, np.integer)) or step == 0:
-        raise GraphError(f"a slice needs a non-zero integer step, got {item.step!r}{at(user_origin())}")
-    step = int(step)
-    if isinstance(size, int) and not any(isinstance(v, Dim) for v in (item.start, item.stop)):
-        first, end, _ = slice(item.start, item.stop, step).indices(size)
-        return first, step, len(range(first, end, step))
-
-    def place(value: Any, default: Size) -> Size:
-        if value is None:
-            return default
-        return size + int(value) if isinstance(value, (int, np.integer)) and value < 0 else value
-
-    if step < 0:
-        if item.start is None and item.stop is None:
-            return size - 1, step, (size + (-step - 1)) // -step
-        raise GraphError(f"a backward slice of the open size '{size}' needs open ends{at(user_origin())}")
-    start, stop = place(item.start, 0), place(item.stop, size)
-    if item.stop is not None and not isinstance(item.stop, Dim) and item.stop >= 0:
-        raise GraphError(f"whether the open size '{size}' reaches {item.stop} is not known while the graph is built; "
-                         f"count from the end, or give the axis a fixed size{at(user_origin())}")
-    length = stop - start
-    return start, step, length if step == 1 else (length + (step - 1)) // step
-
-
-@public
-def getitem(x: Tensor, index: Any) -> Tensor:
-    """numpy's indexing: integers, slices, None, Ellipsis, and integer arrays or symbols."""
-    items = list(index) if isinstance(index, tuple) else [index]
-    if sum(1 for i in items if i is Ellipsis) > 1:
-        raise GraphError(f"an index holds '...' at most once{at(user_origin())}")
-    used = sum(1 for i in items if i is not None and i is not Ellipsis)
-    if used > x.ndim:
-        raise ShapeError(f"{used} indices for {x.type} of {x.ndim} dimensions{at(user_origin())}")
-    fill = [slice(None)] * (x.ndim - used)
-    if any(i is Ellipsis for i in items):
-        place = next(k for k, i in enumerate(items) if i is Ellipsis)
-        items[place:place + 1] = fill
-    else:
-        items += fill
-    starts: list[Size] = []
-    steps: list[int] = []
-    sizes: list[Size] = []
-    flips: list[int] = []
-    shape: list[Size] = []
-    arrays: list[tuple[int, Tensor]] = []  # (position in shape, index)
-    axis = 0
-    for item in items:
-        if item is None:
-            shape.append(1)
-            continue
-        size = x.shape[axis]
-        if isinstance(item, (bool, np.bool_)):
-            raise GraphError(f"indexing with a bool gives a size that depends on data; use graphc.where"
-                             f"{at(user_origin())}")
-        if isinstance(item, slice):
-            start, step, length = _bounds(item, size)
-            if step < 0:
-                flips.append(axis)
-                start, step = size - 1 - start, -step
-            starts.append(start)
-            steps.append(step)
-            sizes.append(length)
-            shape.append(length)
-        elif isinstance(item, (int, np.integer, Dim)):
-            where_ = item if isinstance(item, Dim) else int(item)
-            if isinstance(where_, int) and isinstance(size, int) and not -size <= where_ < size:
-                raise ShapeError(f"index {where_} is outside axis {axis} of {x.type}{at(user_origin())}")
-            if isinstance(where_, int) and where_ < 0:
-                where_ = size + where_
-            starts.append(where_)
-            steps.append(1)
-            sizes.append(1)
-        else:
-            tensor = _bracket_index(item, x, axis)
-            arrays.append((len(shape), tensor))
-            starts.append(0)
-            steps.append(1)
-            sizes.append(size)
-            shape.append(size)
-        axis += 1
-    out = reshape(slice_(flip(x, flips) if flips else x, starts, steps, sizes), tuple(shape))
-    return _advanced(out, arrays, items) if arrays else out
-
-
-def _bracket_index(item: Any, x: Tensor, axis: int) -> Tensor:
-    tensor = item if isinstance(item, Tensor) else constant(np.asarray(item))
-    if tensor.dtype.is_bool:
-        raise GraphError(f"indexing with a bool array gives a size that depends on data; use graphc.where to choose, "
-                         f"or multiply by the mask{at(user_origin())}")
-    return _wrapped(_as_index(tensor), x, axis)
-
-
-def _wrapped(places: Tensor, x: Tensor, axis: int) -> Tensor:
+def wrapped(places: Tensor, x: Tensor, axis: int) -> Tensor:
     """The index with negative values counted from the end."""
     size, known = x.shape[axis], places.node.attributes.get("value")
     if known is not None and isinstance(size, int):
@@ -343,31 +253,3 @@ def _wrapped(places: Tensor, x: Tensor, axis: int) -> Tensor:
             raise ShapeError(f"index {outside[0]} is outside axis {axis} of {x.type}{at(user_origin())}")
         return constant(np.where(known < 0, known + size, known))
     return e.where(places < 0, places + size_of(size, int64), places)
-
-
-def _advanced(x: Tensor, arrays: Sequence[tuple[int, Tensor]], items: Sequence[Any]) -> Tensor:
-    """Index arrays broadcast together; their axes come first unless the indexed axes are neighbours, as in numpy."""
-    shape = broadcast_shapes(*(t.shape for _, t in arrays))
-    axes = [a for a, _ in arrays]
-    kinds = [isinstance(i, (Tensor, np.ndarray, list, tuple, int, np.integer, Dim)) for i in items]
-    first, last = kinds.index(True), len(kinds) - 1 - kinds[::-1].index(True)
-    together = all(kinds[first:last + 1])
-    for target, axis in enumerate(axes):
-        x = moveaxis(x, axis, target)
-    flat: Tensor = zeros((), int64)
-    total: Size = 1
-    inside: Tensor | None = None
-    for axis, (_, places) in reversed(list(enumerate(arrays))):
-        flat = expand_to(places, shape) * size_of(total, int64) + flat
-        total = total * x.shape[axis]
-        if len(arrays) > 1:  # an index outside its axis must not reach a neighbouring row
-            one = (places >= 0) & (places < size_of(x.shape[axis], int64))
-            inside = one if inside is None else inside & one
-    if inside is not None:
-        flat = e.where(inside, flat, -1)
-    rest = x.shape[len(axes):]
-    picked = _entries(reshape(x, (total, *rest)), flat, 0)
-    if together:
-        for _ in range(len(shape)):
-            picked = moveaxis(picked, 0, axes[0] + len(shape) - 1)
-    return picked

@@ -1,4 +1,4 @@
-"""Medians, quantiles and running extremes: compositions of sorting, folds and gathers, with PyTorch's treatment of NaN.
+"""Medians, modes, quantiles and running extremes: compositions of sorting, folds and gathers, with PyTorch's treatment of NaN.
 
 Gradients flow to the elements that were chosen.  Must not know how anything is sorted.
 
@@ -20,7 +20,7 @@ from . import elementwise as e
 from .axes import synonym
 from .indexing import gather, take
 from .prefixes import running_extreme
-from .reductions import require_float, sum_
+from .reductions import argmax, require_float, sum_
 from .sorting import Chosen, along, sort
 from .sources import full_like, iota, size_of
 from .views import moveaxis, narrow, reshape, squeeze, unsqueeze
@@ -88,6 +88,25 @@ def median(x: TensorLike, axis: int | None = None, keepdims: bool = False, **kw:
 def nanmedian(x: TensorLike, axis: int | None = None, keepdims: bool = False, **kw: Any) -> Any:
     """The lower median of what is not NaN, of all elements, or (values, indices) along an axis."""
     return _median(x, axis, keepdims, True, kw)
+
+
+@public
+def mode(x: TensorLike, axis: int = -1, keepdims: bool = False, **kw: Any) -> Chosen:
+    """(values, indices) of what occurs most often along an axis, the least of several, at its last place: torch.mode."""
+    keepdims = _keep(keepdims, kw)
+    tensor, place = along(x, axis, kw)
+    if not tensor.ndim:
+        return sort(tensor)
+    values, places = (moveaxis(t, place, -1) for t in sort(tensor, place))
+    size = values.shape[-1]
+    if isinstance(size, int) and size == 0:
+        raise ShapeError(f"mode: no elements along axis {place} of {tensor.type}{at(user_origin())}")
+    position = iota(values.shape, values.ndim - 1)
+    before = take(values, e.maximum(iota((size,), 0) - 1, 0), -1)
+    begins = running_extreme(e.where(values != before, position, 0), values.ndim - 1, False)  # where each run of equals does
+    end = argmax(position - begins, -1, True)  # of the first of the longest runs
+    chosen = (moveaxis(gather(t, -1, end), -1, place) for t in (values, places))
+    return _kept((next(chosen), next(chosen)), place, keepdims)
 
 
 INTERPOLATIONS = ("linear", "lower", "higher", "midpoint", "nearest")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -269,11 +269,18 @@ _with_mean(var, "var_mean")
 _with_mean(std, "std_mean")
 
 
+class Extremes(NamedTuple):
+    """The least element and the greatest."""
+
+    min: Tensor
+    max: Tensor
+
+
 @public
-def aminmax(x: TensorLike, axis: Any = None, keepdims: bool = False, **kw: Any) -> tuple[Tensor, Tensor]:
-    """(least, greatest) element over axes."""
+def aminmax(x: TensorLike, axis: Any = None, keepdims: bool = False, **kw: Any) -> Extremes:
+    """(min, max) over axes: the least element and the greatest."""
     axis, keepdims = _keywords(axis, keepdims, kw)
-    return FUNCTIONS["amin"](x, axis, keepdims), FUNCTIONS["amax"](x, axis, keepdims)
+    return Extremes(FUNCTIONS["amin"](x, axis, keepdims), FUNCTIONS["amax"](x, axis, keepdims))
 
 
 @public

@@ -22,9 +22,10 @@ from ..methods import public
 from ..op import Kind, Op, Sample, define
 from ..origins import at, each_step, user_origin
 from ..symbols import Parameter, Tensor, TensorLike, apply, as_tensor, constant, state
-from ..types import Dim, DType, DTypeLike, Shape, TensorType, as_dtype, as_shape, float32, float64, int64
+from ..types import Dim, DType, DTypeLike, Shape, TensorType, as_dtype, as_shape, broadcast_shapes, float32, float64, int64
 from . import elementwise as e
 from .control import updating
+from .reductions import floating
 from .sources import iota, shape_and_dtype, size_of, zeros
 from .views import expand_to
 
@@ -321,11 +322,23 @@ def randn_like(x: TensorLike, dtype: DTypeLike | None = None) -> Tensor:
 
 
 @public
-def normal(shape: Any, mean: float = 0.0, std: float = 1.0, dtype: DTypeLike = "float32",
+def normal(shape: Any = None, mean: TensorLike = 0.0, std: TensorLike = 1.0, dtype: DTypeLike = "float32",
            seed: int | Tensor | None = None) -> Tensor:
-    """Normally distributed numbers; see `uniform` for the seed."""
+    """Normally distributed numbers; see `uniform` for the seed.
+
+    PyTorch's order holds where it can be told apart: `normal(0.0, 1.0, (2, 3))`, `normal(means, stds)`.  Of a tensor of means
+    or deviations the shape and the type are taken where no shape is given.
+    """
+    if shape is None:
+        given = [t for t in (mean, std) if isinstance(t, (Tensor, np.ndarray))]
+        if not given:
+            raise GraphError(f"normal: a shape is missing: normal(mean, std, size=(2, 3)){at(user_origin())}")
+        tensors = [as_tensor(t) for t in given]
+        drawn = _draw(_normal_op, broadcast_shapes(*(t.shape for t in tensors)), floating(tensors[0]).dtype, seed, tensors[0])
+        return drawn * std + mean
     unit = _draw(_normal_op, shape, dtype, seed)
-    return unit if (mean, std) == (0.0, 1.0) else unit * std + mean
+    plain = isinstance(mean, (int, float)) and isinstance(std, (int, float)) and (mean, std) == (0.0, 1.0)
+    return unit if plain else unit * std + mean
 
 
 @public

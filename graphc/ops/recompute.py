@@ -23,6 +23,7 @@ from ..symbols import Tensor, apply, as_tensor, placeholder
 from ..types import TensorType
 from ..walk import operands_first
 from .control import results_of
+from .overwriting import body
 
 _after = define(Op("after", Kind.VIEW, lambda x, *awaited: x, lambda x, *awaited: np.asarray(x),
                    (lambda g, out, x, *awaited: g,), index=lambda indices, type: (indices, []), dtypes="fib",
@@ -110,7 +111,8 @@ def checkpoint(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     mark = next_number()
     own_args, own_kwargs = place(iter(formal))
     outs: list[Tensor] = []
-    rebuild = flatten(function(*own_args, **own_kwargs), outs, f"checkpoint: {name_of(function)} returns")
+    with body():
+        rebuild = flatten(function(*own_args, **own_kwargs), outs, f"checkpoint: {name_of(function)} returns")
     leaves = _leaves([o.node for o in outs], mark)
     if not outs or not leaves:
         return rebuild(iter(outs))

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DTypeError, ShapeError
+from ..errors import DTypeError, GraphError, ShapeError
 from ..ir import Node
 from ..methods import FUNCTIONS, public
 from ..op import Fold, Kind, Op, Sample, define
@@ -164,19 +164,12 @@ def prod_(x: TensorLike, axis: Any = None, keepdims: bool = False, **kw: Any) ->
 
 
 def max_(x: TensorLike, axis: Any = None, keepdims: bool = False, **kw: Any) -> Tensor:
-    """Greatest element over axes; NaN if there is one.  The values alone: see argmax for positions.
-
-    Given two tensors, as PyTorch's `max(x, y)`, the greater of each pair of elements.
-    """
-    if isinstance(axis, Tensor):
-        return e.maximum(x, axis)
+    """Greatest element over axes; NaN if there is one.  Ties share the gradient."""
     return _over(_max, as_tensor(x), axis, keepdims, kw)
 
 
 def min_(x: TensorLike, axis: Any = None, keepdims: bool = False, **kw: Any) -> Tensor:
-    """Least element over axes; NaN if there is one.  Given two tensors, the lesser of each pair of elements."""
-    if isinstance(axis, Tensor):
-        return e.minimum(x, axis)
+    """Least element over axes; NaN if there is one.  Ties share the gradient."""
     return _over(_min, as_tensor(x), axis, keepdims, kw)
 
 
@@ -190,20 +183,20 @@ def all_(x: TensorLike, axis: Any = None, keepdims: bool = False, **kw: Any) -> 
     return _over(_all, e.cast(as_tensor(x), bool_), axis, keepdims, kw)
 
 
-for _function in (sum_, prod_, max_, min_, any_, all_):
+for _function in (sum_, prod_, any_, all_):
     _function.__name__ = _function.__qualname__ = _function.__name__.rstrip("_")
     public(_function)
 
 
 @public
 def amax(x: TensorLike, axis: Any = None, keepdims: bool = False, **kw: Any) -> Tensor:
-    """Greatest element over axes: another name of max."""
+    """Greatest element over axes, the values alone; ties share the gradient."""
     return max_(x, axis, keepdims, **kw)
 
 
 @public
 def amin(x: TensorLike, axis: Any = None, keepdims: bool = False, **kw: Any) -> Tensor:
-    """Least element over axes: another name of min."""
+    """Least element over axes, the values alone; ties share the gradient."""
     return min_(x, axis, keepdims, **kw)
 
 
@@ -252,6 +245,8 @@ def mean(x: TensorLike, axis: Any = None, keepdims: bool = False, **kw: Any) -> 
 @public
 def var(x: TensorLike, axis: Any = None, correction: float = 1, keepdims: bool = False, **kw: Any) -> Tensor:
     """Variance over axes, in two passes, divided by n - correction (PyTorch's default of 1)."""
+    if isinstance(axis, bool):  # PyTorch's var(x, unbiased)
+        axis, kw = None, {**kw, "unbiased": axis}
     if "unbiased" in kw:
         correction = 1 if kw.pop("unbiased") else 0
     axis, keepdims = axis_and_keepdims(axis, keepdims, kw)
@@ -279,13 +274,17 @@ def _root(x: Tensor, p: float) -> Tensor:
 
 
 @public
-def norm(x: TensorLike, p: float = 2, axis: Any = None, keepdims: bool = False, **kw: Any) -> Tensor:
-    """p-norm over axes: (sum |x|^p)^(1/p); p may be inf, -inf or 0 (number of non-zeros).
+def norm(x: TensorLike, p: float | str | None = 2, axis: Any = None, keepdims: bool = False, **kw: Any) -> Tensor:
+    """p-norm over axes: (sum |x|^p)^(1/p); p may be inf, -inf, 0 (number of non-zeros) or "fro", which is 2.
 
     The 2-norm's gradient at 0 is 0, as in PyTorch.
     """
     axis, keepdims = axis_and_keepdims(axis, keepdims, kw)
     tensor = floating(x)
+    if p is None or isinstance(p, str):
+        if p not in (None, "fro"):
+            raise GraphError(f"norm: p is a number, inf, -inf or 'fro', got {p!r}{at(user_origin())}")
+        p = 2
     if p == math.inf:
         return max_(e.abs_(tensor), axis, keepdims)
     if p == -math.inf:

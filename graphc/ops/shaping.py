@@ -43,7 +43,7 @@ def concat(tensors: Sequence[TensorLike], axis: int = 0, **kw: Any) -> Tensor:
                              f"{at(user_origin())}")
     parts = [p for p in parts if p.shape[place] != 0] or parts[:1]
     if len(parts) == 1:
-        return parts[0]
+        return FUNCTIONS["clone"](parts[0])
     total: Size = sum((p.shape[place] for p in parts), 0)
     shape = tuple(total if a == place else s for a, s in enumerate(parts[0].shape))
     position = iota(shape, place)

@@ -8,7 +8,8 @@ from . import lr_scheduler
 from .adam import LAMB, Adam, Adamax, AdamW, NAdam, RAdam
 from .adaptive import Adadelta, Adafactor, Adagrad, Ftrl, Muon, RMSprop
 from .averaging import EMA
-from .optimizer import Optimizer, ParamGroup
+from .groups import ParamGroup
+from .optimizer import Optimizer
 from .sgd import ASGD, LARS, SGD, Lion, Rprop
 
 __all__ = ["ASGD", "EMA", "LAMB", "LARS", "SGD", "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "Ftrl",

@@ -13,7 +13,8 @@ from ..ops.elementwise import abs_, maximum, rsqrt, sqrt, where
 from ..ops.reductions import norm
 from ..origins import at, user_origin
 from ..symbols import Parameter, Tensor
-from .optimizer import Optimizer, ParamGroup, with_decay
+from .groups import ParamGroup
+from .optimizer import Optimizer, with_decay
 
 Betas = tuple[float, float]
 

@@ -16,7 +16,8 @@ from ..ops.elementwise import abs_, maximum, minimum, pow, rsqrt, sign, sqrt, wh
 from ..ops.reductions import mean, norm
 from ..origins import at, user_origin
 from ..symbols import Parameter, Tensor
-from .optimizer import Optimizer, ParamGroup, with_decay
+from .groups import ParamGroup
+from .optimizer import Optimizer, with_decay
 
 
 class Adagrad(Optimizer):

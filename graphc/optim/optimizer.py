@@ -6,7 +6,7 @@ passes, or any particular rule: a rule is `Optimizer.update`, and a user's own i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -18,114 +18,7 @@ from ..origins import at, building, from_one_line, is_own, phase, user_origin
 from ..records import NamedTuple
 from ..symbols import Parameter, Tensor, state
 from ..types import float64
-
-BOOKKEEPING = ("params", "initial_lr", "clip_grad_max_norm", "clip_grad_norm_type")  # what any group may have
-
-
-class ParamGroup(MutableMapping[str, Any]):
-    """Parameters that share hyperparameters: a dictionary, as in PyTorch.
-
-    ``group["lr"]`` is the number and may be written at any time: the rate lives in a cell that compiled steps read.
-    ``group.lr`` is the symbol of that cell (0-d float64), for use in `Optimizer.update`; for a hyperparameter that is a
-    constant of the step (``group.eps``) it is the number itself.  A scheduler that cycles the momentum turns that into
-    a cell too (`make_adjustable`), so rules spell hyperparameters with a dot where they compute with them.
-    """
-
-    def __init__(self, params: list[Parameter], options: Mapping[str, Any], label: str) -> None:
-        self._options: dict[str, Any] = {"params": params, **options}
-        self._cells: dict[str, Parameter] = {}
-        self._label = label
-        self._built = False
-        self.consulted = 0  # how often somebody asked for the number in a cell
-        if "lr" in self._options:
-            self.make_adjustable("lr")
-
-    @property
-    def params(self) -> list[Parameter]:
-        return self._options["params"]
-
-    def make_adjustable(self, key: str) -> Parameter:
-        """Keeps a hyperparameter in a cell, so that writing it does not need a new step.
-
-        Of a tuple (``betas``) the first number is kept so.
-        """
-        if key not in self._cells:
-            if self._built:
-                raise GraphError(f"'{key}' of {self._label} is a constant of a step that is already built; create the "
-                                 f"scheduler before the step{at(user_origin())}")
-            value = self._options[key]
-            first = value[0] if isinstance(value, tuple) else value
-            self._cells[key] = state(f"{self._label}.{key}", np.array(_number(key, first)), float64)
-        return self._cells[key]
-
-    def freeze(self) -> None:
-        """From now on the constants of this group are part of a built step."""
-        self._built = True
-
-    def declared(self) -> dict[str, Any]:
-        """Hyperparameters as rules that compute see them: a cell instead of its number.  Schedules begin with `initial_lr`."""
-        return {key: getattr(self, key) for key in self._options if key != "initial_lr"}
-
-    def cell(self, key: str) -> Parameter | None:
-        """The cell of an adjustable hyperparameter, or None of a constant."""
-        return self._cells.get(key)
-
-    def __getitem__(self, key: str) -> Any:
-        value = self._options[key]
-        if key not in self._cells:
-            return value
-        self.consulted += 1
-        number = float(self._cells[key].item())
-        return (number, *value[1:]) if isinstance(value, tuple) else number
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        if key in self._cells:
-            old = self._options[key]
-            if isinstance(old, tuple):
-                if self._built and tuple(value[1:]) != old[1:]:
-                    raise self._constant(key, value)
-                self._options[key] = tuple(value)
-                value = value[0]
-            self._cells[key].assign(_number(key, value))
-        elif self._built and key not in BOOKKEEPING and key in self._options and self._options[key] != value:
-            raise self._constant(key, value)
-        else:
-            self._options[key] = value
-            if key == "lr":
-                self.make_adjustable(key)
-
-    def _constant(self, key: str, value: Any) -> GraphError:
-        return GraphError(f"'{key}' of {self._label} is a constant ({self._options[key]!r}) of a step that is already "
-                          f"built and cannot become {value!r}; set it before building the step{at(user_origin())}")
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_") or name not in self._options:
-            raise AttributeError(f"this parameter group has no '{name}'; it has {', '.join(self._options)}"
-                                 if not name.startswith("_") else name)
-        value = self._options[name]
-        if name not in self._cells:
-            return value
-        cell = self._cells[name]
-        return (cell, *value[1:]) if isinstance(value, tuple) else cell
-
-    def __delitem__(self, key: str) -> None:
-        raise GraphError(f"a parameter group keeps its '{key}'{at(user_origin())}")
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._options)
-
-    def __len__(self) -> int:
-        return len(self._options)
-
-    def __repr__(self) -> str:
-        shown = {k: self[k] for k in self if k != "params"}
-        return f"<group of {len(self.params)} parameters: {', '.join(f'{k}={v}' for k, v in shown.items())}>"
-
-
-def _number(key: str, value: Any) -> float:
-    if isinstance(value, Tensor) or (not np.isscalar(value) and np.ndim(value)):
-        raise GraphError(f"'{key}' must be a number, got {value!r}{at(user_origin())}")
-    return float(value)
+from .groups import BOOKKEEPING, NAMES, ParamGroup, number_of, without_names
 
 
 class Slot(NamedTuple):
@@ -140,7 +33,8 @@ class Slot(NamedTuple):
 class Optimizer:
     """The base of all optimizers; a new one states its defaults and its `update`.
 
-    params    parameters, or dictionaries ``{"params": [...], "lr": ...}`` whose other entries override `defaults`
+    params    parameters, or dictionaries ``{"params": [...], "lr": ...}`` whose other entries override `defaults`.  With
+              their names, as ``model.named_parameters()`` gives them, groups and state dicts have ``param_names``, too
     defaults  hyperparameters and their values; ``lr`` becomes a cell, the others are constants of the step.
               With ``maximize`` among them, the rule sees the negated gradient where it is true.
 
@@ -193,7 +87,10 @@ class Optimizer:
         if unknown:
             raise GraphError(f"{what} has no hyperparameter '{unknown[0]}'; it has {', '.join(self.defaults)}"
                              f"{at(user_origin())}")
-        params: list[Any] = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
+        group = without_names(group, what)
+        params: list[Any] = group["params"]
+        if any((NAMES in g) != (NAMES in group) for g in self.param_groups):
+            raise GraphError(f"{what}: either all groups come with names of their parameters, or none{at(user_origin())}")
         seen = {p.cell for g in self.param_groups for p in g.params}
         for p in params:
             if not isinstance(p, Parameter) or not p.cell.trainable:
@@ -206,7 +103,7 @@ class Optimizer:
             seen.add(p.cell)
         options = {**self.defaults, **{k: v for k, v in group.items() if k != "params"}}
         for key in ("lr", "weight_decay"):
-            if key in options and not _number(key, options[key]) >= 0:
+            if key in options and not number_of(key, options[key]) >= 0:
                 raise GraphError(f"{what}: {key} must not be negative, got {options[key]!r}{at(user_origin())}")
         number = len(self.param_groups)
         self.param_groups.append(ParamGroup(params, options, f"{self._name}{number or ''}"))
@@ -361,7 +258,7 @@ class Optimizer:
         for group, given in zip(self.param_groups, groups, strict=True):
             for key, value in given.items():
                 if key != "params" and key in (*group, *BOOKKEEPING):
-                    group[key] = tuple(value) if isinstance(value, list) else value
+                    group[key] = tuple(value) if isinstance(value, list) and key != NAMES else value
         self.counter.assign(max(steps, default=0))
         self._loaded = {}
         for (cell, name), value in values.items():

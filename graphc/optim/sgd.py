@@ -13,7 +13,8 @@ from ..ops.reductions import norm
 from ..origins import at, user_origin
 from ..symbols import Parameter, Tensor
 from ..types import float64
-from .optimizer import Optimizer, ParamGroup, with_decay
+from .groups import ParamGroup
+from .optimizer import Optimizer, with_decay
 
 
 class SGD(Optimizer):
