@@ -292,7 +292,8 @@ def slot(position: int, type_: TensorType) -> Node:
 
 def body_key(kernel: Kernel, aliased: tuple[tuple[int, int], ...]) -> tuple:
     """Kernels of one key compile to one function; bodies are interned, so identity of the roots is enough."""
-    return (kernel.form, kernel.space, kernel.axes, kernel.ends, kernel.dealt, kernel.left, tuple(n.number for n in kernel.body.roots),
+    return (kernel.form, kernel.space, kernel.axes, kernel.ends, kernel.dealt, kernel.left,
+            tuple(n.number for n in kernel.body.roots),
             tuple(b.type for b in kernel.reads), tuple(b.type for b in kernel.writes), aliased)
 
 
