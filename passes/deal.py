@@ -27,6 +27,7 @@ from .cost import flops
 LEAST = 1 << 19  # operations of a step: shorter ones are for one thread
 MOST = 1 << 22  # of each item: in longer steps meeting costs little, unequal cores much, and more threads do more
 ITEMS = (8, 64), (4, 32), (2, 32)  # of a kernel, where each has at least so many units
+AS_IT_IS = 0, 0  # how memory is stored that is not kept apart
 SHARE = 0.8  # of the step's operations that kernels which go together must do
 
 Places = list[Index | None]  # that are touched for an element of a kernel's space; None: any place
@@ -120,14 +121,16 @@ def dealt(plan: Plan, option: Option, apart: Collection[Buffer]) -> Kernel:
 
 
 def kept_apart(plan: Plan, chosen: Mapping[Kernel, Option]) -> set[Buffer]:
-    """The temporaries that only kernels of the deal touch, each item its own elements, where these are several pieces."""
-    found: dict[Buffer, bool] = {}
+    """The temporaries that only kernels of the deal touch, each item the same elements, where these are several pieces."""
+    found: dict[Buffer, set[tuple[int, int]]] = {}  # runs and items
     for step in plan.steps:
         option = chosen.get(step) if isinstance(step, Kernel) else None
         for home in dict.fromkeys(plan.home(b) for b in (*step.reads, *step.writes, *step.workspace)):
             apart = option is not None and option.in_pieces(home) and home.role is Role.TEMPORARY
-            found[home] = found.get(home, True) and apart
-    return {home for home, apart in found.items() if apart} - {plan.home(source) for source, _ in plan.copies}
+            way = (option.runs[home], option.deal.items) if option is not None and apart else AS_IT_IS
+            found.setdefault(home, set()).add(way)
+    alike = {home for home, ways in found.items() if len(ways) == 1 and AS_IT_IS not in ways}
+    return alike - {plan.home(source) for source, _ in plan.copies}
 
 
 # -- how a kernel can be dealt -----------------------------------------------------------------------------------------

@@ -12,13 +12,15 @@ from graphc.passes.deal import run_of
 from graphc.runtime.interpreter import evaluate_graph
 from graphc.runtime.native import teams
 from graphc.runtime.native.choice import ALONE, TOGETHER, Choice
-from graphc.runtime.native.meetings import EVERYBODY, turns
+from graphc.runtime.native.meetings import EVERYBODY, touched, turns
 from graphc.runtime.native.target import host
 
 import graphc
 from graphc import nn, optim
 from graphc.index import Index, linear, unravel, variables_for
-from graphc.plan import Kernel, Plan
+from graphc.plan import Buffer, Kernel, Plan, Role
+from graphc.records import replace
+from graphc.types import TensorType, float64
 
 Optimizer = Callable[..., optim.Optimizer]
 OPTIMIZERS: dict[str, Optimizer] = {
@@ -161,6 +163,40 @@ def test_a_weight_that_two_layers_share_units_of_belongs_to_its_own() -> None:
                 runs.add(run)
     assert runs == {32 * 128}  # forward, backward and in the update: rows of its own
     assert [k for k in plan.steps if isinstance(k, Kernel) and k.left]
+
+
+def test_other_pieces_of_the_same_memory_are_a_reason_to_meet() -> None:
+    """What lay there before may have been stored item by item, or have had larger elements."""
+    step, _ = step_of((64, 128, 10), 32)
+    plan = step.specialize().plan
+    kernel = next(k for k in dealt(plan) if k.dealt is not None and k.dealt.apart & set(range(len(k.reads), 99)))
+    deal = kernel.dealt
+    assert deal is not None
+    write = min(deal.apart) - len(kernel.reads)
+    side_by_side = replace(kernel, dealt=deal._replace(apart=frozenset()))
+    doubles = Buffer("doubles", TensorType(float64, (16, 128)), Role.TEMPORARY)
+    assert doubles.bytes == kernel.writes[write].bytes
+    wide = replace(side_by_side, writes=(*kernel.writes[:write], doubles, *kernel.writes[write + 1:]))
+    placed = replace(plan, offsets={**plan.offsets, doubles: plan.offsets[kernel.writes[write]]})
+    one, other, third = (touched(placed, k)[1][write] for k in (kernel, side_by_side, wide))
+    assert one.place == other.place == third.place
+    assert one.meets(other) and other.meets(third) and not one.meets(one) and not other.meets(other)
+
+
+def test_what_kernels_cut_in_other_places_is_not_kept_apart() -> None:
+    step, _ = step_of((64, 128, 10), 32)
+    plan = step.specialize().plan
+    chosen = {}
+    for kernel in dealt(plan):
+        assert kernel.dealt is not None
+        chosen[kernel] = next(o for o in passes_deal.options_of(plan, kernel) if o.deal[:2] == kernel.dealt[:2])
+    apart = passes_deal.kept_apart(plan, chosen)
+    assert len(apart) == 3  # the units, which of them are positive, and the gradient by them
+    for home in apart:
+        for kernel, option in chosen.items():
+            if home in option.runs:
+                other = option._replace(runs={**option.runs, home: option.runs[home] // 2})
+                assert home not in passes_deal.kept_apart(plan, {**chosen, kernel: other})
 
 
 def test_the_report_tells() -> None:

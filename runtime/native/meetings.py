@@ -46,7 +46,7 @@ class Turn(NamedTuple):
 class Touched(NamedTuple):
     """Some memory that a step reads or writes.
 
-    items   (elements that follow each other, how many items) where threads touch only what is in items of their own
+    items   (bytes that follow each other, how many items) where threads touch only what is in items of their own
     """
 
     place: Place
@@ -188,10 +188,14 @@ def touched(plan: Plan, step: Step) -> tuple[list[Touched], list[Touched]]:
     if dealt is None:
         return [Touched(memory_of(plan, b)) for b in step.reads], [Touched(memory_of(plan, b)) for b in written]
 
-    def of(buffers: Sequence[Buffer], runs: Sequence[int]) -> list[Touched]:
-        return [Touched(memory_of(plan, b), (run, dealt.items) if run else None) for b, run in zip(buffers, runs, strict=True)]
+    def of(buffers: Sequence[Buffer], runs: Sequence[int], first: int) -> list[Touched]:
+        found = []
+        for place, (buffer, run) in enumerate(zip(buffers, runs, strict=True), first):
+            together = buffer.bytes // dealt.items if place in dealt.apart else run * buffer.type.dtype.itemsize
+            found.append(Touched(memory_of(plan, buffer), (together, dealt.items) if run else None))
+        return found
 
-    return of(step.reads, dealt.reads), of(written, dealt.writes)
+    return of(step.reads, dealt.reads, 0), of(written, dealt.writes, len(step.reads))
 
 
 def read_by_others(step: Step, plan: Plan, readers: Mapping[Buffer, int]) -> tuple[Buffer, ...]:
