@@ -246,6 +246,15 @@ def test_runs_against_every_element(seed: int) -> None:
         assert place.factor(variable) in (None, 0) or place.constant or len(place.terms) > 1
 
 
+def test_a_part_behind_others_has_the_runs_of_a_whole() -> None:
+    """What is read of the second of several sums lies behind whole rows of all items."""
+    row, unit = variables_for((3, 8))
+    variable = unit.terms[0][0]
+    place = linear((row, unit), (3, 8))
+    assert run_of([place], variable, 2) == run_of([place + 24, place], variable, 2) == 4
+    assert run_of([place + 4], variable, 2) == 0  # an item behind: others' elements
+
+
 def test_sums_over_units_are_cut_only_where_they_can_be_dealt() -> None:
     step, _ = step_of((64, 128, 10), 32)
     plan = step.specialize().plan
