@@ -28,6 +28,7 @@ LEAST = 1 << 19  # operations of a step: shorter ones are for one thread
 MOST = 1 << 22  # of each item: in longer steps meeting costs little, unequal cores much, and more threads do more
 ITEMS = (8, 64), (4, 32), (2, 32)  # of a kernel, where each has at least so many units
 AS_IT_IS = 0, 0  # how memory is stored that is not kept apart
+MANY = 48  # contractions: of sixteen layers
 SHARE = 0.8  # of the step's operations that kernels which go together must do
 
 Places = list[Index | None]  # that are touched for an element of a kernel's space; None: any place
@@ -62,8 +63,11 @@ class Option(NamedTuple):
 
 
 def is_short(graph: Graph) -> bool:
-    """Whether a graph is a training step in which it may count what threads exchange."""
-    return bool(graph.updates) and LEAST <= sum(map(flops, graph.nodes)) <= MOST * ITEMS[0][0]
+    """Whether a graph is a training step in which it may count what threads exchange: one of some layers, not in chunks."""
+    if not graph.updates or any(n.op.kind is Kind.LOOP for n in graph.nodes):
+        return False
+    contractions = sum(n.op.kind is Kind.CONTRACT for n in graph.nodes)
+    return contractions <= MANY and LEAST <= sum(map(flops, graph.nodes)) <= MOST * ITEMS[0][0]
 
 
 def deal(plan: Plan) -> Plan:
@@ -153,7 +157,7 @@ def options_of(plan: Plan, kernel: Kernel) -> Iterator[Option]:
     reads, writes = places_in(kernel)
     for axis, size in enumerate(kernel.space):
         label = labels.out[axis]
-        mixed = kernel.axes and (axis in kernel.axes or label != labels.n[:1])  # folds of columns are each item's own
+        mixed = kernel.axes and label != labels.n[:1]  # of folds, only those down columns can be each item's own
         if size < 2 or mixed or label not in (labels.batch or labels.m + labels.n[:1]):
             continue
         variable = variables[axis].terms[0][0]

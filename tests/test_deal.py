@@ -18,7 +18,7 @@ from graphc.runtime.native.target import host
 import graphc
 from graphc import nn, optim
 from graphc.index import Index, linear, unravel, variables_for
-from graphc.plan import Buffer, Kernel, Plan, Role
+from graphc.plan import Buffer, Form, Kernel, Plan, Role
 from graphc.records import replace
 from graphc.types import TensorType, float64
 
@@ -209,6 +209,13 @@ def test_the_report_tells() -> None:
 def test_short_long_and_uneven_steps_are_not_dealt(sizes: tuple[int, ...], rows: int) -> None:
     step, _ = step_of(sizes, rows)
     assert not dealt(step.specialize().plan)
+
+
+def test_kernels_that_fold_rows_are_not_dealt() -> None:
+    x, w = graphc.placeholder("x", (96, 64)), graphc.parameter("w", np.ones((64, 128)))
+    plan = graphc.function([x], (x @ w).exp().sum(1)).specialize().plan
+    kernel = next(k for k in plan.steps if isinstance(k, Kernel) and k.form is Form.CONTRACT)
+    assert kernel.axes == (1,) and not list(passes_deal.options_of(plan, kernel))
 
 
 def test_what_only_infers_is_not_dealt() -> None:
