@@ -12,6 +12,7 @@ from graphc.passes.deal import run_of
 from graphc.runtime.interpreter import evaluate_graph
 from graphc.runtime.native import teams
 from graphc.runtime.native.choice import ALONE, TOGETHER, Choice
+from graphc.runtime.native.epilogues import computed_operands, contraction_node
 from graphc.runtime.native.meetings import EVERYBODY, touched, turns
 from graphc.runtime.native.target import host
 
@@ -95,9 +96,9 @@ def test_bits_do_not_depend_on_threads(sizes: tuple[int, ...], rows: int, optimi
     same_for_all_threads(sizes, rows, optimizer)
 
 
-def same_for_all_threads(sizes: tuple[int, ...], rows: int, optimizer: str) -> None:
+def same_for_all_threads(sizes: tuple[int, ...], rows: int, optimizer: str, bias: bool = True) -> None:
     def run(threads: int, way: int) -> tuple[bytes, ...]:
-        step, model = step_of(sizes, rows, optimizer, threads)
+        step, model = step_of(sizes, rows, optimizer, threads, bias=bias)
         assert dealt(step.specialize().plan)
         executable = step.specialize().executable
         if executable.choice is not None:  # however long it takes
@@ -123,7 +124,7 @@ def test_items_that_fill_no_vectors_keep_to_themselves(items: int, sizes: tuple[
 @pytest.mark.parametrize("layer", (nn.ReLU, nn.Tanh, nn.GELU))
 @pytest.mark.parametrize("bias", (True, False))
 @pytest.mark.parametrize("dtype", ("float32", "float64"))
-@pytest.mark.parametrize("sizes, rows", SHAPES[:4])
+@pytest.mark.parametrize("sizes, rows", (*SHAPES[:4], ((70, 128, 128, 10), 16)))
 def test_both_backends_agree(sizes: tuple[int, ...], rows: int, dtype: str, bias: bool, layer: Callable[[], nn.Module]) -> None:
     step, _ = step_of(sizes, rows, "momentum", 2, dtype, layer, bias)
     graph = step.specialize().graph
@@ -209,6 +210,22 @@ def test_the_report_tells() -> None:
 def test_short_long_and_uneven_steps_are_not_dealt(sizes: tuple[int, ...], rows: int) -> None:
     step, _ = step_of(sizes, rows)
     assert not dealt(step.specialize().plan)
+
+
+def test_operands_that_are_computed_while_they_are_packed_are_each_items_own() -> None:
+    """Without a bias nothing else asks for the gradient by the first layer's units: its sums are added while it is packed."""
+    step, _ = step_of((70, 128, 128, 10), 16, bias=False)
+    computed = [k for k in dealt(step.specialize().plan) if any(computed_operands(contraction_node(k)))]
+    assert [k.space for k in computed] == [(128, 70)]
+    same_for_all_threads((70, 128, 128, 10), 16, "adam", bias=False)
+
+
+def test_what_would_be_a_batch_of_its_own_is_not_dealt() -> None:
+    x, w = graphc.placeholder("x", (32, 64)), graphc.parameter("w", np.ones((64, 4, 96)))
+    step = graphc.train_step((graphc.einsum("bi,ijk->jbk", x, w) ** 2).sum(), optim.SGD([w], lr=0.1))
+    plan = step.specialize().plan
+    kernel = next(k for k in plan.steps if isinstance(k, Kernel) and k.space == (4, 32, 96))
+    assert not list(passes_deal.options_of(plan, kernel))
 
 
 def test_kernels_that_fold_rows_are_not_dealt() -> None:
