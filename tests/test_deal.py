@@ -196,6 +196,8 @@ def test_what_kernels_cut_in_other_places_is_not_kept_apart() -> None:
     for home in apart:
         for kernel, option in chosen.items():
             if home in option.runs:
+                copied = replace(plan, copies=((home, plan.cells[0]),))  # what it is copied to, others read
+                assert home not in passes_deal.kept_apart(copied, chosen)
                 other = option._replace(runs={**option.runs, home: option.runs[home] // 2})
                 assert home not in passes_deal.kept_apart(plan, {**chosen, kernel: other})
 
