@@ -94,7 +94,7 @@ def _collect(inputs: Sequence[Node], outputs: Sequence[Node], updates: dict[Cell
         for reading in read.get(node.attributes.get("group", 0), ()):
             instead[reading] = from_layers.get(reading.attributes["of"], reading.inputs[0])
         earlier = dict(instead)
-        if any(cell in from_layers for cell in cells):
+        if node.attributes.get("group", 0) not in read and any(cell in from_layers for cell in cells):
             earlier |= {n: from_layers[cell] for n in topological(values)
                         if (cell := n.attributes.get("cell")) in from_layers and cell in cells}
         values = substitute(values, earlier) if earlier else values

@@ -48,6 +48,43 @@ def test_statistics_move_as_often_as_the_layer_is_called(make: Callable[[Any], A
             np.testing.assert_allclose(mine.state_dict()[key], value.numpy(), rtol=1e-10, err_msg=key)
 
 
+def centered(lib: Any) -> Any:
+    """A module whose result depends on a state that its forward assigns."""
+
+    class Centered(lib.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("mean", lib.zeros(3))
+            self.weight = lib.nn.Parameter(lib.ones(3) * 2)
+
+        def forward(self, x: Any) -> Any:
+            y = (x - self.mean) * self.weight
+            self.mean = (0.5 * self.mean + 0.5 * x.mean(0)).detach()
+            return y
+
+    return Centered()
+
+
+@pytest.mark.parametrize("backend", ["native", "numpy"])
+@pytest.mark.parametrize("name", TWICE)
+def test_a_second_call_reads_what_the_first_one_has_assigned(name: str, backend: str) -> None:
+    mine, other = centered(graphc).double(), centered(torch).double()
+    x = graphc.placeholder("x", (4, 3), "float64")
+    before = mine.mean * 3  # read before any call
+    step = graphc.train_step((TWICE[name](mine, x + before * 0.1) ** 2).mean(), optim.SGD(mine.parameters(), lr=0.01),
+                             backend=backend)
+    rule = torch.optim.SGD(other.parameters(), lr=0.01)
+    for seed in range(3):
+        batch = X[seed].astype(np.float64)
+        loss = (TWICE[name](other, torch.tensor(batch) + other.mean * 3 * 0.1) ** 2).mean()
+        rule.zero_grad()
+        loss.backward()
+        rule.step()
+        np.testing.assert_allclose(step(batch), loss.item(), rtol=1e-10)
+        for key, value in other.state_dict().items():
+            np.testing.assert_allclose(mine.state_dict()[key], value.numpy(), rtol=1e-10, err_msg=key)
+
+
 def test_in_evaluation_they_stay() -> None:
     layer = nn.BatchNorm1d(4).eval()
     x = graphc.placeholder("x", (6, 4, 3))

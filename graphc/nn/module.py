@@ -379,7 +379,7 @@ class Module:
         try:
             with building(scope, paths[id(self)]), building(each_step, "forward"), giving() as table:
                 given = {name: lent(value) for name, value in keywords.items()}
-                return carrying(self.forward(*map(lent, inputs), **given), table)
+                return carrying(self.forward(*map(lent, inputs), **given), table, (inputs, keywords))
         finally:
             inside.reset(token)
 

@@ -7,6 +7,7 @@ Sources: Salimans & Kingma 2016; Miyato et al. 2018.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import wraps
 from typing import Any, TypeVar
@@ -31,7 +32,7 @@ from .parameter import Parameter
 M = TypeVar("M", bound=Module)
 
 
-class Rule:
+class Rule(ABC):
     """How one weight is computed, and where the parameters are that it is computed from."""
 
     def __init__(self, name: str, modern: bool) -> None:
@@ -44,13 +45,13 @@ class Rule:
     def parameter(self, module: Module, modern: str, plain: str) -> Any:
         return getattr(self.holder(module), modern if self.modern else f"{self.name}_{plain}")
 
+    @abstractmethod
     def value(self, module: Module, moving: bool) -> Tensor:
         """The weight as a symbol; where `moving`, states that it depends on advance."""
-        raise NotImplementedError
 
+    @abstractmethod
     def register(self, module: Module, weight: np.ndarray, kind: Any) -> None:
         """Parameters and states that give this weight."""
-        raise NotImplementedError
 
     def keep(self, module: Module, modern: str, plain: str, value: np.ndarray, kind: Any) -> None:
         self.holder(module).register_parameter(modern if self.modern else f"{self.name}_{plain}", Parameter(value, dtype=kind))
@@ -104,7 +105,7 @@ class SpectralNorm(Rule):
         if not moving:
             return weight / sum_(kept_u * matmul(matrix, kept_v))
         turn = Turn()
-        u, v, fixed = turn.read(kept_u), turn.read(kept_v), stop_gradient(matrix)
+        u, v, fixed = turn.read(kept_u, kept_u.cell), turn.read(kept_v, kept_v.cell), stop_gradient(matrix)
         for _ in range(self.iterations):
             if self.modern:
                 u = normalize(matmul(fixed, v), dim=0, eps=self.eps)
@@ -112,7 +113,7 @@ class SpectralNorm(Rule):
             if not self.modern:
                 u = normalize(matmul(fixed, v), dim=0, eps=self.eps)
         u, v = stop_gradient(u), stop_gradient(v)
-        return turn.updating(weight / sum_(u * matmul(matrix, v)), {kept_u: u, kept_v: v})
+        return turn.updating([weight / sum_(u * matmul(matrix, v))], [kept_u.cell, kept_v.cell], [u, v])[0]
 
     def _unit(self, vector: np.ndarray) -> np.ndarray:
         return vector / max(float(np.linalg.norm(vector)), self.eps)

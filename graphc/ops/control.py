@@ -86,8 +86,7 @@ _groups = counter(1)
 
 def all_updating(results: Sequence[Tensor], cells: Sequence[Cell], new: Sequence[Tensor]) -> list[Tensor]:
     """The results, each of which carries new values of states: whoever reaches one of them, or all, updates them once."""
-    group = next(_groups)
-    return [apply(_updating, r, *new, cells=tuple(cells), group=group) for r in results]
+    return Turn().updating(results, cells, new)
 
 
 def updating_each_time(out: Tensor, states: Mapping[Parameter, TensorLike]) -> Tensor:
@@ -108,13 +107,13 @@ class Turn:
     def __init__(self) -> None:
         self.group = next(_groups)
 
-    def read(self, state: Parameter) -> Tensor:
+    def read(self, state: Tensor, cell: Cell) -> Tensor:
         """The state as earlier calls left it."""
-        return apply("reading", state, group=self.group, of=state.cell)
+        return apply("reading", state, group=self.group, of=cell)
 
-    def updating(self, out: Tensor, states: Mapping[Parameter, Tensor]) -> Tensor:
-        """The result, which carries new values of states."""
-        return apply(_updating, out, *states.values(), cells=tuple(s.cell for s in states), group=self.group)
+    def updating(self, results: Sequence[Tensor], cells: Sequence[Cell], new: Sequence[Tensor]) -> list[Tensor]:
+        """The results, each of which carries new values of states: whoever reaches one of them, or all, updates them once."""
+        return [apply(_updating, r, *new, cells=tuple(cells), group=self.group) for r in results]
 
 
 def readings(nodes: Iterable[Node]) -> dict[int, list[Node]]:

@@ -41,6 +41,11 @@ def body() -> Iterator[None]:
         _since.reset(token)
 
 
+def in_body() -> bool:
+    """Whether the body of a loop, branch or checkpoint is being traced."""
+    return _since.get() > 0
+
+
 FREE, LENT, FIXED = range(3)
 
 
