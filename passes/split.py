@@ -10,7 +10,7 @@ from __future__ import annotations
 from math import prod
 
 from graphc.ir import Graph, Node, inherit, transform
-from graphc.labels import labels_of
+from graphc.labels import Labels, labels_of
 from graphc.op import Kind
 from graphc.ops.contractions import LETTERS, contract
 from graphc.ops.reductions import sum_
@@ -53,7 +53,6 @@ def split_contraction(node: Node, inputs: tuple[Node, ...]) -> Node | None:
         return None
     count = next((c for c in range(count, count // 2, -1) if sizes[long] % c == 0), count)
     length = sizes[long] // count
-    chunk = next(x for x in LETTERS if x not in sizes)
 
     def part(x: Tensor, own: str, start: int, size: int) -> Tensor:
         if size == sizes[long]:
@@ -61,15 +60,23 @@ def split_contraction(node: Node, inputs: tuple[Node, ...]) -> Node | None:
         starts = tuple(start if label == long else 0 for label in own)
         return slice_(x, starts, (1,) * len(own), tuple(size if label == long else sizes[label] for label in own))
 
-    def cut(x: Tensor, own: str) -> Tensor:
-        shape = [s for label in own for s in ((count, length) if label == long else (sizes[label],))]
-        return reshape(part(x, own, 0, count * length), tuple(shape))
-
-    left, right = (own.replace(long, chunk + long) for own in (labels.left, labels.right))
-    total = sum_(contract(cut(a, labels.left), cut(b, labels.right), left, right, chunk + labels.out), 0)
+    even = (part(x, own, 0, count * length) for x, own in ((a, labels.left), (b, labels.right)))
+    total = sum_(in_parts(*even, labels, long, count), 0)
     rest = sizes[long] - count * length
     if rest:
         tail = contract(part(a, labels.left, count * length, rest), part(b, labels.right, count * length, rest),
                         labels.left, labels.right, labels.out)
         total = total + tail
     return inherit(total.node, node)
+
+
+def in_parts(a: Tensor, b: Tensor, labels: Labels, long: str, count: int) -> Tensor:
+    """A contraction of A and B with one sum for each of `count` equal parts of a label of k, along a first axis."""
+    part = next(x for x in LETTERS if x not in labels.left + labels.right)
+
+    def cut(x: Tensor, own: str) -> Tensor:
+        return reshape(x, tuple(s for label, size in zip(own, x.shape, strict=True)
+                                for s in ((count, int(size) // count) if label == long else (size,))))
+
+    left, right = (own.replace(long, part + long) for own in (labels.left, labels.right))
+    return contract(cut(a, labels.left), cut(b, labels.right), left, right, part + labels.out)

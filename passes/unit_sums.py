@@ -16,11 +16,10 @@ from graphc.access import strided
 from graphc.ir import Graph, Node, inherit, transform
 from graphc.labels import labels_of
 from graphc.op import Kind
-from graphc.ops.contractions import LETTERS, contract
-from graphc.ops.views import reshape, slice_
 from graphc.symbols import Tensor
 
 from .deal import items_of
+from .split import in_parts
 
 SMALLER = 2  # times as many numbers as results must be in what need not be exchanged then
 
@@ -42,13 +41,11 @@ def cut_sums(graph: Graph, only: Collection[Key] | None = None) -> tuple[Graph, 
     def rule(node: Node, inputs: tuple[Node, ...]) -> Node | None:
         if node.op.kind is not Kind.CONTRACT or (only is not None and key_of(node) not in only):
             return None
-        parts = in_parts(node, inputs)
+        parts = parts_of(node, inputs)
         if parts is None:
             return None
         found[key_of(node)] = key_of(parts.node)
-        each = [reshape(slice_(parts, (item, *(0 for _ in node.shape)), (1,) * parts.ndim, (1, *node.shape)), node.shape)
-                for item in range(int(parts.shape[0]))]
-        return inherit(reduce(add, each).node, node)
+        return inherit(reduce(add, (parts[item] for item in range(int(parts.shape[0])))).node, node)
 
     return transform(graph, rule), found
 
@@ -75,7 +72,7 @@ def is_weight(operand: Node) -> bool:
     return read is not None and "cell" in read.base.attributes
 
 
-def in_parts(node: Node, inputs: tuple[Node, ...]) -> Tensor | None:
+def parts_of(node: Node, inputs: tuple[Node, ...]) -> Tensor | None:
     """A product as the sums over each item of units, along a first axis; None where that gains nothing."""
     labels = labels_of(node.attributes["spec"])
     if node.phase not in ("forward", "gradient") or not node.dtype.is_float or node.attributes.get("within"):
@@ -87,13 +84,6 @@ def in_parts(node: Node, inputs: tuple[Node, ...]) -> Tensor | None:
     items = next(iter(items_of(units)), 1)
     if items == 1 or not saves(node, inputs):
         return None
-    item = next(x for x in LETTERS if x not in labels.left + labels.right)
-
-    def cut(x: Tensor, own: str) -> Tensor:
-        return reshape(x, tuple(s for label, size in zip(own, x.shape, strict=True)
-                                for s in ((items, units // items) if label == labels.k else (size,))))
-
-    left, right = (own.replace(labels.k, item + labels.k) for own in (labels.left, labels.right))
-    parts = contract(cut(a, labels.left), cut(b, labels.right), left, right, item + labels.out)
+    parts = in_parts(a, b, labels, labels.k, items)
     inherit(parts.node, node)
     return parts
