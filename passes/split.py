@@ -60,8 +60,8 @@ def split_contraction(node: Node, inputs: tuple[Node, ...]) -> Node | None:
         starts = tuple(start if label == long else 0 for label in own)
         return slice_(x, starts, (1,) * len(own), tuple(size if label == long else sizes[label] for label in own))
 
-    even = (part(x, own, 0, count * length) for x, own in ((a, labels.left), (b, labels.right)))
-    total = sum_(in_parts(*even, labels, long, count), 0)
+    left, right = part(a, labels.left, 0, count * length), part(b, labels.right, 0, count * length)
+    total = sum_(in_parts(left, right, labels, long, count), 0)
     rest = sizes[long] - count * length
     if rest:
         tail = contract(part(a, labels.left, count * length, rest), part(b, labels.right, count * length, rest),
